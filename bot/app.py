@@ -1,0 +1,218 @@
+"""Builds the bot out of its parts, runs them, and stops them."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from random import Random, SystemRandom
+from typing import Any, Final
+
+from bot.backfill import Backfill
+from bot.clock import Clock, SystemClock
+from bot.config import Settings
+from bot.intake import Intake
+from bot.matrix.client import Matrix
+from bot.matrix.session import Credentials, LoginError, connect, lock_secret, open_session
+from bot.model import Outcome, RateLimited, TokenRejectedError, Unreachable
+from bot.reading import Reader
+from bot.redactor import Redactor
+from bot.rooms import Rooms
+from bot.schedule import PAUSE_CEILING, backoff
+from bot.speaker import Speaker
+from bot.store import Store, StoreError
+
+log = logging.getLogger(__name__)
+
+OK: Final = 0
+FAILED: Final = 1
+REFUSED: Final = 3
+OCCUPIED: Final = 4
+
+STOP_WITHIN: Final = 4.0
+"""Seconds that requests in flight get to finish when the bot is told to stop."""
+TIDY_EVERY: Final = 10_000
+"""How often the database is looked at for deleted rows to be wiped, in ms."""
+
+
+NOT_ACCEPTED: Final = (
+    "the homeserver no longer accepts the bot's access token: to log in anew, move device.json"
+    " out of the data folder"
+)
+
+
+class OccupiedError(Exception):
+    """Another bot holds the data folder."""
+
+
+class StoppedError(Exception):
+    """The bot was told to stop before it had begun."""
+
+
+@contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Hold the data folder, so that no second bot works on the same timers.
+
+    The lock is on the folder itself: it leaves no file, and goes with the process.
+    """
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise OccupiedError(f"{folder}: another bot is running on this folder") from error
+    finally:
+        os.close(handle)
+
+
+async def run(settings: Settings) -> int:
+    """Run the bot until SIGTERM or SIGINT; return the exit status."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        with hold(settings.data_dir):
+            await _serve(settings, stop)
+    except StoppedError:
+        return OK
+    except OccupiedError as error:
+        return _say(error, OCCUPIED)
+    except (StoreError, OSError) as error:
+        return _say(error, FAILED)
+    except LoginError as error:
+        return _say(error, REFUSED)
+    except TokenRejectedError:
+        return _say(NOT_ACCEPTED, REFUSED)
+    except ExceptionGroup as group:
+        if group.subgroup(TokenRejectedError) is None:
+            raise
+        return _say(NOT_ACCEPTED, REFUSED)
+    return OK
+
+
+def _say(reason: object, status: int) -> int:
+    """Put the one line in the log that explains the exit status."""
+    log.error("%s", reason)
+    return status
+
+
+@asynccontextmanager
+async def session(settings: Settings, insist: Any) -> AsyncIterator[Matrix]:
+    """Be logged in. Raises `LoginError`."""
+    credentials = Credentials(
+        homeserver=settings.homeserver,
+        user_id=settings.user_id,
+        password=settings.password_text(),
+        access_token=settings.access_token_text(),
+    )
+    secret = lock_secret(settings.data_dir, settings.pickle_key())
+    client = connect(credentials, settings.data_dir, secret)
+    try:
+        yield await open_session(client, credentials, settings.data_dir, insist)
+    finally:
+        await client.close()
+
+
+async def _serve(settings: Settings, stop: asyncio.Event) -> None:
+    async def insist(request: Callable[[], Awaitable[Outcome]]) -> Outcome:
+        return await wait_for_homeserver(request, stop, SystemClock(), SystemRandom())
+
+    store = await Store.open(
+        settings.data_dir / "timers.db", bounds=settings.bounds, own_id=settings.user_id
+    )
+    try:
+        async with session(settings, insist) as matrix:
+            log.info("ready as %s", settings.user_id)
+            await _work(settings, matrix, store, stop)
+    finally:
+        await store.close()
+    log.info("stopped")
+
+
+async def _work(settings: Settings, matrix: Matrix, store: Store, stop: asyncio.Event) -> None:
+    """Run the services side by side until `stop`."""
+    clock, random = SystemClock(), SystemRandom()
+    prefix, bounds = settings.command_prefix, settings.bounds
+
+    def wake() -> None:
+        for service in (redactor, backfill, rooms, speaker):
+            service.wake.set()
+
+    reader = Reader(matrix, prefix=prefix, bounds=bounds, digest=store.digest)
+    intake = Intake(matrix, store, reader, clock, random=random, wake=wake)
+    redactor = Redactor(matrix, store, clock, random=random, wake_rooms=wake)
+    backfill = Backfill(matrix, store, reader, clock, random=random, wake_others=wake)
+    speaker = Speaker(matrix, store, clock, prefix=prefix, bounds=bounds, random=random)
+    rooms = Rooms(
+        matrix,
+        store,
+        clock,
+        allow=settings.allow,
+        bounds=bounds,
+        random=random,
+        wake_others=wake,
+    )
+    async with asyncio.TaskGroup() as group:
+        finishing = [group.create_task(intake.run()), group.create_task(redactor.run())]
+        ending: list[Coroutine[Any, Any, None]] = [
+            backfill.run(),
+            rooms.run(),
+            speaker.run(),
+            keep_tidy(store, clock),
+        ]
+        others = [group.create_task(service) for service in ending]
+        await stop.wait()
+        log.info("stopping")
+        intake.stop()
+        redactor.stop()
+        _, late = await asyncio.wait(finishing, timeout=STOP_WITHIN)
+        for task in [*late, *others]:
+            task.cancel()
+
+
+async def wait_for_homeserver(
+    request: Callable[[], Awaitable[Outcome]],
+    stop: asyncio.Event,
+    clock: Clock,
+    random: Random,
+) -> Outcome:
+    """Repeat a request until there is somebody to answer it, with a line in the log a minute.
+
+    Raises `StoppedError` when the bot is told to stop meanwhile.
+    """
+    said_at = 0
+    failures = 0
+    while True:
+        outcome = await request()
+        if not isinstance(outcome, Unreachable | RateLimited):
+            return outcome
+        now = clock.now()
+        if now - said_at >= 60_000:
+            log.warning("waiting for the homeserver (%s)", type(outcome).__name__)
+            said_at = now
+        wait = backoff(failures, ceiling=PAUSE_CEILING, chance=random.random())
+        if isinstance(outcome, RateLimited):
+            wait = outcome.retry_after
+        failures += 1
+        await clock.wait(stop, now + wait)
+        if stop.is_set():
+            raise StoppedError
+
+
+async def keep_tidy(store: Store, clock: Clock) -> None:
+    """Wipe from the disk what was deleted: soon when nothing is left to do, else now and then."""
+    never = asyncio.Event()
+    last = clock.now()
+    while True:
+        await clock.wait(never, clock.now() + TIDY_EVERY)
+        busy = await store.any_timer()
+        if not busy or clock.now() - last >= 60 * TIDY_EVERY:
+            await store.tidy()
+            last = clock.now()

@@ -1,0 +1,137 @@
+"""Reads gaps in a room's timeline, back to what is known, so that nothing in them is missed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from random import Random
+from typing import Protocol
+
+from bot.clock import Clock
+from bot.model import Event, Forbidden, Millis, NotFound, OutcomeError, RateLimited, RoomID, UserID
+from bot.policy import Room
+from bot.reading import Reader, is_own_join
+from bot.schedule import PAUSE_CEILING, backoff
+from bot.timeline import Gap, Item
+
+log = logging.getLogger(__name__)
+
+
+class Homeserver(Protocol):
+    """What backfill asks of the homeserver."""
+
+    @property
+    def own_id(self) -> UserID: ...  # noqa: D102
+    async def page_back(  # noqa: D102
+        self, room_id: RoomID, token: str
+    ) -> tuple[list[Event], str | None]: ...
+
+
+class Unread(Protocol):
+    """What backfill asks of the store for gaps."""
+
+    async def next_gap(self) -> tuple[Gap, Millis] | None: ...  # noqa: D102
+    async def read_on(  # noqa: D102
+        self, gap: Gap, items: list[Item], token: str, *, done: bool
+    ) -> None: ...
+    async def later(self, gap: Gap, until: Millis) -> None: ...  # noqa: D102
+    async def take_over(self, now: Millis) -> tuple[RoomID, int] | None: ...  # noqa: D102
+
+
+class Memory(Protocol):
+    """What backfill asks of the store."""
+
+    @property
+    def unread(self) -> Unread: ...  # noqa: D102
+    async def room(self, room_id: RoomID) -> Room | None: ...  # noqa: D102
+    async def ask_review(self, room_id: RoomID) -> None: ...  # noqa: D102
+
+
+class Backfill:
+    """Works through the gaps, one page after another. Every page is remembered: a crash resumes."""
+
+    def __init__(
+        self,
+        homeserver: Homeserver,
+        memory: Memory,
+        reader: Reader,
+        clock: Clock,
+        *,
+        random: Random,
+        wake_others: Callable[[], None],
+    ) -> None:
+        self._homeserver = homeserver
+        self._memory = memory
+        self._reader = reader
+        self._clock = clock
+        self._random = random
+        self._wake_others = wake_others
+        self.wake = asyncio.Event()
+
+    async def run(self) -> None:
+        """Read gaps until cancelled. Raises `TokenRejectedError`."""
+        while True:
+            self.wake.clear()
+            await self.finish()
+            found = await self._memory.unread.next_gap()
+            if found is None:
+                await self._clock.wait(self.wake, None)
+            elif found[1] > self._clock.now():
+                await self._clock.wait(self.wake, found[1])
+            else:
+                await self.read(found[0])
+
+    async def finish(self) -> None:
+        """Give timers to all that was read of rooms without a gap left."""
+        while (done := await self._memory.unread.take_over(self._clock.now())) is not None:
+            log.info("caught up with %d events of a room", done[1])
+            self._wake_others()
+
+    async def read(self, gap: Gap) -> None:
+        """Read one page of a gap and remember it."""
+        try:
+            events, token = await self._homeserver.page_back(gap.room_id, gap.token)
+            room = await self._memory.room(gap.room_id)
+            fresh, reached = self._until_known(events, gap)
+            items = await self._reader.items(
+                gap.room_id,
+                fresh,
+                encrypted=room is not None and room.encrypted,
+                live=False,
+                since=gap.since,
+                now=gap.until,
+            )
+        except OutcomeError as error:
+            await self._failed(gap, error)
+            return
+        done = reached or token is None
+        log.info("read %d events of a gap%s", len(fresh), "" if done else ", more to come")
+        await self._memory.unread.read_on(gap, items, token or gap.token, done=done)
+
+    def _until_known(self, events: list[Event], gap: Gap) -> tuple[list[Event], bool]:
+        """Return the events after what was known, oldest first, and whether that was reached."""
+        fresh: list[Event] = []
+        for event in events:
+            if (
+                gap.stop_digest
+                and self._reader.digest(str(event.get("event_id"))) == gap.stop_digest
+            ):
+                return fresh[::-1], True
+            if not gap.stop_digest and is_own_join(event, self._homeserver.own_id):
+                return fresh[::-1], True
+            fresh.append(event)
+        # Should the known event be gone from the server, its time still ends the gap.
+        stamps = [event.get("origin_server_ts") for event in events]
+        older = all(isinstance(at, int) and at < gap.stop_at for at in stamps)
+        return fresh[::-1], bool(events) and older
+
+    async def _failed(self, gap: Gap, error: OutcomeError) -> None:
+        wait = backoff(gap.attempts, ceiling=PAUSE_CEILING, chance=self._random.random())
+        if isinstance(error.outcome, RateLimited):
+            wait = max(wait, error.outcome.retry_after)
+        if isinstance(error.outcome, Forbidden | NotFound):
+            await self._memory.ask_review(gap.room_id)
+            self._wake_others()
+        log.warning("a gap could not be read (%s)", type(error.outcome).__name__)
+        await self._memory.unread.later(gap, self._clock.now() + wait)

@@ -1,0 +1,186 @@
+"""Tells an operator, line by line, what works and what to do about what does not."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from nio import AsyncClient
+from rich.console import Console
+from rich.text import Text
+
+from bot.config import Settings
+from bot.matrix.client import Matrix, path
+from bot.matrix.session import DEVICE_NAME, Identity, LoginError, load_identity
+from bot.model import Done, Forbidden, Outcome, TokenRejectedError, Unreachable
+
+VERSIONS: Final = "/_matrix/client/versions"
+OLDEST: Final = (1, 5)
+"""The oldest version of the client-server API whose requests are all that the bot uses."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One line of the list."""
+
+    good: bool
+    what: str
+    remedy: str = ""
+
+
+async def check(settings: Settings, console: Console | None = None) -> bool:
+    """Print what works and what does not; return whether everything does."""
+    console = console or Console(highlight=False)
+    good = True
+    async for finding in findings(settings):
+        good = good and finding.good
+        line = Text(f"{'✓' if finding.good else '✗'} {finding.what}")
+        line.stylize("green" if finding.good else "bold red", 0, 1)
+        console.print(line, soft_wrap=True)
+        if not finding.good:
+            console.print(Text(f"  → {finding.remedy}"), soft_wrap=True)
+    return good
+
+
+async def findings(settings: Settings) -> AsyncIterator[Finding]:
+    """Look at one thing after another. Nothing is changed, and a running bot is not disturbed."""
+    yield _folder(settings.data_dir)
+    client = AsyncClient(settings.homeserver, settings.user_id)
+    matrix = Matrix(client)
+    try:
+        homeserver = await _homeserver(matrix, settings.homeserver)
+        yield homeserver
+        if not homeserver.good:
+            return
+        try:
+            known = load_identity(settings.data_dir / "device.json")
+        except LoginError as error:
+            yield Finding(good=False, what="login", remedy=str(error))
+            return
+        yield await _login(matrix, settings, known)
+        yield await _keys(matrix, settings.data_dir, known)
+    finally:
+        await client.close()
+
+
+def _folder(folder: Path) -> Finding:
+    what = f"data folder {folder} can be written"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"\0")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else type(error).__name__
+        return Finding(
+            good=False,
+            what=f"data folder {folder} cannot be written ({reason})",
+            remedy=f"make it writable for user {os.getuid()}, or set data_dir to another folder",
+        )
+    return Finding(good=True, what=what)
+
+
+async def _homeserver(matrix: Matrix, url: str) -> Finding:
+    outcome = await matrix.request("GET", VERSIONS)
+    versions = outcome.body.get("versions") if isinstance(outcome, Done) else None
+    if not isinstance(versions, list):
+        return Finding(
+            good=False,
+            what=f"homeserver {url} does not answer as a homeserver ({_short(outcome)})",
+            remedy="is it running, and is homeserver the address that clients connect to?",
+        )
+    spoken = sorted(filter(None, map(_version, versions)))
+    newest = f"v{spoken[-1][0]}.{spoken[-1][1]}" if spoken else "no version we know"
+    if not spoken or spoken[-1] < OLDEST:
+        return Finding(
+            good=False,
+            what=f"homeserver {url} speaks Matrix up to {newest}",
+            remedy=f"upgrade it: the bot needs v{OLDEST[0]}.{OLDEST[1]} or newer",
+        )
+    return Finding(good=True, what=f"homeserver {url} answers; it speaks Matrix up to {newest}")
+
+
+def _version(text: object) -> tuple[int, int] | None:
+    major, dot, minor = str(text).removeprefix("v").partition(".")
+    if str(text).startswith("v") and dot and major.isdigit() and minor.isdigit():
+        return int(major), int(minor)
+    return None
+
+
+def _short(outcome: Outcome) -> str:
+    return outcome.reason if isinstance(outcome, Unreachable) else type(outcome).__name__
+
+
+async def _login(matrix: Matrix, settings: Settings, known: Identity | None) -> Finding:
+    token = settings.access_token_text() or (known.access_token if known else None)
+    if token is None:
+        return await _password(matrix, settings)
+    matrix.use_token(token)
+    try:
+        outcome = await matrix.request("GET", path("account", "whoami"))
+    except TokenRejectedError:
+        return Finding(
+            good=False,
+            what="login: the access token is no longer accepted",
+            remedy="renew access_token_file, or move device.json out of data_dir to log in anew",
+        )
+    if not isinstance(outcome, Done):
+        return Finding(good=False, what=f"login: {_short(outcome)}", remedy="try again later")
+    if outcome.body.get("user_id") != settings.user_id:
+        return Finding(
+            good=False,
+            what=f"login: the access token belongs to {outcome.body.get('user_id')}",
+            remedy=f"set user_id to that, or give a token of {settings.user_id}",
+        )
+    return Finding(good=True, what=f"login works: {settings.user_id} is logged in")
+
+
+async def _password(matrix: Matrix, settings: Settings) -> Finding:
+    """Try the password, and leave no device behind."""
+    body = {
+        "type": "m.login.password",
+        "identifier": {"type": "m.id.user", "user": settings.user_id},
+        "password": settings.password_text(),
+        "initial_device_display_name": DEVICE_NAME,
+    }
+    outcome = await matrix.request("POST", path("login"), body)
+    if isinstance(outcome, Done):
+        matrix.use_token(str(outcome.body.get("access_token", "")))
+        await matrix.request("POST", path("logout"), {})
+        return Finding(good=True, what=f"login works: the password of {settings.user_id} is right")
+    if isinstance(outcome, Forbidden):
+        return Finding(
+            good=False,
+            what=f"login: the homeserver refuses {settings.user_id}",
+            remedy="is the account there, and the password right?",
+        )
+    return Finding(good=False, what=f"login: {_short(outcome)}", remedy="try again later")
+
+
+async def _keys(matrix: Matrix, folder: Path, known: Identity | None) -> Finding:
+    if known is None:
+        return Finding(good=True, what="encryption keys: will be made when the bot first runs")
+    if not any((folder / "crypto").glob("*.db")):
+        return Finding(
+            good=False,
+            what="encryption keys: the crypto store is gone",
+            remedy="restart the bot: it logs in as a new device",
+        )
+    query = {"device_keys": {known.user_id: [known.device_id]}}
+    try:
+        outcome = await matrix.request("POST", path("keys", "query"), query)
+    except TokenRejectedError:
+        return Finding(good=False, what="encryption keys: no login", remedy="mend the login first")
+    devices = outcome.body.get("device_keys", {}) if isinstance(outcome, Done) else {}
+    if known.device_id not in devices.get(known.user_id, {}):
+        return Finding(
+            good=False,
+            what="encryption keys: the homeserver does not have them",
+            remedy="start the bot and look at its log",
+        )
+    return Finding(good=True, what="encryption keys are in place")

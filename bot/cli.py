@@ -1,0 +1,119 @@
+"""The command line: reads the arguments and the settings, and hands both to the part that works."""
+
+# No `from __future__ import annotations`: typer reads the annotations while the program runs.
+# What a command needs is imported inside it, so that --help and --version answer at once.
+import asyncio
+import importlib.util
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from bot import __version__
+
+if TYPE_CHECKING:
+    from bot.config import Settings
+
+NAME: Final = "ephemeral-bot"
+DEFAULT_CONFIG: Final = Path("config.yaml")
+CONFIG_ERROR: Final = 2
+"""The exit status when the settings cannot be used; the same as for a wrong command line."""
+
+app = typer.Typer(
+    name=NAME,
+    help="Disappearing messages for any [bold]Matrix[/bold] room.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    # A pretty traceback shows local variables, and a password may be among them.
+    pretty_exceptions_enable=False,
+)
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="PATH",
+        help=f"The file with the settings, {DEFAULT_CONFIG} if left out; variables that begin with "
+        "EPHEMERAL_BOT_ overrule it.",
+    ),
+]
+
+
+def main() -> None:
+    """Run the command line; never returns."""
+    app(prog_name=NAME)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"{NAME} {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(config: ConfigOption = None) -> None:
+    """Run the bot until it is told to stop."""
+    settings = _prepare(config)
+    from bot.app import run as run_bot  # noqa: PLC0415
+
+    raise typer.Exit(asyncio.run(run_bot(settings)))
+
+
+@app.command()
+def check(config: ConfigOption = None) -> None:
+    """Check that the settings, the homeserver and the login work."""
+    settings = _prepare(config)
+    from bot.checks import check as run_checks  # noqa: PLC0415
+
+    raise typer.Exit(0 if asyncio.run(run_checks(settings)) else 1)
+
+
+@app.command()
+def demo(
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep the homeserver and its files.")
+    ] = False,
+) -> None:
+    """Watch messages disappear on a throwaway homeserver."""
+    if importlib.util.find_spec("synapse") is None:
+        _say("the demo needs a homeserver: pip install 'matrix-ephemeral-bot[demo]'")
+        raise typer.Exit(1)
+    from bot.demo.run import demo as run_demo  # noqa: PLC0415
+
+    raise typer.Exit(run_demo(keep=keep))
+
+
+def _prepare(config: Path | None) -> "Settings":
+    """Return the settings with logging set up; exit with status 2 when they cannot be used."""
+    from bot.config import ConfigError, load  # noqa: PLC0415
+    from bot.logs import configure  # noqa: PLC0415
+
+    # Before anything is written: the database and the keys are nobody else's to read.
+    os.umask(0o077)
+    path = config or DEFAULT_CONFIG
+    try:
+        settings = load(path, required=config is not None)
+    except ConfigError as error:
+        _say(f"{path}: {error}")
+        raise typer.Exit(CONFIG_ERROR) from None
+    configure(settings.log.level, settings.log.format)
+    return settings
+
+
+def _say(problem: str) -> None:
+    typer.echo(f"{NAME}: {problem}", err=True)

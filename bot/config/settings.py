@@ -1,0 +1,245 @@
+"""What the operator decides: every key of the settings, its default, and what it may hold."""
+
+# No `from __future__ import annotations`: pydantic reads the annotations while the program runs.
+import re
+from pathlib import Path
+from typing import Annotated, Final, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    PrivateAttr,
+    SecretStr,
+    model_validator,
+)
+
+from bot.durations import DurationError, compact, parse
+from bot.model import Bounds, Millis, UserID
+
+LOGINS: Final = ("password", "password_file", "access_token_file")
+"""The keys of which exactly one must be set."""
+
+_SERVER: Final = r"(?:\[[0-9A-Fa-f:.]{2,45}\]|[0-9A-Za-z.-]{1,230})(?::[0-9]{1,5})?"
+_USER_ID: Final = re.compile(rf"@[^:\s]{{1,200}}:{_SERVER}")
+_PICKLE_KEY: Final = re.compile(r"[0-9A-Fa-f]{64}")
+
+
+class ConfigError(Exception):
+    """The settings cannot be used: one line that names the key and never quotes its value."""
+
+
+# --- What a value may look like ----------------------------------------------------------------
+
+
+def _url(value: str) -> str:
+    problem = "must be an http or https URL, such as https://matrix.example.org"
+    try:
+        url = urlsplit(value)
+        usable = url.scheme in {"http", "https"} and url.hostname and url.port != 0
+    except ValueError:
+        usable = False
+    if not usable or not re.fullmatch(r"[!-~]+", value):
+        raise ValueError(problem)
+    if "@" in url.netloc or "?" in value or "#" in value:
+        raise ValueError(problem + ", without user name, query or fragment")
+    return value.rstrip("/")
+
+
+def _user_id(value: str) -> str:
+    if not _USER_ID.fullmatch(value):
+        raise ValueError("must be a full Matrix id in quotes, such as '@bot:example.org'")
+    return value
+
+
+def _prefix(value: str) -> str:
+    if not value or " " in value or not value.isprintable():
+        raise ValueError("must be one visible word without white space")
+    return value
+
+
+def _glob(value: str) -> str:
+    # A pattern that can match no user id would shut out people whom the operator meant to let in.
+    if value != "*" and not re.fullmatch(r"[@*][^:\s]*:\S+", value):
+        raise ValueError("must look like '*:example.org' or '@alice:*'")
+    return value
+
+
+def _lifetime(value: object) -> Millis:
+    if isinstance(value, str):
+        try:
+            return parse(value)
+        except DurationError as error:
+            sentence = str(error).rstrip(".")
+            raise ValueError(sentence[:1].lower() + sentence[1:]) from None
+    # YAML reads a bare 30 as a number; whether it meant seconds, only the operator knows.
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        raise ValueError(f"a number needs a unit: write {value}s for seconds")
+    raise ValueError("must be a length of time, such as 30s, 12h or 1y")
+
+
+def _path(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    if not value or "\0" in value:
+        raise ValueError("must be a path")
+    try:
+        return Path(value).expanduser()
+    except RuntimeError:
+        raise ValueError("must not begin with ~: there is no home directory") from None
+
+
+def _secret(value: SecretStr) -> SecretStr:
+    if not value.get_secret_value():
+        raise ValueError("must not be empty")
+    return value
+
+
+def _pickle_key(value: SecretStr) -> SecretStr:
+    if not _PICKLE_KEY.fullmatch(value.get_secret_value()):
+        raise ValueError("must be 64 hexadecimal characters (32 bytes)")
+    return value
+
+
+Lifetime = Annotated[Millis, BeforeValidator(_lifetime)]
+AnyPath = Annotated[Path, BeforeValidator(_path)]
+
+
+# --- The settings ------------------------------------------------------------------------------
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class Invites(_Section):
+    """Who may invite the bot: globs over user ids; None is everybody on the bot's own server."""
+
+    allow: list[Annotated[str, AfterValidator(_glob)]] | None = None
+
+
+class Lifetimes(_Section):
+    """What lifetimes a room may have, and the one it has before anybody sets one. Milliseconds."""
+
+    default: Lifetime | None = None
+    min: Lifetime = parse("5s")
+    max: Lifetime = parse("1y")
+
+
+class Encryption(_Section):
+    """Where the secret that locks the crypto store comes from."""
+
+    pickle_key: Annotated[SecretStr, AfterValidator(_pickle_key)] | None = None
+    pickle_key_file: AnyPath | None = None
+
+
+class Log(_Section):
+    """How much is logged, and in what form."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["text", "json"] = "text"
+
+
+class Settings(_Section):
+    """Everything the operator decides; complete and consistent once it exists."""
+
+    homeserver: Annotated[str, AfterValidator(_url)]
+    user_id: Annotated[UserID, AfterValidator(_user_id)]
+    password: Annotated[SecretStr, AfterValidator(_secret)] | None = None
+    password_file: AnyPath | None = None
+    access_token_file: AnyPath | None = None
+    data_dir: AnyPath = Path("data")
+    command_prefix: Annotated[str, AfterValidator(_prefix)] = "!expire"
+    invites: Invites = Invites()
+    lifetime: Lifetimes = Lifetimes()
+    encryption: Encryption = Encryption()
+    log: Log = Log()
+
+    # Read once, when the settings are: a file that goes away later cannot stop a running bot.
+    _password: SecretStr | None = PrivateAttr(None)
+    _access_token: SecretStr | None = PrivateAttr(None)
+    _pickle_key: SecretStr | None = PrivateAttr(None)
+
+    @property
+    def own_server(self) -> str:
+        """The server name of the bot's own user id, with its port if it has one."""
+        return self.user_id.partition(":")[2]
+
+    @property
+    def allow(self) -> list[str]:
+        """The globs of those who may invite the bot; an empty list means nobody."""
+        return [f"*:{self.own_server}"] if self.invites.allow is None else self.invites.allow
+
+    @property
+    def bounds(self) -> Bounds:
+        """The lifetimes that rooms may have."""
+        lifetime = self.lifetime
+        return Bounds(minimum=lifetime.min, maximum=lifetime.max, default=lifetime.default)
+
+    def password_text(self) -> str | None:
+        """Return the password, or None when the bot has an access token instead."""
+        return _revealed(self._password)
+
+    def access_token_text(self) -> str | None:
+        """Return the access token, or None when the bot logs in with a password."""
+        return _revealed(self._access_token)
+
+    def pickle_key(self) -> bytes | None:
+        """Return the 32 bytes that lock the crypto store, or None when the bot makes its own."""
+        text = _revealed(self._pickle_key)
+        return None if text is None else bytes.fromhex(text)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        lifetime = self.lifetime
+        if lifetime.min > lifetime.max:
+            raise ValueError("lifetime.min: is above lifetime.max")
+        if lifetime.default is not None and not self.bounds.allows(lifetime.default):
+            allowed = f"{compact(lifetime.min)} to {compact(lifetime.max)}"
+            raise ValueError(
+                f"lifetime.default: is outside lifetime.min to lifetime.max, {allowed}"
+            )
+        ways = [key for key in LOGINS if getattr(self, key) is not None]
+        if not ways:
+            raise ValueError(f"password: missing; one of {', '.join(LOGINS)} is needed to log in")
+        if len(ways) > 1:
+            raise ValueError(f"{', '.join(ways)}: more than one way to log in; keep one")
+        return self
+
+    @model_validator(mode="after")
+    def _read_secrets(self) -> Self:
+        self._password = self.password or _read("password_file", self.password_file)
+        self._access_token = _read("access_token_file", self.access_token_file)
+        if not re.fullmatch(r"[!-~]*", self.access_token_text() or ""):
+            raise ValueError("access_token_file: must hold one access token and nothing else")
+        key, key_file = self.encryption.pickle_key, self.encryption.pickle_key_file
+        if key and key_file:
+            raise ValueError("encryption.pickle_key, encryption.pickle_key_file: keep one")
+        self._pickle_key = key or _read("encryption.pickle_key_file", key_file)
+        if self._pickle_key:
+            try:
+                _pickle_key(self._pickle_key)
+            except ValueError as error:
+                raise ValueError(f"encryption.pickle_key_file: {error}") from None
+        return self
+
+
+def _revealed(secret: SecretStr | None) -> str | None:
+    return None if secret is None else secret.get_secret_value()
+
+
+def _read(key: str, path: Path | None) -> SecretStr | None:
+    """Return what the file at `path` holds. The path is not quoted: it may be the secret itself."""
+    if path is None:
+        return None
+    try:
+        text = path.read_text(encoding="utf-8-sig").rstrip("\r\n")
+    except OSError as error:
+        raise ValueError(f"{key}: cannot be read ({error.strerror})") from None
+    except ValueError:
+        raise ValueError(f"{key}: is not UTF-8 text") from None
+    if not text:
+        raise ValueError(f"{key}: the file is empty")
+    return SecretStr(text)

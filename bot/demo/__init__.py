@@ -1,0 +1,1 @@
+"""The demonstration: the real bot on an embedded homeserver."""

@@ -1,0 +1,215 @@
+"""Follows the homeserver's sync: each batch is judged, then remembered with its token at once."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from random import Random
+from typing import Final, Protocol
+
+from bot.clock import Clock
+from bot.model import (
+    Invite,
+    Millis,
+    OutcomeError,
+    RateLimited,
+    RoomBatch,
+    RoomID,
+    SyncBatch,
+    UserID,
+)
+from bot.policy import Room
+from bot.reading import Reader, is_encryption, is_own_join, wants_review
+from bot.schedule import PAUSE_CEILING, backoff
+from bot.timeline import Gap, Stretch, is_state
+
+log = logging.getLogger(__name__)
+
+LONG_POLL: Final[Millis] = 30_000
+LIVE: Final[Millis] = 5_000
+"""A sync asked for this soon after the last one brings what has only just happened, in ms."""
+OLDER: Final[Millis] = 3_600_000
+"""A page of a gap whose every event is this much older than the last sync ends the gap."""
+
+
+class Homeserver(Protocol):
+    """What intake asks of the homeserver."""
+
+    @property
+    def own_id(self) -> UserID: ...  # noqa: D102
+    async def sync(self, since: str | None, wait: Millis) -> SyncBatch: ...  # noqa: D102
+
+
+class Memory(Protocol):
+    """What intake asks of the store."""
+
+    async def position(self) -> tuple[str | None, Millis]: ...  # noqa: D102
+    async def room(self, room_id: RoomID) -> Room | None: ...  # noqa: D102
+    async def commit(  # noqa: D102
+        self,
+        token: str,
+        now: Millis,
+        stretches: list[Stretch],
+        invited: list[Invite],
+        left: list[RoomID],
+    ) -> None: ...
+
+
+class Intake:
+    """Reads on, for ever. Nothing is acknowledged to the homeserver before it is stored."""
+
+    def __init__(
+        self,
+        homeserver: Homeserver,
+        memory: Memory,
+        reader: Reader,
+        clock: Clock,
+        *,
+        random: Random,
+        wake: Callable[[], None],
+    ) -> None:
+        self._homeserver = homeserver
+        self._memory = memory
+        self._reader = reader
+        self._clock = clock
+        self._random = random
+        self._wake = wake
+        self._stop = asyncio.Event()
+
+    def stop(self) -> None:
+        """End after the batch in hand; a long poll is broken off at once."""
+        self._stop.set()
+
+    async def run(self) -> None:
+        """Follow the sync until `stop`. Raises `TokenRejectedError`."""
+        failures = 0
+        quiet_until = 0
+        while not self._stop.is_set():
+            try:
+                if not await self._once():
+                    return
+                if failures > 1:
+                    log.info("the homeserver answers again")
+                failures, quiet_until = 0, 0
+            except OutcomeError as error:
+                now = self._clock.now()
+                if now >= quiet_until:
+                    log.warning("waiting for the homeserver (%s)", type(error.outcome).__name__)
+                    quiet_until = now + 60_000
+                wait = backoff(failures, ceiling=PAUSE_CEILING, chance=self._random.random())
+                if isinstance(error.outcome, RateLimited):
+                    wait = error.outcome.retry_after
+                failures += 1
+                await self._clock.wait(self._stop, now + wait)
+
+    async def _once(self) -> bool:
+        """Fetch one batch and remember it; `False` when it was time to stop."""
+        since, synced_at = await self._memory.position()
+        asked_at = self._clock.now()
+        batch = await self._poll(since)
+        if batch is None:
+            return False
+        live = 0 <= asked_at - synced_at <= LIVE
+        await self.take(batch, live=live, first=since is None, synced_at=synced_at)
+        return True
+
+    async def _poll(self, since: str | None) -> SyncBatch | None:
+        poll = asyncio.ensure_future(self._homeserver.sync(since, LONG_POLL))
+        stop = asyncio.ensure_future(self._stop.wait())
+        try:
+            await asyncio.wait({poll, stop}, return_when=asyncio.FIRST_COMPLETED)
+            if not poll.done():
+                return None
+            return poll.result()
+        finally:
+            for task in (poll, stop):
+                task.cancel()
+            await asyncio.gather(poll, stop, return_exceptions=True)
+
+    async def take(self, batch: SyncBatch, *, live: bool, first: bool, synced_at: Millis) -> None:
+        """Judge one batch and remember it as a whole. Raises `OutcomeError`."""
+        now = self._clock.now()
+        since = min(synced_at or now, now)
+        stretches = [
+            await self._stretch(room, live=live, first=first, since=since, now=now)
+            for room in batch.joined
+        ]
+        if first and batch.joined:
+            log.warning(
+                "a new database: what was said before now in %d rooms has no timer",
+                len(batch.joined),
+            )
+        await self._memory.commit(batch.next_batch, now, stretches, batch.invited, batch.left)
+        self._wake()
+
+    async def _stretch(
+        self, batch: RoomBatch, *, live: bool, first: bool, since: Millis, now: Millis
+    ) -> Stretch:
+        known = await self._memory.room(batch.room_id)
+        before, timeline, entered = batch.state, batch.timeline, False
+        if known is None:
+            before, timeline, entered = self._arrival(batch, first=first)
+        encrypted = (known is not None and known.encrypted) or any(map(is_encryption, before))
+        items = [
+            item
+            for event in before
+            for item in self._reader.state_change(event, quiet=known is None)
+        ]
+        items += await self._reader.items(
+            batch.room_id, timeline, encrypted=encrypted, live=live, since=since, now=now
+        )
+        shaping = [
+            event for event in before + timeline if wants_review(event, self._homeserver.own_id)
+        ]
+        return Stretch(
+            room_id=batch.room_id,
+            items=items,
+            gap=self._gap(batch, known, entered=entered, first=first, since=since, now=now),
+            encrypted=encrypted or any(is_encryption(e) for e in timeline if is_state(e)),
+            review=bool(shaping) or known is None,
+            entered=known is None and not first,
+            last_digest=self._last(batch),
+        )
+
+    def _arrival(
+        self, batch: RoomBatch, *, first: bool
+    ) -> tuple[list[dict[str, object]], list[dict[str, object]], bool]:
+        """Split a new room's timeline at the bot's own coming: only what follows is new to it.
+
+        Of what came before, the state counts: it is how the bot finds the room.
+        """
+        if first:
+            # The account was in the room before this database was made: begin with now.
+            return batch.state + [event for event in batch.timeline if is_state(event)], [], True
+        for place in range(len(batch.timeline) - 1, -1, -1):
+            if is_own_join(batch.timeline[place], self._homeserver.own_id):
+                old, new = batch.timeline[:place], batch.timeline[place:]
+                return batch.state + [event for event in old if is_state(event)], new, True
+        return batch.state, batch.timeline, False
+
+    def _gap(
+        self,
+        batch: RoomBatch,
+        known: Room | None,
+        *,
+        entered: bool,
+        first: bool,
+        since: Millis,
+        now: Millis,
+    ) -> Gap | None:
+        if not batch.limited or entered or first:
+            return None
+        return Gap(
+            room_id=batch.room_id,
+            token=batch.prev_batch,
+            stop_digest=known.last_digest if known else "",
+            stop_at=since - OLDER,
+            since=since,
+            until=now,
+        )
+
+    def _last(self, batch: RoomBatch) -> str:
+        ids = [event.get("event_id") for event in batch.timeline]
+        last = next((one for one in reversed(ids) if isinstance(one, str)), None)
+        return "" if last is None else self._reader.digest(last)

@@ -1,0 +1,126 @@
+"""Gives every answer of a homeserver its name, and plain data to what a sync brings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+from bot.model import (
+    Done,
+    Event,
+    Failed,
+    Forbidden,
+    Invite,
+    Millis,
+    NotFound,
+    Outcome,
+    RateLimited,
+    Refused,
+    RoomBatch,
+    RoomID,
+    SyncBatch,
+    TokenRejectedError,
+    Unreachable,
+    UserID,
+)
+
+GATEWAY: Final = frozenset({502, 503, 504, 520, 521, 522, 523, 524})
+"""Statuses of a proxy whose homeserver is away."""
+
+DEFAULT_WAIT: Final[Millis] = 5_000
+
+
+def name(status: int, body: Any, headers: Mapping[str, str]) -> Outcome:
+    """Return the outcome that an HTTP answer stands for; `body` is the parsed JSON or `None`.
+
+    Raises `TokenRejectedError` on `M_UNKNOWN_TOKEN` and `M_MISSING_TOKEN`.
+    spec: client-server API v1.13, 4.1 standard error response.
+    """
+    errcode = ""
+    if isinstance(body, dict) and isinstance(body.get("errcode"), str):
+        errcode = body["errcode"]
+    if 200 <= status < 300:
+        return Done(body=body) if isinstance(body, dict) else Failed(status=status)
+    if errcode in {"M_UNKNOWN_TOKEN", "M_MISSING_TOKEN"}:
+        raise TokenRejectedError(errcode)
+    if status == 429 or errcode == "M_LIMIT_EXCEEDED":
+        return RateLimited(retry_after=_wait(body, headers))
+    if status in GATEWAY:
+        return Unreachable(reason=f"status {status}")
+    if status == 403:
+        return Forbidden(reason=errcode)
+    if status == 404 and errcode:
+        return NotFound()
+    if 400 <= status < 500 and errcode:
+        return Refused(status=status, errcode=errcode)
+    return Failed(status=status, errcode=errcode)
+
+
+def parse(raw: bytes) -> Any:
+    """Return what `raw` says as JSON, or `None` when it is something else."""
+    try:
+        return json.loads(raw)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _wait(body: Any, headers: Mapping[str, str]) -> Millis:
+    """Return how long a 429 asks to wait: the deprecated field is exact, the header in seconds."""
+    exact = body.get("retry_after_ms") if isinstance(body, dict) else None
+    if type(exact) is int and exact >= 0:
+        return exact
+    try:
+        return max(0, int(headers.get("Retry-After", "")) * 1000)
+    except ValueError:
+        return DEFAULT_WAIT
+
+
+def read_sync(body: Event, own_id: UserID) -> SyncBatch:
+    """Return what a sync brings as plain data; what has not the shape it should is left out."""
+    rooms = _dict(body.get("rooms"))
+    return SyncBatch(
+        next_batch=str(body["next_batch"]),
+        joined=[
+            _room(RoomID(room_id), part)
+            for room_id, part in _dict(rooms.get("join")).items()
+            if isinstance(part, dict)
+        ],
+        invited=[
+            Invite(room_id=RoomID(room_id), inviter=_inviter(part, own_id))
+            for room_id, part in _dict(rooms.get("invite")).items()
+        ],
+        left=[RoomID(room_id) for room_id in _dict(rooms.get("leave"))],
+    )
+
+
+def _room(room_id: RoomID, part: Event) -> RoomBatch:
+    timeline = _dict(part.get("timeline"))
+    return RoomBatch(
+        room_id=room_id,
+        state=events(_dict(part.get("state")).get("events")),
+        timeline=events(timeline.get("events")),
+        limited=bool(timeline.get("limited")) and isinstance(timeline.get("prev_batch"), str),
+        prev_batch=str(timeline.get("prev_batch", "")),
+    )
+
+
+def _inviter(part: Any, own_id: UserID) -> UserID | None:
+    """Return who sent the invitation that is meant for us, by the stripped state."""
+    found: UserID | None = None
+    for event in events(_dict(_dict(part).get("invite_state")).get("events")):
+        invites = _dict(event.get("content")).get("membership") == "invite"
+        ours = event.get("type") == "m.room.member" and event.get("state_key") == own_id
+        if ours and invites:
+            sender = event.get("sender")
+            found = UserID(sender) if isinstance(sender, str) else found
+    return found
+
+
+def events(found: Any) -> list[Event]:
+    """Return the objects in `found`, if it is a list at all."""
+    return [event for event in found if isinstance(event, dict)] if isinstance(found, list) else []
+
+
+def _dict(found: Any) -> dict[str, Any]:
+    return found if isinstance(found, dict) else {}

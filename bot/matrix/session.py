@@ -1,0 +1,163 @@
+"""Logs in once and stays one device: its identity, its token and its crypto store."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Final
+
+from nio import AsyncClient, AsyncClientConfig
+from nio.store import SqliteStore
+
+from bot.matrix.client import Matrix, path
+from bot.model import Done, Forbidden, Outcome, OutcomeError, Refused, UserID
+
+log = logging.getLogger(__name__)
+
+DEVICE_NAME: Final = "Disappearing messages"
+
+
+class LoginError(Exception):
+    """The homeserver does not let the bot in; the message says what to do."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """The device that the bot is."""
+
+    user_id: UserID
+    device_id: str
+    access_token: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credentials:
+    """What the operator gave the bot to log in with: one of the two."""
+
+    homeserver: str
+    user_id: UserID
+    password: str | None = field(default=None, repr=False)
+    access_token: str | None = field(default=None, repr=False)
+
+
+def lock_secret(data_dir: Path, given: bytes | None) -> str:
+    """Return the secret that locks the crypto store: given by the operator, or made once.
+
+    32 random bytes as 64 hexadecimal digits; nio's own default would protect nothing.
+    """
+    if given is not None:
+        return given.hex()
+    where = data_dir / "crypto" / "pickle.key"
+    if not where.exists():
+        write_private(where, secrets.token_hex(32) + "\n")
+    return where.read_text(encoding="ascii").strip()
+
+
+def write_private(where: Path, text: str) -> None:
+    """Write a file that only its owner can read, whole or not at all, and see it on the disk."""
+    where.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    draft = where.with_name(where.name + ".new")
+    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(where)
+    folder = os.open(where.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def load_identity(where: Path) -> Identity | None:
+    """Return the device that was logged in before. Raises `LoginError` when it is unreadable."""
+    try:
+        data = json.loads(where.read_text(encoding="utf-8"))
+        return Identity(**data)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError) as error:
+        raise LoginError(
+            f"{where} cannot be read ({error}): move it away to log in anew"
+        ) from error
+
+
+def connect(credentials: Credentials, data_dir: Path, secret: str) -> AsyncClient:
+    """Return nio's client, none of its own retries, memories and verdicts switched on."""
+    folder = data_dir / "crypto"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    config = AsyncClientConfig(
+        store=SqliteStore,
+        store_sync_tokens=False,
+        encryption_enabled=True,
+        pickle_key=secret,
+        max_limit_exceeded=0,
+        max_timeouts=0,
+        request_timeout=60,
+    )
+    return AsyncClient(
+        credentials.homeserver, credentials.user_id, store_path=str(folder), config=config
+    )
+
+
+Insist = Callable[[Callable[[], Awaitable[Outcome]]], Awaitable[Outcome]]
+"""Repeats a request until the homeserver is there to answer it."""
+
+
+async def open_session(
+    client: AsyncClient, credentials: Credentials, data_dir: Path, insist: Insist
+) -> Matrix:
+    """Return the bot's device on its homeserver, logged in for the first time if need be.
+
+    Raises `LoginError` when it is refused.
+    """
+    where = data_dir / "device.json"
+    known = load_identity(where)
+    if known is not None and known.user_id != credentials.user_id:
+        raise LoginError(
+            f"{data_dir} belongs to {known.user_id}:"
+            f" give {credentials.user_id} a data_dir of its own"
+        )
+    given = credentials.access_token
+    if known is not None and given is None and not any((data_dir / "crypto").glob("*.db")):
+        log.warning("the crypto store is gone: logging in as a new device")
+        known = None  # others would never encrypt to new keys under the old device's id
+    if known is None or (given is not None and given != known.access_token):
+        known = await _log_in(Matrix(client), credentials, insist)
+        write_private(where, json.dumps(asdict(known)) + "\n")
+    client.restore_login(known.user_id, known.device_id, known.access_token)
+    return Matrix(client)
+
+
+async def _log_in(matrix: Matrix, credentials: Credentials, insist: Insist) -> Identity:
+    if credentials.access_token is not None:
+        matrix.use_token(credentials.access_token)
+        answer = await insist(lambda: matrix.request("GET", path("account", "whoami")))
+        token = credentials.access_token
+    else:
+        body = {
+            "type": "m.login.password",
+            "identifier": {"type": "m.id.user", "user": credentials.user_id},
+            "password": credentials.password,
+            "initial_device_display_name": DEVICE_NAME,
+        }
+        answer = await insist(lambda: matrix.request("POST", path("login"), body))
+        token = ""
+    if isinstance(answer, Forbidden | Refused):
+        raise LoginError(f"{credentials.user_id}: the homeserver refused the login")
+    if not isinstance(answer, Done):
+        raise OutcomeError(answer)
+    found, device_id = answer.body.get("user_id"), answer.body.get("device_id")
+    token = token or str(answer.body.get("access_token", ""))
+    if found != credentials.user_id:
+        raise LoginError(f"the login is {found}'s, but user_id says {credentials.user_id}")
+    if not isinstance(device_id, str) or not token:
+        raise LoginError("the access token belongs to no device: log in with a password")
+    log.info("logged in as a new device")
+    return Identity(user_id=UserID(found), device_id=device_id, access_token=token)

@@ -1,0 +1,150 @@
+"""The words that every part of the bot shares: ids, timers, policies, outcomes. Data only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Final, NewType
+
+RoomID = NewType("RoomID", str)
+EventID = NewType("EventID", str)
+UserID = NewType("UserID", str)
+
+Millis = int
+"""Milliseconds: a length of time, or since the epoch where the name says when (`due`, `now`)."""
+
+Event = dict[str, Any]
+"""An event as the homeserver wrote it. Nothing in it may be relied on before it was looked at."""
+
+POLICY_EVENT: Final = "com.beeper.disappearing_timer"
+"""The state event that holds a room's lifetime; deployed clients and bridges read it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """What the operator allows: lifetimes between `minimum` and `maximum`, and the default."""
+
+    minimum: Millis
+    maximum: Millis
+    default: Millis | None = None
+
+    def clamp(self, lifetime: Millis) -> Millis:
+        """Return the allowed lifetime nearest to `lifetime`."""
+        return max(self.minimum, min(lifetime, self.maximum))
+
+    def allows(self, lifetime: Millis) -> bool:
+        """Whether a command may ask for this lifetime."""
+        return self.minimum <= lifetime <= self.maximum
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timer:
+    """One pending redaction, as the store gives it to the redactor."""
+
+    id: int
+    room_id: RoomID
+    event_id: EventID
+    due: Millis
+    attempts: int = 0
+    generation: int = 0
+    """How many redactions of it reported success and did not happen."""
+    sent_at: Millis | None = None
+    """When a redaction was answered with 200 and is waiting to be seen in the timeline."""
+
+
+# --- What the homeserver said ------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """The request was accepted (status 200)."""
+
+    body: Event = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RateLimited:
+    """Status 429: nothing may be sent for `retry_after` milliseconds."""
+
+    retry_after: Millis
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forbidden:
+    """Status 403: a right or the membership is missing; which one, the room's state tells."""
+
+    reason: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotFound:
+    """Status 404: the homeserver knows no such room, event or state."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """Any other 4xx: the same request will not be accepted by being sent again."""
+
+    status: int
+    errcode: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """Status 500, or an answer that is no JSON: this request failed; others may succeed."""
+
+    status: int
+    errcode: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unreachable:
+    """No answer: refused, reset, timed out, or a gateway in front of a dead homeserver."""
+
+    reason: str
+
+
+Outcome = Done | RateLimited | Forbidden | NotFound | Refused | Failed | Unreachable
+
+
+class TokenRejectedError(Exception):
+    """The homeserver no longer accepts the access token (status 401)."""
+
+
+class OutcomeError(Exception):
+    """A request that had to succeed did not; carries the outcome that says why."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(repr(outcome))
+        self.outcome = outcome
+
+
+# --- What a sync brings ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoomBatch:
+    """What one sync says of one joined room. `state` is the state at the timeline's start."""
+
+    room_id: RoomID
+    state: list[Event]
+    timeline: list[Event]
+    limited: bool = False
+    prev_batch: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Invite:
+    """An invitation: who asks the bot into which room."""
+
+    room_id: RoomID
+    inviter: UserID | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyncBatch:
+    """One answer of `GET /sync` as plain data (spec: client-server API v1.13, syncing)."""
+
+    next_batch: str
+    joined: list[RoomBatch] = field(default_factory=list)
+    invited: list[Invite] = field(default_factory=list)
+    left: list[RoomID] = field(default_factory=list)

@@ -1,0 +1,217 @@
+"""Sleeps to the earliest due time and redacts, until the homeserver has confirmed each one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from typing import Final, Protocol
+
+from bot.clock import Clock
+from bot.model import (
+    Done,
+    EventID,
+    Millis,
+    NotFound,
+    Outcome,
+    OutcomeError,
+    RateLimited,
+    RoomID,
+    Timer,
+    Unreachable,
+)
+from bot.schedule import (
+    IN_FLIGHT,
+    POSTPONE_CEILING,
+    Inspect,
+    Pause,
+    Postpone,
+    Sent,
+    backoff,
+    settle,
+    take_turns,
+    transaction_id,
+)
+
+log = logging.getLogger(__name__)
+
+SUMMARY_EVERY: Final[Millis] = 60_000
+
+
+class Homeserver(Protocol):
+    """What the redactor asks of the homeserver."""
+
+    async def redact(self, room_id: RoomID, event_id: EventID, txn: str) -> Outcome: ...  # noqa: D102
+    async def is_gone(self, room_id: RoomID, event_id: EventID) -> bool: ...  # noqa: D102
+
+
+class Memory(Protocol):
+    """What the redactor asks of the store."""
+
+    async def due(self, now: Millis, share: int) -> list[Timer]: ...  # noqa: D102
+    async def next_due(self, after: Millis) -> Millis | None: ...  # noqa: D102
+    async def sent(self, timer: Timer, now: Millis, check_at: Millis) -> None: ...  # noqa: D102
+    async def unsent(self, timer: Timer, now: Millis) -> None: ...  # noqa: D102
+    async def postpone(self, timer: Timer, until: Millis) -> None: ...  # noqa: D102
+    async def drop(self, timer: Timer) -> None: ...  # noqa: D102
+    async def ask_review(self, room_id: RoomID) -> None: ...  # noqa: D102
+
+
+@dataclass(slots=True)
+class Tally:
+    """What was done since the last line in the log."""
+
+    redacted: int = 0
+    worst: Millis = 0
+    waited: int = 0
+    since: Millis = 0
+
+
+class Redactor:
+    """The only one that waits for timers, and the only one that redacts."""
+
+    def __init__(
+        self,
+        homeserver: Homeserver,
+        memory: Memory,
+        clock: Clock,
+        *,
+        random: Random,
+        wake_rooms: Callable[[], None],
+    ) -> None:
+        self._homeserver = homeserver
+        self._memory = memory
+        self._clock = clock
+        self._random = random
+        self._wake_rooms = wake_rooms
+        self.wake = asyncio.Event()
+        self._stopping = False
+        self._working: set[int] = set()
+        self._width = IN_FLIGHT
+        self._paused_until: Millis = 0
+        self._failures = 0
+        self._last_room: RoomID | None = None
+        self._tally = Tally()
+
+    def stop(self) -> None:
+        """Take nothing new; `run` returns when the requests in flight are settled."""
+        self._stopping = True
+        self.wake.set()
+
+    async def run(self) -> None:
+        """Redact what is due until `stop`. Raises `TokenRejectedError`."""
+        async with asyncio.TaskGroup() as group:
+            while not self._stopping:
+                self.wake.clear()
+                until = await self._begin(group)
+                self._summarise()
+                await self._clock.wait(self.wake, until)
+
+    async def _begin(self, group: asyncio.TaskGroup) -> Millis | None:
+        """Start as many redactions as may be in flight; return when to look again."""
+        now = self._clock.now()
+        free = self._width - len(self._working)
+        if free <= 0:
+            return None  # whoever finishes wakes us
+        if now < self._paused_until:
+            return self._paused_until
+        found = await self._memory.due(now, self._width + len(self._working))
+        ready = [timer for timer in found if timer.id not in self._working]
+        for timer in take_turns(ready, self._last_room)[:free]:
+            self._last_room = timer.room_id
+            self._working.add(timer.id)
+            group.create_task(self._work(timer))
+        # All that is due by now is at work or will be looked at when something finishes.
+        return await self._memory.next_due(now)
+
+    async def _work(self, timer: Timer) -> None:
+        """See one timer through one request, whatever comes of it."""
+        try:
+            if timer.sent_at is not None:
+                await self._check(timer)
+            else:
+                await self._redact(timer)
+        finally:
+            self._working.discard(timer.id)
+            self.wake.set()
+
+    async def _redact(self, timer: Timer) -> None:
+        txn = transaction_id(timer.event_id, timer.generation)
+        outcome = await self._homeserver.redact(timer.room_id, timer.event_id, txn)
+        now = self._clock.now()
+        step = settle(
+            outcome, timer, now=now, failures=self._failures, chance=self._random.random()
+        )
+        self._learn(outcome)
+        match step:
+            case Sent(check_at=check_at):
+                self._tally.redacted += 1
+                self._tally.worst = max(self._tally.worst, now - timer.due)
+                await self._memory.sent(timer, now, check_at)
+            case Pause(until=until):
+                self._paused_until = max(self._paused_until, until)
+            case Postpone(until=until):
+                self._tally.waited += 1
+                log.warning("a redaction failed (%s)", type(outcome).__name__)
+                await self._memory.postpone(timer, until)
+            case Inspect(until=until):
+                self._tally.waited += 1
+                await self._inspect(timer, outcome, until)
+
+    async def _inspect(self, timer: Timer, outcome: Outcome, until: Millis) -> None:
+        """The event or the room may be the reason: look at both before going on."""
+        if not isinstance(outcome, NotFound) and await self._gone(timer):
+            await self._memory.drop(timer)
+            return
+        await self._memory.postpone(timer, until)
+        await self._memory.ask_review(timer.room_id)
+        self._wake_rooms()
+        if timer.attempts == 3:
+            log.warning("a message cannot be redacted (%s)", type(outcome).__name__)
+
+    async def _check(self, timer: Timer) -> None:
+        """A redaction was accepted but not seen in the timeline: ask for the event itself."""
+        now = self._clock.now()
+        later = backoff(timer.attempts, ceiling=POSTPONE_CEILING, chance=self._random.random())
+        gone = await self._gone(timer)
+        if gone:
+            await self._memory.drop(timer)
+        elif gone is None:
+            await self._memory.postpone(timer, now + later)
+        else:
+            log.warning("a redaction was accepted and did not happen: done anew")
+            await self._memory.unsent(timer, now)
+
+    async def _gone(self, timer: Timer) -> bool | None:
+        """Whether the event is provably gone; `None` when that cannot be told now."""
+        try:
+            return await self._homeserver.is_gone(timer.room_id, timer.event_id)
+        except OutcomeError as error:
+            self._learn(error.outcome)
+            return None
+
+    def _learn(self, outcome: Outcome) -> None:
+        """Keep as many requests in flight as the homeserver takes: halve when it balks."""
+        if isinstance(outcome, RateLimited):
+            self._width = max(1, self._width // 2)
+        elif isinstance(outcome, Unreachable):
+            self._width = 1
+            self._failures += 1
+        elif isinstance(outcome, Done):
+            self._width = min(IN_FLIGHT, self._width + 1)
+            self._failures = 0
+
+    def _summarise(self) -> None:
+        """Say in the log what was done, in counts only, once a minute at most."""
+        now, tally = self._clock.now(), self._tally
+        if tally.redacted + tally.waited == 0 or now - tally.since < SUMMARY_EVERY:
+            return
+        log.info(
+            "redacted %d, at worst %.1f s late; %d must wait",
+            tally.redacted,
+            tally.worst / 1000,
+            tally.waited,
+        )
+        self._tally = Tally(since=now)

@@ -1,0 +1,210 @@
+"""Keeps up the bot's standing in rooms: invitations, lost and regained power, leaving."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
+from random import Random
+from typing import Final, Protocol
+
+from bot.clock import Clock
+from bot.model import (
+    Bounds,
+    Failed,
+    Forbidden,
+    Invite,
+    Millis,
+    NotFound,
+    Outcome,
+    OutcomeError,
+    RateLimited,
+    RoomID,
+    Unreachable,
+    UserID,
+)
+from bot.policy import Owed, Room, lifetime
+from bot.power import Power
+from bot.schedule import PAUSE_CEILING, backoff
+
+log = logging.getLogger(__name__)
+
+TRIES: Final = 12
+"""How often an invitation is tried that the homeserver fails on; the last waits are a minute."""
+
+
+class Homeserver(Protocol):
+    """What this service asks of the homeserver."""
+
+    @property
+    def own_id(self) -> UserID: ...  # noqa: D102
+    async def power(self, room_id: RoomID) -> Power: ...  # noqa: D102
+    async def joined_rooms(self) -> set[RoomID]: ...  # noqa: D102
+    async def join(self, room_id: RoomID) -> Outcome: ...  # noqa: D102
+    async def leave(self, room_id: RoomID) -> Outcome: ...  # noqa: D102
+
+
+class Memory(Protocol):
+    """What this service asks of the store."""
+
+    async def rooms(self) -> list[Room]: ...  # noqa: D102
+    async def room(self, room_id: RoomID) -> Room | None: ...  # noqa: D102
+    async def to_review(self) -> list[RoomID]: ...  # noqa: D102
+    async def ask_review(self, room_id: RoomID) -> None: ...  # noqa: D102
+    async def reviewed(  # noqa: D102
+        self, room_id: RoomID, *, suspended: bool, owed: list[Owed]
+    ) -> None: ...
+    async def forget(self, room_id: RoomID) -> int: ...  # noqa: D102
+    async def pending(self, room_id: RoomID) -> tuple[int, Millis | None]: ...  # noqa: D102
+    async def next_invite(self) -> tuple[Invite, int, Millis] | None: ...  # noqa: D102
+    async def answered(self, invite: Invite) -> None: ...  # noqa: D102
+    async def invite_later(self, invite: Invite, until: Millis) -> None: ...  # noqa: D102
+
+
+class Rooms:
+    """Answers invitations, and reviews rooms whose state or membership changed."""
+
+    def __init__(
+        self,
+        homeserver: Homeserver,
+        memory: Memory,
+        clock: Clock,
+        *,
+        allow: Sequence[str],
+        bounds: Bounds,
+        random: Random,
+        wake_others: Callable[[], None],
+    ) -> None:
+        self._homeserver = homeserver
+        self._memory = memory
+        self._clock = clock
+        self._allow = allow
+        self._bounds = bounds
+        self._random = random
+        self._wake_others = wake_others
+        self._failures = 0
+        self.wake = asyncio.Event()
+
+    async def run(self) -> None:
+        """Keep up until cancelled. Raises `TokenRejectedError`."""
+        await self._look_around()
+        while True:
+            self.wake.clear()
+            again = await self._reviews()
+            invite_at = await self._invites()
+            times = [at for at in (again, invite_at) if at is not None]
+            await self._clock.wait(self.wake, min(times, default=None))
+
+    async def _look_around(self) -> None:
+        """Have rooms looked at that the bot may no longer be in: a deleted one says nothing."""
+        known = await self._memory.rooms()
+        if not known:
+            return
+        try:
+            joined = await self._homeserver.joined_rooms()
+        except OutcomeError:
+            return  # each room is found out when its next timer is due
+        for room in known:
+            if room.room_id not in joined:
+                await self._memory.ask_review(room.room_id)
+
+    # --- reviews -------------------------------------------------------------------------
+
+    async def _reviews(self) -> Millis | None:
+        """Review what is asked for; return when to try again what could not be looked up."""
+        failed = False
+        for room_id in await self._memory.to_review():
+            try:
+                await self.review(room_id)
+            except OutcomeError as error:
+                log.info("a room's state must wait (%s)", type(error.outcome).__name__)
+                failed = True
+        self._failures = self._failures + 1 if failed else 0
+        if not failed:
+            return None
+        wait = backoff(self._failures, ceiling=PAUSE_CEILING, chance=self._random.random())
+        return self._clock.now() + wait
+
+    async def review(self, room_id: RoomID) -> None:
+        """Find out what the bot may do in a room, and say so when that changed.
+
+        Raises `OutcomeError` when it cannot be told now.
+        """
+        room = await self._memory.room(room_id)
+        if room is None:
+            return
+        try:
+            power = await self._homeserver.power(room_id)
+        except OutcomeError as error:
+            if isinstance(error.outcome, Forbidden | NotFound):
+                await self._leave_behind(room_id, error)
+                return
+            raise
+        if room_id not in await self._homeserver.joined_rooms():
+            await self._forget(room_id)  # a room that was left still shows its state
+            return
+        suspended = not power.may_redact(self._homeserver.own_id)
+        await self._memory.reviewed(
+            room_id, suspended=suspended, owed=await self._news(room, power, suspended=suspended)
+        )
+        self._wake_others()
+
+    async def _news(self, room: Room, power: Power, *, suspended: bool) -> list[Owed]:
+        """Return what to tell a room: each loss of power once, and each return."""
+        if suspended == room.suspended:
+            return []
+        pending, _ = await self._memory.pending(room.room_id)
+        if lifetime(room.setting, self._bounds) is None and pending == 0:
+            return []  # there is nothing to remove here, so nothing is paused
+        kind = "suspended" if suspended else "resumed"
+        log.info("a room is %s", kind)
+        args = {"need": power.to_redact, "have": power.of(self._homeserver.own_id)}
+        return [Owed(key=f"{kind}:{self._clock.now()}", kind=kind, args=args)]
+
+    async def _leave_behind(self, room_id: RoomID, error: OutcomeError) -> None:
+        """The room's state is closed to the bot: is it still in the room?"""
+        if room_id in await self._homeserver.joined_rooms():
+            raise error
+        await self._forget(room_id)
+
+    async def _forget(self, room_id: RoomID) -> None:
+        lost = await self._memory.forget(room_id)
+        log.warning("no longer in a room: %d messages there can no longer be removed", lost)
+        log.debug("forgot %s", room_id)
+        self._wake_others()
+
+    # --- invitations ---------------------------------------------------------------------
+
+    async def _invites(self) -> Millis | None:
+        """Answer invitations; return when the next one is to be tried again."""
+        while True:
+            found = await self._memory.next_invite()
+            if found is None:
+                return None
+            invite, attempts, at = found
+            if at > self._clock.now():
+                return at
+            await self._answer(invite, attempts)
+
+    async def _answer(self, invite: Invite, attempts: int) -> None:
+        welcome = self.may_invite(invite.inviter)
+        answer = self._homeserver.join if welcome else self._homeserver.leave
+        outcome = await answer(invite.room_id)
+        transient = isinstance(outcome, Failed) and attempts < TRIES
+        if transient or isinstance(outcome, RateLimited | Unreachable):
+            wait = backoff(attempts, ceiling=PAUSE_CEILING, chance=self._random.random())
+            if isinstance(outcome, RateLimited):
+                wait = max(wait, outcome.retry_after)
+            await self._memory.invite_later(invite, self._clock.now() + wait)
+            return
+        log.info(
+            "%s an invitation (%s)",
+            "accepted" if welcome else "declined",
+            type(outcome).__name__,
+        )
+        await self._memory.answered(invite)
+
+    def may_invite(self, inviter: UserID | None) -> bool:
+        """Whether the operator lets this person invite the bot."""
+        return inviter is not None and any(fnmatchcase(inviter, glob) for glob in self._allow)

@@ -1,0 +1,120 @@
+"""Decides, purely, what an answer of the homeserver means for a timer and for the redactor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Final
+
+from bot.model import (
+    Done,
+    EventID,
+    Failed,
+    Forbidden,
+    Millis,
+    NotFound,
+    Outcome,
+    RateLimited,
+    Refused,
+    RoomID,
+    Timer,
+    Unreachable,
+)
+
+IN_FLIGHT: Final = 8
+"""Most redactions on their way at once; more only adds to their latency."""
+
+CONFIRM_AFTER: Final = 30_000
+"""How long a redaction that was answered with 200 may take to be seen in the timeline, in ms."""
+
+FIRST_BACKOFF: Final = 1_000
+PAUSE_CEILING: Final = 60_000
+"""A homeserver that does not answer is tried at least this often, in ms."""
+POSTPONE_CEILING: Final = 600_000
+"""A single event that cannot be redacted is tried at least this often, in ms."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sent:
+    """Answered with 200: gone as soon as the timeline shows it; look it up at `check_at`."""
+
+    check_at: Millis
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Postpone:
+    """Only this timer waits."""
+
+    until: Millis
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pause:
+    """The homeserver takes nothing now: every timer waits."""
+
+    until: Millis
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inspect:
+    """The room itself may be the reason: look at its state; meanwhile this timer waits."""
+
+    until: Millis
+
+
+Step = Sent | Postpone | Pause | Inspect
+
+
+def backoff(attempts: int, *, ceiling: Millis, chance: float) -> Millis:
+    """Return how long to wait after `attempts` failures in a row: doubling, with jitter.
+
+    `chance` is a random number in [0, 1); the wait lies between half and all of the step.
+    """
+    step = min(ceiling, FIRST_BACKOFF << min(attempts, 20))
+    return int(step * (0.5 + chance / 2))
+
+
+def settle(outcome: Outcome, timer: Timer, *, now: Millis, failures: int, chance: float) -> Step:
+    """Say what follows from the answer to a redaction.
+
+    `failures` counts the answers in a row that never came. No outcome alone lets a timer go:
+    that takes the redaction seen in the timeline, or the event read back.
+    """
+    single = now + backoff(timer.attempts, ceiling=POSTPONE_CEILING, chance=chance)
+    match outcome:
+        case Done():
+            return Sent(check_at=now + CONFIRM_AFTER)
+        case RateLimited(retry_after=wait):
+            return Pause(until=now + max(wait, 1))
+        case Unreachable():
+            return Pause(until=now + backoff(failures, ceiling=PAUSE_CEILING, chance=chance))
+        case Forbidden() | NotFound() | Refused():
+            return Inspect(until=single)
+        case Failed():
+            return Postpone(until=single)
+
+
+def transaction_id(event_id: EventID, generation: int) -> str:
+    """Return the transaction id of the redaction of `event_id`.
+
+    It derives from the event, so that a redaction repeated after a crash is the same redaction
+    (spec: client-server API v1.13, transaction identifiers), and never serves two events:
+    a homeserver answers 200 to a reused id without redacting. `generation` moves on only when
+    a redaction reported success and did not happen.
+    """
+    material = f"{event_id}\n{generation}".encode()
+    return "redact-" + blake2b(material, digest_size=18).hexdigest()
+
+
+def take_turns(timers: list[Timer], last: RoomID | None) -> list[Timer]:
+    """Order due timers so that rooms take turns, beginning after the room served last."""
+    lanes: dict[RoomID, list[Timer]] = {}
+    for timer in timers:
+        lanes.setdefault(timer.room_id, []).append(timer)
+    rooms = sorted(lanes)
+    if last is not None:
+        rooms = [room for room in rooms if room > last] + [room for room in rooms if room <= last]
+    longest = max(map(len, lanes.values()), default=0)
+    return [
+        lanes[room][rank] for rank in range(longest) for room in rooms if rank < len(lanes[room])
+    ]

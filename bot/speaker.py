@@ -1,0 +1,236 @@
+"""Pays what the bot owes to rooms: sets their lifetime, announces, answers, warns."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from random import Random
+from typing import Any, Final, Protocol
+
+from bot import words
+from bot.clock import Clock
+from bot.model import (
+    POLICY_EVENT,
+    Bounds,
+    Done,
+    Event,
+    Failed,
+    Forbidden,
+    Millis,
+    Outcome,
+    OutcomeError,
+    RateLimited,
+    RoomID,
+    Unreachable,
+    UserID,
+)
+from bot.policy import Debt, Owed, Room, lifetime, policy_content, read_setting
+from bot.power import Power
+from bot.schedule import PAUSE_CEILING, backoff
+from bot.words import Standing
+
+log = logging.getLogger(__name__)
+
+TRIES: Final = 20
+"""How often a notice that the homeserver fails on is tried; it stands before the room's others."""
+
+
+class Homeserver(Protocol):
+    """What the speaker asks of the homeserver."""
+
+    @property
+    def own_id(self) -> UserID: ...  # noqa: D102
+    async def power(self, room_id: RoomID) -> Power: ...  # noqa: D102
+    async def policy_event(self, room_id: RoomID) -> Event | None: ...  # noqa: D102
+    async def set_policy(self, room_id: RoomID, content: dict[str, Any]) -> Outcome: ...  # noqa: D102
+    async def name_of(self, room_id: RoomID, user_id: UserID) -> str: ...  # noqa: D102
+    async def say(  # noqa: D102
+        self, room_id: RoomID, content: dict[str, Any], txn: str, *, encrypted: bool
+    ) -> Outcome: ...
+
+
+class Unread(Protocol):
+    """What the speaker asks of the store for gaps."""
+
+    async def reads(self, room_id: RoomID) -> bool: ...  # noqa: D102
+
+
+class Memory(Protocol):
+    """What the speaker asks of the store."""
+
+    @property
+    def unread(self) -> Unread: ...  # noqa: D102
+    def digest(self, text: str) -> str: ...  # noqa: D102
+    async def next_debt(self) -> Debt | None: ...  # noqa: D102
+    async def paid(self, debt: Debt, *followed_by: Owed) -> None: ...  # noqa: D102
+    async def owed_later(self, debt: Debt, until: Millis) -> None: ...  # noqa: D102
+    async def room(self, room_id: RoomID) -> Room | None: ...  # noqa: D102
+    async def pending(self, room_id: RoomID) -> tuple[int, Millis | None]: ...  # noqa: D102
+    async def revert(self, room_id: RoomID, setting: int | None, digest: str) -> None: ...  # noqa: D102
+
+
+class Speaker:
+    """Works through the debts, of each room the oldest first. What it does it may do again."""
+
+    def __init__(
+        self,
+        homeserver: Homeserver,
+        memory: Memory,
+        clock: Clock,
+        *,
+        prefix: str,
+        bounds: Bounds,
+        random: Random,
+    ) -> None:
+        self._homeserver = homeserver
+        self._memory = memory
+        self._clock = clock
+        self._prefix = prefix
+        self._bounds = bounds
+        self._random = random
+        self.wake = asyncio.Event()
+
+    async def run(self) -> None:
+        """Pay debts until cancelled. Raises `TokenRejectedError`."""
+        while True:
+            self.wake.clear()
+            debt = await self._memory.next_debt()
+            if debt is None:
+                await self._clock.wait(self.wake, None)
+            elif debt.next > self._clock.now():
+                await self._clock.wait(self.wake, debt.next)
+            else:
+                await self.pay(debt)
+
+    async def pay(self, debt: Debt) -> None:
+        """Pay one debt, or put it off, or give it up where it can never be paid."""
+        room = await self._memory.room(debt.room_id)
+        if room is None:
+            return
+        try:
+            if debt.kind == "set" and not await self._set(debt):
+                return
+            outcome = await self._say(debt, room)
+        except OutcomeError as error:
+            outcome = error.outcome
+        if isinstance(outcome, Done):
+            await self._memory.paid(debt)
+        elif isinstance(outcome, RateLimited | Unreachable | Failed) and debt.attempts < TRIES:
+            wait = backoff(debt.attempts, ceiling=PAUSE_CEILING, chance=self._random.random())
+            if isinstance(outcome, RateLimited):
+                wait = max(wait, outcome.retry_after)
+            await self._memory.owed_later(debt, self._clock.now() + wait)
+        else:
+            log.warning("a notice could not be sent (%s)", type(outcome).__name__)
+            await self._memory.paid(debt)
+
+    async def _set(self, debt: Debt) -> bool:
+        """Write the commanded lifetime into the room's state; `False` when there is no more to say.
+
+        The room's state is looked at first: after a crash, what is set there may be our own
+        writing, or somebody's later one, which is not to be undone.
+        """
+        current = await self._homeserver.policy_event(debt.room_id)
+        wanted = int(debt.args["setting"])
+        there, digest, sender = self._read(current)
+        if (
+            current is not None
+            and digest != debt.args["base"]
+            and sender != self._homeserver.own_id
+        ):
+            await self._memory.paid(debt)
+            return False
+        if there == wanted or (wanted == 0 and current is None and self._bounds.default is None):
+            return True
+        outcome = await self._homeserver.set_policy(debt.room_id, policy_content(wanted))
+        if isinstance(outcome, Done):
+            return True
+        if isinstance(outcome, Forbidden):
+            power = await self._homeserver.power(debt.room_id)
+            own = self._homeserver.own_id
+            args = {"need": power.to_send_state(POLICY_EVENT), "have": power.of(own)}
+            await self._memory.revert(debt.room_id, there, digest)
+            await self._memory.paid(debt, Owed(key=f"{debt.key}:no", kind="powerless", args=args))
+            return False
+        raise OutcomeError(outcome)
+
+    def _read(self, current: Event | None) -> tuple[int | None, str, str]:
+        if current is None:
+            return None, "", ""
+        setting, _ = read_setting(current.get("content"))
+        digest = self._memory.digest(str(current.get("event_id", "")))
+        return setting, digest, str(current.get("sender", ""))
+
+    async def _say(self, debt: Debt, room: Room) -> Outcome:
+        body = await self._text(debt, room)
+        if not body:
+            return Done()
+        content = {"msgtype": "m.notice", "body": body, "m.mentions": {}}
+        txn = "say-" + self._memory.digest(f"{debt.room_id}\n{debt.key}")
+        return await self._homeserver.say(room.room_id, content, txn, encrypted=room.encrypted)
+
+    async def _text(self, debt: Debt, room: Room) -> str:
+        args = debt.args
+        match debt.kind:
+            case "welcome":
+                now = lifetime(room.setting, self._bounds)
+                return words.welcome(self._prefix, await self._standing(room.room_id), now)
+            case "set" | "changed":
+                return await self._announce(debt, room)
+            case "suspended":
+                return words.suspended(Standing(need=args["need"], have=args["have"]))
+            case "resumed":
+                return words.resumed((await self._memory.pending(room.room_id))[0])
+            case "refused":
+                name = await self._name(room, args["sender"])
+                return words.refused(name, args["need"], args["have"])
+            case "powerless":
+                return words.powerless(args["need"], args["have"])
+            case _:
+                return await self._answer(debt, room)
+
+    async def _answer(self, debt: Debt, room: Room) -> str:
+        match debt.kind:
+            case "outside":
+                return words.outside(self._prefix, self._bounds)
+            case "invalid":
+                return words.invalid(self._prefix, self._bounds, debt.args.get("reason", ""))
+            case "unjudged":
+                return words.unjudged()
+            case "help":
+                return words.help_text(self._prefix, self._bounds)
+            case "status":
+                return await self._status(room)
+        return ""
+
+    async def _announce(self, debt: Debt, room: Room) -> str:
+        setting = debt.args["setting"]
+        after = lifetime(setting, self._bounds)
+        if debt.kind == "set" and after == debt.args["was"]:
+            return words.unchanged(setting)
+        pending = 0 if after else (await self._memory.pending(room.room_id))[0]
+        return words.announcement(
+            await self._name(room, debt.args["sender"]),
+            setting,
+            self._bounds,
+            pending=pending,
+            standing=await self._standing(room.room_id),
+            note=debt.args.get("note", ""),
+        )
+
+    async def _status(self, room: Room) -> str:
+        pending, due = await self._memory.pending(room.room_id)
+        return words.status(
+            lifetime(room.setting, self._bounds),
+            pending=pending,
+            next_in=None if due is None else due - self._clock.now(),
+            standing=await self._standing(room.room_id),
+            reading=await self._memory.unread.reads(room.room_id),
+        )
+
+    async def _name(self, room: Room, sender: str) -> str:
+        return await self._homeserver.name_of(room.room_id, UserID(sender))
+
+    async def _standing(self, room_id: RoomID) -> Standing:
+        power = await self._homeserver.power(room_id)
+        return Standing(have=power.of(self._homeserver.own_id), need=power.to_redact)

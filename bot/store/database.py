@@ -1,0 +1,224 @@
+"""Opens the SQLite file, moves its schema forward, and runs one transaction at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import aiosqlite
+
+Row = tuple[Any, ...]
+
+
+class StoreError(Exception):
+    """The database cannot be used; the message says why and what to do."""
+
+
+MIGRATIONS: Final = (
+    """
+    CREATE TABLE meta (
+        key TEXT PRIMARY KEY,
+        value ANY
+    ) STRICT, WITHOUT ROWID;
+
+    CREATE TABLE rooms (
+        id INTEGER PRIMARY KEY,
+        room_id TEXT NOT NULL UNIQUE,
+        setting INTEGER,
+        policy_digest TEXT NOT NULL DEFAULT '',
+        commanded INTEGER NOT NULL DEFAULT 0,
+        encrypted INTEGER NOT NULL DEFAULT 0,
+        suspended INTEGER NOT NULL DEFAULT 0,
+        review INTEGER NOT NULL DEFAULT 0,
+        segment INTEGER NOT NULL DEFAULT 0,
+        last_digest TEXT NOT NULL DEFAULT ''
+    ) STRICT;
+
+    CREATE TABLE timers (
+        id INTEGER PRIMARY KEY,
+        room INTEGER NOT NULL REFERENCES rooms (id) ON DELETE CASCADE,
+        event_id TEXT NOT NULL,
+        due INTEGER NOT NULL,
+        next INTEGER NOT NULL,
+        attempts INTEGER NOT NULL DEFAULT 0,
+        generation INTEGER NOT NULL DEFAULT 0,
+        sent_at INTEGER,
+        UNIQUE (room, event_id)
+    ) STRICT;
+    CREATE INDEX timers_next ON timers (room, next);
+
+    CREATE TABLE gaps (
+        id INTEGER PRIMARY KEY,
+        room INTEGER NOT NULL REFERENCES rooms (id) ON DELETE CASCADE,
+        segment INTEGER NOT NULL,
+        position INTEGER NOT NULL DEFAULT 0,
+        token TEXT NOT NULL,
+        stop_digest TEXT NOT NULL,
+        stop_at INTEGER NOT NULL,
+        since INTEGER NOT NULL,
+        until INTEGER NOT NULL,
+        next INTEGER NOT NULL DEFAULT 0,
+        attempts INTEGER NOT NULL DEFAULT 0,
+        done INTEGER NOT NULL DEFAULT 0,
+        UNIQUE (room, segment)
+    ) STRICT;
+
+    CREATE TABLE unread (
+        room INTEGER NOT NULL REFERENCES rooms (id) ON DELETE CASCADE,
+        segment INTEGER NOT NULL,
+        position INTEGER NOT NULL,
+        item TEXT NOT NULL,
+        event_id TEXT,
+        PRIMARY KEY (room, segment, position)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX unread_event ON unread (room, event_id) WHERE event_id IS NOT NULL;
+
+    CREATE TABLE owed (
+        id INTEGER PRIMARY KEY,
+        room INTEGER NOT NULL REFERENCES rooms (id) ON DELETE CASCADE,
+        key TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        args TEXT NOT NULL,
+        next INTEGER NOT NULL DEFAULT 0,
+        attempts INTEGER NOT NULL DEFAULT 0,
+        UNIQUE (room, key)
+    ) STRICT;
+
+    CREATE TABLE invites (
+        room_id TEXT PRIMARY KEY,
+        inviter TEXT,
+        next INTEGER NOT NULL DEFAULT 0,
+        attempts INTEGER NOT NULL DEFAULT 0
+    ) STRICT, WITHOUT ROWID;
+
+    CREATE TABLE handled (
+        digest TEXT PRIMARY KEY,
+        at INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX handled_at ON handled (at);
+    """,
+)
+"""Each entry moves the schema one version on; `PRAGMA user_version` counts them."""
+
+PRAGMAS: Final = (
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = NORMAL",  # token and timers go back together, and are read again
+    "PRAGMA secure_delete = ON",
+    "PRAGMA foreign_keys = ON",
+    "PRAGMA temp_store = MEMORY",  # no id may reach a temporary file
+    "PRAGMA busy_timeout = 5000",
+)
+
+
+class Database:
+    """One connection, one transaction at a time, reads included: what is read is committed."""
+
+    def __init__(self, connection: aiosqlite.Connection, path: Path, secret: bytes) -> None:
+        self._connection = connection
+        self._lock = asyncio.Lock()
+        self._path = path
+        self._dirty = False
+        self.secret = secret
+        """Random key of this database's digests."""
+
+    @classmethod
+    async def open(cls, path: Path) -> Database:
+        """Open or create the database at `path`.
+
+        Raises `StoreError` when the file is no database, is damaged, cannot be written, or was
+        written by a newer version of the bot.
+        """
+        connection = aiosqlite.connect(path, isolation_level=None)
+        try:
+            await connection
+            for pragma in PRAGMAS:
+                await connection.execute_fetchall(pragma)
+            await _migrate(connection, path)
+            secret = await _secret(connection)
+        except sqlite3.Error as error:
+            await connection.close()
+            raise StoreError(f"{path}: {error}; restore a backup or move the file away") from error
+        except BaseException:
+            await connection.close()
+            raise
+        return cls(connection, path, secret)
+
+    async def close(self) -> None:
+        """Leave no journal behind, and close."""
+        async with self._lock:
+            await self._clean()
+            await self._connection.close()
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Database]:
+        """Run the block as one transaction: committed as a whole, or not at all."""
+        async with self._lock:
+            await self._connection.execute_fetchall("BEGIN IMMEDIATE")
+            try:
+                yield self
+            except BaseException:
+                await asyncio.shield(self._connection.execute_fetchall("ROLLBACK"))
+                raise
+            await asyncio.shield(self._connection.execute_fetchall("COMMIT"))
+
+    async def rows(self, sql: str, *args: Any) -> list[Row]:
+        """Run one statement inside the current transaction; return its rows."""
+        self._dirty = self._dirty or sql.lstrip().startswith("DELETE")
+        return [tuple(row) for row in await self._connection.execute_fetchall(sql, args)]
+
+    async def one(self, sql: str, *args: Any) -> Row | None:
+        """Run one statement inside the current transaction; return its first row."""
+        found = await self.rows(sql, *args)
+        return found[0] if found else None
+
+    async def many(self, sql: str, rows: list[Row]) -> None:
+        """Run one statement once a row, inside the current transaction."""
+        if rows:
+            self._dirty = self._dirty or sql.lstrip().startswith("DELETE")
+            await (await self._connection.executemany(sql, rows)).close()
+
+    async def tidy(self) -> None:
+        """Rewrite the file and empty its journal, so that nothing deleted can be read from them.
+
+        `secure_delete` alone leaves copies where SQLite moved rows between pages, and old
+        pages in the write-ahead log.
+        """
+        async with self._lock:
+            if self._dirty:
+                await self._clean()
+
+    async def _clean(self) -> None:
+        await self._connection.execute_fetchall("VACUUM")
+        await self._connection.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
+        self._dirty = False
+
+
+async def _migrate(connection: aiosqlite.Connection, path: Path) -> None:
+    """Bring the schema to this version, each step and its number in one transaction."""
+    found = [tuple(row) for row in await connection.execute_fetchall("PRAGMA user_version")]
+    version = int(found[0][0])
+    if version > len(MIGRATIONS):
+        raise StoreError(
+            f"{path} was written by a newer version of the bot (schema {version}, this one"
+            f" knows {len(MIGRATIONS)}); install that version or move the file away"
+        )
+    for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
+        await (
+            await connection.executescript(
+                f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {number}; COMMIT;"
+            )
+        ).close()
+
+
+async def _secret(connection: aiosqlite.Connection) -> bytes:
+    """Return the key of the digests, made once."""
+    await connection.execute_fetchall(
+        "INSERT OR IGNORE INTO meta (key, value) VALUES ('secret', ?)", (secrets.token_bytes(32),)
+    )
+    query = "SELECT value FROM meta WHERE key = 'secret'"
+    return bytes(next(iter(await connection.execute_fetchall(query)))[0])

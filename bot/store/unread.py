@@ -1,0 +1,162 @@
+"""Remembers the stretches of timeline still to be read, and what was read of them so far."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from typing import Any, Final
+
+from bot.model import Millis, RoomID
+from bot.store.database import Database, Row
+from bot.timeline import Change, Gap, Item, Message, Redaction, Said
+
+CHUNK: Final = 500
+"""Rows taken over at once, so that other work gets its turn between."""
+
+BEGIN: Final = (
+    "INSERT INTO gaps (room, segment, token, stop_digest, stop_at, since, until)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?)"
+)
+NEXT_GAP: Final = (
+    "SELECT g.id, r.room_id, g.token, g.stop_digest, g.stop_at, g.since, g.until, g.attempts,"
+    " g.next FROM gaps g JOIN rooms r ON r.id = g.room WHERE NOT g.done"
+    " ORDER BY g.next, g.id LIMIT 1"
+)
+READ_ON: Final = (
+    "UPDATE gaps SET token = ?, position = position - ?, attempts = 0, next = 0, done = ?"
+    " WHERE id = ?"
+)
+READY: Final = (
+    "SELECT r.id, r.room_id FROM rooms r WHERE EXISTS (SELECT 1 FROM gaps WHERE room = r.id)"
+    " AND NOT EXISTS (SELECT 1 FROM gaps WHERE room = r.id AND NOT done) LIMIT 1"
+)
+TAKE: Final = (
+    "SELECT segment, position, item, event_id FROM unread WHERE room = ?"
+    " ORDER BY segment, position LIMIT ?"
+)
+PUT: Final = (
+    "INSERT OR REPLACE INTO unread (room, segment, position, item, event_id) VALUES (?, ?, ?, ?, ?)"
+)
+KINDS: Final[dict[str, type[Item]]] = {"change": Change, "redaction": Redaction, "said": Said}
+
+Apply = Callable[[Database, int, list[Item], Millis], Awaitable[None]]
+
+
+class Unread:
+    """Gaps and what waits behind them.
+
+    A room's unread items stand in segments: each gap, walked backwards, gets an even one, and
+    what came after it the odd one that follows. In the order (segment, position) they are the
+    timeline.
+    """
+
+    def __init__(self, database: Database, apply: Apply) -> None:
+        self._db = database
+        self._apply = apply
+
+    async def begin(self, db: Database, row: int, gap: Gap) -> int:
+        """Add a gap to a room; return the segment for what stands after it."""
+        found = await db.one("SELECT segment FROM rooms WHERE id = ?", row)
+        assert found is not None
+        segment = int(found[0]) // 2 * 2 + 2
+        await db.rows("UPDATE rooms SET segment = ? WHERE id = ?", segment + 1, row)
+        values = (gap.token, gap.stop_digest, gap.stop_at, gap.since, gap.until)
+        await db.rows(BEGIN, row, segment, *values)
+        return segment + 1
+
+    async def is_reading(self, db: Database, row: int) -> bool:
+        """Whether the room has a gap, so that new items wait behind it."""
+        return await db.one("SELECT 1 FROM gaps WHERE room = ? LIMIT 1", row) is not None
+
+    async def append(self, db: Database, row: int, segment: int, items: list[Item]) -> None:
+        """Put what came after the gap behind what waits already."""
+        sql = "SELECT coalesce(max(position), 0) FROM unread WHERE room = ? AND segment = ?"
+        found = await db.one(sql, row, segment)
+        first = int(found[0]) + 1 if found else 1
+        await _put(db, row, segment, first, items)
+
+    async def next_gap(self) -> tuple[Gap, Millis] | None:
+        """Return the gap to be read next, and not before when."""
+        async with self._db.transaction() as db:
+            row = await db.one(NEXT_GAP)
+        if row is None:
+            return None
+        gap = Gap(
+            id=row[0],
+            room_id=RoomID(row[1]),
+            token=row[2],
+            stop_digest=row[3],
+            stop_at=row[4],
+            since=row[5],
+            until=row[6],
+            attempts=row[7],
+        )
+        return gap, int(row[8])
+
+    async def read_on(self, gap: Gap, items: list[Item], token: str, *, done: bool) -> None:
+        """Remember one page of a gap (`items` in the timeline's order) and how far it goes."""
+        async with self._db.transaction() as db:
+            where = await db.one("SELECT room, segment, position FROM gaps WHERE id = ?", gap.id)
+            if where is None:
+                return  # the room was left meanwhile
+            row, segment, position = where
+            await _put(db, row, segment, position - len(items), items)
+            await db.rows(READ_ON, token, len(items), done, gap.id)
+
+    async def reads(self, room_id: RoomID) -> bool:
+        """Whether the room has a gap still to be read."""
+        async with self._db.transaction() as db:
+            sql = "SELECT 1 FROM gaps g JOIN rooms r ON r.id = g.room WHERE r.room_id = ? LIMIT 1"
+            return await db.one(sql, room_id) is not None
+
+    async def later(self, gap: Gap, until: Millis) -> None:
+        """The page could not be had now."""
+        async with self._db.transaction() as db:
+            sql = "UPDATE gaps SET next = ?, attempts = attempts + 1 WHERE id = ?"
+            await db.rows(sql, until, gap.id)
+
+    async def take_over(self, now: Millis) -> tuple[RoomID, int] | None:
+        """Give timers to a chunk of what was read, in the timeline's order.
+
+        Returns the room and how many items were taken; `None` when no room is ready. With the
+        last chunk the room's gaps are over, in the same transaction.
+        """
+        async with self._db.transaction() as db:
+            room = await db.one(READY)
+            if room is None:
+                return None
+            row = int(room[0])
+            found = await db.rows(TAKE, row, CHUNK)
+            await self._apply(db, row, [_item(one) for one in found], now)
+            await db.many(
+                "DELETE FROM unread WHERE room = ? AND segment = ? AND position = ?",
+                [(row, one[0], one[1]) for one in found],
+            )
+            if len(found) < CHUNK:
+                await db.rows("DELETE FROM gaps WHERE room = ?", row)
+                await db.rows("UPDATE rooms SET segment = 0 WHERE id = ?", row)
+            return RoomID(room[1]), len(found)
+
+
+async def _put(db: Database, row: int, segment: int, first: int, items: list[Item]) -> None:
+    rows: list[Row] = []
+    gone: list[Row] = []
+    for position, item in enumerate(items, start=first):
+        if isinstance(item, Redaction):
+            gone.append((row, item.target))
+        match item:
+            case Message():
+                rows.append((row, segment, position, str(item.sent), item.event_id))
+            case Change() | Redaction() | Said():
+                data: dict[str, Any] = asdict(item) | {"is": type(item).__name__.lower()}
+                rows.append((row, segment, position, json.dumps(data), None))
+    await db.many(PUT, rows)
+    await db.many("DELETE FROM unread WHERE room = ? AND event_id = ?", gone)
+
+
+def _item(row: Row) -> Item:
+    if row[3] is not None:
+        return Message(event_id=row[3], sent=int(row[2]))
+    data = json.loads(row[2])
+    return KINDS[data.pop("is")](**data)

@@ -1,0 +1,135 @@
+"""Says, purely, what an event of a room's timeline is: a message, a change, a redaction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from bot.model import Event, EventID, Millis, RoomID, UserID
+
+Setting = int | None
+"""A room's lifetime as its state event says it: `None` no event, 0 off, else milliseconds."""
+
+OFF: Final = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """Something that expires: any event that is neither state nor a redaction."""
+
+    event_id: EventID
+    sent: Millis
+    """When its lifetime began, in milliseconds since the epoch."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """The room's state event was set at this point of the timeline."""
+
+    setting: Setting
+    sender: UserID
+    digest: str
+    quiet: bool = False
+    """It was set before the bot came: nobody needs to be told."""
+    note: str = ""
+    """`after_read` or `unreadable` when the content asks for what the bot cannot do."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Redaction:
+    """Somebody redacted `target`: it needs no timer any more."""
+
+    target: EventID
+    target_digest: str
+    sender: UserID
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Said:
+    """A command of a person, parsed and judged; its lifetime counts from its own place."""
+
+    digest: str
+    """What is remembered of it, so that it counts once."""
+    sender: UserID
+    kind: str
+    args: dict[str, Any] = field(default_factory=dict)
+    setting: Setting = None
+    """The lifetime (or `OFF`) that an accepted command sets from here on; `None`: sets nothing."""
+    suspends: bool = False
+    """The lifetime was set, but the bot lacks the power to redact."""
+
+
+Item = Message | Change | Redaction | Said
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gap:
+    """A stretch of timeline still to be read, back from `token` to what was read before."""
+
+    id: int = 0
+    room_id: RoomID
+    token: str
+    stop_digest: str
+    """Digest of the last event read before the gap; empty when nothing was."""
+    stop_at: Millis
+    """A whole page of events from well before this time ends the gap as well."""
+    since: Millis
+    until: Millis
+    """The lifetime of what is found began between these two times."""
+    attempts: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stretch:
+    """One room's part of a sync, judged and ready to be committed with its token."""
+
+    room_id: RoomID
+    items: list[Item]
+    gap: Gap | None = None
+    """What lies before `items` and was not sent with the sync."""
+    encrypted: bool = False
+    """The room was seen to be encrypted; never taken back (spec: client-server API, 11.12)."""
+    review: bool = False
+    """Power or membership changed: look at the room's state afresh."""
+    entered: bool = False
+    """The bot has just joined: the room is greeted."""
+    last_digest: str = ""
+    """Digest of the last event read, how far the timeline is known."""
+
+
+def is_state(event: Event) -> bool:
+    """Whether the event is state, which is never redacted: room upgrades break without it."""
+    return "state_key" in event
+
+
+def is_gone(event: Event) -> bool:
+    """Whether the homeserver serves this event as already redacted.
+
+    spec: client-server API v1.13, 8.3 redactions: `unsigned.redacted_because`.
+    """
+    unsigned = event.get("unsigned")
+    return isinstance(unsigned, dict) and bool(unsigned.get("redacted_because"))
+
+
+def redacts(event: Event) -> EventID | None:
+    """Return what an `m.room.redaction` redacts; room version 11 moved it into the content."""
+    content = event.get("content")
+    inner = content.get("redacts") if isinstance(content, dict) else None
+    for target in (inner, event.get("redacts")):
+        if isinstance(target, str) and target:
+            return EventID(target)
+    return None
+
+
+def began(event: Event, *, live: bool, since: Millis, now: Millis) -> Millis:
+    """Return when the event's lifetime began.
+
+    A live event begins when it is first seen. For one that waited for us, its own
+    `origin_server_ts` counts, which its sender can forge: never before `since` (the last
+    sync, before which it would have been seen) and never after `now`.
+    """
+    stamp = event.get("origin_server_ts")
+    if live or type(stamp) is not int:
+        return now
+    return min(max(stamp, since), now)

@@ -1,0 +1,191 @@
+"""What the bot says in a room: short, friendly, exact. Purely from data to text."""
+
+from __future__ import annotations
+
+import unicodedata
+from dataclasses import dataclass
+
+from bot.commands import TABLE, usage
+from bot.durations import SECOND, compact, words
+from bot.model import Bounds, Millis
+from bot.timeline import OFF, Setting
+
+LONGEST_NAME = 80
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """What the bot may do in a room, for people to read: its level and the one it needs."""
+
+    have: int
+    need: int
+
+    @property
+    def suffices(self) -> bool:
+        """Whether the bot may redact."""
+        return self.have >= self.need
+
+
+def tame(name: str) -> str:
+    """Return a display name without signs that could rearrange the line around it."""
+    clean = "".join(sign for sign in name if unicodedata.category(sign)[0] != "C")
+    clean = " ".join(clean.split())
+    return clean if len(clean) <= LONGEST_NAME else clean[:LONGEST_NAME] + "…"
+
+
+def welcome(prefix: str, standing: Standing | None, lifetime: Millis | None) -> str:
+    """Greet a room: what the bot does, what it needs, where help is."""
+    does = f"I make messages disappear: say {prefix} 1d, and every new message goes after a day."
+    if lifetime is not None:
+        does = f"I make messages disappear: here, every new one goes after {words(lifetime)}."
+    needs = "I need the right to remove messages"
+    if standing is not None and not standing.suffices:
+        needs += f" (power level {standing.need}; I have {standing.have})"
+    elif standing is not None:
+        needs += ", which I have"
+    return f"{does}\n{needs}. {prefix} help says more."
+
+
+def announcement(
+    name: str,
+    setting: Setting,
+    bounds: Bounds,
+    *,
+    pending: int = 0,
+    standing: Standing | None = None,
+    note: str = "",
+) -> str:
+    """Say who changed the room's lifetime, and to what."""
+    if setting is None or setting == OFF:
+        said = f"{tame(name)} turned disappearing messages off: new messages stay."
+        if note == "unreadable":
+            said = f"{tame(name)} set a lifetime that I cannot read: new messages stay."
+        return f"{said} {still_going(pending)}".rstrip()
+    lifetime = bounds.clamp(setting)
+    said = f"{tame(name)} set disappearing messages to {words(setting)}."
+    if lifetime < setting:
+        said += f" The longest I am allowed is {words(lifetime)}, so I use that."
+    elif lifetime > setting:
+        said += f" The shortest I am allowed is {words(lifetime)}, so I use that."
+    if note == "after_read":
+        said += " I count from sending, not from reading."
+    if standing is not None and not standing.suffices:
+        said += f" {paused(standing)}"
+    return said
+
+
+def still_going(pending: int) -> str:
+    """Say what `off` leaves to be done."""
+    if pending == 0:
+        return ""
+    if pending == 1:
+        return "1 message sent before still goes."
+    return f"{pending:,} messages sent before still go."
+
+
+def paused(standing: Standing) -> str:
+    """Say that the bot lacks the power, and what helps."""
+    return (
+        f"But I cannot remove messages: that needs power level {standing.need}, and I have"
+        f" {standing.have}. I begin as soon as I have it."
+    )
+
+
+def unchanged(setting: Setting) -> str:
+    """Answer a command that changes nothing."""
+    if setting is None or setting == OFF:
+        return "Disappearing messages are off already."
+    return f"Messages disappear after {words(setting)} already."
+
+
+def suspended(standing: Standing) -> str:
+    """Tell the room that its messages stay for now."""
+    return (
+        f"I can no longer remove messages: that needs power level {standing.need}, and I have"
+        f" {standing.have}. Until then they stay; nothing is forgotten."
+    )
+
+
+def resumed(pending: int) -> str:
+    """Tell the room that its messages go again."""
+    waiting = {0: "", 1: " 1 message is waiting."}.get(
+        pending, f" {pending:,} messages are waiting."
+    )
+    return f"I can remove messages again.{waiting}"
+
+
+def refused(name: str, need: int, have: int) -> str:
+    """Tell somebody that the room does not let them."""
+    return f"{tame(name)}, changing this needs power level {need} here, and you have {have}."
+
+
+def powerless(need: int, have: int) -> str:
+    """Say that the bot may not write the room's lifetime."""
+    return (
+        f"I may not change this room's settings: that needs power level {need}, and I have {have}."
+        " Nothing was changed. Give me that level and say it again."
+    )
+
+
+def limits(bounds: Bounds) -> str:
+    """Name the bounds."""
+    return f"between {words(bounds.minimum)} and {words(bounds.maximum)}"
+
+
+def outside(prefix: str, bounds: Bounds) -> str:
+    """Refuse a lifetime outside the bounds."""
+    return (
+        f"I can do {limits(bounds)}. Nothing was changed."
+        f" For example: {prefix} {compact(example(bounds))}"
+    )
+
+
+def example(bounds: Bounds) -> Millis:
+    """Return a lifetime that would be accepted, for people to copy."""
+    rounded = -(-bounds.minimum // SECOND) * SECOND
+    return next((one for one in (86_400_000, 3_600_000) if bounds.allows(one)), rounded)
+
+
+def invalid(prefix: str, bounds: Bounds, reason: str = "") -> str:
+    """Answer what is no command."""
+    why = reason or "I do not understand that."
+    hint = f"Try {prefix} {compact(example(bounds))} ({limits(bounds)}), or {prefix} help."
+    return f"{why} {hint}"
+
+
+def unjudged() -> str:
+    """Answer a command whose right could not be looked up."""
+    return "I could not look up who may do this here. Nothing was changed; please say it again."
+
+
+def status(
+    lifetime: Millis | None,
+    *,
+    pending: int,
+    next_in: Millis | None,
+    standing: Standing | None,
+    reading: bool,
+) -> str:
+    """Say what is set, what is waiting, and whether the bot can do its work."""
+    said = "Messages stay: no lifetime is set."
+    if lifetime is not None:
+        said = f"Messages disappear after {words(lifetime)}."
+    if pending == 1:
+        said += " 1 is waiting"
+    elif pending:
+        said += f" {pending:,} are waiting"
+    if pending and next_in is not None:
+        whole = max(0, next_in) // SECOND * SECOND
+        said += f"; the next goes in {words(whole)}." if whole else "; the next goes now."
+    if reading:
+        said += " I am still reading what was said while I was away."
+    if standing is not None and not standing.suffices:
+        said += f" {paused(standing)}"
+    return said
+
+
+def help_text(prefix: str, bounds: Bounds) -> str:
+    """List the commands."""
+    rows = [f"{usage(command, prefix)}: {command.help}" for command in TABLE]
+    rows.append(f"A lifetime is {limits(bounds)}, and holds for every new message, also yours.")
+    return "\n".join(rows)

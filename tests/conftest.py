@@ -1,0 +1,62 @@
+"""Fixtures: a real homeserver for the whole run, and people on it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from bot.demo.homeserver import Homeserver
+from tests.peers import People
+from tests.process import Bots
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+
+@pytest.fixture(scope="session")
+async def homeserver(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Homeserver]:
+    """A Synapse without rate limits. Where it can't start, tests that want it fail."""
+    async with Homeserver(tmp_path_factory.mktemp("homeserver")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+async def strict_homeserver(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Homeserver]:
+    """A Synapse that limits sending and redacting as it does out of the box."""
+    folder = tmp_path_factory.mktemp("strict_homeserver")
+    async with Homeserver(folder, server_name="strict.localhost", limits="default") as server:
+        yield server
+
+
+@pytest.fixture
+async def people(homeserver: Homeserver, tmp_path: Path) -> AsyncIterator[People]:
+    """Make people: `await people("alice")`, `await people.encrypted("bob")`."""
+    made = People(homeserver, tmp_path)
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def strict_people(strict_homeserver: Homeserver, tmp_path: Path) -> AsyncIterator[People]:
+    """Make people on the homeserver that limits them."""
+    made = People(strict_homeserver, tmp_path)
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def bots(homeserver: Homeserver, tmp_path: Path) -> AsyncIterator[Bots]:
+    """Make bots: `await bots()` starts one as a process of its own."""
+    made = Bots(homeserver, tmp_path)
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def strict_bots(strict_homeserver: Homeserver, tmp_path: Path) -> AsyncIterator[Bots]:
+    """Make bots on the homeserver that limits them."""
+    made = Bots(strict_homeserver, tmp_path)
+    yield made
+    await made.close()
