@@ -43,6 +43,13 @@ class People:
         await person.start()
         return person
 
+    async def log_out_everywhere(self, user_id: str, password: str) -> None:
+        """Revoke every access token of an account, as its owner can."""
+        account = await self._homeserver.login(user_id.split(":", maxsplit=1)[0][1:], password)
+        person = Person(self._homeserver.url, account)
+        self._made.append(person)
+        await person.call("POST", "logout", "all", body={})
+
     async def close(self) -> None:
         for person in self._made:
             await person.close()

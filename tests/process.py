@@ -21,16 +21,14 @@ _numbers = itertools.count(1)
 class BotProcess:
     """Starts, stops and kills the bot; reads its log."""
 
-    def __init__(
-        self, homeserver: Homeserver, account: Account, folder: Path, **config: Any
-    ) -> None:
+    def __init__(self, address: str, account: Account, folder: Path, **config: Any) -> None:
         self.user_id = account.user_id
         self.folder = folder
         self.data_dir = folder / "data"
         self.log = folder / "bot.log"
         self.config_file = folder / "config.yaml"
         self.config = {
-            "homeserver": homeserver.url,
+            "homeserver": address,
             "user_id": account.user_id,
             "password": account.password,
             "data_dir": str(self.data_dir),
@@ -40,7 +38,7 @@ class BotProcess:
 
     async def start(self, *, ready: bool = True) -> None:
         """Start the bot; wait until it says that it is ready."""
-        self.config_file.write_text(yaml.safe_dump(self.config))
+        self.write_config()
         said = self.words().count("ready as")
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -56,6 +54,10 @@ class BotProcess:
                 return self.words().count("ready as") > said
 
             await wait_until(is_ready, 30, "the bot to start")
+
+    def write_config(self) -> None:
+        """Write the config file."""
+        self.config_file.write_text(yaml.safe_dump(self.config))
 
     def words(self) -> str:
         """Return the whole log."""
@@ -101,7 +103,7 @@ class Bots:
         account = await self._homeserver.register(f"ephemeral-{number}", display_name="Ephemeral")
         folder = self._folder / f"bot-{number}"
         folder.mkdir()
-        bot = BotProcess(self._homeserver, account, folder, **config)
+        bot = BotProcess(self._homeserver.url, account, folder, **config)
         self._made.append(bot)
         if start:
             await bot.start()

@@ -151,20 +151,24 @@ class Database:
     async def close(self) -> None:
         """Leave no journal behind, and close."""
         async with self._lock:
-            await self._clean()
-            await self._connection.close()
+            try:
+                await self._clean()
+            finally:
+                await self._connection.close()
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Database]:
         """Run the block as one transaction: committed as a whole, or not at all."""
         async with self._lock:
-            await self._connection.execute_fetchall("BEGIN IMMEDIATE")
             try:
+                await self._connection.execute_fetchall("BEGIN IMMEDIATE")
                 yield self
+                await asyncio.shield(self._connection.execute_fetchall("COMMIT"))
             except BaseException:
-                await asyncio.shield(self._connection.execute_fetchall("ROLLBACK"))
+                # A cancelled BEGIN or COMMIT is done all the same, in the connection's own
+                # thread; this comes after it there, and does nothing when all is over.
+                await asyncio.shield(self._connection.rollback())
                 raise
-            await asyncio.shield(self._connection.execute_fetchall("COMMIT"))
 
     async def rows(self, sql: str, *args: Any) -> list[Row]:
         """Run one statement inside the current transaction; return its rows."""
