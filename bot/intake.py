@@ -76,10 +76,13 @@ class Intake:
         self._random = random
         self._wake = wake
         self._stop = asyncio.Event()
+        self._patience: asyncio.Timeout | None = None
 
     def stop(self) -> None:
         """End after the batch in hand; a long poll is broken off at once."""
         self._stop.set()
+        if self._patience is not None:
+            self._patience.reschedule(asyncio.get_running_loop().time())
 
     async def run(self) -> None:
         """Follow the sync until `stop`. Raises `TokenRejectedError`."""
@@ -115,17 +118,14 @@ class Intake:
         return True
 
     async def _poll(self, since: str | None) -> SyncBatch | None:
-        poll = asyncio.ensure_future(self._homeserver.sync(since, LONG_POLL))
-        stop = asyncio.ensure_future(self._stop.wait())
+        """Wait for a batch; `None` when `stop` broke it off."""
         try:
-            await asyncio.wait({poll, stop}, return_when=asyncio.FIRST_COMPLETED)
-            if not poll.done():
-                return None
-            return poll.result()
+            async with asyncio.timeout(None) as self._patience:
+                return await self._homeserver.sync(since, LONG_POLL)
+        except TimeoutError:
+            return None
         finally:
-            for task in (poll, stop):
-                task.cancel()
-            await asyncio.gather(poll, stop, return_exceptions=True)
+            self._patience = None
 
     async def take(self, batch: SyncBatch, *, live: bool, first: bool, synced_at: Millis) -> None:
         """Judge one batch and remember it as a whole. Raises `OutcomeError`."""

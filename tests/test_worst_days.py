@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.peers import People, wait_until
+from tests.peers import People, Person, wait_until
 from tests.process import Bots
 from tests.test_lifecycle import settle_in
 
 if TYPE_CHECKING:
+    from bot.demo.homeserver import Homeserver
     from bot.model import RoomID
-    from tests.peers import Person
 
 pytestmark = pytest.mark.synapse
 
@@ -25,7 +25,7 @@ async def redactions(alice: Person, room: RoomID) -> Counter[str]:
     found: Counter[str] = Counter()
     for event in await alice.messages(room):
         if event["type"] == "m.room.redaction" and "content" in event:
-            found[event["content"].get("redacts") or event.get("redacts")] += 1
+            found[str(event["content"].get("redacts") or event.get("redacts"))] += 1
     return found
 
 
@@ -177,6 +177,46 @@ async def test_a_bot_that_was_thrown_out_begins_anew_when_invited_again(
     await alice.until_notice(room, bot.user_id, "here, every new one goes after 2 seconds")
     message = await alice.send(room, "said after the return")
     await alice.until_redacted(room, message, 10)
+
+
+async def test_a_room_that_an_admin_deleted_is_forgotten(
+    people: People, bots: Bots, homeserver: Homeserver
+) -> None:
+    alice, bot = await people("alice"), await bots()
+    room = await settle_in(alice, bot)
+    await alice.send(room, "!expire 3s")
+    await alice.until_notice(room, bot.user_id, "3 seconds")
+    admin = Person(homeserver.url, await homeserver.register("administrator", admin=True))
+    body = {"purge": True, "block": False}
+    await admin.call("DELETE", "rooms", room, root="/_synapse/admin/v2", body=body)
+    await admin.close()
+
+    async def forgotten() -> bool:
+        return "no longer in a room" in bot.words()
+
+    await wait_until(forgotten, 20)
+
+
+async def test_commands_count_once_though_the_bot_is_killed_in_the_middle(
+    people: People, bots: Bots
+) -> None:
+    alice, bot = await people("alice"), await bots()
+    room = await settle_in(alice, bot)
+    chance = random.Random(11)
+    for hours in range(2, 14):
+        await alice.send(room, f"!expire {hours}h")
+        await asyncio.sleep(chance.uniform(0.0, 0.25))
+        await bot.kill()
+        await bot.start()
+        await alice.until_notice(room, bot.user_id, f"alice set disappearing messages to {hours} h")
+    said = Counter(await alice.bodies(room, bot.user_id))
+    assert {body: count for body, count in said.items() if count > 1} == {}
+    policies = [
+        e for e in await alice.messages(room) if e["type"] == "com.beeper.disappearing_timer"
+    ]
+    assert [event["content"]["timer"] for event in policies] == [
+        h * 3_600_000 for h in range(2, 14)
+    ]
 
 
 async def test_the_default_rate_limit_delays_but_loses_nothing(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +20,8 @@ from bot.model import Event, RoomID, UserID
 log = logging.getLogger(__name__)
 
 MEGOLM = "m.megolm.v1.aes-sha2"
+MEET_EVERY = 60.0
+"""Seconds."""
 UNREADABLE = (
     vodozemac.MegolmDecryptionException,
     vodozemac.DecodeException,
@@ -43,6 +46,7 @@ class Crypto:
 
     def __init__(self, client: AsyncClient) -> None:
         self._client = client
+        self._met: dict[UserID, float] = {}
 
     @property
     def _olm(self) -> Olm:
@@ -120,14 +124,23 @@ class Crypto:
         if session is None:
             return None
         if not self._owns(UserID(sender), session):
-            try:
-                await self.query({UserID(sender)})
-            except (aiohttp.ClientError, TimeoutError):
-                return None
+            await self._meet(UserID(sender))
             if not self._owns(UserID(sender), session):
                 log.warning("a message came under another name than its key: not a command")
                 return None
         return _open(session, str(content.get("ciphertext")), room_id)
+
+    async def _meet(self, user_id: UserID) -> None:
+        """Fetch a sender's devices, at most once a minute: not for every message of a stranger."""
+        now = time.monotonic()
+        if now - self._met.get(user_id, -MEET_EVERY) < MEET_EVERY:
+            return
+        self._met = {who: at for who, at in self._met.items() if now - at < MEET_EVERY}
+        self._met[user_id] = now
+        try:
+            await self.query({user_id})
+        except (aiohttp.ClientError, TimeoutError) as error:
+            log.info("a sender's keys wait for the homeserver (%s)", type(error).__name__)
 
     def _session(self, room_id: RoomID, content: dict[str, Any]) -> InboundGroupSession | None:
         session_id = content.get("session_id")
