@@ -16,8 +16,10 @@ from typing import Any, Final
 from bot.backfill import Backfill
 from bot.clock import Clock, SystemClock
 from bot.config import Settings
+from bot.identity import Identity
 from bot.intake import Intake
 from bot.matrix.client import Matrix
+from bot.matrix.cross_signing import CrossSigning
 from bot.matrix.session import Credentials, LoginError, connect, lock_secret, open_session
 from bot.model import Outcome, RateLimited, TokenRejectedError, Unreachable
 from bot.reading import Reader
@@ -159,6 +161,8 @@ async def _work(settings: Settings, matrix: Matrix, store: Store, stop: asyncio.
         random=random,
         wake_others=wake,
     )
+    signing = CrossSigning(matrix, settings.data_dir / "cross_signing.json")
+    identity = Identity(signing, clock, random=random)
     async with asyncio.TaskGroup() as group:
         finishing = [group.create_task(intake.run()), group.create_task(redactor.run())]
         ending: list[Coroutine[Any, Any, None]] = [
@@ -166,6 +170,7 @@ async def _work(settings: Settings, matrix: Matrix, store: Store, stop: asyncio.
             rooms.run(),
             speaker.run(),
             keep_tidy(store, clock),
+            identity.run(),
         ]
         others = [group.create_task(service) for service in ending]
         await stop.wait()

@@ -31,7 +31,7 @@ TABLE: Final = (
         names=("", "set"),
         argument="<lifetime>",
         right=LIFETIME_RIGHT,
-        help="every new message disappears after this long: 30s, 5m, 2h, 7d, 4w, 1y, 1d 12h",
+        help="new messages disappear after this long, such as 30s, 5m, 2h, 7d, 4w, 1y or 1d 12h",
     ),
     Command(
         kind="off",
@@ -58,9 +58,9 @@ class Parsed:
 
 
 def usage(command: Command, prefix: str) -> str:
-    """Return how the command is written, all its names."""
+    """Return how the command is written, the shortest way first, with its other names."""
     forms = [" ".join(filter(None, (prefix, name, command.argument))) for name in command.names]
-    return " or ".join(forms)
+    return forms[0] + (f" (or {', '.join(command.names[1:])})" if len(forms) > 1 else "")
 
 
 def text_of(content: dict[str, Any], relates_to: Any) -> str | None:

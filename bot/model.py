@@ -86,6 +86,8 @@ class Refused:
 
     status: int
     errcode: str = ""
+    body: Event = field(default_factory=dict, repr=False)
+    """What the answer says beside, such as how to authenticate (status 401)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

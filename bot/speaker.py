@@ -15,7 +15,6 @@ from bot.model import (
     Done,
     Event,
     Failed,
-    Forbidden,
     Millis,
     Outcome,
     OutcomeError,
@@ -69,6 +68,13 @@ class Memory(Protocol):
     async def revert(self, room_id: RoomID, setting: int | None, digest: str) -> None: ...  # noqa: D102
 
 
+def _passing(outcome: Outcome, debt: Debt) -> bool:
+    """Whether the same request may succeed later: for ever, if only the answer was missing."""
+    if isinstance(outcome, RateLimited | Unreachable):
+        return True
+    return isinstance(outcome, Failed) and debt.attempts < TRIES
+
+
 class Speaker:
     """Works through the debts, of each room the oldest first. What it does it may do again."""
 
@@ -115,7 +121,7 @@ class Speaker:
             outcome = error.outcome
         if isinstance(outcome, Done):
             await self._memory.paid(debt)
-        elif isinstance(outcome, RateLimited | Unreachable | Failed) and debt.attempts < TRIES:
+        elif _passing(outcome, debt):
             wait = backoff(debt.attempts, ceiling=PAUSE_CEILING, chance=self._random.random())
             if isinstance(outcome, RateLimited):
                 wait = max(wait, outcome.retry_after)
@@ -145,14 +151,17 @@ class Speaker:
         outcome = await self._homeserver.set_policy(debt.room_id, policy_content(wanted))
         if isinstance(outcome, Done):
             return True
-        if isinstance(outcome, Forbidden):
-            power = await self._homeserver.power(debt.room_id)
-            own = self._homeserver.own_id
-            args = {"need": power.to_send_state(POLICY_EVENT), "have": power.of(own)}
-            await self._memory.revert(debt.room_id, there, digest)
-            await self._memory.paid(debt, Owed(key=f"{debt.key}:no", kind="powerless", args=args))
-            return False
-        raise OutcomeError(outcome)
+        if _passing(outcome, debt):
+            raise OutcomeError(outcome)
+        # The command counted from its own place; what the room's state says counts again.
+        power = await self._homeserver.power(debt.room_id)
+        args = {
+            "need": power.to_send_state(POLICY_EVENT),
+            "have": power.of(self._homeserver.own_id),
+        }
+        await self._memory.revert(debt.room_id, there, digest)
+        await self._memory.paid(debt, Owed(key=f"{debt.key}:no", kind="powerless", args=args))
+        return False
 
     def _read(self, current: Event | None) -> tuple[int | None, str, str]:
         if current is None:

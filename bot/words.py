@@ -121,6 +121,8 @@ def refused(name: str, need: int, have: int) -> str:
 
 def powerless(need: int, have: int) -> str:
     """Say that the bot may not write the room's lifetime."""
+    if have >= need:
+        return "The homeserver would not let me set this room's lifetime. Nothing was changed."
     return (
         f"I may not change this room's settings: that needs power level {need}, and I have {have}."
         " Nothing was changed. Give me that level and say it again."
@@ -135,7 +137,7 @@ def limits(bounds: Bounds) -> str:
 def outside(prefix: str, bounds: Bounds) -> str:
     """Refuse a lifetime outside the bounds."""
     return (
-        f"I can do {limits(bounds)}. Nothing was changed."
+        f"That is outside the limits, {limits(bounds)}. Nothing was changed."
         f" For example: {prefix} {compact(example(bounds))}"
     )
 
@@ -149,7 +151,7 @@ def example(bounds: Bounds) -> Millis:
 def invalid(prefix: str, bounds: Bounds, reason: str = "") -> str:
     """Answer what is no command."""
     why = reason or "I do not understand that."
-    hint = f"Try {prefix} {compact(example(bounds))} ({limits(bounds)}), or {prefix} help."
+    hint = f"Try {prefix} {compact(example(bounds))}, or anything {limits(bounds)}."
     return f"{why} {hint}"
 
 
@@ -187,5 +189,5 @@ def status(
 def help_text(prefix: str, bounds: Bounds) -> str:
     """List the commands."""
     rows = [f"{usage(command, prefix)}: {command.help}" for command in TABLE]
-    rows.append(f"A lifetime is {limits(bounds)}, and holds for every new message, also yours.")
+    rows.append(f"A lifetime is anything {limits(bounds)}. It holds for everybody's messages.")
     return "\n".join(rows)

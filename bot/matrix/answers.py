@@ -52,8 +52,8 @@ def name(status: int, body: Any, headers: Mapping[str, str]) -> Outcome:
         return Forbidden(reason=errcode)
     if status == 404 and errcode:
         return NotFound()
-    if 400 <= status < 500 and errcode:
-        return Refused(status=status, errcode=errcode)
+    if 400 <= status < 500 and isinstance(body, dict) and (errcode or status == 401):
+        return Refused(status=status, errcode=errcode, body=body)
     return Failed(status=status, errcode=errcode)
 
 

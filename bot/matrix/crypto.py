@@ -57,6 +57,28 @@ class Crypto:
         """Whether the device's keys are on the homeserver."""
         return self._olm is not None and bool(self._olm.account.shared)
 
+    @property
+    def device_id(self) -> str:
+        """The id of this device."""
+        return str(self._client.device_id)
+
+    def is_own(self, device: Event) -> bool:
+        """Whether the homeserver's copy of a device is this one, by both of its keys."""
+        keys = device.get("keys")
+        own = self._olm.account.identity_keys
+        return isinstance(keys, dict) and all(
+            keys.get(f"{kind}:{self.device_id}") == own[kind] for kind in ("ed25519", "curve25519")
+        )
+
+    def sign(self, thing: Event) -> Event:
+        """Return `thing` with the signature of this device added."""
+        bare = {key: value for key, value in thing.items() if key not in {"signatures", "unsigned"}}
+        mine = {f"ed25519:{self.device_id}": self._olm.sign_json(bare)}
+        signatures = dict(thing.get("signatures", {}))
+        owner = self._client.user_id
+        signatures[owner] = {**signatures.get(owner, {}), **mine}
+        return {**thing, "signatures": signatures}
+
     def feed(self, body: Event) -> None:
         """Take from an answer of `/sync` what encryption lives on.
 

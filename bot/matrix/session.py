@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, field
@@ -15,6 +14,7 @@ from nio import AsyncClient, AsyncClientConfig
 from nio.store import SqliteStore
 
 from bot.matrix.client import Matrix, path
+from bot.matrix.files import write_private
 from bot.model import Done, Forbidden, Outcome, OutcomeError, Refused, UserID
 
 log = logging.getLogger(__name__)
@@ -56,23 +56,6 @@ def lock_secret(data_dir: Path, given: bytes | None) -> str:
     if not where.exists():
         write_private(where, secrets.token_hex(32) + "\n")
     return where.read_text(encoding="ascii").strip()
-
-
-def write_private(where: Path, text: str) -> None:
-    """Write a file that only its owner can read, whole or not at all, and see it on the disk."""
-    where.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    draft = where.with_name(where.name + ".new")
-    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(where)
-    folder = os.open(where.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def load_identity(where: Path) -> Identity | None:

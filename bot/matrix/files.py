@@ -1,0 +1,23 @@
+"""Writes the small files that hold secrets."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def write_private(where: Path, text: str) -> None:
+    """Write a file that only its owner can read, whole or not at all, and see it on the disk."""
+    where.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    draft = where.with_name(where.name + ".new")
+    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(where)
+    folder = os.open(where.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
