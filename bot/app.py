@@ -18,10 +18,12 @@ from bot.clock import Clock, SystemClock
 from bot.config import Settings
 from bot.identity import Identity
 from bot.intake import Intake
+from bot.late import Late
 from bot.matrix.client import Matrix
 from bot.matrix.cross_signing import CrossSigning
 from bot.matrix.session import Credentials, LoginError, connect, lock_secret, open_session
-from bot.model import Outcome, RateLimited, TokenRejectedError, Unreachable
+from bot.model import Failed, Outcome, RateLimited, TokenRejectedError, Unreachable
+from bot.ratchet import Ratchet
 from bot.reading import Reader
 from bot.redactor import Redactor
 from bot.rooms import Rooms
@@ -105,15 +107,20 @@ def _say(reason: object, status: int) -> int:
     return status
 
 
-@asynccontextmanager
-async def session(settings: Settings, insist: Any) -> AsyncIterator[Matrix]:
-    """Be logged in. Raises `LoginError`."""
-    credentials = Credentials(
+def credentials_of(settings: Settings) -> Credentials:
+    """Return what the settings give the bot to log in with."""
+    return Credentials(
         homeserver=settings.homeserver,
         user_id=settings.user_id,
         password=settings.password_text(),
         access_token=settings.access_token_text(),
     )
+
+
+@asynccontextmanager
+async def session(settings: Settings, insist: Any) -> AsyncIterator[Matrix]:
+    """Be logged in. Raises `LoginError`."""
+    credentials = credentials_of(settings)
     secret = lock_secret(settings.data_dir, settings.pickle_key())
     client = connect(credentials, settings.data_dir, secret)
     try:
@@ -144,14 +151,18 @@ async def _work(settings: Settings, matrix: Matrix, store: Store, stop: asyncio.
     prefix, bounds = settings.command_prefix, settings.bounds
 
     def wake() -> None:
-        for service in (redactor, backfill, rooms, speaker):
+        for service in (redactor, backfill, rooms, speaker, late, ratchet):
             service.wake.set()
 
     reader = Reader(matrix, prefix=prefix, bounds=bounds, digest=store.digest)
     intake = Intake(matrix, store, reader, clock, random=random, wake=wake)
     redactor = Redactor(matrix, store, clock, random=random, wake_rooms=wake)
     backfill = Backfill(matrix, store, reader, clock, random=random, wake_others=wake)
-    speaker = Speaker(matrix, store, clock, prefix=prefix, bounds=bounds, random=random)
+    signing = CrossSigning(matrix, settings.data_dir, settings.recovery_key())
+    identity = Identity(signing, clock, random=random)
+    speaker = Speaker(
+        matrix, store, clock, prefix=prefix, bounds=bounds, random=random, identity=identity
+    )
     rooms = Rooms(
         matrix,
         store,
@@ -161,14 +172,16 @@ async def _work(settings: Settings, matrix: Matrix, store: Store, stop: asyncio.
         random=random,
         wake_others=wake,
     )
-    signing = CrossSigning(matrix, settings.data_dir / "cross_signing.json")
-    identity = Identity(signing, clock, random=random)
+    late = Late(matrix, store, reader, clock, wake_others=wake)
+    ratchet = Ratchet(matrix.crypto, store.keys, clock, grace=30_000, longest=bounds.maximum)
     async with asyncio.TaskGroup() as group:
         finishing = [group.create_task(intake.run()), group.create_task(redactor.run())]
         ending: list[Coroutine[Any, Any, None]] = [
             backfill.run(),
             rooms.run(),
             speaker.run(),
+            late.run(),
+            ratchet.run(),
             keep_tidy(store, clock),
             identity.run(),
         ]
@@ -177,9 +190,10 @@ async def _work(settings: Settings, matrix: Matrix, store: Store, stop: asyncio.
         log.info("stopping")
         intake.stop()
         redactor.stop()
-        _, late = await asyncio.wait(finishing, timeout=STOP_WITHIN)
-        for task in [*late, *others]:
+        _, slow = await asyncio.wait(finishing, timeout=STOP_WITHIN)
+        for task in [*slow, *others]:
             task.cancel()
+    ratchet.scrub()
 
 
 async def wait_for_homeserver(
@@ -196,7 +210,7 @@ async def wait_for_homeserver(
     failures = 0
     while True:
         outcome = await request()
-        if not isinstance(outcome, Unreachable | RateLimited):
+        if not isinstance(outcome, Unreachable | RateLimited | Failed):
             return outcome
         now = clock.now()
         if now - said_at >= 60_000:

@@ -14,9 +14,12 @@ from rich.console import Console
 from rich.text import Text
 
 from bot.config import Settings
+from bot.identity import REMEDIES, WORDS
 from bot.matrix.client import Matrix, path
+from bot.matrix.cross_signing import CrossSigning, Standing, read_seeds
+from bot.matrix.secret_storage import StorageError
 from bot.matrix.session import DEVICE_NAME, Identity, LoginError, load_identity
-from bot.model import Done, Forbidden, Outcome, TokenRejectedError, Unreachable
+from bot.model import Done, Forbidden, Outcome, OutcomeError, TokenRejectedError, Unreachable
 
 VERSIONS: Final = "/_matrix/client/versions"
 OLDEST: Final = (1, 5)
@@ -50,6 +53,7 @@ async def findings(settings: Settings) -> AsyncIterator[Finding]:
     """Look at one thing after another. Nothing is changed, and a running bot is not disturbed."""
     yield _folder(settings.data_dir)
     client = AsyncClient(settings.homeserver, settings.user_id)
+    client.user_id = settings.user_id  # nio itself fills it in at the login
     matrix = Matrix(client)
     try:
         homeserver = await _homeserver(matrix, settings.homeserver)
@@ -62,7 +66,11 @@ async def findings(settings: Settings) -> AsyncIterator[Finding]:
             yield Finding(good=False, what="login", remedy=str(error))
             return
         yield await _login(matrix, settings, known)
-        yield await _keys(matrix, settings.data_dir, known)
+        keys = await _keys(matrix, settings.data_dir, known)
+        yield keys
+        if keys.good and known is not None:
+            async for finding in _identity(matrix, settings, known):
+                yield finding
     finally:
         await client.close()
 
@@ -184,3 +192,40 @@ async def _keys(matrix: Matrix, folder: Path, known: Identity | None) -> Finding
             remedy="start the bot and look at its log",
         )
     return Finding(good=True, what="encryption keys are in place")
+
+
+async def _identity(matrix: Matrix, settings: Settings, known: Identity) -> AsyncIterator[Finding]:
+    """Look at the cross-signing keys and, if there is a recovery key, at what it opens."""
+    signing = CrossSigning(matrix, settings.data_dir)
+    try:
+        standing, _ = await signing.look(known.device_id)
+        yield _signed(standing)
+        key = settings.recovery_key()
+        if key is not None:
+            yield await _recovery(matrix, key, signing.master)
+    except OutcomeError as error:
+        yield Finding(
+            good=False, what=f"cross-signing: {_short(error.outcome)}", remedy="try again later"
+        )
+
+
+def _signed(standing: Standing) -> Finding:
+    if standing is Standing.SIGNED:
+        return Finding(good=True, what="cross-signing: the device is signed")
+    what = WORDS.get(standing, "the device is not signed")
+    return Finding(good=False, what=f"cross-signing: {what}", remedy=REMEDIES[standing])
+
+
+async def _recovery(matrix: Matrix, key: bytes, master: str) -> Finding:
+    try:
+        seeds = await read_seeds(matrix, key)
+        problem = "" if not master or seeds.public("master") == master else "it opens an old one"
+    except StorageError as error:
+        problem = str(error)
+    if problem:
+        return Finding(
+            good=False,
+            what=f"recovery key: {problem}",
+            remedy="ephemeral-bot identity backup --replace makes a new one",
+        )
+    return Finding(good=True, what="recovery key: it opens the identity kept for the account")

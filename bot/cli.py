@@ -5,8 +5,9 @@
 import asyncio
 import importlib.util
 import os
+from collections.abc import Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -30,6 +31,12 @@ app = typer.Typer(
     # A pretty traceback shows local variables, and a password may be among them.
     pretty_exceptions_enable=False,
 )
+
+identity = typer.Typer(
+    help="Show, replace or keep safe the keys by which people recognise the bot.",
+    no_args_is_help=True,
+)
+app.add_typer(identity, name="identity")
 
 ConfigOption = Annotated[
     Path | None,
@@ -83,10 +90,54 @@ def check(config: ConfigOption = None) -> None:
     raise typer.Exit(0 if asyncio.run(run_checks(settings)) else 1)
 
 
+@identity.command()
+def show(config: ConfigOption = None) -> None:
+    """Show the keys that people can compare, and whether the device is signed."""
+    settings = _prepare(config)
+    from bot import custody  # noqa: PLC0415
+
+    _carry_out(custody.show(settings, typer.echo))
+
+
+@identity.command()
+def reset(
+    config: ConfigOption = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask whether it is meant.")] = False,
+) -> None:
+    """Give the account a new identity. It takes the password, and the bot must be stopped."""
+    settings = _prepare(config)
+    from bot import custody  # noqa: PLC0415
+
+    operator = custody.Operator(
+        say=typer.echo,
+        agrees=lambda question: yes or typer.confirm(question),
+        password=lambda question: str(typer.prompt(question, hide_input=True, err=True)),
+    )
+    _carry_out(custody.reset(settings, operator))
+
+
+@identity.command()
+def backup(
+    config: ConfigOption = None,
+    recovery_key_file: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", help="Write the key into this new file; do not show it."),
+    ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Though the account has a secret storage already.")
+    ] = False,
+) -> None:
+    """Keep the identity in the account's secret storage, under a recovery key."""
+    settings = _prepare(config)
+    from bot import custody  # noqa: PLC0415
+
+    _carry_out(custody.backup(settings, typer.echo, file=recovery_key_file, replace=replace))
+
+
 @app.command()
 def demo(
     keep: Annotated[
-        bool, typer.Option("--keep", help="Keep the homeserver and its files.")
+        bool, typer.Option("--keep", help="Leave everything running afterwards, until Ctrl-C.")
     ] = False,
 ) -> None:
     """Watch messages disappear on a throwaway homeserver."""
@@ -96,6 +147,18 @@ def demo(
     from bot.demo.run import demo as run_demo  # noqa: PLC0415
 
     raise typer.Exit(run_demo(keep=keep))
+
+
+def _carry_out(work: Coroutine[Any, Any, int]) -> None:
+    """Do what an operator asked for; exit with its status."""
+    from bot.custody import CustodyError  # noqa: PLC0415
+
+    try:
+        status = asyncio.run(work)
+    except CustodyError as error:
+        _say(str(error))
+        status = error.status
+    raise typer.Exit(status)
 
 
 def _prepare(config: Path | None) -> "Settings":

@@ -44,6 +44,11 @@ TABLE: Final = (
         names=("", "status", "show"),
         help="what is set here, how much is waiting, and whether I can do my work",
     ),
+    Command(
+        kind="fingerprint",
+        names=("fingerprint",),
+        help="my keys, to compare with what your app shows of me",
+    ),
     Command(kind="help", names=("help",), help="this list"),
 )
 

@@ -10,6 +10,7 @@ from typing import Final, Protocol
 from bot.clock import Clock
 from bot.model import OutcomeError
 from bot.schedule import POSTPONE_CEILING, backoff
+from bot.words import Fingerprints
 
 log = logging.getLogger(__name__)
 
@@ -26,12 +27,28 @@ WORDS: Final = {
     "unproven": "the homeserver shows other keys for the bot's device: it was not signed",
     "refused": "the homeserver wants the password before it takes cross-signing keys",
 }
+REMEDIES: Final = {
+    "lost": "give encryption.recovery_key_file and restart the bot, or: ephemeral-bot identity"
+    " reset",
+    "replaced": "restore cross_signing.json from a backup, or: ephemeral-bot identity reset",
+    "unproven": "move device.json out of data_dir and restart the bot: it becomes a new device",
+    "refused": "ephemeral-bot identity reset",
+    "unsigned": "start the bot, and look at its log",
+}
+"""What the operator can do about it."""
 
 
 class CrossSigning(Protocol):
-    """What signs the device; returns how the device stands, one of `signed` and `WORDS`."""
+    """What signs the device."""
 
-    async def settle(self) -> str: ...  # noqa: D102
+    @property
+    def master(self) -> str: ...  # noqa: D102
+    @property
+    def device_id(self) -> str: ...  # noqa: D102
+    @property
+    def fingerprint(self) -> str: ...  # noqa: D102
+    async def settle(self) -> str:
+        """Return how the device stands, one of `signed` and `WORDS`."""
 
 
 class Identity:
@@ -48,6 +65,16 @@ class Identity:
     def trouble(self) -> str:
         """What to tell people, if anything."""
         return WORDS.get(self.standing, "")
+
+    @property
+    def fingerprints(self) -> Fingerprints:
+        """The keys that people can compare."""
+        signing = self._signing
+        return Fingerprints(
+            master=signing.master if self.standing == SIGNED else "",
+            device_id=signing.device_id,
+            device=signing.fingerprint,
+        )
 
     async def run(self) -> None:
         """Settle the device's standing; expiry never waits for it."""
@@ -66,7 +93,7 @@ class Identity:
                     await self._clock.wait(never, until)
                 continue
             if self.trouble:
-                log.warning("%s", self.trouble)
+                log.warning("%s (%s)", self.trouble, REMEDIES[self.standing])
             else:
                 log.info("the device is signed: clients that trust signed devices only trust it")
             return

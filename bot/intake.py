@@ -77,6 +77,7 @@ class Intake:
         self._wake = wake
         self._stop = asyncio.Event()
         self._patience: asyncio.Timeout | None = None
+        self._wait: Millis = 0  # the first answer comes at once, and says how many keys are left
 
     def stop(self) -> None:
         """End after the batch in hand; a long poll is broken off at once."""
@@ -121,7 +122,11 @@ class Intake:
         """Wait for a batch; `None` when `stop` broke it off."""
         try:
             async with asyncio.timeout(None) as self._patience:
-                return await self._homeserver.sync(since, LONG_POLL)
+                if self._stop.is_set():
+                    return None
+                batch = await self._homeserver.sync(since, self._wait)
+                self._wait = LONG_POLL
+                return batch
         except TimeoutError:
             return None
         finally:

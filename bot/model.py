@@ -135,6 +135,13 @@ class RoomBatch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Locked:
+    """An encrypted event whose room key has not come."""
+
+    session_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Invite:
     """An invitation: who asks the bot into which room."""
 
@@ -150,3 +157,5 @@ class SyncBatch:
     joined: list[RoomBatch] = field(default_factory=list)
     invited: list[Invite] = field(default_factory=list)
     left: list[RoomID] = field(default_factory=list)
+    keys: bool = False
+    """Room keys came with it: what could not be decrypted before may be now."""

@@ -6,7 +6,17 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from bot.model import Bounds, EventID, Millis, RoomID, UserID
-from bot.timeline import OFF, Change, Item, Message, Redaction, Said, Setting
+from bot.timeline import (
+    OFF,
+    Change,
+    Item,
+    Message,
+    Opened,
+    Redaction,
+    Said,
+    Setting,
+    Unheard,
+)
 
 LARGEST: Final = 2**53 - 1
 """The largest integer in canonical JSON; larger ones cannot have come through a homeserver."""
@@ -65,6 +75,8 @@ class Stamped:
     dropped: list[EventID]
     owed: list[Owed]
     handled: list[str]
+    unheard: list[tuple[Unheard, RoomState]]
+    """Messages that may turn out to be commands, each with how the room stood at its place."""
     suspends: bool = False
 
 
@@ -106,65 +118,87 @@ def stamp(state: RoomState, items: list[Item], *, bounds: Bounds, own_id: UserID
 
     The policy in force at a message's own place decides; later changes do not touch it.
     """
-    timers: list[tuple[EventID, Millis]] = []
-    dropped: list[EventID] = []
-    owed: list[Owed] = []
-    handled: list[str] = []
-    suspends = False
+    walk = _Walk(state, bounds, own_id)
     for item in items:
-        match item:
-            case Message():
-                span = lifetime(state.setting, bounds)
-                if span is not None:
-                    timers.append((item.event_id, item.sent + span))
-            case Change(digest=digest) if digest and digest == state.policy_digest:
-                pass  # told again, as the state at the start of a timeline
-            case Change():
-                state = _changed(state, item, owed, bounds=bounds, own_id=own_id)
-            case Redaction():
-                dropped.append(item.target)
-                if item.target_digest == state.policy_digest and state.policy_digest:
-                    # Redacting the state event empties it, which is how the room reads `off`.
-                    emptied = Change(
-                        setting=OFF, sender=item.sender, digest=state.policy_digest, note=""
-                    )
-                    state = _changed(state, emptied, owed, bounds=bounds, own_id=own_id)
-            case Said():
-                handled.append(item.digest)
-                base = {"base": state.policy_digest, "was": lifetime(state.setting, bounds)}
-                args = item.args | base | {"sender": item.sender}
-                if item.setting is not None:
-                    args["setting"] = item.setting
-                    state = replace(state, setting=item.setting, commanded=True)
-                    owed = [one for one in owed if one.kind != "set"]
-                    suspends = item.suspends
-                owed.append(Owed(key=item.digest, kind=item.kind, args=args))
+        walk.pass_by(item)
     return Stamped(
-        state=state,
-        timers=timers,
-        dropped=dropped,
-        owed=owed,
-        handled=handled,
-        suspends=suspends,
+        state=walk.state,
+        timers=walk.timers,
+        dropped=walk.dropped,
+        owed=walk.owed,
+        handled=walk.handled,
+        unheard=walk.unheard,
+        suspends=walk.suspends,
     )
 
 
-def _changed(
-    state: RoomState, change: Change, owed: list[Owed], *, bounds: Bounds, own_id: UserID
-) -> RoomState:
-    """Apply a state event; what the bot itself set was announced with the command."""
-    if change.sender == own_id:
-        if state.commanded and change.setting != state.setting:
-            # The echo of an earlier command; a later one already counts from its own place.
-            return replace(state, policy_digest=change.digest)
-        return RoomState(setting=change.setting, policy_digest=change.digest)
-    before, after = lifetime(state.setting, bounds), lifetime(change.setting, bounds)
-    if (before != after or change.note) and not change.quiet:
-        args = {
-            "sender": change.sender,
-            "setting": change.setting,
-            "was": before,
-            "note": change.note,
-        }
-        owed.append(Owed(key=f"change:{change.digest}", kind="changed", args=args))
-    return RoomState(setting=change.setting, policy_digest=change.digest)
+class _Walk:
+    """How the room stands at the place that was reached, and what has come of it so far."""
+
+    def __init__(self, state: RoomState, bounds: Bounds, own_id: UserID) -> None:
+        self.state = state
+        self._bounds = bounds
+        self._own_id = own_id
+        self.timers: list[tuple[EventID, Millis]] = []
+        self.dropped: list[EventID] = []
+        self.owed: list[Owed] = []
+        self.handled: list[str] = []
+        self.unheard: list[tuple[Unheard, RoomState]] = []
+        self.suspends = False
+
+    def pass_by(self, item: Item) -> None:
+        match item:
+            case Message():
+                span = lifetime(self.state.setting, self._bounds)
+                if span is not None:
+                    self.timers.append((item.event_id, item.sent + span))
+            case Change():
+                # The state at the start of a timeline tells again what is known.
+                if not item.digest or item.digest != self.state.policy_digest:
+                    self._change(item)
+            case Redaction():
+                self._redaction(item)
+            case Said():
+                self._said(item)
+            case Unheard():
+                self.unheard.append((item, self.state))
+            case Opened():
+                pass  # concerns the key and not the room
+
+    def _redaction(self, item: Redaction) -> None:
+        self.dropped.append(item.target)
+        if item.target_digest == self.state.policy_digest and self.state.policy_digest:
+            # Redacting the state event empties it, which is how the room reads `off`.
+            self._change(Change(setting=OFF, sender=item.sender, digest=self.state.policy_digest))
+
+    def _said(self, item: Said) -> None:
+        self.handled.append(item.digest)
+        was = lifetime(self.state.setting, self._bounds)
+        args = item.args | {"base": self.state.policy_digest, "was": was, "sender": item.sender}
+        if item.setting is not None:
+            args["setting"] = item.setting
+            self.state = replace(self.state, setting=item.setting, commanded=True)
+            self.owed = [one for one in self.owed if one.kind != "set"]
+            self.suspends = item.suspends
+        self.owed.append(Owed(key=item.digest, kind=item.kind, args=args))
+
+    def _change(self, change: Change) -> None:
+        """Apply a state event; what the bot itself set was announced with the command."""
+        state, setting = self.state, change.setting
+        if change.sender == self._own_id:
+            if state.commanded and setting != state.setting:
+                # The echo of an earlier command; a later one counts from its own place already.
+                self.state = replace(state, policy_digest=change.digest)
+            else:
+                self.state = RoomState(setting=setting, policy_digest=change.digest)
+            return
+        before, after = lifetime(state.setting, self._bounds), lifetime(setting, self._bounds)
+        if (before != after or change.note) and not change.quiet:
+            args = {
+                "sender": change.sender,
+                "setting": setting,
+                "was": before,
+                "note": change.note,
+            }
+            self.owed.append(Owed(key=f"change:{change.digest}", kind="changed", args=args))
+        self.state = RoomState(setting=setting, policy_digest=change.digest)

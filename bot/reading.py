@@ -12,6 +12,7 @@ from bot.model import (
     Bounds,
     Event,
     EventID,
+    Locked,
     Millis,
     OutcomeError,
     RateLimited,
@@ -26,8 +27,10 @@ from bot.timeline import (
     Change,
     Item,
     Message,
+    Opened,
     Redaction,
     Said,
+    Unheard,
     began,
     is_gone,
     is_state,
@@ -38,6 +41,10 @@ log = logging.getLogger(__name__)
 
 SHAPES_ROOM = frozenset({"m.room.power_levels", "m.room.create", "m.room.tombstone"})
 """State that says what the bot may do."""
+
+
+LONGEST_COMMAND = 1_024
+"""Characters of ciphertext in which every valid command fits, whatever its client adds."""
 
 
 class Clear(Protocol):
@@ -59,7 +66,7 @@ class Homeserver(Protocol):
     @property
     def own_id(self) -> UserID: ...  # noqa: D102
     async def power(self, room_id: RoomID) -> Power: ...  # noqa: D102
-    async def decrypt(self, room_id: RoomID, event: Event) -> Clear | None: ...  # noqa: D102
+    async def decrypt(self, room_id: RoomID, event: Event) -> Clear | Locked | None: ...  # noqa: D102
 
 
 class Reader:
@@ -105,9 +112,8 @@ class Reader:
             event_id = event.get("event_id")
             if not isinstance(event_id, str) or is_gone(event):
                 continue
-            said = await self._said(room_id, event, encrypted=encrypted)
-            if said is not None:
-                items.append(said)  # before its own message: a lifetime covers its command
+            # A command stands before its own message: its lifetime covers it as well.
+            items += await self._heard(room_id, event, encrypted=encrypted, now=now)
             sent = began(event, live=live, since=since, now=now)
             items.append(Message(event_id=EventID(event_id), sent=sent))
         return items
@@ -138,44 +144,37 @@ class Reader:
         )
         return [redaction]
 
-    async def _said(self, room_id: RoomID, event: Event, *, encrypted: bool) -> Said | None:
-        """Return the judged command that a message is, if it is one."""
-        sender = event.get("sender")
-        if not isinstance(sender, str) or sender == self._homeserver.own_id:
-            return None
-        found = await self._text(room_id, event, encrypted=encrypted)
-        if found is None:
-            return None
-        parsed, identity = found
-        return await self._judge(room_id, UserID(sender), parsed, self.digest(identity))
-
-    async def _text(
-        self, room_id: RoomID, event: Event, *, encrypted: bool
-    ) -> tuple[Parsed, str] | None:
-        content = event.get("content")
-        if not isinstance(content, dict):
-            return None
-        identity = f"event:{event['event_id']}"
-        relates_to = content.get("m.relates_to")
-        kind = event.get("type")
+    async def _heard(
+        self, room_id: RoomID, event: Event, *, encrypted: bool, now: Millis
+    ) -> list[Item]:
+        """Return what a message says to the bot, if it says anything to it."""
+        content, sender = event.get("content"), event.get("sender")
+        if not isinstance(content, dict) or not isinstance(sender, str):
+            return []
+        if sender == self._homeserver.own_id:
+            return []
+        identity, relates_to = f"event:{event['event_id']}", content.get("m.relates_to")
+        kind, found = event.get("type"), list[Item]()
         if encrypted:
             # A server can put words in clear into an encrypted room: they do not count there.
-            if kind != "m.room.encrypted":
-                return None
+            if kind != "m.room.encrypted" or not may_be_command(content):
+                return []
             clear = await self._homeserver.decrypt(room_id, event)
             if clear is None:
-                return None
+                return []
+            if isinstance(clear, Locked):
+                return _unheard(event, clear, now)
             content, kind = clear.content, clear.type
             identity = f"megolm:{clear.session_id}:{clear.index}"
-        if kind != "m.room.message":
-            return None
-        text = text_of(content, relates_to)
+            found.append(Opened(session_id=clear.session_id, index=clear.index, at=now))
+        text = text_of(content, relates_to) if kind == "m.room.message" else None
         parsed = None if text is None else parse(text, self._prefix)
-        return None if parsed is None else (parsed, identity)
+        if parsed is not None:
+            digest = self.digest(identity)
+            found.append(await self._judge(room_id, UserID(sender), parsed, digest))
+        return found
 
-    async def _judge(
-        self, room_id: RoomID, sender: UserID, parsed: Parsed, digest: str
-    ) -> Said | None:
+    async def _judge(self, room_id: RoomID, sender: UserID, parsed: Parsed, digest: str) -> Said:
         """Decide whether the command may do what it says, by the room's state as it is now."""
         said = Said(digest=digest, sender=sender, kind=parsed.kind, args=dict(parsed.args))
         if parsed.setting is None:
@@ -203,6 +202,29 @@ class Reader:
             setting=parsed.setting,
             suspends=not power.may_redact(own_id),
         )
+
+
+def may_be_command(content: dict[str, Any]) -> bool:
+    """Whether an encrypted event is worth decrypting: an edit is none, nor what is too long.
+
+    What relates to another message does so in clear. The longest line that a person may
+    mistake for a command still gets its answer; what is longer than an event may be does not come.
+    """
+    relation = content.get("m.relates_to")
+    return not (isinstance(relation, dict) and relation.get("rel_type") == "m.replace")
+
+
+def _unheard(event: Event, clear: Locked, now: Millis) -> list[Item]:
+    """Return the message as one that waits for its key, if it is as short as a command is."""
+    if len(str(event["content"].get("ciphertext", ""))) > LONGEST_COMMAND:
+        return []
+    unheard = Unheard(
+        event_id=EventID(str(event["event_id"])),
+        sender=UserID(str(event["sender"])),
+        session_id=clear.session_id,
+        at=now,
+    )
+    return [unheard]
 
 
 def is_encryption(event: Event) -> bool:

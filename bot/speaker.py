@@ -26,7 +26,7 @@ from bot.model import (
 from bot.policy import Debt, Owed, Room, lifetime, policy_content, read_setting
 from bot.power import Power
 from bot.schedule import PAUSE_CEILING, backoff
-from bot.words import Standing
+from bot.words import Fingerprints, Standing
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +68,15 @@ class Memory(Protocol):
     async def revert(self, room_id: RoomID, setting: int | None, digest: str) -> None: ...  # noqa: D102
 
 
+class Identity(Protocol):
+    """What the speaker asks of the bot's identity."""
+
+    @property
+    def trouble(self) -> str: ...  # noqa: D102
+    @property
+    def fingerprints(self) -> Fingerprints: ...  # noqa: D102
+
+
 def _passing(outcome: Outcome, debt: Debt) -> bool:
     """Whether the same request may succeed later: for ever, if only the answer was missing."""
     if isinstance(outcome, RateLimited | Unreachable):
@@ -87,6 +96,7 @@ class Speaker:
         prefix: str,
         bounds: Bounds,
         random: Random,
+        identity: Identity | None = None,
     ) -> None:
         self._homeserver = homeserver
         self._memory = memory
@@ -94,6 +104,7 @@ class Speaker:
         self._prefix = prefix
         self._bounds = bounds
         self._random = random
+        self._identity = identity
         self.wake = asyncio.Event()
 
     async def run(self) -> None:
@@ -193,6 +204,8 @@ class Speaker:
             case "refused":
                 name = await self._name(room, args["sender"])
                 return words.refused(name, args["need"], args["have"])
+            case "unheard":
+                return words.unheard(await self._name(room, args["sender"]))
             case "powerless":
                 return words.powerless(args["need"], args["have"])
             case _:
@@ -210,6 +223,8 @@ class Speaker:
                 return words.help_text(self._prefix, self._bounds)
             case "status":
                 return await self._status(room)
+            case "fingerprint" if self._identity is not None:
+                return words.fingerprint(self._identity.fingerprints, self._identity.trouble)
         return ""
 
     async def _announce(self, debt: Debt, room: Room) -> str:
@@ -235,6 +250,7 @@ class Speaker:
             next_in=None if due is None else due - self._clock.now(),
             standing=await self._standing(room.room_id),
             reading=await self._memory.unread.reads(room.room_id),
+            trouble="" if self._identity is None else self._identity.trouble,
         )
 
     async def _name(self, room: Room, sender: str) -> str:

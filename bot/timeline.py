@@ -60,7 +60,26 @@ class Said:
     """The lifetime was set, but the bot lacks the power to redact."""
 
 
-Item = Message | Change | Redaction | Said
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unheard:
+    """A message whose key has not come, and which is short enough to be a command."""
+
+    event_id: EventID
+    sender: UserID
+    session_id: str
+    at: Millis
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """A message was decrypted: its key is to be ratcheted past it."""
+
+    session_id: str
+    index: int
+    at: Millis
+
+
+Item = Message | Change | Redaction | Said | Unheard | Opened
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,6 +26,16 @@ class Standing:
         return self.have >= self.need
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fingerprints:
+    """The bot's public keys, for people to compare: unpadded base64."""
+
+    master: str
+    """Of the account's identity; empty while the account's keys are not the bot's own."""
+    device_id: str
+    device: str
+
+
 def tame(name: str) -> str:
     """Return a display name without signs that could rearrange the line around it."""
     clean = "".join(sign for sign in name if unicodedata.category(sign)[0] != "C")
@@ -155,6 +165,14 @@ def invalid(prefix: str, bounds: Bounds, reason: str = "") -> str:
     return f"{why} {hint}"
 
 
+def unheard(name: str) -> str:
+    """Ask for a message again whose key never came."""
+    return (
+        f"I could not read a message of {tame(name)}: its key never came to me. If it was a"
+        " command, please say it again. It disappears like any other."
+    )
+
+
 def unjudged() -> str:
     """Answer a command whose right could not be looked up."""
     return "I could not look up who may do this here. Nothing was changed; please say it again."
@@ -167,6 +185,7 @@ def status(
     next_in: Millis | None,
     standing: Standing | None,
     reading: bool,
+    trouble: str = "",
 ) -> str:
     """Say what is set, what is waiting, and whether the bot can do its work."""
     said = "Messages stay: no lifetime is set."
@@ -183,7 +202,32 @@ def status(
         said += " I am still reading what was said while I was away."
     if standing is not None and not standing.suffices:
         said += f" {paused(standing)}"
+    if trouble:
+        said += f" {distrusted(trouble)}"
     return said
+
+
+def distrusted(trouble: str) -> str:
+    """Say what is wrong with the bot's identity, which only its operator can mend."""
+    return f"My operator should look at my identity: {trouble}."
+
+
+def fingerprint(keys: Fingerprints, trouble: str = "") -> str:
+    """Show the bot's keys."""
+    rows = ["Compare these with what your app shows of me:"]
+    if keys.master:
+        rows.append(f"identity {grouped(keys.master)}")
+    rows.append(f"device {keys.device_id} {grouped(keys.device)}")
+    if trouble:
+        rows.append(distrusted(trouble))
+    elif not keys.master:
+        rows.append("My identity is being looked at; ask again in a minute.")
+    return "\n".join(rows)
+
+
+def grouped(key: str) -> str:
+    """Return a key in groups of four, as apps show it."""
+    return " ".join(key[at : at + 4] for at in range(0, len(key), 4))
 
 
 def help_text(prefix: str, bounds: Bounds) -> str:

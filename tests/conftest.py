@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bot.demo.homeserver import Homeserver
+from tests.house import House
 from tests.peers import People
 from tests.process import Bots
 
@@ -60,3 +61,11 @@ async def strict_bots(strict_homeserver: Homeserver, tmp_path: Path) -> AsyncIte
     made = Bots(strict_homeserver, tmp_path)
     yield made
     await made.close()
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[House]:
+    """The services over fakes and a database of their own; run those that the test is about."""
+    made = await House.build(tmp_path / "timers.db")
+    yield made
+    await made.store.close()

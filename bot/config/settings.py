@@ -16,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from bot import recovery_key
 from bot.durations import DurationError, compact, parse
 from bot.model import Bounds, Millis, UserID
 
@@ -129,10 +130,11 @@ class Lifetimes(_Section):
 
 
 class Encryption(_Section):
-    """Where the secret that locks the crypto store comes from."""
+    """Where the secret that locks the crypto store comes from, and the key to the lost identity."""
 
     pickle_key: Annotated[SecretStr, AfterValidator(_pickle_key)] | None = None
     pickle_key_file: AnyPath | None = None
+    recovery_key_file: AnyPath | None = None
 
 
 class Log(_Section):
@@ -161,6 +163,7 @@ class Settings(_Section):
     _password: SecretStr | None = PrivateAttr(None)
     _access_token: SecretStr | None = PrivateAttr(None)
     _pickle_key: SecretStr | None = PrivateAttr(None)
+    _recovery_key: SecretStr | None = PrivateAttr(None)
 
     @property
     def own_server(self) -> str:
@@ -190,6 +193,11 @@ class Settings(_Section):
         """Return the 32 bytes that lock the crypto store, or None when the bot makes its own."""
         text = _revealed(self._pickle_key)
         return None if text is None else bytes.fromhex(text)
+
+    def recovery_key(self) -> bytes | None:
+        """Return the key to the account's secret storage, or None when the bot has none."""
+        text = _revealed(self._recovery_key)
+        return None if text is None else recovery_key.read(text)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -223,6 +231,16 @@ class Settings(_Section):
                 _pickle_key(self._pickle_key)
             except ValueError as error:
                 raise ValueError(f"encryption.pickle_key_file: {error}") from None
+        return self
+
+    @model_validator(mode="after")
+    def _read_recovery_key(self) -> Self:
+        key = "encryption.recovery_key_file"
+        self._recovery_key = _read(key, self.encryption.recovery_key_file)
+        try:
+            self.recovery_key()
+        except recovery_key.RecoveryKeyError as error:
+            raise ValueError(f"{key}: {error}") from None
         return self
 
 

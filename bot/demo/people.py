@@ -1,4 +1,4 @@
-"""A person with a real client: matrix-nio on a device that encrypts, with a key store of its own."""
+"""A person with a real client: matrix-nio on a device that encrypts, with its own key store."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TypeVar
 from urllib.parse import quote
 
+import aiohttp
 import nio
 from nio.store import SqliteStore
 
@@ -88,7 +89,7 @@ class Device:
         """Stop syncing and close the connections. May be called more than once."""
         if self._syncing is not None:
             self._syncing.cancel()
-            await asyncio.wait({self._syncing})
+            await asyncio.gather(self._syncing, return_exceptions=True)
         await self._client.close()
 
     async def call(self, method: str, *parts: str, body: Any = None) -> Event:
@@ -96,11 +97,14 @@ class Device:
         path = "/".join([BASE, *(quote(part, safe="") for part in parts)])
         headers = {"Authorization": f"Bearer {self.account.access_token}"}
         data = None if body is None else json.dumps(body)
-        async with await self._client.send(method, path, data, headers) as answer:
-            content: Event = await answer.json()
-            if answer.status != 200:
-                raise DeviceError(f"{method} {path}: {answer.status} {content.get('error')}")
-            return content
+        try:
+            async with await self._client.send(method, path, data, headers) as answer:
+                status, content = answer.status, await answer.json()
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise DeviceError(f"{method} {path}: {type(error).__name__}") from error
+        if status != 200:
+            raise DeviceError(f"{method} {path}: {status} {content.get('error')}")
+        return Event(content)
 
     async def create_encrypted_room(self, name: str) -> RoomID:
         """Make a private room where this person may do everything."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
@@ -19,6 +20,7 @@ from bot.model import (
     Event,
     EventID,
     Failed,
+    Locked,
     Millis,
     NotFound,
     Outcome,
@@ -66,8 +68,13 @@ class Matrix:
 
     def __init__(self, client: AsyncClient) -> None:
         self._client = client
-        self.crypto = Crypto(client)
+        self.crypto = Crypto(client, self.request)
         self.own_id = UserID(client.user_id)
+
+    @property
+    def fingerprint(self) -> str:
+        """The Ed25519 key of this device."""
+        return str(self._client.olm.account.identity_keys["ed25519"])
 
     def use_token(self, token: str) -> None:
         """Make requests as the device that `token` belongs to."""
@@ -124,7 +131,8 @@ class Matrix:
             raise OutcomeError(Failed(status=200))
         self.crypto.feed(outcome.body)
         await self.crypto.keep_up()
-        return answers.read_sync(outcome.body, self.own_id)
+        batch = answers.read_sync(outcome.body, self.own_id)
+        return replace(batch, keys=self.crypto.has_news)
 
     async def page_back(self, room_id: RoomID, token: str) -> tuple[list[Event], str | None]:
         """Return a page of events before `token`, newest first, and the token before them.
@@ -137,9 +145,18 @@ class Matrix:
         end = body.get("end")
         return answers.events(body.get("chunk")), end if isinstance(end, str) else None
 
-    async def decrypt(self, room_id: RoomID, event: Event) -> Decrypted | None:
+    async def decrypt(self, room_id: RoomID, event: Event) -> Decrypted | Locked | None:
         """Return an encrypted event in clear, if it is readable and its sender's own."""
         return await self.crypto.decrypt(room_id, event)
+
+    def has_key(self, room_id: RoomID, session_id: str) -> bool:
+        """Whether a room key has come."""
+        return self.crypto.has_key(room_id, session_id)
+
+    async def ask_for_key(self, room_id: RoomID, event: Event) -> None:
+        """Ask the sender's device for the key of an event."""
+        self.crypto.ask_for_key(room_id, event)
+        await self.crypto.keep_up()
 
     async def joined_rooms(self) -> set[RoomID]:
         """Return the rooms the bot is in. Raises `OutcomeError`."""
@@ -200,17 +217,22 @@ class Matrix:
         shared = sum(other == name for other in names.values()) > 1 or name in names
         return f"{name} ({user_id})" if shared else name
 
+    async def event(self, room_id: RoomID, event_id: EventID) -> Event | None:
+        """Return an event; `None` when the homeserver does not have it. Raises `OutcomeError`."""
+        outcome = await self.request("GET", path("rooms", room_id, "event", event_id))
+        if isinstance(outcome, NotFound):
+            return None
+        if not isinstance(outcome, Done):
+            raise OutcomeError(outcome)
+        return outcome.body
+
     async def is_gone(self, room_id: RoomID, event_id: EventID) -> bool:
         """Whether the homeserver serves the event as redacted, or not at all.
 
         Raises `OutcomeError` when it cannot be told.
         """
-        outcome = await self.request("GET", path("rooms", room_id, "event", event_id))
-        if isinstance(outcome, NotFound):
-            return True
-        if not isinstance(outcome, Done):
-            raise OutcomeError(outcome)
-        return is_gone(outcome.body)
+        event = await self.event(room_id, event_id)
+        return event is None or is_gone(event)
 
     # --- writing -------------------------------------------------------------------------
 

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
 import vodozemac
 from nio import AsyncClient, MatrixRoom
-from nio.crypto import InboundGroupSession, Olm
-from nio.events import ToDeviceEvent
+from nio.crypto import InboundGroupSession
+from nio.events import Event as RoomEvent
+from nio.events import MegolmEvent, ToDeviceEvent
 from nio.exceptions import EncryptionError
 
-from bot.model import Event, RoomID, UserID
+from bot.matrix.olm import CarefulOlm
+from bot.model import Done, Event, Locked, Outcome, Refused, RoomID, TokenRejectedError, UserID
 
 log = logging.getLogger(__name__)
+
+Request = Callable[[str, str, Any], Awaitable[Outcome]]
+"""Method, path and body of a request."""
 
 MEGOLM = "m.megolm.v1.aes-sha2"
 MEET_EVERY = 60.0
@@ -42,15 +49,19 @@ class Decrypted:
 
 
 class Crypto:
-    """nio's `Olm`, without nio's model of rooms and without its handling of a sync."""
+    """The mended engine, without nio's model of rooms and without its handling of a sync."""
 
-    def __init__(self, client: AsyncClient) -> None:
+    def __init__(self, client: AsyncClient, request: Request) -> None:
         self._client = client
+        self._request = request
         self._met: dict[UserID, float] = {}
+        self._fallback_wanted = True
+        self._keeping_up = asyncio.Lock()
 
     @property
-    def _olm(self) -> Olm:
-        return self._client.olm
+    def _olm(self) -> CarefulOlm:
+        engine: CarefulOlm = self._client.olm
+        return engine
 
     @property
     def in_place(self) -> bool:
@@ -97,30 +108,61 @@ class Crypto:
                 log.warning("passed over a to-device event (%s)", type(error).__name__)
         changed = _list(body, "device_lists", "changed")
         self._olm.add_changed_users({user for user in changed if isinstance(user, str)})
+        unused = body.get("device_unused_fallback_key_types")
+        if isinstance(unused, list):
+            self._fallback_wanted = "signed_curve25519" not in unused
         counts = body.get("device_one_time_keys_count")
         if isinstance(counts, dict):
             # nio itself skips a count of 0, and never uploads again.
             count = counts.get("signed_curve25519", 0)
             self._olm.uploaded_key_count = count if isinstance(count, int) else 0
 
-    async def keep_up(self) -> None:
-        """Do what the engine asks for: upload keys, query devices, mend sessions.
+    @property
+    def has_news(self) -> bool:
+        """Whether room keys have come since this was last asked."""
+        arrived, self._olm.arrived = self._olm.arrived, False
+        return arrived
 
-        What fails is asked for again with the next sync.
+    async def keep_up(self) -> None:
+        """Do what the engine asks for: upload keys, query devices, mend channels.
+
+        What fails is asked for again with the next sync. Raises `TokenRejectedError`.
         """
-        client = self._client
         try:
-            if client.should_upload_keys:
-                await client.keys_upload()
-            await self.query(set())
-            if client.should_claim_keys:
-                await client.keys_claim(client.get_users_for_key_claiming())
-            if client.outgoing_to_device_messages:
-                await client.send_to_device_messages()
+            async with self._keeping_up:
+                await self._upload()
+                await self.query(set())
+                await self._mend()
+        except TokenRejectedError:
+            raise
         except (aiohttp.ClientError, TimeoutError) as error:
             log.info("encryption keys wait for the homeserver (%s)", type(error).__name__)
         except Exception as error:  # noqa: BLE001 - answers are made of strangers' device keys
             log.warning("encryption keys: %s", type(error).__name__)
+
+    async def _mend(self) -> None:
+        """Make new channels where one broke, and send what waits to be sent."""
+        client = self._client
+        if client.should_claim_keys:
+            await client.keys_claim(client.get_users_for_key_claiming())
+        if client.outgoing_to_device_messages:
+            await client.send_to_device_messages()
+
+    async def _upload(self) -> None:
+        """Upload what the homeserver lacks of the device's own keys."""
+        if not self._client.should_upload_keys and not self._fallback_wanted:
+            return
+        content = self._olm.keys_to_upload(fallback=self._fallback_wanted)
+        outcome = await self._request("POST", "/_matrix/client/v3/keys/upload", content)
+        if isinstance(outcome, Done):
+            counts = outcome.body.get("one_time_key_counts", {})
+            self._olm.uploaded(int(counts.get("signed_curve25519", 0)))
+            self._fallback_wanted = False
+        elif isinstance(outcome, Refused):
+            # A restored store counts its keys from where they were used already: pass over them.
+            log.warning("one-time keys were refused (%s): making others", outcome.errcode)
+            self._olm.mark_keys_as_published()
+            self._olm.save_account()
 
     async def query(self, users: set[UserID]) -> None:
         """Fetch the devices of `users`, and of all whose devices changed."""
@@ -132,8 +174,8 @@ class Crypto:
             # A server that is away answers for nobody; its users are asked for when needed.
             wanted.difference_update(asked)
 
-    async def decrypt(self, room_id: RoomID, event: Event) -> Decrypted | None:
-        """Decrypt a room event; `None` when there is no key, or it is not its sender's.
+    async def decrypt(self, room_id: RoomID, event: Event) -> Decrypted | Locked | None:
+        """Decrypt a room event: `Locked` without its key, `None` when it is not its sender's.
 
         The session must belong to a device of the event's sender whose keys are known. nio
         checks neither: with it, whoever holds alice's ciphertext can send it as bob.
@@ -142,9 +184,13 @@ class Crypto:
         sender = event.get("sender")
         if not isinstance(content, dict) or not isinstance(sender, str):
             return None
-        session = self._session(room_id, content)
-        if session is None:
+        session_id = content.get("session_id")
+        if content.get("algorithm") != MEGOLM or not isinstance(session_id, str):
             return None
+        # The content's own `sender_key` is deprecated and unauthenticated: look by session.
+        session = self._olm.session(room_id, session_id)
+        if session is None:
+            return Locked(session_id=session_id)
         if not self._owns(UserID(sender), session):
             await self._meet(UserID(sender))
             if not self._owns(UserID(sender), session):
@@ -164,20 +210,47 @@ class Crypto:
         except (aiohttp.ClientError, TimeoutError) as error:
             log.info("a sender's keys wait for the homeserver (%s)", type(error).__name__)
 
-    def _session(self, room_id: RoomID, content: dict[str, Any]) -> InboundGroupSession | None:
-        session_id = content.get("session_id")
-        if content.get("algorithm") != MEGOLM or not isinstance(session_id, str):
-            return None
-        # The content's own `sender_key` is deprecated and unauthenticated: look by session.
-        senders: dict[str, dict[str, InboundGroupSession]] = self._olm.inbound_group_store[room_id]
-        found = [sessions[session_id] for sessions in senders.values() if session_id in sessions]
-        return found[0] if len(found) == 1 else None
-
     def _owns(self, user_id: UserID, session: InboundGroupSession) -> bool:
         if session.forwarding_chain:
             return False  # whoever forwarded it only says whose it was
         device = self._olm.device_store.device_from_sender_key(user_id, session.sender_key)
         return device is not None and device.ed25519 == session.ed25519
+
+    def ask_for_key(self, room_id: RoomID, event: Event) -> None:
+        """Ask the sender's device for a room key that has not come; sent with the next sync.
+
+        spec: client-server API v1.13, 11.12.4.1 key requests.
+        """
+        parsed = RoomEvent.parse_encrypted_event({**event, "room_id": room_id})
+        if (
+            not isinstance(parsed, MegolmEvent)
+            or parsed.session_id in self._olm.outgoing_key_requests
+        ):
+            return
+        parsed.room_id = room_id
+        wanted = (parsed.sender, self.device_id, parsed.session_id, parsed.device_id)
+        self._client.outgoing_to_device_messages.append(parsed.as_key_request(*wanted))
+
+    def has_key(self, room_id: RoomID, session_id: str) -> bool:
+        """Whether a room key has come."""
+        return self._olm.session(room_id, session_id) is not None
+
+    def ratchet(self, read: list[tuple[str, int]]) -> None:
+        """See that what was read of these sessions can never be decrypted again with our keys."""
+        self._olm.ratchet(read)
+
+    def forget(self, session_ids: list[str]) -> None:
+        """Delete sessions that are of no more use."""
+        self._olm.forget(session_ids)
+
+    def scrub(self) -> None:
+        """See that nothing replaced can still be read from the crypto store."""
+        self._olm.scrub()
+
+    @property
+    def session_ids(self) -> list[str]:
+        """The ids of the sessions that are kept."""
+        return self._olm.session_ids
 
     async def prepare(self, room_id: RoomID) -> None:
         """Make ready to write to an encrypted room: know its members and their devices.

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
@@ -15,7 +16,8 @@ from nio.store import SqliteStore
 
 from bot.matrix.client import Matrix, path
 from bot.matrix.files import write_private
-from bot.model import Done, Forbidden, Outcome, OutcomeError, Refused, UserID
+from bot.matrix.olm import CarefulClient
+from bot.model import Done, Forbidden, Outcome, Refused, UserID
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +73,7 @@ def load_identity(where: Path) -> Identity | None:
         ) from error
 
 
-def connect(credentials: Credentials, data_dir: Path, secret: str) -> AsyncClient:
+def connect(credentials: Credentials, data_dir: Path, secret: str) -> CarefulClient:
     """Return nio's client, none of its own retries, memories and verdicts switched on."""
     folder = data_dir / "crypto"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -84,7 +86,7 @@ def connect(credentials: Credentials, data_dir: Path, secret: str) -> AsyncClien
         max_timeouts=0,
         request_timeout=60,
     )
-    return AsyncClient(
+    return CarefulClient(
         credentials.homeserver, credentials.user_id, store_path=str(folder), config=config
     )
 
@@ -94,7 +96,7 @@ Insist = Callable[[Callable[[], Awaitable[Outcome]]], Awaitable[Outcome]]
 
 
 async def open_session(
-    client: AsyncClient, credentials: Credentials, data_dir: Path, insist: Insist
+    client: CarefulClient, credentials: Credentials, data_dir: Path, insist: Insist
 ) -> Matrix:
     """Return the bot's device on its homeserver, logged in for the first time if need be.
 
@@ -118,6 +120,19 @@ async def open_session(
     return Matrix(client)
 
 
+@asynccontextmanager
+async def stand_by(credentials: Credentials, device: Identity) -> AsyncIterator[Matrix]:
+    """Speak as the bot's device without its crypto store, beside a bot that may be running."""
+    client = AsyncClient(credentials.homeserver, credentials.user_id)
+    client.user_id = credentials.user_id  # nio itself fills it in at the login
+    matrix = Matrix(client)
+    matrix.use_token(credentials.access_token or device.access_token)
+    try:
+        yield matrix
+    finally:
+        await client.close()
+
+
 async def _log_in(matrix: Matrix, credentials: Credentials, insist: Insist) -> Identity:
     if credentials.access_token is not None:
         matrix.use_token(credentials.access_token)
@@ -135,7 +150,7 @@ async def _log_in(matrix: Matrix, credentials: Credentials, insist: Insist) -> I
     if isinstance(answer, Forbidden | Refused):
         raise LoginError(f"{credentials.user_id}: the homeserver refused the login")
     if not isinstance(answer, Done):
-        raise OutcomeError(answer)
+        raise LoginError(f"{credentials.homeserver} does not answer as a homeserver does")
     found, device_id = answer.body.get("user_id"), answer.body.get("device_id")
     token = token or str(answer.body.get("access_token", ""))
     if found != credentials.user_id:

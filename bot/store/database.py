@@ -96,6 +96,31 @@ MIGRATIONS: Final = (
         attempts INTEGER NOT NULL DEFAULT 0
     ) STRICT, WITHOUT ROWID;
 
+    CREATE TABLE unheard (
+        room INTEGER NOT NULL REFERENCES rooms (id) ON DELETE CASCADE,
+        event_id TEXT NOT NULL,
+        sender TEXT NOT NULL,
+        session_id TEXT NOT NULL,
+        at INTEGER NOT NULL,
+        setting INTEGER,
+        policy_digest TEXT NOT NULL,
+        asked INTEGER NOT NULL DEFAULT 0,
+        PRIMARY KEY (room, event_id)
+    ) STRICT, WITHOUT ROWID;
+
+    CREATE TABLE opened (
+        session_id TEXT NOT NULL,
+        message INTEGER NOT NULL,
+        at INTEGER NOT NULL,
+        PRIMARY KEY (session_id, message)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX opened_at ON opened (at);
+
+    CREATE TABLE sessions (
+        session_id TEXT PRIMARY KEY,
+        used_at INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+
     CREATE TABLE handled (
         digest TEXT PRIMARY KEY,
         at INTEGER NOT NULL
@@ -200,6 +225,12 @@ class Database:
         await self._connection.execute_fetchall("VACUUM")
         await self._connection.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
         self._dirty = False
+
+
+async def run(database: Database, sql: str, *args: Any) -> None:
+    """Run one statement as a transaction of its own."""
+    async with database.transaction() as db:
+        await db.rows(sql, *args)
 
 
 async def _migrate(connection: aiosqlite.Connection, path: Path) -> None:

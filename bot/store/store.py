@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from bot.model import Bounds, EventID, Invite, Millis, RoomID, Timer, UserID
-from bot.policy import Debt, Owed, Room, RoomState, Stamped, stamp
-from bot.store.database import Database, Row
+from bot.model import Bounds, Invite, Millis, RoomID, UserID
+from bot.policy import Owed, Room, RoomState, Stamped, stamp
+from bot.store.database import Database, Row, run
+from bot.store.debts import Debts, owe
+from bot.store.keys import FIRST, HEARD, Keys, remember_opened, remember_unheard, reread
+from bot.store.timers import PENDING, Timers
 from bot.store.unread import Unread
-from bot.timeline import Item, Said, Stretch
+from bot.timeline import Item, Message, Said, Stretch, Unheard
 
 HANDLED_FOR: Final = 90 * 24 * 3_600_000
 """How long the digest of a command is kept, in ms; a homeserver repeats events within hours."""
@@ -42,41 +44,14 @@ ADD_TIMER: Final = (
     " ON CONFLICT (room, event_id) DO NOTHING"
 )
 DROP_TARGET: Final = "DELETE FROM timers WHERE room = ? AND event_id = ?"
-DUE: Final = (
-    "SELECT t.id, r.room_id, t.event_id, t.due, t.attempts, t.generation, t.sent_at"
-    " FROM rooms r JOIN timers t ON t.id IN"
-    " (SELECT id FROM timers WHERE room = r.id AND next <= ? ORDER BY next LIMIT ?)"
-    " WHERE NOT r.suspended ORDER BY t.next"
-)
-NEXT: Final = (
-    "SELECT min((SELECT min(next) FROM timers WHERE room = r.id AND next > ?)) FROM rooms r"
-    " WHERE NOT r.suspended"
-)
 HANDLED: Final = "SELECT digest FROM handled WHERE digest IN (SELECT value FROM json_each(?))"
-DROP: Final = "DELETE FROM timers WHERE id = ?"
-SENT: Final = "UPDATE timers SET sent_at = ?, next = ?, attempts = 0 WHERE id = ?"
-UNSENT: Final = (
-    "UPDATE timers SET sent_at = NULL, next = ?, generation = generation + 1 WHERE id = ?"
-)
-POSTPONE: Final = "UPDATE timers SET next = ?, attempts = attempts + 1 WHERE id = ?"
-PENDING: Final = (
-    "SELECT count(*), min(due) FROM timers JOIN rooms r ON r.id = room WHERE r.room_id = ?"
-)
 INVITED: Final = (
     "INSERT INTO invites (room_id, inviter) VALUES (?, ?)"
     " ON CONFLICT (room_id) DO UPDATE SET inviter = excluded.inviter, next = 0, attempts = 0"
 )
-OWE: Final = "INSERT OR IGNORE INTO owed (room, key, kind, args) VALUES (?, ?, ?, ?)"
-SUPERSEDE: Final = "DELETE FROM owed WHERE room = ? AND kind = 'set'"
-NEXT_OWED: Final = (
-    "SELECT o.id, r.room_id, o.key, o.kind, o.args, o.attempts, o.next FROM rooms r"
-    " JOIN owed o ON o.id = (SELECT min(id) FROM owed WHERE room = r.id) ORDER BY o.next LIMIT 1"
-)
-PAID: Final = "DELETE FROM owed WHERE id = ?"
-OWED_LATER: Final = "UPDATE owed SET next = ?, attempts = attempts + 1 WHERE id = ?"
 
 
-class Store:
+class Store(Timers, Debts):
     """All that is remembered, over one database. Every method is one transaction."""
 
     def __init__(self, database: Database, *, bounds: Bounds, own_id: UserID) -> None:
@@ -84,6 +59,7 @@ class Store:
         self._bounds = bounds
         self._own_id = own_id
         self.unread = Unread(database, self._apply)
+        self.keys = Keys(database)
 
     @classmethod
     async def open(cls, path: Path, *, bounds: Bounds, own_id: UserID) -> Store:
@@ -145,6 +121,7 @@ class Store:
         room = await db.one(ROOM, stretch.room_id)
         assert room is not None
         row, segment = int(room[0]), int(room[6])
+        await remember_opened(db, stretch.items)
         await db.rows(SEEN, stretch.encrypted, stretch.review, stretch.last_digest, row)
         if stretch.gap:
             segment = await self.unread.begin(db, row, stretch.gap)
@@ -154,7 +131,7 @@ class Store:
         else:
             await self._apply(db, row, stretch.items, now)
         if stretch.entered:
-            await _owe(db, row, [Owed(key=f"welcome:{now}", kind="welcome", args={})])
+            await owe(db, row, [Owed(key=f"welcome:{now}", kind="welcome", args={})])
 
     async def _apply(self, db: Database, row: int, items: list[Item], now: Millis) -> None:
         """Stamp `items` with the room's setting as it stands, and write down what follows."""
@@ -178,47 +155,35 @@ class Store:
             "INSERT OR IGNORE INTO handled (digest, at) VALUES (?, ?)",
             [(digest, now) for digest in result.handled],
         )
-        await _owe(db, row, result.owed)
+        await remember_unheard(db, row, result.unheard)
+        await owe(db, row, result.owed)
 
-    # --- timers --------------------------------------------------------------------------
+    async def heard(
+        self, room_id: RoomID, unheard: Unheard, then: RoomState, items: list[Item], now: Millis
+    ) -> None:
+        """A message that waited for its key was read, or given up: `items` are what it says.
 
-    async def due(self, now: Millis, share: int) -> list[Timer]:
-        """Return up to `share` timers of each room that may act, whose time has come."""
+        A lifetime that it sets counts from its own place: what followed is read once more. It
+        is passed over when the room's lifetime was changed since.
+        """
         async with self._db.transaction() as db:
-            return [_timer(row) for row in await db.rows(DUE, now, share)]
-
-    async def next_due(self, after: Millis) -> Millis | None:
-        """Return when, after this time, the next timer of a room that may act wants something."""
-        async with self._db.transaction() as db:
-            row = await db.one(NEXT, after)
-        return None if row is None or row[0] is None else int(row[0])
-
-    async def sent(self, timer: Timer, now: Millis, check_at: Millis) -> None:
-        """A redaction was accepted; the timer stays until it has been seen."""
-        await self._run(SENT, now, check_at, timer.id)
-
-    async def unsent(self, timer: Timer, now: Millis) -> None:
-        """A redaction was accepted and did not happen: do it anew, as another request."""
-        await self._run(UNSENT, now, timer.id)
-
-    async def postpone(self, timer: Timer, until: Millis) -> None:
-        """Let only this timer wait."""
-        await self._run(POSTPONE, until, timer.id)
-
-    async def drop(self, timer: Timer) -> None:
-        """The message is gone for certain."""
-        await self._run(DROP, timer.id)
-
-    async def any_timer(self) -> bool:
-        """Whether any message waits to be redacted."""
-        async with self._db.transaction() as db:
-            return await db.one("SELECT 1 FROM timers LIMIT 1") is not None
-
-    async def pending(self, room_id: RoomID) -> tuple[int, Millis | None]:
-        """Return how many timers the room has, and when the first is due."""
-        async with self._db.transaction() as db:
-            row = await db.one(PENDING, room_id)
-        return (0, None) if row is None else (int(row[0]), row[1])
+            room = await db.one(ROOM, room_id)
+            if room is None:
+                return
+            row = int(room[0])
+            await remember_opened(db, items)
+            await db.rows(HEARD, row, unheard.event_id)
+            said = [item for item in items if isinstance(item, Said)]
+            if not any(item.setting is not None for item in said):
+                await self._apply(db, row, list(said), now)
+            elif (room[1], room[2]) == (then.setting, then.policy_digest):
+                token = await db.one(SYNCED)
+                assert token is not None
+                digest = self.digest(unheard.event_id)
+                gap = reread(room_id, token[0], digest, unheard.at, now)
+                tail = await self.unread.begin(db, row, gap)
+                own = Message(event_id=unheard.event_id, sent=unheard.at)
+                await self.unread.put(db, row, tail - 1, FIRST, [*said, own])
 
     # --- rooms ---------------------------------------------------------------------------
 
@@ -231,7 +196,7 @@ class Store:
 
     async def ask_review(self, room_id: RoomID) -> None:
         """Have the room's state looked at."""
-        await self._run("UPDATE rooms SET review = 1 WHERE room_id = ?", room_id)
+        await run(self._db, "UPDATE rooms SET review = 1 WHERE room_id = ?", room_id)
 
     async def reviewed(self, room_id: RoomID, *, suspended: bool, owed: list[Owed]) -> None:
         """Remember what the room's state says, and what is to be said of it."""
@@ -240,7 +205,7 @@ class Store:
             if row is not None:
                 sql = "UPDATE rooms SET review = 0, suspended = ? WHERE id = ?"
                 await db.rows(sql, suspended, row[0])
-                await _owe(db, row[0], owed)
+                await owe(db, row[0], owed)
 
     async def forget(self, room_id: RoomID) -> int:
         """Forget a room that the bot is no longer in; return how many timers went with it."""
@@ -252,61 +217,7 @@ class Store:
     async def revert(self, room_id: RoomID, setting: int | None, digest: str) -> None:
         """A commanded lifetime could not be set: the room's own state holds again."""
         sql = "UPDATE rooms SET setting = ?, policy_digest = ?, commanded = 0 WHERE room_id = ?"
-        await self._run(sql, setting, digest, room_id)
-
-    async def next_invite(self) -> tuple[Invite, int, Millis] | None:
-        """Return the invitation to be answered next, how often it was tried, and when to try."""
-        async with self._db.transaction() as db:
-            row = await db.one(
-                "SELECT room_id, inviter, attempts, next FROM invites ORDER BY next LIMIT 1"
-            )
-        if row is None:
-            return None
-        inviter = None if row[1] is None else UserID(row[1])
-        return Invite(room_id=RoomID(row[0]), inviter=inviter), row[2], row[3]
-
-    async def answered(self, invite: Invite) -> None:
-        """The invitation was accepted or declined."""
-        await self._run("DELETE FROM invites WHERE room_id = ?", invite.room_id)
-
-    async def invite_later(self, invite: Invite, until: Millis) -> None:
-        """The invitation could not be answered now."""
-        sql = "UPDATE invites SET next = ?, attempts = attempts + 1 WHERE room_id = ?"
-        await self._run(sql, until, invite.room_id)
-
-    # --- what is owed to people ----------------------------------------------------------
-
-    async def next_debt(self) -> Debt | None:
-        """Return the debt to be paid first: of each room the oldest, whichever is ready."""
-        async with self._db.transaction() as db:
-            row = await db.one(NEXT_OWED)
-        if row is None:
-            return None
-        return Debt(
-            id=row[0],
-            room_id=RoomID(row[1]),
-            key=row[2],
-            kind=row[3],
-            args=json.loads(row[4]),
-            attempts=row[5],
-            next=row[6],
-        )
-
-    async def paid(self, debt: Debt, *followed_by: Owed) -> None:
-        """The debt is paid; what follows from it is owed in the same transaction."""
-        async with self._db.transaction() as db:
-            row = await db.one(ROOM, debt.room_id)
-            await db.rows(PAID, debt.id)
-            if row is not None:
-                await _owe(db, row[0], list(followed_by))
-
-    async def owed_later(self, debt: Debt, until: Millis) -> None:
-        """The debt could not be paid now."""
-        await self._run(OWED_LATER, until, debt.id)
-
-    async def _run(self, sql: str, *args: Any) -> None:
-        async with self._db.transaction() as db:
-            await db.rows(sql, *args)
+        await run(self._db, sql, setting, digest, room_id)
 
 
 async def _count_once(db: Database, items: list[Item]) -> list[Item]:
@@ -321,24 +232,6 @@ async def _count_once(db: Database, items: list[Item]) -> list[Item]:
             seen.add(item.digest)
         fresh.append(item)
     return fresh
-
-
-async def _owe(db: Database, row: int, owed: list[Owed]) -> None:
-    if any(one.kind == "set" for one in owed):
-        await db.rows(SUPERSEDE, row)  # a later command took its place
-    await db.many(OWE, [(row, one.key, one.kind, json.dumps(asdict(one)["args"])) for one in owed])
-
-
-def _timer(row: Row) -> Timer:
-    return Timer(
-        id=row[0],
-        room_id=RoomID(row[1]),
-        event_id=EventID(row[2]),
-        due=row[3],
-        attempts=row[4],
-        generation=row[5],
-        sent_at=row[6],
-    )
 
 
 def _room(row: Row) -> Room:

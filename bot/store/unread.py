@@ -9,7 +9,8 @@ from typing import Any, Final
 
 from bot.model import Millis, RoomID
 from bot.store.database import Database, Row
-from bot.timeline import Change, Gap, Item, Message, Redaction, Said
+from bot.store.keys import remember_opened
+from bot.timeline import Change, Gap, Item, Message, Opened, Redaction, Said, Unheard
 
 CHUNK: Final = 500
 """Rows taken over at once, so that other work gets its turn between."""
@@ -38,7 +39,12 @@ TAKE: Final = (
 PUT: Final = (
     "INSERT OR REPLACE INTO unread (room, segment, position, item, event_id) VALUES (?, ?, ?, ?, ?)"
 )
-KINDS: Final[dict[str, type[Item]]] = {"change": Change, "redaction": Redaction, "said": Said}
+KINDS: Final[dict[str, type[Item]]] = {
+    "change": Change,
+    "redaction": Redaction,
+    "said": Said,
+    "unheard": Unheard,
+}
 
 Apply = Callable[[Database, int, list[Item], Millis], Awaitable[None]]
 
@@ -76,6 +82,12 @@ class Unread:
         first = int(found[0]) + 1 if found else 1
         await _put(db, row, segment, first, items)
 
+    async def put(
+        self, db: Database, row: int, segment: int, first: int, items: list[Item]
+    ) -> None:
+        """Put items at a place of their own."""
+        await _put(db, row, segment, first, items)
+
     async def next_gap(self) -> tuple[Gap, Millis] | None:
         """Return the gap to be read next, and not before when."""
         async with self._db.transaction() as db:
@@ -101,6 +113,7 @@ class Unread:
             if where is None:
                 return  # the room was left meanwhile
             row, segment, position = where
+            await remember_opened(db, items)
             await _put(db, row, segment, position - len(items), items)
             await db.rows(READ_ON, token, len(items), done, gap.id)
 
@@ -148,7 +161,9 @@ async def _put(db: Database, row: int, segment: int, first: int, items: list[Ite
         match item:
             case Message():
                 rows.append((row, segment, position, str(item.sent), item.event_id))
-            case Change() | Redaction() | Said():
+            case Opened():
+                pass  # remembered at once, by whoever reads
+            case _:
                 data: dict[str, Any] = asdict(item) | {"is": type(item).__name__.lower()}
                 rows.append((row, segment, position, json.dumps(data), None))
     await db.many(PUT, rows)

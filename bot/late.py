@@ -1,0 +1,136 @@
+"""Waits for keys that come after their message, and asks for what never becomes readable."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from bot.clock import Clock
+from bot.model import Event, EventID, Millis, OutcomeError, RoomID
+from bot.policy import RoomState
+from bot.reading import Reader
+from bot.timeline import Item, Said, Unheard
+
+log = logging.getLogger(__name__)
+
+ASK_AFTER: Final[Millis] = 5_000
+"""A key may be that late by itself; then its maker is asked for it."""
+GIVE_UP_AFTER: Final[Millis] = 60_000
+
+
+class Homeserver(Protocol):
+    """What this service asks of the homeserver."""
+
+    async def event(self, room_id: RoomID, event_id: EventID) -> Event | None: ...  # noqa: D102
+    def has_key(self, room_id: RoomID, session_id: str) -> bool: ...  # noqa: D102
+    async def ask_for_key(self, room_id: RoomID, event: Event) -> None: ...  # noqa: D102
+
+
+class Keys(Protocol):
+    """What this service asks of the store for keys."""
+
+    async def waiting(self) -> list[tuple[RoomID, Unheard, RoomState, bool]]: ...  # noqa: D102
+    async def asked(self, room_id: RoomID, event_id: EventID) -> None: ...  # noqa: D102
+
+
+class Memory(Protocol):
+    """What this service asks of the store."""
+
+    @property
+    def keys(self) -> Keys: ...  # noqa: D102
+    async def heard(  # noqa: D102
+        self, room_id: RoomID, unheard: Unheard, then: RoomState, items: list[Item], now: Millis
+    ) -> None: ...
+
+
+class Late:
+    """Reads what could not be read at first, once its key is there."""
+
+    def __init__(
+        self,
+        homeserver: Homeserver,
+        memory: Memory,
+        reader: Reader,
+        clock: Clock,
+        *,
+        wake_others: Callable[[], None],
+    ) -> None:
+        self._homeserver = homeserver
+        self._memory = memory
+        self._reader = reader
+        self._clock = clock
+        self._wake_others = wake_others
+        self.wake = asyncio.Event()
+
+    async def run(self) -> None:
+        """Wait for keys until cancelled. Raises `TokenRejectedError`."""
+        while True:
+            self.wake.clear()
+            await self._clock.wait(self.wake, await self.look())
+
+    async def look(self) -> Millis | None:
+        """Go through what waits; return when to look again, keys or not."""
+        times: list[Millis] = []
+        asked: set[str] = set()
+        for room_id, unheard, then, was_asked in await self._memory.keys.waiting():
+            try:
+                again = await self._look_at(room_id, unheard, then, asked, was_asked=was_asked)
+            except OutcomeError as error:
+                log.info("a late message must wait (%s)", type(error.outcome).__name__)
+                again = self._clock.now() + ASK_AFTER
+            if again is not None:
+                times.append(again)
+        return min(times, default=None)
+
+    async def _look_at(
+        self,
+        room_id: RoomID,
+        unheard: Unheard,
+        then: RoomState,
+        asked: set[str],
+        *,
+        was_asked: bool,
+    ) -> Millis | None:
+        """Do what can be done for one message; return when to look at it again."""
+        now = self._clock.now()
+        if self._homeserver.has_key(room_id, unheard.session_id):
+            await self._read(room_id, unheard, then)
+            return None
+        if now >= unheard.at + GIVE_UP_AFTER:
+            await self._give_up(room_id, unheard, then)
+            return None
+        if was_asked:
+            return unheard.at + GIVE_UP_AFTER
+        if now < unheard.at + ASK_AFTER:
+            return unheard.at + ASK_AFTER
+        if unheard.session_id not in asked:
+            asked.add(unheard.session_id)
+            await self._ask(room_id, unheard)
+        await self._memory.keys.asked(room_id, unheard.event_id)
+        return unheard.at + GIVE_UP_AFTER
+
+    async def _read(self, room_id: RoomID, unheard: Unheard, then: RoomState) -> None:
+        """The key is there: do what the message says, from its own place on."""
+        event = await self._homeserver.event(room_id, unheard.event_id)
+        items: list[Item] = []
+        if event is not None:
+            now = self._clock.now()
+            items = await self._reader.items(
+                room_id, [event], encrypted=True, live=False, since=unheard.at, now=now
+            )
+        await self._memory.heard(room_id, unheard, then, items, self._clock.now())
+        self._wake_others()
+
+    async def _ask(self, room_id: RoomID, unheard: Unheard) -> None:
+        event = await self._homeserver.event(room_id, unheard.event_id)
+        if event is not None:
+            await self._homeserver.ask_for_key(room_id, event)
+
+    async def _give_up(self, room_id: RoomID, unheard: Unheard, then: RoomState) -> None:
+        """Ask for the message again, once for each key: nobody knows whether it was a command."""
+        digest = self._reader.digest(f"unheard:{unheard.session_id}")
+        said = Said(digest=digest, sender=unheard.sender, kind="unheard")
+        await self._memory.heard(room_id, unheard, then, [said], self._clock.now())
+        self._wake_others()

@@ -1,0 +1,212 @@
+"""nio's encryption engine with its defects mended, each where it stands in nio."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Any, Final
+
+import vodozemac
+from nio import AsyncClient
+from nio.crypto import InboundGroupSession, Olm, OutboundGroupSession
+from nio.events import ForwardedRoomKeyEvent
+from nio.store import MegolmInboundSessions, SqliteStore
+
+log = logging.getLogger(__name__)
+
+KEY_ERRORS: Final = (
+    vodozemac.SessionCreationException,
+    vodozemac.SessionKeyDecodeException,
+    vodozemac.DecodeException,
+    vodozemac.KeyException,
+    vodozemac.OlmDecryptionException,
+)
+SESSIONS_PER_DEVICE: Final = 5
+"""Olm sessions kept with one device; the protocol itself keeps as many receiving chains."""
+
+
+class CarefulOlm(Olm):  # type: ignore[misc]
+    """The engine of one device."""
+
+    def __init__(self, user_id: str, device_id: str, store: SqliteStore) -> None:
+        super().__init__(user_id, device_id, store)
+        self.arrived = False
+        """A room key has come since this was last set to `False`."""
+        self._sessions = {session.id: session for session in self.inbound_group_store}
+        self._unknown: set[tuple[str, str]] = set()
+
+    # --- Megolm: room keys ---------------------------------------------------------------
+
+    def session(self, room_id: str, session_id: str) -> InboundGroupSession | None:
+        """Return a room's session by its id; who sent it stands in the session itself."""
+        found = self._sessions.get(session_id)
+        return found if found is not None and found.room_id == room_id else None
+
+    @property
+    def session_ids(self) -> list[str]:
+        """The ids of all sessions that are kept."""
+        return list(self._sessions)
+
+    def create_group_session(
+        self, sender_key: str, sender_fp_key: str, room_id: str, session_id: str, session_key: str
+    ) -> None:
+        """Keep a room key that came from its creator.
+
+        The first one stays: nio would let any member who holds the key put it back to where it
+        began, and file it under another sender.
+        """
+        if session_id in self._sessions:
+            return
+        try:
+            session = InboundGroupSession(session_key, sender_fp_key, sender_key, room_id)
+        except (*KEY_ERRORS, ValueError) as error:
+            log.warning("passed over a room key (%s)", type(error).__name__)
+            return
+        if session.id == session_id:
+            self._keep(session)
+
+    def create_outbound_group_session(self, room_id: str) -> None:
+        """Begin a session to write with. nio also keeps it to read with: nobody here does."""
+        self.outbound_group_sessions[room_id] = OutboundGroupSession()
+
+    def _keep(self, session: InboundGroupSession) -> None:
+        self._sessions[session.id] = session
+        self.inbound_group_store.add(session)
+        self.save_inbound_group_session(session)
+        self.arrived = True
+
+    def _handle_forwarded_room_key_event(
+        self, sender: str, sender_key: str, payload: dict[Any, Any]
+    ) -> ForwardedRoomKeyEvent | None:
+        """Take a key that was asked for, from the device that made it and from no other."""
+        content = payload["content"]
+        event = ForwardedRoomKeyEvent.from_dict(payload, sender, sender_key)
+        asked = isinstance(event, ForwardedRoomKeyEvent) and (
+            self.outgoing_key_requests.get(event.session_id)
+        )
+        device = self.device_store.device_from_sender_key(sender, sender_key)
+        if not asked or device is None or asked.room_id != event.room_id:
+            return None
+        if content.get("sender_key") != sender_key or event.session_id in self._sessions:
+            return None
+        session = self._import_group_session(
+            content["session_key"], device.ed25519, sender_key, event.room_id, []
+        )
+        if session is None or session.id != event.session_id:
+            return None
+        self._keep(session)
+        request = self.outgoing_key_requests.pop(event.session_id)
+        self.store.remove_outgoing_key_request(request)
+        self.outgoing_to_device_messages.append(
+            request.as_cancellation(self.user_id, self.device_id)
+        )
+        return event
+
+    def ratchet(self, read: Iterable[tuple[str, int]]) -> None:
+        """Move sessions past what was read of them, in memory and on the disk.
+
+        `read` holds session ids and message indexes. What was said up to there cannot be
+        decrypted with what is kept any more; what follows can.
+        """
+        for session_id, index in read:
+            old = self._sessions.get(session_id)
+            if old is None or old.first_known_index > index:
+                continue
+            new = InboundGroupSession.import_session(
+                old.export_session(index + 1),
+                old.ed25519,
+                old.sender_key,
+                old.room_id,
+                old.forwarding_chain,
+            )
+            self._sessions[session_id] = new
+            self.inbound_group_store[old.room_id][old.sender_key][session_id] = new
+            self.save_inbound_group_session(new)
+
+    def forget(self, session_ids: Iterable[str]) -> None:
+        """Delete sessions for good."""
+        with self.store.database.bind_ctx(self.store.models):
+            for session_id in session_ids:
+                session = self._sessions.pop(session_id, None)
+                if session is not None:
+                    rooms = self.inbound_group_store[session.room_id]
+                    rooms[session.sender_key].pop(session_id, None)
+                found = MegolmInboundSessions.session_id == session_id
+                MegolmInboundSessions.delete().where(found).execute()
+
+    def scrub(self) -> None:
+        """Rewrite the crypto store, so that no page of it holds what was written over."""
+        self.store.database.execute_sql("VACUUM")
+
+    # --- Olm: the channels between devices -----------------------------------------------
+
+    def decrypt(self, sender: str, sender_key: str, message: Any) -> Any:
+        """Decrypt a message from a device; one that cannot be is answered with a new channel."""
+        try:
+            event = super().decrypt(sender, sender_key, message)
+        except KEY_ERRORS as error:
+            log.info("a device's channel is broken (%s): making a new one", type(error).__name__)
+            self._mark_device_for_unwedging(sender, sender_key)
+            return None
+        # nio saves the account before its one-time key is used up, and not after.
+        self.save_account()
+        return event
+
+    def _mark_device_for_unwedging(self, sender: str, sender_key: str) -> None:
+        """Have a new channel made; for a device that is not known yet, once it is."""
+        if self.device_store.device_from_sender_key(sender, sender_key) is None:
+            self._unknown.add((sender, sender_key))
+            self.users_for_key_query.add(sender)
+            return
+        super()._mark_device_for_unwedging(sender, sender_key)
+
+    def _handle_key_query(self, response: Any) -> None:
+        super()._handle_key_query(response)
+        waiting, self._unknown = self._unknown, set()
+        for sender, sender_key in waiting:
+            if self.device_store.device_from_sender_key(sender, sender_key) is not None:
+                super()._mark_device_for_unwedging(sender, sender_key)
+
+    # --- the account's own keys ----------------------------------------------------------
+
+    def keys_to_upload(self, *, fallback: bool) -> dict[str, Any]:
+        """Return the body of an upload, of keys that are on the disk already.
+
+        nio saves them after the upload: a crash between makes the homeserver refuse every
+        later upload. `fallback`: also a new key for when the one-time keys run out.
+        spec: client-server API v1.13, 11.12.4 one-time and fallback keys.
+        """
+        content: dict[str, Any] = self.share_keys() if self.should_upload_keys else {}
+        if fallback:
+            account = self.account._account  # noqa: SLF001 - nio does not know fallback keys
+            if not account.fallback_key:
+                account.generate_fallback_key()
+            content["fallback_keys"] = {
+                f"signed_curve25519:{name}": self._signed_fallback(key.to_base64())
+                for name, key in account.fallback_key.items()
+            }
+        self.save_account()
+        return content
+
+    def _signed_fallback(self, key: str) -> dict[str, Any]:
+        body: dict[str, Any] = {"key": key, "fallback": True}
+        name = f"ed25519:{self.device_id}"
+        return {**body, "signatures": {self.user_id: {name: self.sign_json(body)}}}
+
+    def uploaded(self, count: int) -> None:
+        """Remember that the homeserver has the keys; `count` is how many one-time keys."""
+        self.account.shared = True
+        self.uploaded_key_count = count
+        self.mark_keys_as_published()
+        self.save_account()
+
+
+class CarefulClient(AsyncClient):  # type: ignore[misc]
+    """nio's client with that engine."""
+
+    def load_store(self) -> None:
+        """Open the crypto store of the device that is logged in."""
+        if self.olm is None:
+            where, key = self.store_path, self.config.pickle_key
+            self.store: Any = SqliteStore(self.user_id, self.device_id, where, key, "")
+            self.olm: Any = CarefulOlm(self.user_id, self.device_id, self.store)

@@ -1,0 +1,99 @@
+"""Sees that the disk opens nothing: keys are moved past what was read, and old ones deleted."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+from bot.clock import Clock
+from bot.model import Millis
+
+log = logging.getLogger(__name__)
+
+BATCH: Final = 10
+"""Keys moved at once; each is a write to the disk, and the event loop waits for it."""
+UNUSED_FOR: Final[Millis] = 8 * 24 * 3_600_000
+"""Clients begin a new session after a week; one that rests longer is not used again."""
+SWEEP_EVERY: Final[Millis] = 3_600_000
+SCRUB_EVERY: Final[Millis] = 60_000
+
+
+class Crypto(Protocol):
+    """What this service asks of the crypto engine."""
+
+    @property
+    def session_ids(self) -> list[str]: ...  # noqa: D102
+    def ratchet(self, read: list[tuple[str, int]]) -> None: ...  # noqa: D102
+    def forget(self, session_ids: list[str]) -> None: ...  # noqa: D102
+    def scrub(self) -> None: ...  # noqa: D102
+
+
+class Keys(Protocol):
+    """What this service asks of the store."""
+
+    async def next_opened(self) -> Millis | None: ...  # noqa: D102
+    async def to_ratchet(self, before: Millis, limit: int) -> list[tuple[str, int]]: ...  # noqa: D102
+    async def ratcheted(self, done: Sequence[tuple[str, int]]) -> None: ...  # noqa: D102
+    async def unused(self, known: Sequence[str], now: Millis, before: Millis) -> list[str]: ...  # noqa: D102
+    async def forgotten(self, sessions: Sequence[str]) -> None: ...  # noqa: D102
+
+
+class Ratchet:
+    """Takes the key of a message away, `grace` milliseconds after the message was read."""
+
+    def __init__(
+        self, crypto: Crypto, keys: Keys, clock: Clock, *, grace: Millis, longest: Millis
+    ) -> None:
+        self._crypto = crypto
+        self._keys = keys
+        self._clock = clock
+        self._grace = grace
+        self._unused_for = max(UNUSED_FOR, longest)
+        self._swept_at: Millis = 0
+        self._scrubbed_at: Millis = 0
+        self._dirty = False
+        self.wake = asyncio.Event()
+
+    async def run(self) -> None:
+        """Take keys away until cancelled."""
+        while True:
+            self.wake.clear()
+            await self._clock.wait(self.wake, await self.turn())
+
+    async def turn(self) -> Millis:
+        """Take away what is due; return when to do so again."""
+        now = self._clock.now()
+        while found := await self._keys.to_ratchet(now - self._grace, BATCH):
+            self._crypto.ratchet(found)
+            await self._keys.ratcheted(found)
+            self._dirty = True
+        if now - self._swept_at >= SWEEP_EVERY:
+            await self._sweep(now)
+        if self._dirty and now - self._scrubbed_at >= SCRUB_EVERY:
+            self.scrub()
+        due = await self._keys.next_opened()
+        later = [self._swept_at + SWEEP_EVERY]
+        if due is not None:
+            later.append(due + self._grace)
+        if self._dirty:
+            later.append(self._scrubbed_at + SCRUB_EVERY)
+        return min(later)
+
+    async def _sweep(self, now: Millis) -> None:
+        """Delete keys that rest for longer than any client uses one."""
+        self._swept_at = now
+        unused = await self._keys.unused(self._crypto.session_ids, now, now - self._unused_for)
+        if unused:
+            self._crypto.forget(unused)
+            await self._keys.forgotten(unused)
+            self._dirty = True
+            log.info("deleted %d room keys that are no longer used", len(unused))
+
+    def scrub(self) -> None:
+        """Rewrite the crypto store: replaced keys leave copies where SQLite moved rows."""
+        if self._dirty:
+            self._crypto.scrub()
+            self._scrubbed_at = self._clock.now()
+            self._dirty = False

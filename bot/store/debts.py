@@ -1,0 +1,81 @@
+"""Remembers what the bot owes to people: answers to invitations and commands, and warnings."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Final
+
+from bot.model import Invite, Millis, RoomID, UserID
+from bot.policy import Debt, Owed
+from bot.store.database import Database, run
+
+OWE: Final = "INSERT OR IGNORE INTO owed (room, key, kind, args) VALUES (?, ?, ?, ?)"
+SUPERSEDE: Final = "DELETE FROM owed WHERE room = ? AND kind = 'set'"
+NEXT_OWED: Final = (
+    "SELECT o.id, r.room_id, o.key, o.kind, o.args, o.attempts, o.next FROM rooms r"
+    " JOIN owed o ON o.id = (SELECT min(id) FROM owed WHERE room = r.id) ORDER BY o.next LIMIT 1"
+)
+PAID: Final = "DELETE FROM owed WHERE id = ?"
+OWED_LATER: Final = "UPDATE owed SET next = ?, attempts = attempts + 1 WHERE id = ?"
+
+
+class Debts:
+    """What is still to be answered or said; a crash forgets none of it."""
+
+    _db: Database
+
+    async def next_invite(self) -> tuple[Invite, int, Millis] | None:
+        """Return the invitation to be answered next, how often it was tried, and when to try."""
+        async with self._db.transaction() as db:
+            row = await db.one(
+                "SELECT room_id, inviter, attempts, next FROM invites ORDER BY next LIMIT 1"
+            )
+        if row is None:
+            return None
+        inviter = None if row[1] is None else UserID(row[1])
+        return Invite(room_id=RoomID(row[0]), inviter=inviter), row[2], row[3]
+
+    async def answered(self, invite: Invite) -> None:
+        """The invitation was accepted or declined."""
+        await run(self._db, "DELETE FROM invites WHERE room_id = ?", invite.room_id)
+
+    async def invite_later(self, invite: Invite, until: Millis) -> None:
+        """The invitation could not be answered now."""
+        sql = "UPDATE invites SET next = ?, attempts = attempts + 1 WHERE room_id = ?"
+        await run(self._db, sql, until, invite.room_id)
+
+    async def next_debt(self) -> Debt | None:
+        """Return the debt to be paid first: of each room the oldest, whichever is ready."""
+        async with self._db.transaction() as db:
+            row = await db.one(NEXT_OWED)
+        if row is None:
+            return None
+        return Debt(
+            id=row[0],
+            room_id=RoomID(row[1]),
+            key=row[2],
+            kind=row[3],
+            args=json.loads(row[4]),
+            attempts=row[5],
+            next=row[6],
+        )
+
+    async def paid(self, debt: Debt, *followed_by: Owed) -> None:
+        """The debt is paid; what follows from it is owed in the same transaction."""
+        async with self._db.transaction() as db:
+            row = await db.one("SELECT id FROM rooms WHERE room_id = ?", debt.room_id)
+            await db.rows(PAID, debt.id)
+            if row is not None:
+                await owe(db, row[0], list(followed_by))
+
+    async def owed_later(self, debt: Debt, until: Millis) -> None:
+        """The debt could not be paid now."""
+        await run(self._db, OWED_LATER, until, debt.id)
+
+
+async def owe(db: Database, row: int, owed: list[Owed]) -> None:
+    """Add what is owed to a room, once each; a new lifetime takes the place of one not set yet."""
+    if any(one.kind == "set" for one in owed):
+        await db.rows(SUPERSEDE, row)
+    await db.many(OWE, [(row, one.key, one.kind, json.dumps(asdict(one)["args"])) for one in owed])

@@ -1,0 +1,84 @@
+"""Remembers the timers: one row a pending redaction, in the order in which they are due."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from bot.model import EventID, Millis, RoomID, Timer
+from bot.store.database import Database, Row, run
+
+DUE: Final = (
+    "SELECT t.id, r.room_id, t.event_id, t.due, t.attempts, t.generation, t.sent_at"
+    " FROM rooms r JOIN timers t ON t.id IN"
+    " (SELECT id FROM timers WHERE room = r.id AND next <= ? ORDER BY next LIMIT ?)"
+    " WHERE NOT r.suspended ORDER BY t.next"
+)
+NEXT: Final = (
+    "SELECT min((SELECT min(next) FROM timers WHERE room = r.id AND next > ?)) FROM rooms r"
+    " WHERE NOT r.suspended"
+)
+DROP: Final = "DELETE FROM timers WHERE id = ?"
+SENT: Final = "UPDATE timers SET sent_at = ?, next = ?, attempts = 0 WHERE id = ?"
+UNSENT: Final = (
+    "UPDATE timers SET sent_at = NULL, next = ?, generation = generation + 1 WHERE id = ?"
+)
+POSTPONE: Final = "UPDATE timers SET next = ?, attempts = attempts + 1 WHERE id = ?"
+PENDING: Final = (
+    "SELECT count(*), min(due) FROM timers JOIN rooms r ON r.id = room WHERE r.room_id = ?"
+)
+
+
+class Timers:
+    """The timers of all rooms. A row leaves only when its message is gone for certain."""
+
+    _db: Database
+
+    async def due(self, now: Millis, share: int) -> list[Timer]:
+        """Return up to `share` timers of each room that may act, whose time has come."""
+        async with self._db.transaction() as db:
+            return [_timer(row) for row in await db.rows(DUE, now, share)]
+
+    async def next_due(self, after: Millis) -> Millis | None:
+        """Return when, after this time, the next timer of a room that may act wants something."""
+        async with self._db.transaction() as db:
+            row = await db.one(NEXT, after)
+        return None if row is None or row[0] is None else int(row[0])
+
+    async def sent(self, timer: Timer, now: Millis, check_at: Millis) -> None:
+        """A redaction was accepted; the timer stays until it has been seen."""
+        await run(self._db, SENT, now, check_at, timer.id)
+
+    async def unsent(self, timer: Timer, now: Millis) -> None:
+        """A redaction was accepted and did not happen: do it anew, as another request."""
+        await run(self._db, UNSENT, now, timer.id)
+
+    async def postpone(self, timer: Timer, until: Millis) -> None:
+        """Let only this timer wait."""
+        await run(self._db, POSTPONE, until, timer.id)
+
+    async def drop(self, timer: Timer) -> None:
+        """The message is gone for certain."""
+        await run(self._db, DROP, timer.id)
+
+    async def any_timer(self) -> bool:
+        """Whether any message waits to be redacted."""
+        async with self._db.transaction() as db:
+            return await db.one("SELECT 1 FROM timers LIMIT 1") is not None
+
+    async def pending(self, room_id: RoomID) -> tuple[int, Millis | None]:
+        """Return how many timers the room has, and when the first is due."""
+        async with self._db.transaction() as db:
+            row = await db.one(PENDING, room_id)
+        return (0, None) if row is None else (int(row[0]), row[1])
+
+
+def _timer(row: Row) -> Timer:
+    return Timer(
+        id=row[0],
+        room_id=RoomID(row[1]),
+        event_id=EventID(row[2]),
+        due=row[3],
+        attempts=row[4],
+        generation=row[5],
+        sent_at=row[6],
+    )

@@ -1,0 +1,148 @@
+"""The services over a homeserver in memory, a clock that stands still, and a real database."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from random import Random
+from typing import Protocol
+
+from bot.backfill import Backfill
+from bot.intake import Intake
+from bot.model import Bounds, EventID, Millis, RoomID, UserID
+from bot.reading import Reader
+from bot.redactor import Redactor
+from bot.rooms import Rooms
+from bot.speaker import Speaker
+from bot.store import Store
+from bot.timeline import Change, Message, Stretch
+from tests.fakes import ALICE, BOT, FakeClock, FakeHomeserver
+
+SECOND = 1_000
+MINUTE = 60 * SECOND
+DAY = 86_400_000
+BOUNDS = Bounds(minimum=SECOND, maximum=365 * DAY)
+
+
+class Service(Protocol):
+    """Something that runs side by side with others."""
+
+    async def run(self) -> None: ...
+
+
+class House:
+    """Builds the services as `bot.app` does."""
+
+    def __init__(self, path: Path, store: Store, bounds: Bounds) -> None:
+        self.path = path
+        self.bounds = bounds
+        self.clock = FakeClock()
+        self.homeserver = FakeHomeserver(self.clock)
+        self.allow: list[str] = ["@*:example.org"]
+        self.rest_after = 60
+        self._keep(store)
+
+    @classmethod
+    async def build(cls, path: Path, bounds: Bounds = BOUNDS) -> House:
+        return cls(path, await Store.open(path, bounds=bounds, own_id=BOT), bounds)
+
+    def _keep(self, store: Store) -> None:
+        """Make a new process's worth of services."""
+        homeserver, clock, bounds, random = self.homeserver, self.clock, self.bounds, Random(1)
+        self.store = store
+        self.reader = Reader(homeserver, prefix="!expire", bounds=bounds, digest=store.digest)
+        self.intake = Intake(homeserver, store, self.reader, clock, random=random, wake=self.wake)
+        self.redactor = Redactor(homeserver, store, clock, random=random, wake_rooms=self.wake)
+        self.backfill = Backfill(
+            homeserver, store, self.reader, clock, random=random, wake_others=self.wake
+        )
+        self.speaker = Speaker(
+            homeserver, store, clock, prefix="!expire", bounds=bounds, random=random
+        )
+        self.rooms = Rooms(
+            homeserver,
+            store,
+            clock,
+            allow=self.allow,
+            bounds=bounds,
+            random=random,
+            wake_others=self.wake,
+        )
+
+    def wake(self) -> None:
+        for service in (self.redactor, self.backfill, self.speaker, self.rooms):
+            service.wake.set()
+
+    @property
+    def everything(self) -> tuple[Service, ...]:
+        return (self.intake, self.redactor, self.backfill, self.speaker, self.rooms)
+
+    async def restart(self) -> None:
+        """Begin anew with nothing but the file."""
+        await self.store.close()
+        self._keep(await Store.open(self.path, bounds=self.bounds, own_id=BOT))
+
+    @asynccontextmanager
+    async def running(self, *services: Service) -> AsyncIterator[None]:
+        """Run services until the block ends; begin and end with all of them at rest."""
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(service.run()) for service in services]
+            await self.rest()
+            yield
+            await self.rest()
+            for task in tasks:
+                task.cancel()
+
+    async def rest(self) -> None:
+        """Return when nobody can go on without time passing or something happening.
+
+        Whoever works is in a transaction or has its turn in the loop soon.
+        """
+        lock = self.store._db._lock
+        quiet = 0
+        while quiet < self.rest_after:
+            if lock.locked():
+                quiet = 0
+                async with lock:
+                    pass
+            await asyncio.sleep(0)  # a turn for the others; no time passes
+            quiet += 1
+
+    async def advance(self, ms: Millis) -> None:
+        """Let time pass, and whoever waited for it act."""
+        self.clock.advance(ms)
+        await self.rest()
+
+    # --- arranging
+
+    async def enter(self, room_id: RoomID, lifetime: Millis | None = None) -> None:
+        """Let the bot know a room and its lifetime, with nothing to say about either."""
+        change = Change(setting=lifetime, sender=ALICE, digest=f"set in {room_id}", quiet=True)
+        await self.commit(Stretch(room_id=room_id, items=[change]))
+
+    async def remember(self, room_id: RoomID, *event_ids: EventID, due: Millis) -> None:
+        """Give messages timers that are due at one time."""
+        await self.enter(room_id, SECOND)
+        items = [Message(event_id=event_id, sent=due - SECOND) for event_id in event_ids]
+        await self.commit(Stretch(room_id=room_id, items=list(items)))
+
+    async def commit(self, *stretches: Stretch) -> None:
+        """Commit as if the homeserver had said it up to now."""
+        token = f"s{self.homeserver.place}"
+        await self.store.commit(token, self.clock.now(), list(stretches))
+
+    async def said_in(self, room_id: RoomID, text: str, *, sender: UserID = ALICE) -> EventID:
+        """Let somebody say something, and everybody react."""
+        event_id = self.homeserver.send(room_id, text, sender=sender)
+        await self.rest()
+        return event_id
+
+    async def pending(self, room_id: RoomID) -> int:
+        return (await self.store.pending(room_id))[0]
+
+    async def timers(self) -> dict[EventID, Millis]:
+        """Return when each message is due."""
+        async with self.store._db.transaction() as db:
+            return dict(await db.rows("SELECT event_id, due FROM timers ORDER BY due, id"))

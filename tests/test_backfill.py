@@ -1,0 +1,271 @@
+"""Gaps: what the bot was not sent is read back, page by page, and nothing in it is missed."""
+
+from __future__ import annotations
+
+import pytest
+
+from bot.intake import OLDER
+from bot.model import (
+    EventID,
+    Failed,
+    Forbidden,
+    Millis,
+    NotFound,
+    Outcome,
+    RateLimited,
+    Refused,
+    RoomID,
+    TokenRejectedError,
+    Unreachable,
+)
+from tests.fakes import ALICE, BOB, BOT
+from tests.house import DAY, MINUTE, SECOND, House
+
+
+@pytest.fixture
+async def room(house: House) -> RoomID:
+    """A room that the bot has known for a while, with a lifetime of a minute."""
+    house.homeserver.limit = 3
+    room = house.homeserver.make_room()
+    house.homeserver.set_lifetime(room, MINUTE)
+    house.homeserver.send(room, "the last that was read")
+    async with house.running(house.intake):
+        pass
+    return room
+
+
+async def dues(house: House, sent: list[EventID]) -> list[Millis | None]:
+    """Return in how many milliseconds from now each message is due."""
+    timers = await house.timers()
+    return [timers[one] - house.clock.now() if one in timers else None for one in sent]
+
+
+def say(house: House, room: RoomID, count: int) -> list[EventID]:
+    return [house.homeserver.send(room, f"message {number}") for number in range(count)]
+
+
+async def test_a_limited_timeline_is_read_back(house: House, room: RoomID) -> None:
+    sent = say(house, room, 23)
+    async with house.running(house.intake, house.backfill):
+        assert await dues(house, sent) == [MINUTE] * 23
+    assert len(house.homeserver.times("page_back")) == 5
+    assert not await house.store.unread.reads(room)
+
+
+async def test_what_was_read_before_is_not_read_again(house: House, room: RoomID) -> None:
+    """A message that stays must stay, also when the bot comes by it a second time."""
+    house.homeserver.set_lifetime(room, None)
+    stays = say(house, room, 2)
+    async with house.running(house.intake, house.backfill):
+        house.homeserver.set_lifetime(room, MINUTE)
+        await house.rest()
+    sent = say(house, room, 9)
+    async with house.running(house.intake, house.backfill):
+        assert await dues(house, stays) == [None, None]
+        assert await dues(house, sent) == [MINUTE] * 9
+
+
+async def test_a_whole_timeline_needs_no_reading_back(house: House, room: RoomID) -> None:
+    say(house, room, 3)
+    async with house.running(house.intake, house.backfill):
+        pass
+    assert house.homeserver.times("page_back") == []
+
+
+async def test_messages_in_a_gap_began_when_they_were_sent(house: House, room: RoomID) -> None:
+    house.clock.advance(10 * SECOND)
+    sent = say(house, room, 1)
+    house.clock.advance(20 * SECOND)
+    sent += [house.homeserver.send(room, "forged", at=0)]
+    sent += [house.homeserver.send(room, "forged", at=house.clock.now() + DAY)]
+    say(house, room, 5)
+    async with house.running(house.intake, house.backfill):
+        assert await dues(house, sent) == [40 * SECOND, 30 * SECOND, MINUTE]
+
+
+async def test_a_command_in_a_gap_covers_what_follows_it(house: House, room: RoomID) -> None:
+    before = say(house, room, 4)
+    house.homeserver.send(room, "!expire 5m")
+    inside, after = say(house, room, 4), say(house, room, 3)
+    async with house.running(*house.everything):
+        assert await dues(house, before) == [MINUTE] * 4
+        assert await dues(house, inside) == [5 * MINUTE] * 4
+        assert await dues(house, after) == [5 * MINUTE] * 3
+        live = await house.said_in(room, "live")
+        assert await dues(house, [live]) == [5 * MINUTE]
+    assert house.homeserver.heard(room) == ["alice set disappearing messages to 5 minutes."]
+
+
+async def test_a_change_in_a_gap_counts_from_its_own_place(house: House, room: RoomID) -> None:
+    before = say(house, room, 4)
+    house.homeserver.set_lifetime(room, 5 * MINUTE, sender=BOB)
+    after = say(house, room, 8)
+    async with house.running(house.intake, house.backfill):
+        assert await dues(house, before + after) == [MINUTE] * 4 + [5 * MINUTE] * 8
+
+
+async def test_what_is_said_while_a_gap_is_open_waits_for_it(house: House, room: RoomID) -> None:
+    house.homeserver.send(room, "!expire 5m")
+    say(house, room, 5)
+    async with house.running(house.intake):
+        live = await house.said_in(room, "live")
+        assert await dues(house, [live]) == [None]
+        async with house.running(house.backfill):
+            assert await dues(house, [live]) == [5 * MINUTE]
+
+
+async def test_two_gaps_one_after_the_other_keep_their_order(house: House, room: RoomID) -> None:
+    first = say(house, room, 6)
+    async with house.running(house.intake):
+        pass
+    house.homeserver.send(room, "!expire 5m")
+    second = say(house, room, 6)
+    async with house.running(house.intake):
+        pass
+    house.homeserver.send(room, "!expire off")
+    third = say(house, room, 6)
+    async with house.running(house.intake, house.backfill):
+        found = await dues(house, first + second + third)
+    assert found == [MINUTE] * 6 + [5 * MINUTE] * 6 + [None] * 6
+
+
+async def test_a_restart_in_the_middle_of_a_gap_goes_on_where_it_was(
+    house: House, room: RoomID
+) -> None:
+    sent = say(house, room, 23)
+    async with house.running(house.intake):
+        found = await house.store.unread.next_gap()
+        assert found is not None
+        await house.backfill.read(found[0])
+    await house.restart()
+    house.homeserver.asked.clear()
+    async with house.running(house.intake, house.backfill):
+        assert await dues(house, sent) == [MINUTE] * 23
+    assert len(house.homeserver.times("page_back")) == 4
+
+
+async def test_what_is_redacted_in_a_gap_gets_no_timer(house: House, room: RoomID) -> None:
+    sent = say(house, room, 10)
+    house.homeserver.redact_as(room, sent[0], BOB)
+    async with house.running(house.intake):
+        pass
+    house.homeserver.redact_as(room, sent[5], BOB)
+    async with house.running(house.intake, house.backfill):
+        found = await dues(house, sent)
+    assert found == [None] + [MINUTE] * 4 + [None] + [MINUTE] * 4
+
+
+async def test_a_busy_room_that_the_bot_has_just_joined_is_read_back_to_its_joining(
+    house: House,
+) -> None:
+    """Known to fail: the lifetime that the room had is applied only after the gap."""
+    house.homeserver.limit = 3
+    await house.store.commit("s0", house.clock.now(), [])
+    room = house.homeserver.make_room(joined=False, invited=False)
+    house.homeserver.set_lifetime(room, MINUTE)
+    before = say(house, room, 6)
+    house.homeserver.set_member(room, BOT, "join")
+    after = say(house, room, 12)
+    async with house.running(house.intake, house.backfill):
+        assert await dues(house, before) == [None] * 6
+        assert await dues(house, after) == [MINUTE] * 12
+
+
+async def test_a_gap_ends_at_old_messages_where_the_known_one_is_gone(
+    house: House, room: RoomID
+) -> None:
+    """Known to fail: what was decided to stay gets a timer when it is come by again."""
+    house.homeserver.set_lifetime(room, None)
+    stays = say(house, room, 8)
+    house.homeserver.set_lifetime(room, MINUTE)
+    last = house.homeserver.send(room, "the last that was read, and purged")
+    async with house.running(house.intake, house.backfill):
+        pass
+    house.homeserver.purge(room, last)
+    house.clock.advance(OLDER + MINUTE)
+    await house.commit()
+    sent = say(house, room, 9)
+    async with house.running(house.intake, house.backfill):
+        assert await dues(house, sent) == [MINUTE] * 9
+        assert await dues(house, stays) == [None] * 8
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        RateLimited(retry_after=3_000),
+        Unreachable(reason="reset"),
+        Failed(status=500),
+        Forbidden(),
+        NotFound(),
+    ],
+)
+async def test_a_page_that_cannot_be_had_now_is_had_later(
+    house: House, room: RoomID, trouble: Outcome
+) -> None:
+    sent = say(house, room, 9)
+    house.homeserver.fail_next(trouble, trouble, trouble, on="page_back")
+    async with house.running(house.intake, house.backfill, house.rooms):
+        assert await dues(house, sent) == [None] * 9
+        for _ in range(3):
+            await house.advance(MINUTE)
+        assert await dues(house, sent) == [MINUTE - 3 * MINUTE] * 9
+
+
+async def test_a_gap_that_can_never_be_read_does_not_hold_up_its_room_for_ever(
+    house: House, room: RoomID
+) -> None:
+    """Known to fail: what was said after the gap waits behind it, for ever without a timer."""
+    say(house, room, 9)
+    house.homeserver.fail_next(*[Refused(status=400, errcode="M_UNKNOWN")] * 999, on="page_back")
+    async with house.running(house.intake, house.backfill):
+        live = await house.said_in(room, "live")
+        for _ in range(120):
+            await house.advance(10 * MINUTE)
+        assert await dues(house, [live]) != [None]
+
+
+async def test_a_gap_of_one_room_does_not_hold_up_another(house: House, room: RoomID) -> None:
+    other = house.homeserver.make_room()
+    house.homeserver.set_lifetime(other, MINUTE)
+    async with house.running(house.intake):
+        pass
+    say(house, room, 9)
+    house.homeserver.fail_next(Failed(status=500), on="page_back")
+    sent = say(house, other, 9)
+    async with house.running(house.intake, house.backfill):
+        assert await dues(house, sent) == [MINUTE] * 9
+
+
+async def test_a_command_in_a_gap_that_cannot_be_judged_now_is_judged_later(
+    house: House, room: RoomID
+) -> None:
+    house.homeserver.send(room, "!expire 5m", sender=ALICE)
+    sent = say(house, room, 5)
+    async with house.running(house.intake):
+        pass
+    house.homeserver.fail_next(Unreachable(reason="reset"), on="power")
+    async with house.running(house.backfill):
+        assert await dues(house, sent) == [None] * 5
+        await house.advance(MINUTE)
+        assert await dues(house, sent) == [4 * MINUTE] * 5
+
+
+async def test_a_room_that_was_left_is_not_read_back(house: House, room: RoomID) -> None:
+    say(house, room, 9)
+    async with house.running(house.intake):
+        pass
+    house.homeserver.kick(room)
+    async with house.running(*house.everything):
+        await house.advance(MINUTE)
+    assert await house.store.unread.next_gap() is None
+    assert await house.timers() == {}
+
+
+async def test_a_rejected_token_ends_backfill(house: House, room: RoomID) -> None:
+    say(house, room, 9)
+    async with house.running(house.intake):
+        pass
+    house.homeserver.fail_next(TokenRejectedError("M_UNKNOWN_TOKEN"), on="page_back")
+    with pytest.raises(TokenRejectedError):
+        await house.backfill.run()

@@ -1,0 +1,214 @@
+"""Whatever strangers send to the bot's device, its sync goes on and its keys stay in order."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from nio.crypto import Olm
+from nio.events import ToDeviceEvent
+
+from tests.engines import ROOM, Bot, Peer, Writer
+
+scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
+anything = st.recursive(
+    scalars, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8
+)
+PER_EXAMPLE = 20
+
+
+@pytest.fixture
+def alice(tmp_path: Path) -> Peer:
+    return Peer("alice", tmp_path / "alice")
+
+
+@pytest.fixture
+def bot(tmp_path: Path, alice: Peer) -> Bot:
+    made = Bot(tmp_path / "bot")
+    made.meet(alice)
+    alice.meet(made)
+    return made
+
+
+def hostile(alice: Peer, bot: Bot | Peer) -> dict[str, Any]:
+    """Return the inputs that are known to raise inside nio."""
+    curve = bot.device.curve25519
+    other = Peer("bot", Path(alice.store.store_path).parent / "other")
+    alice.olm.device_store.add(bot.device)
+    unknown = copy.deepcopy(alice.tell(bot, "m.dummy", {}))
+
+    def olm(body: Any, kind: Any) -> dict[str, Any]:
+        ciphertext = {curve: {"type": kind, "body": body}}
+        content = {
+            "algorithm": "m.olm.v1.curve25519-aes-sha2",
+            "sender_key": alice.device.curve25519,
+            "ciphertext": ciphertext,
+        }
+        return {"type": "m.room.encrypted", "sender": alice.user_id, "content": content}
+
+    other.olm.account.generate_one_time_keys(1)
+    key = next(iter(other.olm.account.one_time_keys["curve25519"].values()))
+    stray = Peer("stray", Path(alice.store.store_path).parent / "stray")
+    stray.olm.create_session(key, other.device.curve25519)
+    body = stray.tell(other, "m.dummy", {})["content"]["ciphertext"][other.device.curve25519]
+    bad_key = Writer(alice).room_key() | {"session_key": "AAAA"}
+    del unknown
+    return {
+        "garbage of type 0": olm("AAAA", 0),
+        "garbage of type 1": olm("AAAA", 1),
+        "no base64": olm("§§§", 0),
+        "an integer body": olm(7, 0),
+        "an unknown one-time key": olm(body["body"], 0),
+        "a bad session key": alice.tell(bot, "m.room_key", bad_key),
+        "a payload that is a list": alice.tell_raw(bot, "[]"),
+        "a payload that is a string": alice.tell_raw(bot, '"m.room_key"'),
+        "a payload that is no JSON": alice.tell_raw(bot, "{"),
+    }
+
+
+NAMES = (
+    "garbage of type 0",
+    "garbage of type 1",
+    "no base64",
+    "an integer body",
+    "an unknown one-time key",
+    "a bad session key",
+    "a payload that is a list",
+    "a payload that is a string",
+    "a payload that is no JSON",
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_known_hostile_messages_do_not_stop_the_sync(
+    alice: Peer, bot: Bot, name: str
+) -> None:
+    writer = Writer(alice)
+    bot.feed(hostile(alice, bot)[name], alice.tell(bot, "m.room_key", writer.room_key()))
+    assert await bot.reads(writer.write("still here")) == "still here"
+
+
+def test_plain_nio_is_stopped_by_them(tmp_path: Path, alice: Peer) -> None:
+    plain = Peer("bot", tmp_path / "plain", Olm)
+    plain.olm.device_store.add(alice.device)
+    alice.meet(plain)
+    raised = set()
+    for name, event in hostile(alice, plain).items():
+        try:
+            parsed = ToDeviceEvent.parse_event(copy.deepcopy(event))
+            plain.olm.handle_to_device_event(parsed)
+        except Exception:  # noqa: BLE001
+            raised.add(name)
+    assert len(raised) >= 5, raised
+
+
+def mutate(event: dict[str, Any], path: list[int], value: Any) -> Any:
+    """Put `value` somewhere into a copy of `event`."""
+    made = copy.deepcopy(event)
+    place: Any = made
+    for step in path:
+        keys = list(place) if isinstance(place, dict) else list(range(len(place)))
+        if not keys:
+            break
+        key = keys[step % len(keys)]
+        if not isinstance(place[key], dict | list) or not place[key]:
+            place[key] = value
+            return made
+        place = place[key]
+    return made
+
+
+async def test_ten_thousand_malformed_messages_do_not_stop_the_sync(alice: Peer, bot: Bot) -> None:
+    seeds = [*hostile(alice, bot).values(), alice.tell(bot, "m.room_key", Writer(alice).room_key())]
+    fed = 0
+
+    @settings(
+        max_examples=500,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        database=None,
+    )
+    @given(
+        st.lists(
+            st.tuples(st.integers(0, 99), st.lists(st.integers(0, 9), max_size=5), anything)
+            | anything,
+            min_size=PER_EXAMPLE,
+            max_size=PER_EXAMPLE,
+        )
+    )
+    def feed(inputs: list[Any]) -> None:
+        nonlocal fed
+        events = [
+            mutate(seeds[one[0] % len(seeds)], one[1], one[2]) if isinstance(one, tuple) else one
+            for one in inputs
+        ]
+        bot.crypto.feed({"to_device": {"events": events}})
+        bot.crypto.feed(json.loads(json.dumps({"to_device": inputs[0], "device_lists": inputs[1]})))
+        fed += len(events)
+
+    feed()
+    assert fed >= 10_000
+    writer = Writer(alice)
+    bot.feed(alice.tell(bot, "m.room_key", writer.room_key()))
+    assert await bot.reads(writer.write("still here")) == "still here"
+
+
+async def test_a_message_under_anothers_name_does_not_count(alice: Peer, bot: Bot) -> None:
+    writer = Writer(alice)
+    bot.feed(alice.tell(bot, "m.room_key", writer.room_key()))
+    assert await bot.reads(writer.write("!expire 5s", sender="@bob:example.org")) is None
+    assert await bot.reads(writer.write("!expire 5s")) == "!expire 5s"
+
+
+async def test_a_key_for_another_room_opens_nothing_here(alice: Peer, bot: Bot) -> None:
+    writer = Writer(alice)
+    bot.feed(alice.tell(bot, "m.room_key", writer.room_key("!other:example.org")))
+    assert await bot.reads(writer.write("!expire 5s")) is None
+
+
+async def test_a_member_cannot_wind_a_session_back_or_take_it_over(
+    tmp_path: Path, alice: Peer, bot: Bot
+) -> None:
+    mallory = Peer("mallory", tmp_path / "mallory")
+    bot.meet(mallory)
+    mallory.meet(bot)
+    writer = Writer(alice)
+    old = writer.write("said long ago")
+    bot.feed(alice.tell(bot, "m.room_key", writer.room_key()))
+    bot.crypto.ratchet([(writer.session.id, 0)])
+    for who in (alice, mallory):
+        bot.feed(who.tell(bot, "m.room_key", writer.room_key()))
+    assert await bot.reads(old) is None
+    bot.restart()
+    bot.meet(alice, mallory)
+    assert await bot.reads(old) is None
+    assert await bot.reads(writer.write("said today")) == "said today"
+
+
+async def test_nothing_in_the_store_opens_what_was_read(alice: Peer, bot: Bot) -> None:
+    writer = Writer(alice)
+    bot.feed(alice.tell(bot, "m.room_key", writer.room_key()))
+    events = [writer.write(f"message {number}") for number in range(5)]
+    assert [await bot.reads(event) for event in events] == [f"message {n}" for n in range(5)]
+    bot.crypto.ratchet([(writer.session.id, 2)])
+    assert [await bot.reads(event) for event in events[:3]] == [None] * 3
+    assert await bot.reads(events[4]) == "message 4"
+    bot.crypto.scrub()
+    bot.restart()
+    bot.meet(alice)
+    assert [await bot.reads(event) for event in events[:3]] == [None] * 3
+    assert await bot.reads(events[3]) == "message 3"
+    bot.crypto.forget([writer.session.id])
+    bot.restart()
+    bot.meet(alice)
+    assert await bot.reads(events[4]) is None
+
+
+def test_the_bots_own_sessions_are_not_kept_to_read_with(bot: Bot) -> None:
+    bot.olm.create_outbound_group_session(ROOM)
+    assert bot.olm.session_ids == []

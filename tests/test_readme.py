@@ -1,0 +1,218 @@
+"""The documents say what the code does. `python -m tests.test_readme` renews their tables."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from bot import app, cli, words
+from bot.commands import TABLE
+from bot.config import Settings
+from bot.config.loading import KEYS, PREFIX, variable
+from bot.durations import DAY, HOUR, MINUTE, compact
+from bot.model import POLICY_EVENT
+from bot.timeline import OFF
+from bot.words import Standing
+from tests.test_layers import PARTS
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+EXAMPLES = ["compose.yaml", "Dockerfile", "deploy/ephemeral-bot.service", "config.example.yaml"]
+PAGES = sorted(
+    path.relative_to(ROOT).as_posix()
+    for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("deploy/*.md")]
+)
+every_page = pytest.mark.parametrize("page", PAGES)
+every_text = pytest.mark.parametrize("page", [*PAGES, *EXAMPLES])
+
+
+# --- What is made from the code ----------------------------------------------------------------
+
+
+DEFAULTS = Settings.model_validate(
+    {"homeserver": "https://example.org", "user_id": "@expire:example.org", "password": "secret"}
+)
+
+
+def table(*rows: tuple[str, ...]) -> str:
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]])
+
+
+def commands() -> str:
+    rows = []
+    for command in TABLE:
+        ways = [
+            " ".join(filter(None, (DEFAULTS.command_prefix, name, command.argument)))
+            for name in command.names
+        ]
+        rows.append((", ".join(f"`{way}`" for way in ways), command.help, command.right))
+    return table(("say", "what it does", "who may"), *rows)
+
+
+def says() -> str:
+    bounds, prefix = DEFAULTS.bounds, DEFAULTS.command_prefix
+    weak, strong = Standing(have=0, need=50), Standing(have=50, need=50)
+    waiting = words.status(
+        DAY, pending=12, next_in=3 * HOUR + 5 * MINUTE, standing=strong, reading=False
+    )
+    rows = {
+        "it comes": words.welcome(prefix, weak, None),
+        "a lifetime is set": words.announcement("Alice", DAY, bounds, standing=strong),
+        "it is turned off": words.announcement("Alice", OFF, bounds, pending=12),
+        "somebody asks": waiting,
+        "somebody may not": words.refused("Bob", 50, 0),
+        "a lifetime is too short": words.outside(prefix, bounds),
+        "it loses its rights": words.suspended(weak),
+        "it has them again": words.resumed(12),
+    }
+    return table(
+        ("when", "it says"), *((when, said.replace("\n", "<br>")) for when, said in rows.items())
+    )
+
+
+def renewed(text: str) -> str:
+    """Return the README with the tables as the code has them."""
+    for name, made in {"commands": commands(), "says": says()}.items():
+        begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+        assert text.count(begin) == text.count(end) == 1, name
+        before, _, rest = text.partition(begin)
+        text = before + begin + made + "\n" + end + rest.partition(end)[2]
+    return text
+
+
+def test_the_commands_and_the_words_are_those_of_the_code() -> None:
+    text = README.read_text()
+    assert text == renewed(text), "python -m tests.test_readme renews the tables"
+
+
+# --- What is written by hand, and held to the code ---------------------------------------------
+
+
+def rows_under(heading: str) -> dict[str, list[str]]:
+    """Return the README's first table after a line: its cells by the `name` in the first one."""
+    _, found, rest = README.read_text().partition(heading)
+    assert found, heading
+    lines = re.findall(r"^\| `([^`]+)` \| (.*) \|$", rest.partition("\n#")[0], re.MULTILINE)
+    return {name: re.split(r" \| ", cells) for name, cells in lines}
+
+
+def default(key: str) -> Any:
+    value: Any = DEFAULTS
+    for name in key.split("."):
+        value = getattr(value, name)
+    return value
+
+
+def test_every_setting_is_documented_with_its_default() -> None:
+    rows = rows_under("\n## Settings")
+    assert tuple(rows) == KEYS
+    for key, (shown, meaning) in rows.items():
+        value = default(key)
+        if key in {"homeserver", "user_id", "password"} or value is None:
+            assert "`" not in shown, key
+        else:
+            text = compact(value) if isinstance(value, int) else str(value)
+            assert shown == f"`{text}`", key
+        assert meaning
+
+
+@every_text
+def test_every_variable_that_is_named_exists(page: str) -> None:
+    known = {variable(key) for key in KEYS} | {PREFIX}
+    assert set(re.findall(rf"{PREFIX}[A-Z_]*", (ROOT / page).read_text())) <= known
+
+
+def test_every_exit_status_is_documented() -> None:
+    statuses = {app.OK, app.FAILED, app.REFUSED, app.OCCUPIED, cli.CONFIG_ERROR}
+    assert {int(status) for status in rows_under("**Exit statuses**")} == statuses
+
+
+def test_the_reader_is_told_of_every_part_of_the_bot() -> None:
+    layers = README.read_text().partition("| layer |")[2].partition("\n\n")[0]
+    assert set(re.findall(r"`(\w+)`", layers)) == set(PARTS) - {"__main__"}
+
+
+def test_the_state_event_is_named_as_the_code_names_it() -> None:
+    named = set(re.findall(r"com\.beeper\.[a-z_]+", README.read_text()))
+    assert named == {POLICY_EVENT}
+
+
+def test_the_bot_of_the_compose_file_can_write_to_its_data_only() -> None:
+    bot = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]["bot"]
+    assert bot["read_only"]
+    assert bot["cap_drop"] == ["ALL"]
+    assert bot["volumes"] == ["bot-data:/data"]
+    assert "user" not in bot  # the image's own, who is not root
+
+
+def test_the_overrides_of_synapse_are_a_few_keys() -> None:
+    text = (ROOT / "deploy/synapse/homeserver-overrides.yaml").read_text()
+    assert set(yaml.safe_load(text)) == {"redaction_retention_period"}
+
+
+def test_the_unit_starts_nothing_again_that_cannot_mend_itself() -> None:
+    unit = (ROOT / "deploy/ephemeral-bot.service").read_text()
+    assert f"RestartPreventExitStatus={cli.CONFIG_ERROR} {app.REFUSED}\n" in unit
+
+
+# --- Links and words ---------------------------------------------------------------------------
+
+HOSTS = {
+    "element-hq.github.io",
+    "github.com",
+    "keepachangelog.com",
+    "localhost",
+    "matrix.example.org",
+    "semver.org",
+    "synapse",
+}
+PLACES = {"_matrix", "_synapse", "config.yaml", "data", "dev", "etc", "opt", "run", "tmp", "var"}
+PLACES |= {"devtools", "health", "overrides.yaml", "build", "usr", "matrix-ephemeral-bot"}
+
+# The project has one word for each thing, and none for how good it is.
+AVOIDED = ["TTL", "burn", "job", "task", "handler", "manager"]
+AVOIDED += ["TODO", "FIXME", "simply", "seamless", "effortless", "blazing", "powerful", "robust"]
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the names that GitHub gives to the headings of a page."""
+    titles = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def links(page: str) -> list[str]:
+    return re.findall(r"\]\(([^)\s]+)\)", (ROOT / page).read_text())
+
+
+@every_page
+def test_every_link_leads_somewhere(page: str) -> None:
+    for link in links(page):
+        if link.startswith("https://"):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (ROOT / page).parent / path if path else ROOT / page
+        assert target.exists(), link
+        if anchor:
+            assert anchor in anchors(target), link
+
+
+@every_text
+def test_only_public_hosts_and_places_are_named(page: str) -> None:
+    text = re.sub("<!--.*?-->", "", (ROOT / page).read_text())
+    assert set(re.findall(r"https?://([\w.-]+)", text)) <= HOSTS
+    assert set(re.findall(r"(?:^|[\s\"'`=:,(])/([\w.-]*\w)", text, re.MULTILINE)) <= PLACES
+
+
+@every_page
+def test_the_pages_keep_to_the_projects_own_words(page: str) -> None:
+    text = (ROOT / page).read_text().replace("burn-bot", "")
+    assert re.findall(rf"\b(?:{'|'.join(AVOIDED)})\b", text) == []
+
+
+if __name__ == "__main__":
+    README.write_text(renewed(README.read_text()))

@@ -1,0 +1,249 @@
+"""Timers in the store: what is due, to whom the turn belongs, and that nothing of them stays."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from bot.model import Bounds, EventID, Millis, RoomID, Timer, UserID
+from bot.store import Store
+from bot.store.database import Row
+from bot.store.debts import NEXT_OWED
+from bot.store.timers import DUE, NEXT
+from bot.store.unread import NEXT_GAP, READY, TAKE
+from bot.timeline import Change, Gap, Item, Message, Redaction, Stretch
+
+ALICE = UserID("@alice:example.org")
+ROOM, OTHER = RoomID("!room:example.org"), RoomID("!other:example.org")
+MINUTE = 60_000
+NOW = 1_800_000_000_000
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    bounds = Bounds(minimum=1_000, maximum=365 * 86_400_000)
+    made = await Store.open(tmp_path / "timers.db", bounds=bounds, own_id=UserID("@bot:x"))
+    yield made
+    await made.close()
+
+
+async def remember(store: Store, room: RoomID, **dues: Millis) -> None:
+    """Give messages with these names timers that are due so long from `NOW`."""
+    items: list[Item] = [Change(setting=MINUTE, sender=ALICE, digest="policy", quiet=True)]
+    items += [
+        Message(event_id=EventID(f"${name}"), sent=NOW + due - MINUTE) for name, due in dues.items()
+    ]
+    await store.commit("s1", NOW, [Stretch(room_id=room, items=items)])
+
+
+async def due(store: Store, now: Millis = NOW, share: int = 100) -> list[str]:
+    return [timer.event_id for timer in await store.due(now, share)]
+
+
+async def one(store: Store, now: Millis = NOW) -> Timer:
+    [timer] = await store.due(now, 100)
+    return timer
+
+
+async def rows(store: Store, sql: str, *args: Any) -> list[Row]:
+    async with store._db.transaction() as db:
+        return await db.rows(sql, *args)
+
+
+# --- due -----------------------------------------------------------------------------------------
+
+
+async def test_what_is_due_is_given_oldest_first_and_nothing_before_its_time(store: Store) -> None:
+    await remember(store, ROOM, now=0, later=1, long_ago=-(10**12), before=-1)
+    assert await due(store) == ["$long_ago", "$before", "$now"]
+    assert await store.next_due(NOW) == NOW + 1
+
+
+async def test_each_room_gets_its_share_however_much_is_due_in_another(store: Store) -> None:
+    await remember(store, ROOM, **{f"sweep{number}": -number for number in range(1, 500)})
+    await remember(store, OTHER, quick=0)
+    found = await due(store, share=3)
+    assert found == ["$sweep499", "$sweep498", "$sweep497", "$quick"]
+
+
+async def test_a_suspended_room_is_passed_over_until_it_is_resumed(store: Store) -> None:
+    await remember(store, ROOM, waiting=-5, waiting_longer=7)
+    await store.reviewed(ROOM, suspended=True, owed=[])
+    await remember(store, OTHER, other=3)
+    assert await due(store) == []
+    assert await store.next_due(NOW) == NOW + 3
+    assert await store.next_due(NOW + 3) is None
+    await store.reviewed(ROOM, suspended=False, owed=[])
+    assert await due(store) == ["$waiting"]
+    assert await store.next_due(NOW + 3) == NOW + 7
+
+
+async def test_the_next_due_time_is_the_earliest_after_the_one_given(store: Store) -> None:
+    assert await store.next_due(NOW) is None
+    await remember(store, ROOM, one=5, two=9)
+    await remember(store, OTHER, three=7)
+    times = [NOW]
+    while (after := await store.next_due(times[-1])) is not None:
+        times.append(after)
+    assert times == [NOW, NOW + 5, NOW + 7, NOW + 9]
+
+
+async def test_a_postponed_timer_waits_alone_and_counts_its_attempts(store: Store) -> None:
+    await remember(store, ROOM, stuck=-1, fine=0)
+    [stuck, _] = await store.due(NOW, 9)
+    await store.postpone(stuck, NOW + 50)
+    assert await due(store) == ["$fine"]
+    assert await due(store, NOW + 49) == ["$fine"]
+    [_, stuck] = await store.due(NOW + 50, 9)
+    assert (stuck.attempts, stuck.due, stuck.sent_at) == (1, NOW - 1, None)
+
+
+async def test_a_sent_timer_waits_for_its_confirmation(store: Store) -> None:
+    await remember(store, ROOM, one=0)
+    await store.postpone(await one(store), NOW + 1)
+    await store.sent(await one(store, NOW + 1), NOW + 1, NOW + 30)
+    assert await due(store, NOW + 29) == []
+    timer = await one(store, NOW + 30)
+    assert (timer.sent_at, timer.attempts, timer.generation) == (NOW + 1, 0, 0)
+    await store.unsent(timer, NOW + 31)
+    timer = await one(store, NOW + 31)
+    assert (timer.sent_at, timer.generation) == (None, 1)
+    await store.drop(timer)
+    assert await store.pending(ROOM) == (0, None)
+    assert not await store.any_timer()
+
+
+async def test_a_redaction_in_the_timeline_drops_the_timer_sent_or_not(store: Store) -> None:
+    await remember(store, ROOM, sent=0, unsent=0, stays=0)
+    timers = {timer.event_id: timer for timer in await store.due(NOW, 9)}
+    await store.sent(timers[EventID("$sent")], NOW, NOW + 30)
+    redactions: list[Item] = [
+        Redaction(target=EventID(target), target_digest="", sender=ALICE, digest=target)
+        for target in ("$sent", "$unsent", "$never_seen")
+    ]
+    await store.commit("s2", NOW, [Stretch(room_id=ROOM, items=redactions)])
+    assert await due(store, NOW + 99) == ["$stays"]
+    await store.sent(timers[EventID("$sent")], NOW, NOW + 30)  # its answer came after all that
+    assert await store.pending(ROOM) == (1, NOW)
+
+
+async def test_a_forgotten_room_leaves_nothing(store: Store) -> None:
+    await remember(store, ROOM, one=0, two=5)
+    await remember(store, OTHER, other=0)
+    gap = Gap(room_id=ROOM, token="t", stop_digest="", stop_at=0, since=0, until=NOW)
+    waiting = Message(event_id=EventID("$waiting"), sent=NOW)
+    await store.commit("s2", NOW, [Stretch(room_id=ROOM, items=[waiting], gap=gap, entered=True)])
+    assert await store.forget(ROOM) == 2
+    for table in ("timers", "gaps", "unread", "owed"):
+        found = await rows(store, f"SELECT count(*) FROM {table} JOIN rooms r ON r.id = room")
+        assert found == [(1 if table == "timers" else 0,)]
+        assert await rows(store, f"SELECT count(*) FROM {table}") == found
+    assert [room.room_id for room in await store.rooms()] == [OTHER]
+    assert await store.forget(ROOM) == 0
+
+
+# --- how it is found -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("analysed", [False, True])
+@pytest.mark.parametrize(
+    ("sql", "args", "table"),
+    [
+        (DUE, (NOW, 8), "timers"),
+        (NEXT, (NOW,), "timers"),
+        (TAKE, (1, 500), "unread"),
+        (READY, (), "unread"),
+        (NEXT_GAP, (), "unread"),
+        (NEXT_OWED, (), "timers"),
+    ],
+)
+async def test_what_is_due_is_found_through_an_index(
+    store: Store, sql: str, args: tuple[Any, ...], table: str, analysed: bool
+) -> None:
+    await remember(store, ROOM, **{f"e{number}": number for number in range(300)})
+    if analysed:
+        await rows(store, "ANALYZE")
+    aliases = {"timers": ("timers", "t"), "unread": ("unread",)}[table]
+    for *_, step in await rows(store, f"EXPLAIN QUERY PLAN {sql}", *args):
+        for name in aliases:
+            assert not step.startswith(f"SCAN {name} ") or "COVERING INDEX" in step, step
+            assert step != f"SCAN {name}"
+
+
+async def test_a_redaction_finds_its_timer_through_an_index(store: Store) -> None:
+    plan = await rows(store, "EXPLAIN QUERY PLAN DELETE FROM timers WHERE room = 1 AND event_id = 2")
+    assert all("SCAN timers" not in step for *_, step in plan)
+
+
+# --- what is left on the disk --------------------------------------------------------------------
+
+
+async def on_disk(folder: Path) -> bytes:
+    return b"".join(file.read_bytes() for file in folder.iterdir())
+
+
+@pytest.mark.parametrize("way", ["drop", "redaction", "forget"])
+async def test_no_id_of_a_message_that_is_gone_can_be_read_from_the_disk(
+    store: Store, tmp_path: Path, way: str
+) -> None:
+    rooms = [RoomID(f"!room-{number}:example.org") for number in range(3)]
+    for room in rooms:
+        name = room[1:7]
+        await remember(store, room, **{f"NEEDLE-{name}-{n}-{'x' * 30}": 0 for n in range(1_000)})
+    await remember(store, RoomID("!stays:x"), keeps=0)
+    timers = [timer for timer in await store.due(NOW, 9_999) if timer.event_id != "$keeps"]
+    assert len(timers) == 3_000
+    Random(7).shuffle(timers)
+    if way == "drop":
+        for timer in timers:
+            await store.drop(timer)
+    elif way == "forget":
+        for room in rooms:
+            await store.forget(room)
+    else:
+        for room in rooms:
+            redactions: list[Item] = [
+                Redaction(target=timer.event_id, target_digest="", sender=ALICE, digest="r")
+                for timer in timers
+                if timer.room_id == room
+            ]
+            await store.commit("s2", NOW, [Stretch(room_id=room, items=redactions)])
+    assert b"NEEDLE" in await on_disk(tmp_path)
+    await store.tidy()
+    assert b"NEEDLE" not in await on_disk(tmp_path)
+    assert b"$keeps" in await on_disk(tmp_path)
+
+
+async def test_what_waited_behind_a_gap_can_not_be_read_from_the_disk_either(
+    store: Store, tmp_path: Path
+) -> None:
+    gap = Gap(room_id=ROOM, token="NEEDLE", stop_digest="", stop_at=0, since=0, until=NOW)
+    items: list[Item] = [Message(event_id=EventID(f"$NEEDLE{n}"), sent=NOW) for n in range(2_000)]
+    await store.commit("s1", NOW, [Stretch(room_id=ROOM, items=items, gap=gap)])
+    found = await store.unread.next_gap()
+    assert found is not None
+    await store.unread.read_on(found[0], [], "t", done=True)
+    while await store.unread.take_over(NOW):
+        pass
+    await store.tidy()
+    assert b"NEEDLE" not in await on_disk(tmp_path)
+
+
+async def test_a_process_that_was_killed_before_tidying_tidies_when_it_is_back(
+    store: Store, tmp_path: Path
+) -> None:
+    await remember(store, ROOM, NEEDLE=0)
+    await store.drop(await one(store))
+    for file in list(tmp_path.iterdir()):  # as the disk would be found
+        target = tmp_path / "later" / file.name
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes(file.read_bytes())
+    bounds = Bounds(minimum=1, maximum=2)
+    later = await Store.open(target.parent / "timers.db", bounds=bounds, own_id=UserID("@bot:x"))
+    await later.tidy()
+    assert b"NEEDLE" not in await on_disk(target.parent)
+    await later.close()
