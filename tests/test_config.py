@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 EXAMPLE = Path(__file__).parent.parent / "config.example.yaml"
 SECRET = "hunter2-do-not-show"
 PICKLE_KEY = "0123456789abcDEF" * 4
+RECOVERY_KEY = "EsSz ykH7 LCZx 7Cae cmKD wcmY JRXi Ybtu 8iQ3 t8Ez nRwK pUY1"
 LEAST = 'homeserver: https://matrix.example.org\nuser_id: "@bot:example.org"\n'
 WHOLE = f"{LEAST}password: {SECRET}\n"
 DAY = 24 * 60 * 60 * 1000
@@ -202,17 +203,30 @@ def test_a_pickle_key_file_is_read(read: Callable[..., Settings], tmp_path: Path
     assert settings.pickle_key() == bytes.fromhex(PICKLE_KEY)
 
 
+def test_a_recovery_key_file_is_read(read: Callable[..., Settings], tmp_path: Path) -> None:
+    file = tmp_path / "recovery.key"
+    file.write_text(f"{RECOVERY_KEY}\n")
+    settings = read(WHOLE, ENCRYPTION__RECOVERY_KEY_FILE=str(file))
+    file.unlink()
+    assert settings.recovery_key() == bytes(range(32))
+    assert read(WHOLE).recovery_key() is None
+
+
 def test_settings_never_show_their_secrets(read: Callable[..., Settings], tmp_path: Path) -> None:
     file = tmp_path / "token"
     file.write_text(SECRET)
+    key_file = tmp_path / "recovery.key"
+    key_file.write_text(RECOVERY_KEY)
     for settings in (
         read(WHOLE, ENCRYPTION__PICKLE_KEY=PICKLE_KEY),
         read(LEAST, PASSWORD_FILE=str(file)),
         read(LEAST, ACCESS_TOKEN_FILE=str(file)),
+        read(WHOLE, ENCRYPTION__RECOVERY_KEY_FILE=str(key_file)),
     ):
         shown = f"{settings!r} {settings!s} {settings.model_dump()} {settings.model_dump_json()}"
         assert SECRET not in shown
         assert PICKLE_KEY not in shown
+        assert RECOVERY_KEY not in shown
 
 
 # --- The example -------------------------------------------------------------------------------

@@ -37,7 +37,12 @@ def refusal(tmp_path: Path) -> Callable[..., str]:
     return reason
 
 
-FILE_KEYS = ["password_file", "access_token_file", "encryption.pickle_key_file"]
+FILE_KEYS = [
+    "password_file",
+    "access_token_file",
+    "encryption.pickle_key_file",
+    "encryption.recovery_key_file",
+]
 
 
 def _with_file(key: str, path: Path) -> dict[str, str]:
@@ -79,6 +84,16 @@ def test_a_pickle_key_of_another_shape_is_refused(
     file.write_text(key)
     message = refusal(WHOLE, ENCRYPTION__PICKLE_KEY_FILE=str(file))
     assert message == f"encryption.pickle_key_file: {shape}"
+
+
+@pytest.mark.parametrize("key", [SECRET, PICKLE_KEY, "EsTc", "1" * 48])
+def test_a_recovery_key_that_is_none_is_refused(
+    refusal: Callable[..., str], tmp_path: Path, key: str
+) -> None:
+    file = tmp_path / "recovery.key"
+    file.write_text(key)
+    message = refusal(WHOLE, ENCRYPTION__RECOVERY_KEY_FILE=str(file))
+    assert message.startswith("encryption.recovery_key_file: is no recovery key")
 
 
 def test_a_pickle_key_and_its_file_together_are_refused(refusal: Callable[..., str]) -> None:

@@ -176,3 +176,21 @@ async def test_a_room_key_that_nobody_asked_for_is_not_taken(tmp_path: Path, bot
     answer = forward(writer, alice.device.curve25519)
     bot.feed(alice.tell(bot, "m.forwarded_room_key", answer))
     assert await bot.reads(writer.write("hello")) is None
+
+
+async def test_only_the_last_channels_of_a_device_are_kept(tmp_path: Path, bot: Bot) -> None:
+    alice = Peer("alice", tmp_path / "alice")
+    bot.meet(alice)
+    for _ in range(9):
+        alice.olm.session_store._entries.clear()
+        alice.meet(bot)
+        bot.feed(alice.tell(bot, "m.dummy", {}))
+    curve = alice.device.curve25519
+    assert len(bot.olm.session_store[curve]) == 5
+    bot.restart()
+    assert len(bot.olm.session_store[curve]) == 5
+    alice.olm.device_store.add(bot.device)
+    bot.meet(alice)
+    writer = Writer(alice)
+    bot.feed(alice.tell(bot, "m.room_key", writer.room_key()))
+    assert await bot.reads(writer.write("hello")) == "hello"

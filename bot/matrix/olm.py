@@ -10,7 +10,7 @@ import vodozemac
 from nio import AsyncClient
 from nio.crypto import InboundGroupSession, Olm, OutboundGroupSession
 from nio.events import ForwardedRoomKeyEvent
-from nio.store import MegolmInboundSessions, SqliteStore
+from nio.store import MegolmInboundSessions, OlmSessions, SqliteStore
 
 log = logging.getLogger(__name__)
 
@@ -150,7 +150,18 @@ class CarefulOlm(Olm):  # type: ignore[misc]
             return None
         # nio saves the account before its one-time key is used up, and not after.
         self.save_account()
+        self._prune(sender_key)
         return event
+
+    def _prune(self, sender_key: str) -> None:
+        """Delete the channels of a device that were not used for longest: nio keeps them all."""
+        channels = self.session_store[sender_key]
+        channels.sort(key=lambda channel: channel.use_time, reverse=True)
+        surplus = channels[SESSIONS_PER_DEVICE:]
+        del channels[SESSIONS_PER_DEVICE:]
+        with self.store.database.bind_ctx(self.store.models):
+            for channel in surplus:
+                OlmSessions.delete().where(OlmSessions.session_id == channel.id).execute()
 
     def _mark_device_for_unwedging(self, sender: str, sender_key: str) -> None:
         """Have a new channel made; for a device that is not known yet, once it is."""
