@@ -154,7 +154,13 @@ async def _work(settings: Settings, matrix: Matrix, store: Store, stop: asyncio.
         for service in (redactor, backfill, rooms, speaker, late, ratchet):
             service.wake.set()
 
-    reader = Reader(matrix, prefix=prefix, bounds=bounds, digest=store.digest)
+    reader = Reader(
+        matrix,
+        prefix=prefix,
+        bounds=bounds,
+        digest=store.digest,
+        signed_only=settings.commands.require_signed_devices,
+    )
     intake = Intake(matrix, store, reader, clock, random=random, wake=wake)
     redactor = Redactor(matrix, store, clock, random=random, wake_rooms=wake)
     backfill = Backfill(matrix, store, reader, clock, random=random, wake_others=wake)
@@ -173,7 +179,9 @@ async def _work(settings: Settings, matrix: Matrix, store: Store, stop: asyncio.
         wake_others=wake,
     )
     late = Late(matrix, store, reader, clock, wake_others=wake)
-    ratchet = Ratchet(matrix.crypto, store.keys, clock, grace=30_000, longest=bounds.maximum)
+    ratchet = Ratchet(
+        matrix.crypto, store.keys, clock, grace=settings.encryption.grace, longest=bounds.maximum
+    )
     async with asyncio.TaskGroup() as group:
         finishing = [group.create_task(intake.run()), group.create_task(redactor.run())]
         ending: list[Coroutine[Any, Any, None]] = [

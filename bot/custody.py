@@ -125,11 +125,12 @@ async def _show(
 ) -> int:
     signing = CrossSigning(matrix, settings.data_dir)
     standing, device = await signing.look(device_id)
-    fingerprint = device.get("keys", {}).get(f"ed25519:{device_id}")
+    keys = device.get("keys")
+    found = keys.get(f"ed25519:{device_id}") if isinstance(keys, dict) else None
     say(f"account   {settings.user_id}")
     if signing.master:
         say(f"identity  {grouped(signing.master)}")
-    say(f"device    {device_id} {grouped(str(fingerprint)) if fingerprint else 'has no keys'}")
+    say(f"device    {device_id} {grouped(_plain(found)) if found else 'has no keys'}")
     if standing is Standing.SIGNED:
         say("signed    yes")
         return OK
@@ -164,7 +165,8 @@ def _authorise(
 
     async def answer(demand: Event) -> Event:
         flows = demand.get("flows")
-        stages = [flow.get("stages") for flow in flows if isinstance(flow, dict)] if flows else []
+        flows = flows if isinstance(flows, list) else []
+        stages = [flow.get("stages") for flow in flows if isinstance(flow, dict)]
         if ["m.login.password"] not in stages:
             raise CustodyError(_elsewhere(demand), REFUSED)
         password = settings.password_text()
@@ -184,8 +186,13 @@ def _elsewhere(demand: Event) -> str:
     stages = params.values() if isinstance(params, dict) else ()
     urls = [stage["url"] for stage in stages if isinstance(stage, dict) and "url" in stage]
     if urls:
-        return f"the homeserver wants this allowed by the account's owner: {urls[0]}; then again"
+        return f"the homeserver wants this allowed at {_plain(urls[0])} first: then do it again"
     return "the homeserver wants more than a password for this"
+
+
+def _plain(text: object) -> str:
+    """Return what a homeserver wrote without signs that steer a terminal."""
+    return "".join(sign for sign in str(text) if sign.isprintable())
 
 
 @contextmanager

@@ -83,8 +83,9 @@ class Identity:
         while True:
             try:
                 self.standing = await self._signing.settle()
-            except OutcomeError as error:
-                log.info("cross-signing waits (%s)", type(error.outcome).__name__)
+            except (OutcomeError, OSError) as error:
+                why = error.outcome if isinstance(error, OutcomeError) else error
+                log.info("cross-signing waits (%s)", type(why).__name__)
                 chance = self._random.random()
                 wait = backoff(failures, ceiling=POSTPONE_CEILING, chance=chance)
                 failures += 1

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from bot.commands import Parsed, parse, text_of
+from bot.commands import parse, text_of
+from bot.judging import Authority, Clear, Judge
 from bot.model import (
     POLICY_EVENT,
     Bounds,
@@ -14,30 +14,22 @@ from bot.model import (
     EventID,
     Locked,
     Millis,
-    OutcomeError,
-    RateLimited,
     RoomID,
-    Unreachable,
     UserID,
 )
 from bot.policy import read_setting
-from bot.power import Power
 from bot.timeline import (
-    OFF,
     Change,
     Item,
     Message,
     Opened,
     Redaction,
-    Said,
     Unheard,
     began,
     is_gone,
     is_state,
     redacts,
 )
-
-log = logging.getLogger(__name__)
 
 SHAPES_ROOM = frozenset({"m.room.power_levels", "m.room.create", "m.room.tombstone"})
 """State that says what the bot may do."""
@@ -47,25 +39,9 @@ LONGEST_COMMAND = 1_024
 """Characters of ciphertext in which every valid command fits, whatever its client adds."""
 
 
-class Clear(Protocol):
-    """A decrypted event."""
-
-    @property
-    def type(self) -> str: ...  # noqa: D102
-    @property
-    def content(self) -> dict[str, Any]: ...  # noqa: D102
-    @property
-    def session_id(self) -> str: ...  # noqa: D102
-    @property
-    def index(self) -> int: ...  # noqa: D102
-
-
-class Homeserver(Protocol):
+class Homeserver(Authority, Protocol):
     """What reading asks of the homeserver."""
 
-    @property
-    def own_id(self) -> UserID: ...  # noqa: D102
-    async def power(self, room_id: RoomID) -> Power: ...  # noqa: D102
     async def decrypt(self, room_id: RoomID, event: Event) -> Clear | Locked | None: ...  # noqa: D102
 
 
@@ -79,10 +55,11 @@ class Reader:
         prefix: str,
         bounds: Bounds,
         digest: Callable[[str], str],
+        signed_only: bool = False,
     ) -> None:
         self._homeserver = homeserver
         self._prefix = prefix
-        self._bounds = bounds
+        self._judge = Judge(homeserver, bounds=bounds, signed_only=signed_only)
         self.digest = digest
 
     async def items(
@@ -153,17 +130,19 @@ class Reader:
             return []
         if sender == self._homeserver.own_id:
             return []
+        clear: Clear | None = None
         identity, relates_to = f"event:{event['event_id']}", content.get("m.relates_to")
         kind, found = event.get("type"), list[Item]()
         if encrypted:
             # A server can put words in clear into an encrypted room: they do not count there.
             if kind != "m.room.encrypted" or not may_be_command(content):
                 return []
-            clear = await self._homeserver.decrypt(room_id, event)
-            if clear is None:
+            opened = await self._homeserver.decrypt(room_id, event)
+            if opened is None:
                 return []
-            if isinstance(clear, Locked):
-                return _unheard(event, clear, now)
+            if isinstance(opened, Locked):
+                return _unheard(event, opened, now)
+            clear = opened
             content, kind = clear.content, clear.type
             identity = f"megolm:{clear.session_id}:{clear.index}"
             found.append(Opened(session_id=clear.session_id, index=clear.index, at=now))
@@ -171,37 +150,8 @@ class Reader:
         parsed = None if text is None else parse(text, self._prefix)
         if parsed is not None:
             digest = self.digest(identity)
-            found.append(await self._judge(room_id, UserID(sender), parsed, digest))
+            found.append(await self._judge.judge(room_id, UserID(sender), parsed, digest, clear))
         return found
-
-    async def _judge(self, room_id: RoomID, sender: UserID, parsed: Parsed, digest: str) -> Said:
-        """Decide whether the command may do what it says, by the room's state as it is now."""
-        said = Said(digest=digest, sender=sender, kind=parsed.kind, args=dict(parsed.args))
-        if parsed.setting is None:
-            return said
-        try:
-            power = await self._homeserver.power(room_id)
-        except OutcomeError as error:
-            if isinstance(error.outcome, Unreachable | RateLimited):
-                raise
-            log.warning("a command could not be judged (%s)", type(error.outcome).__name__)
-            return Said(digest=digest, sender=sender, kind="unjudged")
-        own_id, need = self._homeserver.own_id, power.to_send_state(POLICY_EVENT)
-        if not power.may_send_state(sender, POLICY_EVENT):
-            args = {"need": need, "have": power.of(sender)}
-            return Said(digest=digest, sender=sender, kind="refused", args=args)
-        if parsed.setting != OFF and not self._bounds.allows(parsed.setting):
-            return Said(digest=digest, sender=sender, kind="outside")
-        if not power.may_send_state(own_id, POLICY_EVENT):
-            args = {"need": need, "have": power.of(own_id)}
-            return Said(digest=digest, sender=sender, kind="powerless", args=args)
-        return Said(
-            digest=digest,
-            sender=sender,
-            kind="set",
-            setting=parsed.setting,
-            suspends=not power.may_redact(own_id),
-        )
 
 
 def may_be_command(content: dict[str, Any]) -> bool:

@@ -204,6 +204,8 @@ class Speaker:
             case "refused":
                 name = await self._name(room, args["sender"])
                 return words.refused(name, args["need"], args["have"])
+            case "unsigned":
+                return words.unsigned(await self._name(room, args["sender"]))
             case "unheard":
                 return words.unheard(await self._name(room, args["sender"]))
             case "powerless":

@@ -173,6 +173,14 @@ def unheard(name: str) -> str:
     )
 
 
+def unsigned(name: str) -> str:
+    """Refuse a command from a device that its owner has not verified."""
+    return (
+        f"{tame(name)}, commands count here only from a verified device. Verify the one you are"
+        " using from another of yours, or with your recovery key, and say it again."
+    )
+
+
 def unjudged() -> str:
     """Answer a command whose right could not be looked up."""
     return "I could not look up who may do this here. Nothing was changed; please say it again."

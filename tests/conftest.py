@@ -10,10 +10,12 @@ from bot.demo.homeserver import Homeserver
 from tests.house import House
 from tests.peers import People
 from tests.process import Bots
+from tests.worlds import FakeWorld, SynapseWorld, World
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable, Coroutine
     from pathlib import Path
+    from typing import Any
 
 
 @pytest.fixture(scope="session")
@@ -69,3 +71,31 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
     made = await House.build(tmp_path / "timers.db")
     yield made
     await made.store.close()
+
+
+@pytest.fixture(params=["fake", pytest.param("synapse", marks=pytest.mark.synapse)])
+def build_world(request: pytest.FixtureRequest) -> Callable[[], Coroutine[Any, Any, World]]:
+    """Only who asks for a real homeserver starts one."""
+    if request.param == "synapse":
+        homeserver, people = (request.getfixturevalue(name) for name in ("homeserver", "people"))
+        folder = request.getfixturevalue("tmp_path")
+        patch = request.getfixturevalue("monkeypatch")
+
+        async def on_synapse() -> World:
+            return await SynapseWorld.build(homeserver, people, folder / "bot", patch)
+
+        return on_synapse
+
+    async def in_memory() -> World:
+        return FakeWorld()
+
+    return in_memory
+
+
+@pytest.fixture
+async def world(build_world: Callable[[], Coroutine[Any, Any, World]]) -> AsyncIterator[World]:
+    """A homeserver that must keep the contract: in memory, and the real one."""
+    made = await build_world()
+    yield made
+    if isinstance(made, SynapseWorld):
+        await made.bot.close()

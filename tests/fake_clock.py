@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from bot.model import Millis
 
@@ -40,8 +41,9 @@ class FakeClock:
         woken = asyncio.ensure_future(wake.wait())
         reached: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting[reached] = until
+        either: set[asyncio.Future[Any]] = {woken, reached}
         try:
-            await asyncio.wait({woken, reached}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         finally:
             del self._waiting[reached]
             woken.cancel()

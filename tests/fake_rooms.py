@@ -63,6 +63,8 @@ class FakeRooms:
         self.place = 0
         """How long the stream of all events is."""
         self.clear: dict[str, dict[str, Any]] = {}
+        self.signers: set[str] = set()
+        """People whose devices are cross-signed."""
         """What encrypted events say, by their ciphertext."""
         self.notices: list[tuple[RoomID, str]] = []
         """What the bot has said, also after it disappeared."""
@@ -99,7 +101,7 @@ class FakeRooms:
     def add(self, room_id: RoomID, event: Event) -> EventID:
         """Append an event as it is, but for what a homeserver fills in where it is missing."""
         number = next(self._numbers)
-        whole = {
+        whole: Event = {
             "event_id": f"$event-{number}:example.org",
             "sender": ALICE,
             "origin_server_ts": self.clock.now(),

@@ -42,6 +42,8 @@ class Clear:
     content: dict[str, Any]
     session_id: str
     index: int = 0
+    device_id: str = "DEVICE"
+    device_key: str = ""
 
 
 class FakeHomeserver(FakeRooms):
@@ -148,6 +150,9 @@ class FakeHomeserver(FakeRooms):
             return None
         return Clear(type="m.room.message", content=clear, session_id=str(ciphertext))
 
+    async def is_signed(self, user_id: UserID, device_id: str, device_key: str) -> bool:
+        return user_id in self.signers
+
     async def joined_rooms(self) -> set[RoomID]:
         self._answer("joined_rooms")
         return {
@@ -174,7 +179,8 @@ class FakeHomeserver(FakeRooms):
         name = names.get(user_id)
         if not name:
             return user_id
-        return name if list(names.values()).count(name) == 1 else f"{name} ({user_id})"
+        shared = list(names.values()).count(name) > 1 or name in names
+        return f"{name} ({user_id})" if shared else name
 
     async def is_gone(self, room_id: RoomID, event_id: EventID) -> bool:
         self._answer("is_gone")

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from bot import words
 from bot.identity import REMEDIES, WORDS, Identity
-from bot.matrix.cross_signing import Standing
+from bot.matrix.cross_signing import Standing, _signed_by
+from bot.matrix.seeds import Seeds
 from bot.model import OutcomeError, RoomID, Unreachable
 from bot.words import Fingerprints
-from tests.fakes import BOB, FakeClock
+from tests.fakes import BOB, BOT, FakeClock
 from tests.test_cross_signing import own_keys, signed
 from tests.test_identity_cli import device, device_id, master
 from tests.test_lifecycle import settle_in
@@ -108,6 +109,14 @@ async def test_before_it_is_settled_only_the_device_is_known(house: House) -> No
         assert "ask again in a minute" in words.fingerprint(identity.fingerprints)
         await house.advance(3_600_000)
         assert identity.fingerprints.master == MASTER
+
+
+@pytest.mark.parametrize("signatures", [None, 7, [], {BOT: 7}, {BOT: []}, {BOT: {"ed25519:x": 7}}])
+def test_a_signature_of_any_shape_is_good_or_is_not(signatures: Any) -> None:
+    seeds = Seeds.make(BOT)
+    own = {BOT: {f"ed25519:{seeds.public('self_signing')}": signatures}}
+    for found in (signatures, own):
+        assert not _signed_by({"signatures": found}, BOT, seeds)
 
 
 # --- Saying it -----------------------------------------------------------------------------------

@@ -74,6 +74,19 @@ async def test_a_wrong_recovery_key_is_one_line_and_the_bot_goes_on(
     assert after["master_keys"] == before["master_keys"]
 
 
+async def test_seeds_that_cannot_be_read_are_lost_seeds(people: People, bots: Bots) -> None:
+    alice, bot = await people("alice"), await bots()
+    await signed(bot)
+    before = await master(alice, bot)
+    await bot.stop()
+    (bot.data_dir / "cross_signing.json").write_text("{}")
+    await bot.start()
+    await until_said(bot, "cross_signing.json cannot be used: not the seeds of")
+    await until_said(bot, "seeds of the bot's cross-signing keys are not here")
+    assert await master(alice, bot) == before
+    assert identity(bot, "show").returncode == 1
+
+
 async def test_the_identity_of_before_a_reset_is_not_restored(
     people: People, bots: Bots, tmp_path: Path
 ) -> None:

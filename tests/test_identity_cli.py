@@ -20,11 +20,10 @@ from tests.test_cross_signing import own_keys, signed, verify
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from bot.model import Event
     from tests.process import BotProcess, Bots
 
 pytestmark = pytest.mark.synapse
-
-WRONG = recovery_key.write(bytes(32))
 
 
 def bot_command(
@@ -231,6 +230,35 @@ async def test_the_password_is_asked_for_when_the_settings_have_none(
     assert await custody.reset(load(bot.config_file, environ={}), operator) == 0
     assert asked == [f"Password of {bot.user_id}"]
     assert await master(alice, bot) != before
+
+
+@pytest.mark.parametrize(
+    ("demand", "reason"),
+    [
+        (
+            {
+                "flows": [{"stages": ["m.oauth"]}],
+                "params": {"m.oauth": {"url": "https://example.org/\x1b[2Jreset"}},
+            },
+            "the homeserver wants this allowed at https://example.org/[2Jreset first: then do",
+        ),
+        ({"flows": [{"stages": ["m.login.password", "x"]}]}, "wants more than a password"),
+        ({"flows": [7, {}], "params": []}, "wants more than a password"),
+        ({"flows": 7}, "wants more than a password"),
+        ({}, "wants more than a password"),
+    ],
+)
+async def test_a_homeserver_that_takes_no_password_is_passed_on_to_the_operator(
+    bots: Bots, demand: Event, reason: str
+) -> None:
+    bot = await bots(start=False)
+    bot.write_config()
+    operator = custody.Operator(say=print, agrees=lambda _: True, password=lambda _: "never")
+    answer = custody._authorise(load(bot.config_file, environ={}), operator)
+    with pytest.raises(custody.CustodyError) as caught:
+        await answer(demand)
+    assert reason in str(caught.value)
+    assert caught.value.status == 3
 
 
 @pytest.mark.parametrize("took_place", [True, False])

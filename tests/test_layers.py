@@ -23,11 +23,15 @@ LAYERS = {
         "schedule",
         "commands",
         "words",
+        "recovery_key",
     },
     "edge": {"store", "matrix", "config"},
     "services": {
         "clock",
         "reading",
+        "judging",
+        "late",
+        "ratchet",
         "intake",
         "backfill",
         "redactor",
@@ -35,9 +39,9 @@ LAYERS = {
         "rooms",
         "identity",
     },
-    "shell": {"__init__", "__main__", "app", "cli", "checks", "logs", "demo"},
+    "shell": {"__init__", "__main__", "app", "cli", "checks", "logs", "demo", "custody"},
 }
-SHARED = {"clock", "reading"}
+SHARED = {"clock", "reading", "judging"}
 """The services that other services may import."""
 
 OUTSIDE = {
@@ -45,6 +49,7 @@ OUTSIDE = {
     "sqlite3": {"store"},
     "nio": {"matrix", "checks", "demo"},
     "vodozemac": {"matrix", "checks", "demo"},
+    "Crypto": {"matrix"},
     "aiohttp": {"matrix", "checks", "demo"},
     "signedjson": {"matrix"},
     "canonicaljson": {"matrix"},

@@ -116,7 +116,7 @@ def test_every_setting_is_documented_with_its_default() -> None:
         if key in {"homeserver", "user_id", "password"} or value is None:
             assert "`" not in shown, key
         else:
-            text = compact(value) if isinstance(value, int) else str(value)
+            text = compact(value) if type(value) is int else str(value).lower()
             assert shown == f"`{text}`", key
         assert meaning
 

@@ -142,7 +142,7 @@ async def test_to_be_cancelled_in_the_middle_leaves_nothing_and_the_store_goes_o
 async def test_everything_is_there_after_reopening(tmp_path: Path) -> None:
     path = tmp_path / "timers.db"
     store = await open_store(path)
-    items = [change(), message("one"), said("c1", 5 * MINUTE), message("two")]
+    items: list[Item] = [change(), message("one"), said("c1", 5 * MINUTE), message("two")]
     await store.commit("s1", NOW, [stretch(*items, encrypted=True, last_digest="last")])
     [one, _] = await store.due(NOW + 5 * MINUTE, 10)
     await store.sent(one, NOW, NOW + 7)

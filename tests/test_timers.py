@@ -175,7 +175,9 @@ async def test_what_is_due_is_found_through_an_index(
 
 
 async def test_a_redaction_finds_its_timer_through_an_index(store: Store) -> None:
-    plan = await rows(store, "EXPLAIN QUERY PLAN DELETE FROM timers WHERE room = 1 AND event_id = 2")
+    plan = await rows(
+        store, "EXPLAIN QUERY PLAN DELETE FROM timers WHERE room = 1 AND event_id = 2"
+    )
     assert all("SCAN timers" not in step for *_, step in plan)
 
 

@@ -243,7 +243,9 @@ async def test_a_page_of_a_room_that_was_left_meanwhile_is_dropped(store: Store)
 async def test_a_chunk_is_taken_over_as_a_whole_or_not_at_all(store: Store) -> None:
     await say(store, *messages(*range(10)), gap=True)
     await read(store, [command(5 * MINUTE)], done=True)
-    trigger = "CREATE TEMP TRIGGER fail BEFORE INSERT ON owed BEGIN SELECT RAISE(ABORT, 'full'); END"
+    trigger = (
+        "CREATE TEMP TRIGGER fail BEFORE INSERT ON owed BEGIN SELECT RAISE(ABORT, 'full'); END"
+    )
     await rows(store, trigger)
     with pytest.raises(sqlite3.Error, match="full"):
         await store.unread.take_over(NOW)

@@ -130,11 +130,18 @@ class Lifetimes(_Section):
 
 
 class Encryption(_Section):
-    """Where the secret that locks the crypto store comes from, and the key to the lost identity."""
+    """What locks the crypto store, opens the lost identity, and how long a used key is kept."""
 
     pickle_key: Annotated[SecretStr, AfterValidator(_pickle_key)] | None = None
     pickle_key_file: AnyPath | None = None
     recovery_key_file: AnyPath | None = None
+    grace: Lifetime = parse("30s")
+
+
+class Commands(_Section):
+    """Which commands count."""
+
+    require_signed_devices: bool = False
 
 
 class Log(_Section):
@@ -157,6 +164,7 @@ class Settings(_Section):
     invites: Invites = Invites()
     lifetime: Lifetimes = Lifetimes()
     encryption: Encryption = Encryption()
+    commands: Commands = Commands()
     log: Log = Log()
 
     # Read once, when the settings are: a file that goes away later cannot stop a running bot.

@@ -14,6 +14,7 @@ from nio.exceptions import EncryptionError, LocalProtocolError
 
 from bot.matrix import answers
 from bot.matrix.crypto import Crypto, Decrypted
+from bot.matrix.trust import is_cross_signed
 from bot.model import (
     POLICY_EVENT,
     Done,
@@ -148,6 +149,12 @@ class Matrix:
     async def decrypt(self, room_id: RoomID, event: Event) -> Decrypted | Locked | None:
         """Return an encrypted event in clear, if it is readable and its sender's own."""
         return await self.crypto.decrypt(room_id, event)
+
+    async def is_signed(self, user_id: UserID, device_id: str, device_key: str) -> bool:
+        """Whether a person's device is signed by its owner. Raises `OutcomeError`."""
+        body = {"device_keys": {user_id: [device_id]}}
+        answer = await self._must("POST", path("keys", "query"), body)
+        return is_cross_signed(answer, user_id, device_id, device_key)
 
     def has_key(self, room_id: RoomID, session_id: str) -> bool:
         """Whether a room key has come."""

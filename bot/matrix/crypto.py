@@ -7,7 +7,7 @@ import json
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import aiohttp
@@ -46,6 +46,9 @@ class Decrypted:
     session_id: str
     index: int
     """Where in its Megolm session it stands: with the session's id, what a replay repeats."""
+    device_id: str = ""
+    """The sender's device that made the session."""
+    device_key: str = field(default="", repr=False)
 
 
 class Crypto:
@@ -196,7 +199,11 @@ class Crypto:
             if not self._owns(UserID(sender), session):
                 log.warning("a message came under another name than its key: not a command")
                 return None
-        return _open(session, str(content.get("ciphertext")), room_id)
+        clear = _open(session, str(content.get("ciphertext")), room_id)
+        device = self._olm.device_store.device_from_sender_key(sender, session.sender_key)
+        if clear is None or device is None:
+            return None
+        return replace(clear, device_id=device.device_id, device_key=device.curve25519)
 
     async def _meet(self, user_id: UserID) -> None:
         """Fetch a sender's devices, at most once a minute: not for every message of a stranger."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -14,34 +14,36 @@ from tests.peers import wait_until
 from tests.process import Bots
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from bot.demo.homeserver import Homeserver
     from tests.process import BotProcess
 
 
-def unavailable(error: install.MissingError) -> NoReturn:
-    """Skip, visibly; where everything should be there, and could be, fail."""
-    if os.environ.get("CI") == "true" and not isinstance(error, install.NoWheelError):
-        pytest.fail(str(error), pytrace=False)
-    pytest.skip(str(error))
+def command(install_it: Callable[[], list[str]]) -> list[str]:
+    """Return a client's command, or skip visibly; fail where everything could and should be there.
+
+    Continuous integration sets `CI=true`.
+    """
+    missing: install.MissingError
+    try:
+        return install_it()
+    except install.MissingError as error:
+        missing = error
+    if os.environ.get("CI") == "true" and not isinstance(missing, install.NoWheelError):
+        pytest.fail(str(missing), pytrace=False)
+    pytest.skip(str(missing))
 
 
 @pytest.fixture(scope="session")
 def js_sdk() -> list[str]:
-    try:
-        return install.js_sdk()
-    except install.MissingError as error:
-        unavailable(error)
+    return command(install.js_sdk)
 
 
 @pytest.fixture(scope="session")
 def libolm() -> list[str]:
-    try:
-        return install.libolm()
-    except install.MissingError as error:
-        unavailable(error)
+    return command(install.libolm)
 
 
 @pytest.fixture

@@ -70,7 +70,7 @@ class JsPerson:
         self.server = Person(homeserver, account)
         name = account.user_id.split(":", maxsplit=1)[0]
         self._client = LineClient(command, folder / f"{name}.log")
-        self._login = {
+        self._login: dict[str, Any] = {
             "homeserver": homeserver,
             "user": account.user_id,
             "password": account.password,
@@ -155,7 +155,7 @@ class JsPerson:
 
     async def until_heard(self, room: str, who: str, text: str, seconds: float = 15) -> Shown:
         """Wait for a readable message of `who` that contains `text`."""
-        args = {"room": room, "sender": who, "text": text, "seconds": seconds}
+        args: dict[str, Any] = {"room": room, "sender": who, "text": text, "seconds": seconds}
         return Shown.read(await self._client.ask("hear", **args))
 
     async def devices(self, who: str) -> dict[str, dict[str, bool]]:

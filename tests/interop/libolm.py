@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bot.model import EventID, RoomID, UserID
 from tests.interop.lines import LineClient
@@ -46,7 +46,7 @@ class LibolmPerson:
         home = folder / account.user_id.split(":", maxsplit=1)[0]
         home.mkdir()
         self._client = LineClient(command, home / "client.log")
-        self._login = {
+        self._login: dict[str, Any] = {
             "homeserver": homeserver,
             "user": account.user_id,
             "password": account.password,

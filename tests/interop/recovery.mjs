@@ -57,6 +57,7 @@ async function open() {
     const [, info] = await storage.getKey();
     const fits = await storage.checkKey(key, info);
     if (!fits) return { fits };
+    await client.getCrypto().userHasCrossSigningKeys(client.getUserId(), true);
     await client.getCrypto().bootstrapCrossSigning({
         authUploadDeviceSigningKeys: () => {
             throw new Error("the identity was to be taken over, not made anew");

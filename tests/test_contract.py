@@ -1,0 +1,188 @@
+"""What redactions and state do on a homeserver: one contract for the fake one and for Synapse."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bot.model import (
+    POLICY_EVENT,
+    Done,
+    EventID,
+    Forbidden,
+    NotFound,
+    OutcomeError,
+    RoomID,
+)
+from bot.timeline import is_gone, redacts
+from tests.worlds import World
+
+UNKNOWN = RoomID("!no-such-room:example.org")
+MINUTE = 60_000
+
+
+async def redactions(world: World, room: RoomID, target: EventID) -> int:
+    return sum(
+        event["type"] == "m.room.redaction" and redacts(event) == target
+        for event in await world.history(room)
+    )
+
+
+# --- redactions ----------------------------------------------------------------------------------
+
+
+async def test_a_redacted_event_is_gone(world: World) -> None:
+    room = await world.room()
+    sent = await world.send(room, "hello")
+    assert not await world.bot.is_gone(room, sent)
+    assert isinstance(await world.bot.redact(room, sent, "t1"), Done)
+    assert await world.bot.is_gone(room, sent)
+    event = await world.event(room, sent)
+    assert event["content"] == {}
+    assert is_gone(event)
+
+
+async def test_the_same_transaction_is_the_same_redaction(world: World) -> None:
+    room = await world.room()
+    sent = await world.send(room, "hello")
+    first = await world.bot.redact(room, sent, "t1")
+    second = await world.bot.redact(room, sent, "t1")
+    assert isinstance(first, Done)
+    assert isinstance(second, Done)
+    assert first.body == second.body
+    assert await redactions(world, room, sent) == 1
+
+
+async def test_a_transaction_reused_for_another_event_redacts_nothing(world: World) -> None:
+    room = await world.room()
+    sent, other = await world.send(room, "one"), await world.send(room, "two")
+    await world.bot.redact(room, sent, "t1")
+    assert isinstance(await world.bot.redact(room, other, "t1"), Done)
+    assert not await world.bot.is_gone(room, other)
+
+
+async def test_a_transaction_of_one_room_is_another_in_another(world: World) -> None:
+    for room in (await world.room(), await world.room()):
+        sent = await world.send(room, "hello")
+        assert isinstance(await world.bot.redact(room, sent, "t1"), Done)
+        assert await world.bot.is_gone(room, sent)
+
+
+async def test_what_is_gone_can_be_redacted_again(world: World) -> None:
+    room = await world.room()
+    sent = await world.send(room, "hello")
+    await world.bot.redact(room, sent, "t1")
+    assert isinstance(await world.bot.redact(room, sent, "t2"), Done)
+    assert await world.bot.is_gone(room, sent)
+    assert await redactions(world, room, sent) == 2
+
+
+@pytest.mark.parametrize("levels", [{}, {"redact": 51}, {"events": {"m.room.redaction": 51}}])
+async def test_a_redaction_without_the_power_is_forbidden(
+    world: World, levels: dict[str, Any]
+) -> None:
+    room = await world.room(power=50 if levels else 0, **levels)
+    sent = await world.send(room, "hello")
+    assert isinstance(await world.bot.redact(room, sent, "t1"), Forbidden)
+    assert not await world.bot.is_gone(room, sent)
+
+
+async def test_what_was_forbidden_works_with_the_same_transaction_later(world: World) -> None:
+    room = await world.room(redact=51)
+    own = await world.bot.say(room, {"msgtype": "m.notice", "body": "x"}, "s1", encrypted=False)
+    assert isinstance(own, Done)
+    assert isinstance(await world.bot.redact(room, own.body["event_id"], "t1"), Done)
+    sent = await world.send(room, "hello")
+    assert isinstance(await world.bot.redact(room, sent, "t2"), Forbidden)
+
+
+async def test_an_unknown_event_is_redacted_in_vain_or_not_found(world: World) -> None:
+    strong, weak = await world.room(), await world.room(power=0)
+    nothing = EventID("$" + "a" * 43)
+    assert isinstance(await world.bot.redact(strong, nothing, "t1"), Done)
+    assert isinstance(await world.bot.redact(weak, nothing, "t1"), NotFound)
+    assert await world.bot.is_gone(strong, nothing)
+
+
+async def test_a_redaction_in_an_unknown_room_says_so(world: World) -> None:
+    outcome = await world.bot.redact(UNKNOWN, EventID("$" + "a" * 43), "t1")
+    assert isinstance(outcome, NotFound)
+
+
+async def test_a_redaction_by_a_bot_that_was_thrown_out_is_forbidden(world: World) -> None:
+    room = await world.room()
+    sent = await world.send(room, "hello")
+    await world.kick(room)
+    assert isinstance(await world.bot.redact(room, sent, "t1"), Forbidden)
+    assert not is_gone(await world.event(room, sent))
+    assert room not in await world.bot.joined_rooms()
+
+
+async def test_a_room_that_was_left_still_shows_its_state_and_its_events(world: World) -> None:
+    room = await world.room()
+    sent = await world.send(room, "hello")
+    await world.kick(room)
+    assert (await world.bot.power(room)).of(world.bot.own_id) == 50
+    assert not await world.bot.is_gone(room, sent)
+
+
+# --- a room's state ------------------------------------------------------------------------------
+
+
+async def test_power_is_what_the_rooms_state_says(world: World) -> None:
+    room = await world.room(power=42, redact=43)
+    power = await world.bot.power(room)
+    assert (power.of(world.bot.own_id), power.of(world.alice), power.of(world.bob)) == (42, 100, 0)
+    assert power.redact == 43
+    assert not power.may_redact(world.bot.own_id)
+
+
+async def test_the_state_of_a_room_the_bot_was_never_in_is_closed(world: World) -> None:
+    invited = await world.room(joined=False)
+    for room in (UNKNOWN, invited):
+        for ask in (world.bot.power, world.bot.policy_event):
+            with pytest.raises(OutcomeError) as caught:
+                await ask(room)
+            assert isinstance(caught.value.outcome, Forbidden)
+
+
+async def test_the_policy_is_none_until_it_is_set(world: World) -> None:
+    room = await world.room()
+    assert await world.bot.policy_event(room) is None
+    content = {"type": "after_send", "timer": MINUTE}
+    assert isinstance(await world.bot.set_policy(room, content), Done)
+    event = await world.bot.policy_event(room)
+    assert event is not None
+    assert event["content"] == content
+    assert event["sender"] == world.bot.own_id
+    assert event["type"] == POLICY_EVENT
+    assert event["state_key"] == ""
+    assert event["event_id"].startswith("$")
+
+
+async def test_the_same_policy_again_is_the_same_event(world: World) -> None:
+    room = await world.room()
+    first = await world.bot.set_policy(room, {"timer": 1})
+    assert await world.bot.set_policy(room, {"timer": 1}) == first
+    assert await world.bot.set_policy(room, {"timer": 2}) != first
+
+
+async def test_a_policy_without_the_power_is_forbidden(world: World) -> None:
+    room = await world.room(events={POLICY_EVENT: 51})
+    assert isinstance(await world.bot.set_policy(room, {"timer": 1}), Forbidden)
+    assert await world.bot.policy_event(room) is None
+
+
+async def test_people_are_called_by_their_names_and_by_their_ids_where_they_share_one(
+    world: World,
+) -> None:
+    room = await world.room()
+    assert await world.bot.name_of(room, world.alice) == "alice"
+    await world.let_bob_in(room, "bob")
+    assert await world.bot.name_of(room, world.bob) == "bob"
+    await world.let_bob_in(room, "alice")
+    assert await world.bot.name_of(room, world.alice) == f"alice ({world.alice})"
+    assert await world.bot.name_of(room, world.bob) == f"alice ({world.bob})"
+    await world.let_bob_in(room, world.alice)
+    assert await world.bot.name_of(room, world.bob) == f"{world.alice} ({world.bob})"
