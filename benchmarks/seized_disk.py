@@ -15,6 +15,7 @@ import argparse
 import asyncio
 import re
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -24,29 +25,31 @@ import vodozemac
 from nio.crypto.sessions import derive_pickle_key
 
 from bot.demo.homeserver import Homeserver
+from bot.durations import HOUR, words
 from tests.peers import People
 from tests.process import Bots
 
 GRACE = 10
-PICKLE = re.compile(rb"[A-Za-z0-9+/_-]{80,}={0,2}")
+LENGTHS = (864, 886, 907, 928, 950, 971, 992)
+"""Characters of a pickled session: whole blocks of a cipher, a few more or less by its numbers."""
+RUN = re.compile(rb"[A-Za-z0-9+/_-]{864,}")
 
 
 def sessions(folder: Path) -> list[vodozemac.InboundGroupSession]:
     """Return every Megolm session that anything in the folder gives away."""
-    secret = (folder / "crypto" / "pickle.key").read_text().strip()
-    key = derive_pickle_key(secret)
+    key = derive_pickle_key((folder / "crypto" / "pickle.key").read_text().strip())
     found = []
     for path in folder.rglob("*"):
-        if not path.is_file():
-            continue
-        for text in set(PICKLE.findall(path.read_bytes())):
-            # Where rows touch, a string may begin late or end early: try around its edges.
-            for cut in {text, text.rstrip(b"="), text[: len(text) // 4 * 4]}:
-                try:
-                    found.append(vodozemac.InboundGroupSession.from_pickle(cut.decode(), key))
-                    break
-                except vodozemac.PickleException:
-                    continue
+        runs = set(RUN.findall(path.read_bytes())) if path.is_file() else set()
+        for run in runs:
+            # A row's fields touch: where a pickle begins and ends is to be tried out.
+            for begin in range(len(run) - LENGTHS[0] + 1):
+                for length in LENGTHS:
+                    try:
+                        text = run[begin : begin + length].decode()
+                        found.append(vodozemac.InboundGroupSession.from_pickle(text, key))
+                    except vodozemac.PickleException:
+                        continue
     return found
 
 
@@ -80,7 +83,7 @@ async def run(messages: int) -> bool:
                 for number in range(messages // 2):
                     await alice.send_text(room, f"!expire {number + 1}h")
                     await alice.send_text(room, f"message {number}")
-                await alice.until_heard(room, f"to {messages // 2} hours", 60)
+                await alice.until_heard(room, f"to {words(messages // 2 * HOUR)}.", 60)
                 events = await alice.messages(room)
                 said = [e["content"] for e in events if e["type"] == "m.room.encrypted"]
                 ciphertexts = [str(content["ciphertext"]) for content in said if content]
@@ -92,10 +95,16 @@ async def run(messages: int) -> bool:
 
 async def attack(bot: Any, folder: Path, ciphertexts: list[str]) -> bool:
     results = []
-    shutil.copytree(bot.data_dir, folder / "at once")
+
+    def seize(name: str) -> None:
+        bot.signal(signal.SIGSTOP)
+        shutil.copytree(bot.data_dir, folder / name)
+        bot.signal(signal.SIGCONT)
+
+    seize("at once")
     results.append(("at once", *opened(folder / "at once", ciphertexts)))
     await asyncio.sleep(GRACE + 65)
-    shutil.copytree(bot.data_dir, folder / "running")
+    seize("running")
     results.append(("after the grace, running", *opened(folder / "running", ciphertexts)))
     await bot.stop()
     shutil.copytree(bot.data_dir, folder / "stopped")

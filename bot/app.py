@@ -22,6 +22,7 @@ from bot.late import Late
 from bot.matrix.client import Matrix
 from bot.matrix.cross_signing import CrossSigning
 from bot.matrix.session import Credentials, LoginError, connect, lock_secret, open_session
+from bot.matrix.verification import Verification
 from bot.model import Failed, Outcome, RateLimited, TokenRejectedError, Unreachable
 from bot.ratchet import Ratchet
 from bot.reading import Reader
@@ -154,17 +155,20 @@ async def _work(settings: Settings, matrix: Matrix, store: Store, stop: asyncio.
         for service in (redactor, backfill, rooms, speaker, late, ratchet):
             service.wake.set()
 
+    signing = CrossSigning(matrix, settings.data_dir, settings.recovery_key())
+    verification = Verification(matrix, master=lambda: signing.master, now=clock.now)
+    matrix.crypto.hear_verification = verification.hear_device
     reader = Reader(
         matrix,
         prefix=prefix,
         bounds=bounds,
         digest=store.digest,
+        hear_verification=verification.hear_room,
         signed_only=settings.commands.require_signed_devices,
     )
     intake = Intake(matrix, store, reader, clock, random=random, wake=wake)
     redactor = Redactor(matrix, store, clock, random=random, wake_rooms=wake)
     backfill = Backfill(matrix, store, reader, clock, random=random, wake_others=wake)
-    signing = CrossSigning(matrix, settings.data_dir, settings.recovery_key())
     identity = Identity(signing, clock, random=random)
     speaker = Speaker(
         matrix, store, clock, prefix=prefix, bounds=bounds, random=random, identity=identity
@@ -192,6 +196,7 @@ async def _work(settings: Settings, matrix: Matrix, store: Store, stop: asyncio.
             ratchet.run(),
             keep_tidy(store, clock),
             identity.run(),
+            verification.run(),
         ]
         others = [group.create_task(service) for service in ending]
         await stop.wait()

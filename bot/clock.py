@@ -43,5 +43,7 @@ class SystemClock:
             return
         left = min(until - self.now(), LONGEST)
         if left > 0:
+            # Not `wait_for`: before Python 3.12 it loses a cancellation that comes with the wake.
             with suppress(TimeoutError):
-                await asyncio.wait_for(wake.wait(), left / 1000)
+                async with asyncio.timeout(left / 1000):
+                    await wake.wait()

@@ -45,6 +45,12 @@ class Homeserver(Authority, Protocol):
     async def decrypt(self, room_id: RoomID, event: Event) -> Clear | Locked | None: ...  # noqa: D102
 
 
+class HearVerification(Protocol):
+    """Takes an event by which somebody verifies the bot, in clear."""
+
+    def __call__(self, room_id: RoomID, event: Event, *, encrypted: bool) -> None: ...  # noqa: D102
+
+
 class Reader:
     """Reads events one after another. Text is looked at in memory and kept nowhere."""
 
@@ -56,10 +62,12 @@ class Reader:
         bounds: Bounds,
         digest: Callable[[str], str],
         signed_only: bool = False,
+        hear_verification: HearVerification | None = None,
     ) -> None:
         self._homeserver = homeserver
         self._prefix = prefix
         self._judge = Judge(homeserver, bounds=bounds, signed_only=signed_only)
+        self._hear_verification = hear_verification
         self.digest = digest
 
     async def items(
@@ -133,6 +141,8 @@ class Reader:
         clear: Clear | None = None
         identity, relates_to = f"event:{event['event_id']}", content.get("m.relates_to")
         kind, found = event.get("type"), list[Item]()
+        # Clients verify in clear even in encrypted rooms: nothing in it is secret or believed.
+        self._offer(room_id, event, encrypted=False)
         if encrypted:
             # A server can put words in clear into an encrypted room: they do not count there.
             if kind != "m.room.encrypted" or not may_be_command(content):
@@ -146,12 +156,19 @@ class Reader:
             content, kind = clear.content, clear.type
             identity = f"megolm:{clear.session_id}:{clear.index}"
             found.append(Opened(session_id=clear.session_id, index=clear.index, at=now))
+            inside = {"m.relates_to": relates_to, **content} if relates_to else content
+            self._offer(room_id, {**event, "type": kind, "content": inside}, encrypted=True)
         text = text_of(content, relates_to) if kind == "m.room.message" else None
         parsed = None if text is None else parse(text, self._prefix)
         if parsed is not None:
             digest = self.digest(identity)
             found.append(await self._judge.judge(room_id, UserID(sender), parsed, digest, clear))
         return found
+
+    def _offer(self, room_id: RoomID, event: Event, *, encrypted: bool) -> None:
+        """Hand on what belongs to a verification."""
+        if self._hear_verification is not None and is_verification(event):
+            self._hear_verification(room_id, event, encrypted=encrypted)
 
 
 def may_be_command(content: dict[str, Any]) -> bool:
@@ -162,6 +179,14 @@ def may_be_command(content: dict[str, Any]) -> bool:
     """
     relation = content.get("m.relates_to")
     return not (isinstance(relation, dict) and relation.get("rel_type") == "m.replace")
+
+
+def is_verification(event: Event) -> bool:
+    """Whether the event is part of a verification (spec: client-server API v1.13, 11.12.2)."""
+    kind, content = event.get("type"), event.get("content")
+    if kind == "m.room.message":
+        return isinstance(content, dict) and content.get("msgtype") == "m.key.verification.request"
+    return isinstance(kind, str) and kind.startswith("m.key.verification.")
 
 
 def _unheard(event: Event, clear: Locked, now: Millis) -> list[Item]:

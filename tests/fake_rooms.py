@@ -6,7 +6,17 @@ import copy
 import itertools
 from typing import Any
 
-from bot.model import POLICY_EVENT, Event, EventID, Millis, RoomID, UserID
+from bot.model import (
+    POLICY_EVENT,
+    Event,
+    EventID,
+    Forbidden,
+    Millis,
+    NotFound,
+    Outcome,
+    RoomID,
+    UserID,
+)
 from bot.power import Power
 from tests.fake_clock import FakeClock
 
@@ -46,6 +56,17 @@ class FakeRoom:
     def membership(self, user: str, before: int | None = None) -> str:
         event = self.state(before).get(("m.room.member", user))
         return "leave" if event is None else str(event["content"].get("membership", "leave"))
+
+    def refusal(self, user: str, target_id: str) -> Outcome | None:
+        """Return why this user may not redact that event; `None` when nothing is against it."""
+        power, target = self.power(), self.find(target_id)
+        if self.membership(user) != "join" or not power.may_send(user, "m.room.redaction"):
+            return Forbidden()
+        if power.of(user) >= power.redact:
+            return None
+        if target is None:
+            return NotFound()
+        return None if target["sender"] == user else Forbidden()
 
     def between(self, first: int, last: int) -> list[Event]:
         """Return the events at the places from `first` up to and without `last`."""

@@ -209,24 +209,12 @@ class FakeHomeserver(FakeRooms):
                 return NotFound()
             if txn in room.transactions:
                 return Done(body={"event_id": room.transactions[txn]})
-            refusal = self._may_redact(room, event_id)
+            refusal = room.refusal(self._own_id, event_id)
             if refusal is not None:
                 return refusal
             said = EventID("$lie") if self.lying else self.redact_as(room_id, event_id, self.own_id)
             room.transactions[txn] = said
             return Done(body={"event_id": said})
-
-    def _may_redact(self, room: FakeRoom, event_id: EventID) -> Outcome | None:
-        power, target = room.power(), room.find(event_id)
-        if room.membership(self._own_id) != "join":
-            return Forbidden()
-        if not power.may_send(self._own_id, "m.room.redaction"):
-            return Forbidden()
-        if power.of(self._own_id) >= power.redact:
-            return None
-        if target is None:
-            return NotFound()
-        return None if target["sender"] == self._own_id else Forbidden()
 
     @asynccontextmanager
     async def _on_its_way(self, room_id: RoomID) -> AsyncIterator[None]:

@@ -73,6 +73,11 @@ class BotProcess:
         self._process.send_signal(number)
         return await self.ended()
 
+    def signal(self, number: int) -> None:
+        """Send the bot a signal."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
     async def ended(self, within: float = 10) -> int:
         """Wait for the bot to end; return its exit status."""
         process = self._process

@@ -211,7 +211,6 @@ async def test_intake_stops_in_the_middle_of_a_long_poll(house: House, room: Roo
     await asyncio.wait_for(run, 1)
 
 
-# Known to fail: Intake.stop has no poll to break off yet, and the poll then begins nevertheless.
 async def test_intake_stops_that_was_told_so_before_its_poll_began(
     house: House, room: RoomID
 ) -> None:

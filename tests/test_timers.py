@@ -235,6 +235,8 @@ async def test_what_waited_behind_a_gap_can_not_be_read_from_the_disk_either(
     assert b"NEEDLE" not in await on_disk(tmp_path)
 
 
+# Known to fail: a database just opened counts as clean, so `tidy` does nothing before the next
+# sync has been committed.
 async def test_a_process_that_was_killed_before_tidying_tidies_when_it_is_back(
     store: Store, tmp_path: Path
 ) -> None:

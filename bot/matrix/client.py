@@ -263,13 +263,19 @@ class Matrix:
         self, room_id: RoomID, content: dict[str, Any], txn: str, *, encrypted: bool
     ) -> Outcome:
         """Send a message, encrypted to all members where the room is encrypted."""
+        return await self.send(room_id, "m.room.message", content, txn, encrypted=encrypted)
+
+    async def send(
+        self, room_id: RoomID, kind: str, content: dict[str, Any], txn: str, *, encrypted: bool
+    ) -> Outcome:
+        """Send an event of any type; `encrypted`: encrypt it to all members."""
         if not encrypted:
-            where = path("rooms", room_id, "send", "m.room.message", txn)
+            where = path("rooms", room_id, "send", kind, txn)
             return await self.request("PUT", where, content)
         try:
             await self.crypto.prepare(room_id)
             response = await self._client.room_send(
-                room_id, "m.room.message", content, txn, ignore_unverified_devices=True
+                room_id, kind, content, txn, ignore_unverified_devices=True
             )
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             return Unreachable(reason=type(error).__name__)

@@ -59,6 +59,8 @@ class Crypto:
         self._request = request
         self._met: dict[UserID, float] = {}
         self._fallback_wanted = True
+        self.hear_verification: Callable[[Event], None] = lambda _: None
+        """Takes to-device events of verifications; must not raise."""
         self._keeping_up = asyncio.Lock()
 
     @property
@@ -100,8 +102,12 @@ class Crypto:
         and eight malformed kinds raise inside nio. None of them may stop the sync.
         """
         for event in _list(body, "to_device", "events"):
-            # Key requests and verifications are not answered: the bot has nobody's trust to give.
-            if not isinstance(event, dict) or event.get("type") != "m.room.encrypted":
+            if not isinstance(event, dict):
+                continue
+            if str(event.get("type")).startswith("m.key.verification."):
+                self.hear_verification(event)
+            # Key requests are not answered: the bot has nobody's trust to give.
+            if event.get("type") != "m.room.encrypted":
                 continue
             try:
                 parsed = ToDeviceEvent.parse_event(event)

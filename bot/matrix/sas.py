@@ -135,9 +135,9 @@ class Exchange:
             if self._taken.get(kind) == digest:
                 return []  # a sync that was cut off brings the same again
             self._taken[kind] = digest
-            due, answer = steps.get(kind, (None, self._start))
-            if due is not self._step:
-                raise WrongError(UNEXPECTED)
+            due, answer = steps.get(kind, (None, None))
+            if answer is None or due is not self._step:
+                return self.cancel(UNEXPECTED)
             return answer(content)
         except WrongError as error:
             return self.cancel(error.code)
@@ -184,13 +184,12 @@ class Exchange:
 
     def _key(self, content: dict[str, Any]) -> list[Reply]:
         """Show the string; and confirm at once: who compares it has no button on this side."""
-        public = self._public  # the binding's own is gone once the secret is made
         key = vodozemac.Curve25519PublicKey.from_base64(_text(content, "key"))
         self._secret = self._sas.diffie_hellman(key)
         own, other = self._own, self._other
         made = self._secret.bytes(
             f"MATRIX_KEY_VERIFICATION_SAS|{other.user_id}|{other.device_id}|{content['key']}"
-            f"|{own.user_id}|{own.device_id}|{public}|{self._transaction_id}"
+            f"|{own.user_id}|{own.device_id}|{self._public}|{self._transaction_id}"
         )
         self.shown = Shown(
             emoji=tuple(EMOJI[place] for place in made.emoji_indices), decimals=made.decimals
@@ -202,7 +201,7 @@ class Exchange:
         }
         keys = self._secret.calculate_mac(",".join(sorted(macs)), info + "KEY_IDS")
         self._step = Step.SHOWN
-        return [("key", {"key": public}), ("mac", {"mac": macs, "keys": keys})]
+        return [("key", {"key": self._public}), ("mac", {"mac": macs, "keys": keys})]
 
     def _mac(self, content: dict[str, Any]) -> list[Reply]:
         """Check what the other's device says of its own keys; those that we know must be right."""

@@ -19,6 +19,8 @@ class StoreError(Exception):
     """The database cannot be used; the message says why and what to do."""
 
 
+# AUTOINCREMENT: an id is never used again. Whoever is at work on a row that is gone meanwhile
+# must not settle the row that came after it.
 MIGRATIONS: Final = (
     """
     CREATE TABLE meta (
@@ -27,7 +29,7 @@ MIGRATIONS: Final = (
     ) STRICT, WITHOUT ROWID;
 
     CREATE TABLE rooms (
-        id INTEGER PRIMARY KEY,
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
         room_id TEXT NOT NULL UNIQUE,
         setting INTEGER,
         policy_digest TEXT NOT NULL DEFAULT '',
@@ -40,7 +42,7 @@ MIGRATIONS: Final = (
     ) STRICT;
 
     CREATE TABLE timers (
-        id INTEGER PRIMARY KEY,
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
         room INTEGER NOT NULL REFERENCES rooms (id) ON DELETE CASCADE,
         event_id TEXT NOT NULL,
         due INTEGER NOT NULL,
@@ -53,7 +55,7 @@ MIGRATIONS: Final = (
     CREATE INDEX timers_next ON timers (room, next);
 
     CREATE TABLE gaps (
-        id INTEGER PRIMARY KEY,
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
         room INTEGER NOT NULL REFERENCES rooms (id) ON DELETE CASCADE,
         segment INTEGER NOT NULL,
         position INTEGER NOT NULL DEFAULT 0,
@@ -79,7 +81,7 @@ MIGRATIONS: Final = (
     CREATE INDEX unread_event ON unread (room, event_id) WHERE event_id IS NOT NULL;
 
     CREATE TABLE owed (
-        id INTEGER PRIMARY KEY,
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
         room INTEGER NOT NULL REFERENCES rooms (id) ON DELETE CASCADE,
         key TEXT NOT NULL,
         kind TEXT NOT NULL,

@@ -37,6 +37,8 @@ const PIXEL = Buffer.from(
 let client;
 // What events were when they could be read, by their ids: a redacted one no longer tells.
 const kinds = new Map();
+// The verification under way, if there is one.
+let verification;
 
 async function until(look, what, within = 15_000) {
     const end = Date.now() + within;
@@ -278,6 +280,44 @@ const commands = {
             standing[device] = { signed_by_owner: status.signedByOwner, verified: status.isVerified() };
         }
         return standing;
+    },
+
+    /** Ask somebody to be verified, over to-device messages or in a room; return what is shown. */
+    async verify({ user, device, room }) {
+        const crypto = client.getCrypto();
+        await crypto.getUserDeviceInfo([user], true);
+        if (room) await until(() => client.getRoom(room), "the room in the sync");
+        const request = room
+            ? await crypto.requestVerificationDM(user, room)
+            : await crypto.requestDeviceVerification(user, device);
+        await until(() => request.phase === api.VerificationPhase.Ready, "the other to be ready");
+        const verifier = await request.startVerification("m.sas.v1");
+        const done = verifier.verify();
+        done.catch(() => {});
+        await until(() => verifier.getShowSasCallbacks(), "the emoji");
+        verification = { request, done, callbacks: verifier.getShowSasCallbacks() };
+        return verification.callbacks.sas;
+    },
+
+    /** Say that what is shown is what the other sees; wait until the user is verified. */
+    async confirm({ user }) {
+        await verification.callbacks.confirm();
+        await verification.done;
+        const crypto = client.getCrypto();
+        const { request } = verification;
+        await until(() => request.phase === api.VerificationPhase.Done, "the end");
+        // The signature counts once it has come back from the homeserver.
+        await until(
+            async () => (await crypto.getUserVerificationStatus(user)).isCrossSigningVerified(),
+            "the user to be verified",
+        );
+    },
+
+    /** Say that it is not. */
+    async mismatch() {
+        verification.callbacks.mismatch();
+        await verification.done.catch(() => {});
+        return verification.request.cancellationCode;
     },
 };
 
