@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -77,10 +78,11 @@ class Writer:
 
     def write(self, text: str, sender: str | None = None) -> dict[str, Any]:
         """Return an encrypted message."""
-        import json
-
         content = {"msgtype": "m.text", "body": text}
-        inner = {"type": "m.room.message", "content": content, "room_id": ROOM}
+        return self.write_raw({"type": "m.room.message", "content": content}, sender)
+
+    def write_raw(self, inner: dict[str, Any], sender: str | None = None) -> dict[str, Any]:
+        """Return an encrypted event with anything inside."""
         self.count += 1
         return {
             "type": "m.room.encrypted",
@@ -92,7 +94,7 @@ class Writer:
                 "sender_key": self.peer.device.curve25519,
                 "device_id": self.peer.device_id,
                 "session_id": self.session.id,
-                "ciphertext": self.session.encrypt(json.dumps(inner)),
+                "ciphertext": self.session.encrypt(json.dumps(inner | {"room_id": ROOM})),
             },
         }
 

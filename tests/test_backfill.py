@@ -6,6 +6,7 @@ import pytest
 
 from bot.intake import OLDER
 from bot.model import (
+    Event,
     EventID,
     Failed,
     Forbidden,
@@ -223,6 +224,24 @@ async def test_a_gap_that_can_never_be_read_does_not_hold_up_its_room_for_ever(
         for _ in range(120):
             await house.advance(10 * MINUTE)
         assert await dues(house, [live]) != [None]
+
+
+async def test_a_homeserver_that_leads_in_a_circle_is_not_followed(
+    house: House, room: RoomID
+) -> None:
+    """Known to fail: a page with nothing in it and its own token again is asked for for ever."""
+    sent = say(house, room, 9)
+    asked = 0
+
+    async def page_back(room_id: RoomID, token: str) -> tuple[list[Event], str | None]:
+        nonlocal asked
+        asked += 1
+        assert asked < 99
+        return [], token
+
+    house.homeserver.page_back = page_back  # type: ignore[method-assign]
+    async with house.running(house.intake, house.backfill):
+        assert await dues(house, sent[-3:]) == [MINUTE] * 3
 
 
 async def test_a_gap_of_one_room_does_not_hold_up_another(house: House, room: RoomID) -> None:

