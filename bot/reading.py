@@ -145,13 +145,13 @@ class Reader:
         self._offer(room_id, event, encrypted=False)
         if encrypted:
             # A server can put words in clear into an encrypted room: they do not count there.
-            if kind != "m.room.encrypted" or not may_be_command(content):
+            if kind != "m.room.encrypted":
                 return []
             opened = await self._homeserver.decrypt(room_id, event)
             if opened is None:
                 return []
             if isinstance(opened, Locked):
-                return _unheard(event, opened, now)
+                return _unheard(event, opened, now) if may_be_command(content) else []
             clear = opened
             content, kind = clear.content, clear.type
             identity = f"megolm:{clear.session_id}:{clear.index}"
@@ -172,13 +172,13 @@ class Reader:
 
 
 def may_be_command(content: dict[str, Any]) -> bool:
-    """Whether an encrypted event is worth decrypting: an edit is none, nor what is too long.
+    """Whether an encrypted event without its key is worth waiting for: an edit is not.
 
-    What relates to another message does so in clear. The longest line that a person may
-    mistake for a command still gets its answer; what is longer than an event may be does not come.
+    What relates to another message does so in clear, and a long message is no valid command.
     """
     relation = content.get("m.relates_to")
-    return not (isinstance(relation, dict) and relation.get("rel_type") == "m.replace")
+    edits = isinstance(relation, dict) and relation.get("rel_type") == "m.replace"
+    return not edits and len(str(content.get("ciphertext", ""))) <= LONGEST_COMMAND
 
 
 def is_verification(event: Event) -> bool:
@@ -190,9 +190,7 @@ def is_verification(event: Event) -> bool:
 
 
 def _unheard(event: Event, clear: Locked, now: Millis) -> list[Item]:
-    """Return the message as one that waits for its key, if it is as short as a command is."""
-    if len(str(event["content"].get("ciphertext", ""))) > LONGEST_COMMAND:
-        return []
+    """Return the message as one that waits for its key."""
     unheard = Unheard(
         event_id=EventID(str(event["event_id"])),
         sender=UserID(str(event["sender"])),

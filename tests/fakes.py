@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +26,8 @@ from bot.model import (
 from bot.power import Power
 from bot.timeline import is_gone
 from tests.fake_clock import FakeClock
-from tests.fake_rooms import ALICE, BOB, BOT, FakeRoom, FakeRooms
+from tests.fake_requests import FakeRequests
+from tests.fake_rooms import ALICE, BOB, BOT, FakeRoom
 
 __all__ = ["ALICE", "BOB", "BOT", "FakeClock", "FakeHomeserver", "FakeRoom"]
 
@@ -46,7 +44,7 @@ class Clear:
     device_key: str = ""
 
 
-class FakeHomeserver(FakeRooms):
+class FakeHomeserver(FakeRequests):
     """The bot's side of it: every method that `bot.matrix.client.Matrix` offers to the services."""
 
     def __init__(self, clock: FakeClock | None = None, *, limit: int = 100, page: int = 5) -> None:
@@ -57,31 +55,11 @@ class FakeHomeserver(FakeRooms):
         """Most events in one page back."""
         self.lying = False
         """While set, redactions are answered with 200 and do not happen."""
-        self.gate = asyncio.Event()
-        """While cleared, redactions are held up on their way."""
-        self.gate.set()
-        self.asked: list[tuple[str, Millis]] = []
-        """The requests made, and when."""
-        self.in_flight = Counter[RoomID]()
-        self.most_in_flight = 0
-        self._failures: list[tuple[str | None, Outcome | Exception]] = []
         self._news = asyncio.Event()
 
     @property
     def own_id(self) -> UserID:
         return self._own_id
-
-    def fail_next(self, *answers: Outcome | Exception, on: str | None = None) -> None:
-        """Let the next requests, or the next ones to a method, get these answers, in order."""
-        self._failures += [(on, answer) for answer in answers]
-
-    def recover(self) -> None:
-        """Forget the failures that were not used."""
-        self._failures.clear()
-
-    def times(self, method: str) -> list[Millis]:
-        """Return when a method was asked for."""
-        return [at for name, at in self.asked if name == method]
 
     def on_event(self) -> None:
         self._news.set()
@@ -90,13 +68,13 @@ class FakeHomeserver(FakeRooms):
 
     async def sync(self, since: str | None, wait: Millis) -> SyncBatch:
         """Return what is new; with `wait`, not before there is something, however long."""
-        self._answer("sync")
-        while True:
-            self._news.clear()
-            batch = self._batch(None if since is None else int(since[1:]))
-            if since is None or wait == 0 or batch.joined or batch.invited or batch.left:
-                return batch
-            await self._news.wait()
+        async with self.question("sync"):
+            while True:
+                self._news.clear()
+                batch = self._batch(None if since is None else int(since[1:]))
+                if since is None or wait == 0 or batch.joined or batch.invited or batch.left:
+                    return batch
+                await self._news.wait()
 
     def _batch(self, since: int | None) -> SyncBatch:
         joined, invited, left = [], [], []
@@ -133,14 +111,14 @@ class FakeHomeserver(FakeRooms):
         )
 
     async def page_back(self, room_id: RoomID, token: str) -> tuple[list[Event], str | None]:
-        self._answer("page_back")
-        room = self._readable(room_id)
-        before = room.between(0, int(token[1:]))
-        page = before[-self.page :]
-        if not page:
-            return [], None
-        first = room.places[room.events.index(page[0])]
-        return copy.deepcopy(page[::-1]), f"s{first}"
+        async with self.question("page_back"):
+            room = self._readable(room_id)
+            before = room.between(0, int(token[1:]))
+            page = before[-self.page :]
+            if not page:
+                return [], None
+            first = room.places[room.events.index(page[0])]
+            return copy.deepcopy(page[::-1]), f"s{first}"
 
     async def decrypt(self, room_id: RoomID, event: Event) -> Clear | None:
         content = event.get("content")
@@ -154,21 +132,21 @@ class FakeHomeserver(FakeRooms):
         return user_id in self.signers
 
     async def joined_rooms(self) -> set[RoomID]:
-        self._answer("joined_rooms")
-        return {
-            room_id
-            for room_id, room in self.rooms.items()
-            if room.membership(self._own_id) == "join"
-        }
+        async with self.question("joined_rooms"):
+            return {
+                room_id
+                for room_id, room in self.rooms.items()
+                if room.membership(self._own_id) == "join"
+            }
 
     async def power(self, room_id: RoomID) -> Power:
-        self._answer("power")
-        return self._readable(room_id).power()
+        async with self.question("power"):
+            return self._readable(room_id).power()
 
     async def policy_event(self, room_id: RoomID) -> Event | None:
-        self._answer("policy_event")
-        event = self._readable(room_id).state().get((POLICY_EVENT, ""))
-        return copy.deepcopy(event)
+        async with self.question("policy_event"):
+            event = self._readable(room_id).state().get((POLICY_EVENT, ""))
+            return copy.deepcopy(event)
 
     async def name_of(self, room_id: RoomID, user_id: UserID) -> str:
         names = {
@@ -183,9 +161,9 @@ class FakeHomeserver(FakeRooms):
         return f"{name} ({user_id})" if shared else name
 
     async def is_gone(self, room_id: RoomID, event_id: EventID) -> bool:
-        self._answer("is_gone")
-        event = self._readable(room_id).find(event_id)
-        return event is None or is_gone(event)
+        async with self.question("is_gone"):
+            event = self._readable(room_id).find(event_id)
+            return event is None or is_gone(event)
 
     def _readable(self, room_id: RoomID) -> FakeRoom:
         """Return a room that the bot is or was in: what it saw stays readable."""
@@ -200,9 +178,8 @@ class FakeHomeserver(FakeRooms):
     # --- writing
 
     async def redact(self, room_id: RoomID, event_id: EventID, txn: str) -> Outcome:
-        async with self._on_its_way(room_id):
+        async with self.request("redact", room_id) as failure:
             room = self.rooms.get(room_id)
-            failure = self._failure("redact")
             if failure is not None:
                 return failure
             if room is None:
@@ -216,56 +193,51 @@ class FakeHomeserver(FakeRooms):
             room.transactions[txn] = said
             return Done(body={"event_id": said})
 
-    @asynccontextmanager
-    async def _on_its_way(self, room_id: RoomID) -> AsyncIterator[None]:
-        self.asked.append(("redact", self.clock.now()))
-        self.in_flight[room_id] += 1
-        self.most_in_flight = max(self.most_in_flight, self.in_flight.total())
-        try:
-            await self.gate.wait()
-            yield
-        finally:
-            self.in_flight[room_id] -= 1
-
     async def set_policy(self, room_id: RoomID, content: dict[str, Any]) -> Outcome:
-        failure = self._asked("set_policy")
-        if failure is not None:
-            return failure
-        room = self.rooms.get(room_id)
-        if room is None or room.membership(self._own_id) != "join":
-            return Forbidden()
-        if not room.power().may_send_state(self._own_id, POLICY_EVENT):
-            return Forbidden()
-        current = room.state().get((POLICY_EVENT, ""))
-        if current and current["content"] == content and current["sender"] == self._own_id:
-            return Done(body={"event_id": current["event_id"]})
-        event_id = self.set_state(room_id, POLICY_EVENT, content, sender=self._own_id)
-        return Done(body={"event_id": event_id})
+        async with self.request("set_policy") as failure:
+            if failure is not None:
+                return failure
+            room = self.rooms.get(room_id)
+            if room is None or room.membership(self._own_id) != "join":
+                return Forbidden()
+            if not room.power().may_send_state(self._own_id, POLICY_EVENT):
+                return Forbidden()
+            current = room.state().get((POLICY_EVENT, ""))
+            if current and current["content"] == content and current["sender"] == self._own_id:
+                return Done(body={"event_id": current["event_id"]})
+            event_id = self.set_state(room_id, POLICY_EVENT, content, sender=self._own_id)
+            return Done(body={"event_id": event_id})
 
     async def say(
         self, room_id: RoomID, content: dict[str, Any], txn: str, *, encrypted: bool
     ) -> Outcome:
-        failure = self._asked("say")
-        if failure is not None:
-            return failure
-        room = self.rooms.get(room_id)
-        if room is None or room.membership(self._own_id) != "join":
-            return Forbidden()
-        if not room.power().may_send(self._own_id, "m.room.message"):
-            return Forbidden()
-        if txn not in room.transactions:
-            event: Event = {"type": "m.room.message", "sender": self._own_id, "content": content}
-            if encrypted:
-                event = self.encrypt(content, self._own_id)
-            room.transactions[txn] = self.add(room_id, event)
-            self.notices.append((room_id, content["body"]))
-        return Done(body={"event_id": room.transactions[txn]})
+        async with self.request("say") as failure:
+            if failure is not None:
+                return failure
+            room = self.rooms.get(room_id)
+            if room is None or room.membership(self._own_id) != "join":
+                return Forbidden()
+            if not room.power().may_send(self._own_id, "m.room.message"):
+                return Forbidden()
+            if txn not in room.transactions:
+                event: Event = {
+                    "type": "m.room.message",
+                    "sender": self._own_id,
+                    "content": content,
+                }
+                if encrypted:
+                    event = self.encrypt(content, self._own_id)
+                room.transactions[txn] = self.add(room_id, event)
+                self.notices.append((room_id, content["body"]))
+            return Done(body={"event_id": room.transactions[txn]})
 
     async def join(self, room_id: RoomID) -> Outcome:
-        return self._asked("join") or self._move(room_id, "join", {"invite", "join"})
+        async with self.request("join") as failure:
+            return failure or self._move(room_id, "join", {"invite", "join"})
 
     async def leave(self, room_id: RoomID) -> Outcome:
-        return self._asked("leave") or self._move(room_id, "leave", {"invite", "join"})
+        async with self.request("leave") as failure:
+            return failure or self._move(room_id, "leave", {"invite", "join"})
 
     def _move(self, room_id: RoomID, to: str, allowed: set[str]) -> Outcome:
         room = self.rooms.get(room_id)
@@ -276,23 +248,3 @@ class FakeHomeserver(FakeRooms):
         if room.membership(self._own_id) != to:
             self.set_member(room_id, self._own_id, to, displayname="Ephemeral")
         return Done()
-
-    # --- failing
-
-    def _asked(self, method: str) -> Outcome | None:
-        self.asked.append((method, self.clock.now()))
-        return self._failure(method)
-
-    def _failure(self, method: str) -> Outcome | None:
-        for found in self._failures:
-            if found[0] in {None, method}:
-                self._failures.remove(found)
-                if isinstance(found[1], Exception):
-                    raise found[1]
-                return found[1]
-        return None
-
-    def _answer(self, method: str) -> None:
-        failure = self._asked(method)
-        if failure is not None:
-            raise OutcomeError(failure)

@@ -4,22 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from bot.intake import OLDER
 from bot.model import (
-    Event,
     EventID,
-    Failed,
-    Forbidden,
     Millis,
-    NotFound,
-    Outcome,
-    RateLimited,
-    Refused,
     RoomID,
-    TokenRejectedError,
-    Unreachable,
 )
-from tests.fakes import ALICE, BOB, BOT
+from tests.fakes import BOB, BOT
 from tests.house import DAY, MINUTE, SECOND, House
 
 
@@ -170,121 +160,3 @@ async def test_a_busy_room_that_the_bot_has_just_joined_is_read_back_to_its_join
     async with house.running(house.intake, house.backfill):
         assert await dues(house, before) == [None] * 6
         assert await dues(house, after) == [MINUTE] * 12
-
-
-async def test_a_gap_ends_at_old_messages_where_the_known_one_is_gone(
-    house: House, room: RoomID
-) -> None:
-    """Known to fail: what was decided to stay gets a timer when it is come by again."""
-    house.homeserver.set_lifetime(room, None)
-    stays = say(house, room, 8)
-    house.homeserver.set_lifetime(room, MINUTE)
-    last = house.homeserver.send(room, "the last that was read, and purged")
-    async with house.running(house.intake, house.backfill):
-        pass
-    house.homeserver.purge(room, last)
-    house.clock.advance(OLDER + MINUTE)
-    await house.commit()
-    sent = say(house, room, 9)
-    async with house.running(house.intake, house.backfill):
-        assert await dues(house, sent) == [MINUTE] * 9
-        assert await dues(house, stays) == [None] * 8
-
-
-@pytest.mark.parametrize(
-    "trouble",
-    [
-        RateLimited(retry_after=3_000),
-        Unreachable(reason="reset"),
-        Failed(status=500),
-        Forbidden(),
-        NotFound(),
-    ],
-)
-async def test_a_page_that_cannot_be_had_now_is_had_later(
-    house: House, room: RoomID, trouble: Outcome
-) -> None:
-    sent = say(house, room, 9)
-    house.homeserver.fail_next(trouble, trouble, trouble, on="page_back")
-    async with house.running(house.intake, house.backfill, house.rooms):
-        assert await dues(house, sent) == [None] * 9
-        for _ in range(3):
-            await house.advance(MINUTE)
-        assert await dues(house, sent) == [MINUTE - 3 * MINUTE] * 9
-
-
-async def test_a_gap_that_can_never_be_read_does_not_hold_up_its_room_for_ever(
-    house: House, room: RoomID
-) -> None:
-    """Known to fail: what was said after the gap waits behind it, for ever without a timer."""
-    say(house, room, 9)
-    house.homeserver.fail_next(*[Refused(status=400, errcode="M_UNKNOWN")] * 999, on="page_back")
-    async with house.running(house.intake, house.backfill):
-        live = await house.said_in(room, "live")
-        for _ in range(120):
-            await house.advance(10 * MINUTE)
-        assert await dues(house, [live]) != [None]
-
-
-async def test_a_homeserver_that_leads_in_a_circle_is_not_followed(
-    house: House, room: RoomID
-) -> None:
-    """Known to fail: a page with nothing in it and its own token again is asked for for ever."""
-    sent = say(house, room, 9)
-    asked = 0
-
-    async def page_back(room_id: RoomID, token: str) -> tuple[list[Event], str | None]:
-        nonlocal asked
-        asked += 1
-        assert asked < 99
-        return [], token
-
-    house.homeserver.page_back = page_back  # type: ignore[method-assign]
-    async with house.running(house.intake, house.backfill):
-        assert await dues(house, sent[-3:]) == [MINUTE] * 3
-
-
-async def test_a_gap_of_one_room_does_not_hold_up_another(house: House, room: RoomID) -> None:
-    other = house.homeserver.make_room()
-    house.homeserver.set_lifetime(other, MINUTE)
-    async with house.running(house.intake):
-        pass
-    say(house, room, 9)
-    house.homeserver.fail_next(Failed(status=500), on="page_back")
-    sent = say(house, other, 9)
-    async with house.running(house.intake, house.backfill):
-        assert await dues(house, sent) == [MINUTE] * 9
-
-
-async def test_a_command_in_a_gap_that_cannot_be_judged_now_is_judged_later(
-    house: House, room: RoomID
-) -> None:
-    house.homeserver.send(room, "!expire 5m", sender=ALICE)
-    sent = say(house, room, 5)
-    async with house.running(house.intake):
-        pass
-    house.homeserver.fail_next(Unreachable(reason="reset"), on="power")
-    async with house.running(house.backfill):
-        assert await dues(house, sent) == [None] * 5
-        await house.advance(MINUTE)
-        assert await dues(house, sent) == [4 * MINUTE] * 5
-
-
-async def test_a_room_that_was_left_is_not_read_back(house: House, room: RoomID) -> None:
-    say(house, room, 9)
-    async with house.running(house.intake):
-        pass
-    house.homeserver.kick(room)
-    async with house.running(*house.everything):
-        await house.advance(MINUTE)
-    assert await house.store.unread.next_gap() is None
-    assert await house.timers() == {}
-
-
-async def test_a_rejected_token_ends_backfill(house: House, room: RoomID) -> None:
-    say(house, room, 9)
-    async with house.running(house.intake):
-        pass
-    house.homeserver.fail_next(TokenRejectedError("M_UNKNOWN_TOKEN"), on="page_back")
-    with pytest.raises(TokenRejectedError):
-        await house.backfill.run()

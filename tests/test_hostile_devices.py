@@ -7,12 +7,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from nio.crypto import Olm
 from nio.events import ToDeviceEvent
 
+from bot.model import UserID
 from tests.engines import ROOM, Bot, Peer, Writer
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
@@ -212,3 +214,30 @@ async def test_nothing_in_the_store_opens_what_was_read(alice: Peer, bot: Bot) -
 def test_the_bots_own_sessions_are_not_kept_to_read_with(bot: Bot) -> None:
     bot.olm.create_outbound_group_session(ROOM)
     assert bot.olm.session_ids == []
+
+
+async def test_one_persons_malformed_keys_do_not_hide_anothers(
+    tmp_path: Path, bot: Bot, alice: Peer
+) -> None:
+    fetched: list[set[str]] = []
+
+    async def keys_query() -> None:
+        asked = set(bot.olm.users_for_key_query)
+        fetched.append(asked)
+        if "@mallory:example.org" in asked:
+            raise KeyError("user_id")
+
+    bot.client.keys_query = keys_query
+    await bot.crypto.query({UserID("@mallory:example.org"), UserID("@bob:example.org")})
+    assert {"@bob:example.org"} in fetched
+    assert bot.olm.users_for_key_query == set()
+
+
+async def test_keys_that_could_not_be_fetched_are_fetched_later(bot: Bot) -> None:
+    async def keys_query() -> None:
+        raise aiohttp.ClientConnectionError
+
+    bot.client.keys_query = keys_query
+    with pytest.raises(aiohttp.ClientConnectionError):
+        await bot.crypto.query({UserID("@bob:example.org")})
+    assert bot.olm.users_for_key_query == {"@bob:example.org"}

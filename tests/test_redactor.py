@@ -62,11 +62,11 @@ async def test_no_more_than_a_few_redactions_are_in_flight(house: House) -> None
     room, other = house.homeserver.make_room(), house.homeserver.make_room()
     sent = await messages(house, room, 30)
     await messages(house, other, 30)
-    house.homeserver.gate.clear()
+    house.homeserver.hold("redact")
     async with house.running(house.redactor):
         assert house.homeserver.in_flight.total() == IN_FLIGHT
         assert house.homeserver.in_flight == {room: 4, other: 4}
-        house.homeserver.gate.set()
+        house.homeserver.release("redact")
         await house.rest()
         assert gone(house, room, sent) == 30
     assert house.homeserver.most_in_flight == IN_FLIGHT
@@ -76,10 +76,10 @@ async def test_a_sweep_of_one_room_does_not_hold_up_another(house: House) -> Non
     busy, quiet = house.homeserver.make_room(), house.homeserver.make_room()
     await messages(house, busy, 100, due=-MINUTE)
     sent = await messages(house, quiet, 1)
-    house.homeserver.gate.clear()
+    house.homeserver.hold("redact")
     async with house.running(house.redactor):
         assert house.homeserver.in_flight[quiet] == 1
-        house.homeserver.gate.set()
+        house.homeserver.release("redact")
     assert gone(house, quiet, sent) == 1
 
 
@@ -213,11 +213,11 @@ async def test_a_forbidden_redaction_of_what_is_gone_already_ends_its_timer(hous
 async def test_a_restart_goes_on_with_the_same_redactions(house: House) -> None:
     room = house.homeserver.make_room()
     sent = await messages(house, room, 3)
-    house.homeserver.gate.clear()
+    house.homeserver.hold("redact")
     async with house.running(house.redactor):
         pass
     await house.restart()
-    house.homeserver.gate.set()
+    house.homeserver.release("redact")
     async with house.running(house.redactor):
         assert gone(house, room, sent) == 3
     await house.restart()
@@ -242,14 +242,34 @@ async def test_a_crash_after_the_homeserver_redacted_makes_no_second_redaction(
     assert len(house.homeserver.redactions(room)) == 1
 
 
+@pytest.mark.parametrize("late", ["redact", "is_gone"])
+async def test_an_answer_that_comes_late_settles_no_other_message(house: House, late: str) -> None:
+    """The timeline may show a redaction before its own request is answered."""
+    room = house.homeserver.make_room()
+    await messages(house, room, 1)
+    if late == "is_gone":
+        house.homeserver.fail_next(Forbidden(), on="redact")
+    house.homeserver.hold(late, answer=True)
+    async with house.running(house.redactor):
+        [first] = await house.timers()
+        house.homeserver.redact_as(room, first, BOB)
+        await see(house)
+        sent = await messages(house, room, 1, due=10 * MINUTE)
+        house.homeserver.release(late)
+        await house.advance(9 * MINUTE)
+        assert gone(house, room, sent) == 0
+        await house.advance(MINUTE)
+        assert gone(house, room, sent) == 1
+
+
 async def test_to_stop_is_to_finish_what_is_in_flight_and_take_nothing_new(house: House) -> None:
     room = house.homeserver.make_room()
     sent = await messages(house, room, 20)
-    house.homeserver.gate.clear()
+    house.homeserver.hold("redact")
     async with house.running(house.redactor):
         house.redactor.stop()
         await house.rest()
-        house.homeserver.gate.set()
+        house.homeserver.release("redact")
         await house.rest()
     assert gone(house, room, sent) == IN_FLIGHT
 

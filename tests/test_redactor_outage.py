@@ -78,7 +78,7 @@ async def test_after_an_outage_the_homeserver_is_asked_gently_at_first(house: Ho
     await messages(house, room, 40)
     house.homeserver.fail_next(*[AWAY] * IN_FLIGHT, on="redact")
     async with house.running(house.redactor):
-        house.homeserver.gate.clear()
+        house.homeserver.hold("redact")
         await house.advance(MINUTE)
         assert house.homeserver.in_flight.total() == 1
-        house.homeserver.gate.set()
+        house.homeserver.release("redact")

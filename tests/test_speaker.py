@@ -118,6 +118,22 @@ async def test_of_several_commands_the_last_is_written(house: House, room: RoomI
     assert await setting(house, room) == 5 * MINUTE
 
 
+@pytest.mark.parametrize("where", ["policy_event", "set_policy", "say"])
+@pytest.mark.parametrize("answer", [False, True])
+async def test_a_command_said_while_another_is_being_written_is_written_as_well(
+    house: House, room: RoomID, where: str, answer: bool
+) -> None:
+    house.homeserver.hold(where, answer=answer)
+    async with house.running(house.intake, house.speaker):
+        await house.said_in(room, "!expire 1h")
+        await house.said_in(room, "!expire 5m")
+        house.homeserver.release(where)
+        await house.rest()
+    assert house.homeserver.lifetime_of(room) == {"type": "after_send", "timer": 5 * MINUTE}
+    assert house.homeserver.heard(room)[-1] == SET
+    assert await setting(house, room) == 5 * MINUTE
+
+
 async def test_a_command_that_changes_nothing_writes_nothing(house: House, room: RoomID) -> None:
     async with house.running(*house.everything):
         await house.said_in(room, "!expire 5m")

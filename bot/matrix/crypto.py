@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,12 +18,17 @@ from nio.events import MegolmEvent, ToDeviceEvent
 from nio.exceptions import EncryptionError
 
 from bot.matrix.olm import CarefulOlm
-from bot.model import Done, Event, Locked, Outcome, Refused, RoomID, TokenRejectedError, UserID
+from bot.matrix.upkeep import Request, Upkeep
+from bot.model import (
+    Event,
+    Locked,
+    OutcomeError,
+    RoomID,
+    Unreachable,
+    UserID,
+)
 
 log = logging.getLogger(__name__)
-
-Request = Callable[[str, str, Any], Awaitable[Outcome]]
-"""Method, path and body of a request."""
 
 MEGOLM = "m.megolm.v1.aes-sha2"
 MEET_EVERY = 60.0
@@ -56,12 +60,10 @@ class Crypto:
 
     def __init__(self, client: AsyncClient, request: Request) -> None:
         self._client = client
-        self._request = request
+        self._upkeep = Upkeep(client, request)
         self._met: dict[UserID, float] = {}
-        self._fallback_wanted = True
         self.hear_verification: Callable[[Event], None] = lambda _: None
         """Takes to-device events of verifications; must not raise."""
-        self._keeping_up = asyncio.Lock()
 
     @property
     def _olm(self) -> CarefulOlm:
@@ -119,7 +121,7 @@ class Crypto:
         self._olm.add_changed_users({user for user in changed if isinstance(user, str)})
         unused = body.get("device_unused_fallback_key_types")
         if isinstance(unused, list):
-            self._fallback_wanted = "signed_curve25519" not in unused
+            self._upkeep.fallback_wanted = "signed_curve25519" not in unused
         counts = body.get("device_one_time_keys_count")
         if isinstance(counts, dict):
             # nio itself skips a count of 0, and never uploads again.
@@ -133,61 +135,20 @@ class Crypto:
         return arrived
 
     async def keep_up(self) -> None:
-        """Do what the engine asks for: upload keys, query devices, mend channels.
-
-        What fails is asked for again with the next sync. Raises `TokenRejectedError`.
-        """
-        try:
-            async with self._keeping_up:
-                await self._upload()
-                await self.query(set())
-                await self._mend()
-        except TokenRejectedError:
-            raise
-        except (aiohttp.ClientError, TimeoutError) as error:
-            log.info("encryption keys wait for the homeserver (%s)", type(error).__name__)
-        except Exception as error:  # noqa: BLE001 - answers are made of strangers' device keys
-            log.warning("encryption keys: %s", type(error).__name__)
-
-    async def _mend(self) -> None:
-        """Make new channels where one broke, and send what waits to be sent."""
-        client = self._client
-        if client.should_claim_keys:
-            await client.keys_claim(client.get_users_for_key_claiming())
-        if client.outgoing_to_device_messages:
-            await client.send_to_device_messages()
-
-    async def _upload(self) -> None:
-        """Upload what the homeserver lacks of the device's own keys."""
-        if not self._client.should_upload_keys and not self._fallback_wanted:
-            return
-        content = self._olm.keys_to_upload(fallback=self._fallback_wanted)
-        outcome = await self._request("POST", "/_matrix/client/v3/keys/upload", content)
-        if isinstance(outcome, Done):
-            counts = outcome.body.get("one_time_key_counts", {})
-            self._olm.uploaded(int(counts.get("signed_curve25519", 0)))
-            self._fallback_wanted = False
-        elif isinstance(outcome, Refused):
-            # A restored store counts its keys from where they were used already: pass over them.
-            log.warning("one-time keys were refused (%s): making others", outcome.errcode)
-            self._olm.mark_keys_as_published()
-            self._olm.save_account()
+        """Do what the engine asks for. Raises `TokenRejectedError`."""
+        await self._upkeep.keep_up()
 
     async def query(self, users: set[UserID]) -> None:
-        """Fetch the devices of `users`, and of all whose devices changed."""
-        wanted = self._olm.users_for_key_query
-        wanted.update(users)
-        asked = set(wanted)
-        if asked:
-            await self._client.keys_query()
-            # A server that is away answers for nobody; its users are asked for when needed.
-            wanted.difference_update(asked)
+        """Fetch the devices of `users`. Raises `aiohttp.ClientError` or `TimeoutError`."""
+        await self._upkeep.query(users)
 
     async def decrypt(self, room_id: RoomID, event: Event) -> Decrypted | Locked | None:
-        """Decrypt a room event: `Locked` without its key, `None` when it is not its sender's.
+        """Decrypt a room event; `Locked` without its key, `None` when nothing can open it.
 
-        The session must belong to a device of the event's sender whose keys are known. nio
-        checks neither: with it, whoever holds alice's ciphertext can send it as bob.
+        What it says counts only when its session belongs to a device of its sender whose keys
+        are known. nio does not see to that: with it, whoever holds alice's ciphertext can send
+        it as bob. Where it does not belong, the type and the content are left empty.
+        Raises `OutcomeError` when the homeserver did not say whose device it is.
         """
         content = event.get("content")
         sender = event.get("sender")
@@ -200,15 +161,15 @@ class Crypto:
         session = self._olm.session(room_id, session_id)
         if session is None:
             return Locked(session_id=session_id)
+        clear = _open(session, str(content.get("ciphertext")), room_id)
+        if clear is None:
+            return None
         if not self._owns(UserID(sender), session):
             await self._meet(UserID(sender))
-            if not self._owns(UserID(sender), session):
-                log.warning("a message came under another name than its key: not a command")
-                return None
-        clear = _open(session, str(content.get("ciphertext")), room_id)
+        if not self._owns(UserID(sender), session):
+            log.warning("a message came under another name than its key: not a command")
+            return replace(clear, type="", content={})
         device = self._olm.device_store.device_from_sender_key(sender, session.sender_key)
-        if clear is None or device is None:
-            return None
         return replace(clear, device_id=device.device_id, device_key=device.curve25519)
 
     async def _meet(self, user_id: UserID) -> None:
@@ -216,12 +177,12 @@ class Crypto:
         now = time.monotonic()
         if now - self._met.get(user_id, -MEET_EVERY) < MEET_EVERY:
             return
-        self._met = {who: at for who, at in self._met.items() if now - at < MEET_EVERY}
-        self._met[user_id] = now
         try:
             await self.query({user_id})
         except (aiohttp.ClientError, TimeoutError) as error:
-            log.info("a sender's keys wait for the homeserver (%s)", type(error).__name__)
+            raise OutcomeError(Unreachable(reason=type(error).__name__)) from error
+        self._met = {who: at for who, at in self._met.items() if now - at < MEET_EVERY}
+        self._met[user_id] = now
 
     def _owns(self, user_id: UserID, session: InboundGroupSession) -> bool:
         if session.forwarding_chain:

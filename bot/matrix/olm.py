@@ -221,14 +221,3 @@ class CarefulClient(AsyncClient):  # type: ignore[misc]
             where, key = self.store_path, self.config.pickle_key
             self.store: Any = SqliteStore(self.user_id, self.device_id, where, key, "")
             self.olm: Any = CarefulOlm(self.user_id, self.device_id, self.store)
-
-    def encrypt(
-        self, room_id: str, message_type: str, content: dict[str, Any]
-    ) -> tuple[str, dict[str, Any]]:
-        """Encrypt an event; what it relates to stays in clear, which nio leaves out.
-
-        spec: client-server API v1.13, 11.12.4.3 m.megolm.v1.aes-sha2.
-        """
-        kind, sealed = super().encrypt(room_id, message_type, content)
-        relation = {key: content[key] for key in content.keys() & {"m.relates_to"}}
-        return kind, {**sealed, **relation}
