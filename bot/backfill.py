@@ -6,16 +6,31 @@ import asyncio
 import logging
 from collections.abc import Callable
 from random import Random
-from typing import Protocol
+from typing import Final, Protocol
 
 from bot.clock import Clock
-from bot.model import Event, Forbidden, Millis, NotFound, OutcomeError, RateLimited, RoomID, UserID
+from bot.model import (
+    Event,
+    Failed,
+    Forbidden,
+    Millis,
+    NotFound,
+    OutcomeError,
+    RateLimited,
+    Refused,
+    RoomID,
+    UserID,
+)
 from bot.policy import Room
 from bot.reading import Reader, is_own_join
 from bot.schedule import PAUSE_CEILING, backoff
 from bot.timeline import Gap, Item
 
 log = logging.getLogger(__name__)
+
+
+TRIES: Final = 60
+"""How often a page is asked for that the homeserver fails on: about an hour long."""
 
 
 class Homeserver(Protocol):
@@ -36,6 +51,7 @@ class Unread(Protocol):
         self, gap: Gap, items: list[Item], token: str, *, done: bool
     ) -> None: ...
     async def later(self, gap: Gap, until: Millis) -> None: ...  # noqa: D102
+    async def give_up(self, gap: Gap) -> None: ...  # noqa: D102
     async def take_over(self, now: Millis) -> tuple[RoomID, int] | None: ...  # noqa: D102
 
 
@@ -93,7 +109,7 @@ class Backfill:
         try:
             events, token = await self._homeserver.page_back(gap.room_id, gap.token)
             room = await self._memory.room(gap.room_id)
-            fresh, reached = self._until_known(events, gap)
+            fresh, reached = self._until_known(events, gap, room)
             items = await self._reader.items(
                 gap.room_id,
                 fresh,
@@ -105,18 +121,23 @@ class Backfill:
         except OutcomeError as error:
             await self._failed(gap, error)
             return
-        done = reached or token is None
+        # A homeserver that hands out its own token again has nothing more to give.
+        done = reached or token is None or token == gap.token
         log.info("read %d events of a gap%s", len(fresh), "" if done else ", more to come")
         await self._memory.unread.read_on(gap, items, token or gap.token, done=done)
 
-    def _until_known(self, events: list[Event], gap: Gap) -> tuple[list[Event], bool]:
-        """Return the events after what was known, oldest first, and whether that was reached."""
+    def _until_known(
+        self, events: list[Event], gap: Gap, room: Room | None
+    ) -> tuple[list[Event], bool]:
+        """Return the events after what was known, oldest first, and whether that was reached.
+
+        Known is the last event that was read, and the state event that the room's lifetime
+        was read from: it marks the place should the other be purged.
+        """
+        known = {gap.stop_digest, room.policy_digest if room else ""} - {""}
         fresh: list[Event] = []
         for event in events:
-            if (
-                gap.stop_digest
-                and self._reader.digest(str(event.get("event_id"))) == gap.stop_digest
-            ):
+            if gap.stop_digest and self._reader.digest(str(event.get("event_id"))) in known:
                 return fresh[::-1], True
             if not gap.stop_digest and is_own_join(event, self._homeserver.own_id):
                 return fresh[::-1], True
@@ -134,4 +155,9 @@ class Backfill:
             await self._memory.ask_review(gap.room_id)
             self._wake_others()
         log.warning("a gap could not be read (%s)", type(error.outcome).__name__)
+        if isinstance(error.outcome, Failed | Refused) and gap.attempts >= TRIES:
+            # What was said since waits behind the gap, and may not wait for ever.
+            log.error("a gap is given up: messages in it may stay")
+            await self._memory.unread.give_up(gap)
+            return
         await self._memory.unread.later(gap, self._clock.now() + wait)

@@ -156,21 +156,25 @@ class Intake:
         if known is None:
             before, timeline, entered = self._arrival(batch, first=first)
         encrypted = (known is not None and known.encrypted) or any(map(is_encryption, before))
-        items = [
+        found = [
             item
             for event in before
             for item in self._reader.state_change(event, quiet=known is None)
         ]
-        items += await self._reader.items(
+        gap = self._gap(batch, known, entered=entered, first=first, since=since, now=now)
+        items = await self._reader.items(
             batch.room_id, timeline, encrypted=encrypted, live=live, since=since, now=now
         )
+        # A known room's state was read before; what changed since holds at the timeline's start.
+        early = gap is not None and known is None
         shaping = [
             event for event in before + timeline if wants_review(event, self._homeserver.own_id)
         ]
         return Stretch(
             room_id=batch.room_id,
-            items=items,
-            gap=self._gap(batch, known, entered=entered, first=first, since=since, now=now),
+            items=items if early else found + items,
+            found=found if early else [],
+            gap=gap,
             encrypted=encrypted or any(is_encryption(e) for e in timeline if is_state(e)),
             review=bool(shaping) or known is None,
             entered=known is None and not first,

@@ -51,6 +51,11 @@ class Room:
     encrypted: bool
     suspended: bool
     last_digest: str
+    policy_digest: str = ""
+    reviews: int = 0
+    """How often a look at the room's state was asked for since the last one."""
+    greeting: bool = False
+    """The bot has just come, and its greeting says what it lacks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,7 +174,8 @@ class _Walk:
         self.dropped.append(item.target)
         if item.target_digest == self.state.policy_digest and self.state.policy_digest:
             # Redacting the state event empties it, which is how the room reads `off`.
-            self._change(Change(setting=OFF, sender=item.sender, digest=self.state.policy_digest))
+            change = Change(setting=OFF, sender=item.sender, digest=self.state.policy_digest)
+            self._change(change, cause=item.digest)
 
     def _said(self, item: Said) -> None:
         self.handled.append(item.digest)
@@ -182,8 +188,11 @@ class _Walk:
             self.suspends = item.suspends
         self.owed.append(Owed(key=item.digest, kind=item.kind, args=args))
 
-    def _change(self, change: Change) -> None:
-        """Apply a state event; what the bot itself set was announced with the command."""
+    def _change(self, change: Change, *, cause: str = "") -> None:
+        """Apply a state event; what the bot itself set was announced with the command.
+
+        `cause` is the digest of what made the change, where that is not the state event.
+        """
         state, setting = self.state, change.setting
         if change.sender == self._own_id:
             if state.commanded and setting != state.setting:
@@ -200,5 +209,6 @@ class _Walk:
                 "was": before,
                 "note": change.note,
             }
-            self.owed.append(Owed(key=f"change:{change.digest}", kind="changed", args=args))
+            key = f"change:{cause or change.digest}"
+            self.owed.append(Owed(key=key, kind="changed", args=args))
         self.state = RoomState(setting=setting, policy_digest=change.digest)

@@ -221,4 +221,5 @@ def wants_review(event: Event, own_id: UserID) -> bool:
     if not is_state(event):
         return False
     own = event.get("type") == "m.room.member" and event.get("state_key") == own_id
-    return own or event.get("type") in SHAPES_ROOM
+    kind = event.get("type")
+    return own or (isinstance(kind, str) and kind in SHAPES_ROOM)

@@ -11,7 +11,6 @@ from typing import Final, Protocol
 
 from bot.clock import Clock
 from bot.model import (
-    Done,
     EventID,
     Millis,
     NotFound,
@@ -20,7 +19,6 @@ from bot.model import (
     RateLimited,
     RoomID,
     Timer,
-    Unreachable,
 )
 from bot.schedule import (
     IN_FLIGHT,
@@ -29,6 +27,7 @@ from bot.schedule import (
     Pause,
     Postpone,
     Sent,
+    Step,
     backoff,
     settle,
     take_turns,
@@ -141,17 +140,16 @@ class Redactor:
         txn = transaction_id(timer.event_id, timer.generation)
         outcome = await self._homeserver.redact(timer.room_id, timer.event_id, txn)
         now = self._clock.now()
-        step = settle(
-            outcome, timer, now=now, failures=self._failures, chance=self._random.random()
-        )
-        self._learn(outcome)
+        step = self._settle(outcome, timer, now)
         match step:
             case Sent(check_at=check_at):
+                self._width = min(IN_FLIGHT, self._width + 1)
+                self._failures = 0
                 self._tally.redacted += 1
                 self._tally.worst = max(self._tally.worst, now - timer.due)
                 await self._memory.sent(timer, now, check_at)
-            case Pause(until=until):
-                self._paused_until = max(self._paused_until, until)
+            case Pause():
+                self._pause(step, outcome, now)
             case Postpone(until=until):
                 self._tally.waited += 1
                 log.warning("a redaction failed (%s)", type(outcome).__name__)
@@ -189,19 +187,26 @@ class Redactor:
         try:
             return await self._homeserver.is_gone(timer.room_id, timer.event_id)
         except OutcomeError as error:
-            self._learn(error.outcome)
+            now = self._clock.now()
+            step = self._settle(error.outcome, timer, now)
+            if isinstance(step, Pause):
+                self._pause(step, error.outcome, now)
             return None
 
-    def _learn(self, outcome: Outcome) -> None:
-        """Keep as many requests in flight as the homeserver takes: halve when it balks."""
+    def _settle(self, outcome: Outcome, timer: Timer, now: Millis) -> Step:
+        chance = self._random.random()
+        return settle(outcome, timer, now=now, failures=self._failures, chance=chance)
+
+    def _pause(self, step: Pause, outcome: Outcome, now: Millis) -> None:
+        """Let everything wait, and be gentle afterwards: fewer requests at once."""
         if isinstance(outcome, RateLimited):
             self._width = max(1, self._width // 2)
-        elif isinstance(outcome, Unreachable):
+        elif now < self._paused_until:
+            return  # requests that were on their way together failed together: one failure
+        else:
             self._width = 1
             self._failures += 1
-        elif isinstance(outcome, Done):
-            self._width = min(IN_FLIGHT, self._width + 1)
-            self._failures = 0
+        self._paused_until = max(self._paused_until, step.until)
 
     def _summarise(self) -> None:
         """Say in the log what was done, in counts only, once a minute at most."""

@@ -53,7 +53,7 @@ class Memory(Protocol):
     async def to_review(self) -> list[RoomID]: ...  # noqa: D102
     async def ask_review(self, room_id: RoomID) -> None: ...  # noqa: D102
     async def reviewed(  # noqa: D102
-        self, room_id: RoomID, *, suspended: bool, owed: list[Owed]
+        self, room_id: RoomID, *, suspended: bool, owed: list[Owed], reviews: int
     ) -> None: ...
     async def forget(self, room_id: RoomID) -> int: ...  # noqa: D102
     async def pending(self, room_id: RoomID) -> tuple[int, Millis | None]: ...  # noqa: D102
@@ -146,13 +146,16 @@ class Rooms:
             return
         suspended = not power.may_redact(self._homeserver.own_id)
         await self._memory.reviewed(
-            room_id, suspended=suspended, owed=await self._news(room, power, suspended=suspended)
+            room_id,
+            suspended=suspended,
+            owed=await self._news(room, power, suspended=suspended),
+            reviews=room.reviews,
         )
         self._wake_others()
 
     async def _news(self, room: Room, power: Power, *, suspended: bool) -> list[Owed]:
         """Return what to tell a room: each loss of power once, and each return."""
-        if suspended == room.suspended:
+        if suspended == room.suspended or (suspended and room.greeting):
             return []
         pending, _ = await self._memory.pending(room.room_id)
         if lifetime(room.setting, self._bounds) is None and pending == 0:

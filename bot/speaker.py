@@ -150,11 +150,9 @@ class Speaker:
         current = await self._homeserver.policy_event(debt.room_id)
         wanted = int(debt.args["setting"])
         there, digest, sender = self._read(current)
-        if (
-            current is not None
-            and digest != debt.args["base"]
-            and sender != self._homeserver.own_id
-        ):
+        # Some homeservers do not tell the sender of state; with them the command is written.
+        foreign = sender not in {"", self._homeserver.own_id}
+        if current is not None and digest != debt.args["base"] and foreign:
             await self._memory.paid(debt)
             return False
         if there == wanted or (wanted == 0 and current is None and self._bounds.default is None):
@@ -201,6 +199,8 @@ class Speaker:
                 return words.suspended(Standing(need=args["need"], have=args["have"]))
             case "resumed":
                 return words.resumed((await self._memory.pending(room.room_id))[0])
+            case "missed":
+                return words.missed()
             case "refused":
                 name = await self._name(room, args["sender"])
                 return words.refused(name, args["need"], args["have"])

@@ -105,6 +105,8 @@ class Stretch:
 
     room_id: RoomID
     items: list[Item]
+    found: list[Item] = field(default_factory=list)
+    """The state in which a room was found that has a gap at once: it counts from the beginning."""
     gap: Gap | None = None
     """What lies before `items` and was not sent with the sync."""
     encrypted: bool = False

@@ -181,6 +181,14 @@ def unsigned(name: str) -> str:
     )
 
 
+def missed() -> str:
+    """Own up to a stretch of the room that the homeserver does not let the bot read."""
+    return (
+        "I could not read everything that was said here while I was away: the homeserver does not"
+        " give it to me. Messages among it may stay."
+    )
+
+
 def unjudged() -> str:
     """Answer a command whose right could not be looked up."""
     return "I could not look up who may do this here. Nothing was changed; please say it again."

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
 
 from bot.demo.homeserver import Homeserver
-from tests.house import House
+from bot.store import Store
+from tests.fakes import BOT
+from tests.house import BOUNDS, House, Opener
 from tests.peers import People
 from tests.process import Bots
 from tests.worlds import FakeWorld, SynapseWorld, World
@@ -63,6 +66,21 @@ async def strict_bots(strict_homeserver: Homeserver, tmp_path: Path) -> AsyncIte
     made = Bots(strict_homeserver, tmp_path)
     yield made
     await made.close()
+
+
+@pytest.fixture
+async def open_store() -> AsyncIterator[Opener]:
+    """Open stores: `await open_store(path)`."""
+    made: list[Store] = []
+
+    async def opener(path: Path) -> Store:
+        made.append(await Store.open(path, bounds=BOUNDS, own_id=BOT))
+        return made[-1]
+
+    yield opener
+    for store in made:
+        with suppress(ValueError):  # closed already
+            await store.close()
 
 
 @pytest.fixture

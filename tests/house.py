@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from random import Random
@@ -24,6 +24,10 @@ SECOND = 1_000
 MINUTE = 60 * SECOND
 DAY = 86_400_000
 BOUNDS = Bounds(minimum=SECOND, maximum=365 * DAY)
+
+
+Opener = Callable[[Path], Awaitable[Store]]
+"""Opens a store; closes it after the test, unless the test did."""
 
 
 class Service(Protocol):

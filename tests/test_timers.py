@@ -98,6 +98,7 @@ async def test_a_postponed_timer_waits_alone_and_counts_its_attempts(store: Stor
     await store.postpone(stuck, NOW + 50)
     assert await due(store) == ["$fine"]
     assert await due(store, NOW + 49) == ["$fine"]
+    assert await store.next_due(NOW) == NOW + 50
     [_, stuck] = await store.due(NOW + 50, 9)
     assert (stuck.attempts, stuck.due, stuck.sent_at) == (1, NOW - 1, None)
 
@@ -193,13 +194,14 @@ async def test_no_id_of_a_message_that_is_gone_can_be_read_from_the_disk(
     store: Store, tmp_path: Path, way: str
 ) -> None:
     rooms = [RoomID(f"!room-{number}:example.org") for number in range(3)]
-    for room in rooms:
-        name = room[1:7]
-        await remember(store, room, **{f"NEEDLE-{name}-{n}-{'x' * 30}": 0 for n in range(1_000)})
+    random = Random(7)
+    for turn in range(30):
+        names = {f"{random.getrandbits(128):032x}-NEEDLE": 0 for _ in range(100)}
+        await remember(store, rooms[turn % 3], **names)
     await remember(store, RoomID("!stays:x"), keeps=0)
     timers = [timer for timer in await store.due(NOW, 9_999) if timer.event_id != "$keeps"]
     assert len(timers) == 3_000
-    Random(7).shuffle(timers)
+    random.shuffle(timers)
     if way == "drop":
         for timer in timers:
             await store.drop(timer)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -11,30 +10,25 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bot.model import Bounds, EventID, Millis, RoomID, UserID
+from bot.model import EventID, Millis, RoomID, UserID
 from bot.store import Store
 from bot.store.unread import CHUNK
 from bot.timeline import Change, Gap, Item, Message, Redaction, Said, Stretch
+from tests.house import Opener
 
 ALICE = UserID("@alice:example.org")
 BOT = UserID("@bot:example.org")
 ROOM, OTHER = RoomID("!room:example.org"), RoomID("!other:example.org")
 MINUTE = 60_000
 NOW = 1_800_000_000_000
-BOUNDS = Bounds(minimum=1_000, maximum=365 * 86_400_000)
-
-
-async def open_store(path: Path) -> Store:
-    return await Store.open(path, bounds=BOUNDS, own_id=BOT)
 
 
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
+async def store(open_store: Opener, tmp_path: Path) -> Store:
     """A store that knows a room with a lifetime of a minute."""
     made = await open_store(tmp_path / "timers.db")
     await say(made, Change(setting=MINUTE, sender=ALICE, digest="policy", quiet=True))
-    yield made
-    await made.close()
+    return made
 
 
 def messages(*names: object) -> list[Item]:
@@ -167,7 +161,7 @@ async def test_a_new_gap_between_two_chunks_is_read_before_what_follows_it(store
     assert list(await lifetimes(store))[-2:] == ["second gap", "tail"]
 
 
-async def test_a_restart_in_the_middle_resumes(tmp_path: Path) -> None:
+async def test_a_restart_in_the_middle_resumes(open_store: Opener, tmp_path: Path) -> None:
     path = tmp_path / "timers.db"
     store = await open_store(path)
     await say(store, Change(setting=MINUTE, sender=ALICE, digest="policy", quiet=True))
@@ -264,12 +258,12 @@ ITEMS = st.lists(st.sampled_from([1, 2, 3]) | st.none(), max_size=6)
 )
 @given(segments=st.lists(st.tuples(ITEMS, ITEMS, ITEMS), min_size=1, max_size=3))
 async def test_however_it_is_cut_the_timeline_gives_the_same_timers(
-    tmp_path: Path, segments: list[tuple[list[int | None], ...]]
+    open_store: Opener, tmp_path: Path, segments: list[tuple[list[int | None], ...]]
 ) -> None:
     """Each segment is two pages of a gap and the tail behind them; numbers are commands."""
     numbers = iter(range(10_000))
     parts = [[_item(kind, next(numbers)) for kind in part] for one in segments for part in one]
-    whole, cut = await _fresh(tmp_path / "whole.db"), await _fresh(tmp_path / "cut.db")
+    whole, cut = [await _fresh(open_store, tmp_path / name) for name in ("whole.db", "cut.db")]
     await say(whole, *[item for part in parts for item in part])
     for index in range(0, len(parts), 3):
         await say(cut, *parts[index + 2], gap=True)
@@ -283,7 +277,7 @@ async def test_however_it_is_cut_the_timeline_gives_the_same_timers(
     await cut.close()
 
 
-async def _fresh(path: Path) -> Store:
+async def _fresh(open_store: Opener, path: Path) -> Store:
     path.unlink(missing_ok=True)
     return await open_store(path)
 

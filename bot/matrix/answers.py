@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -28,6 +29,7 @@ from bot.model import (
 GATEWAY: Final = frozenset({502, 503, 504, 520, 521, 522, 523, 524})
 """Statuses of a proxy whose homeserver is away."""
 
+SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 DEFAULT_WAIT: Final[Millis] = 5_000
 
 
@@ -50,19 +52,26 @@ def name(status: int, body: Any, headers: Mapping[str, str]) -> Outcome:
         return Unreachable(reason=f"status {status}")
     if status == 403:
         return Forbidden(reason=errcode)
-    if status == 404 and errcode:
-        return NotFound()
+    if status == 404:
+        # Only this word says that something does not exist; others, that nobody was asked.
+        return NotFound() if errcode == "M_NOT_FOUND" else Failed(status=status, errcode=errcode)
     if 400 <= status < 500 and isinstance(body, dict) and (errcode or status == 401):
         return Refused(status=status, errcode=errcode, body=body)
     return Failed(status=status, errcode=errcode)
 
 
 def parse(raw: bytes) -> Any:
-    """Return what `raw` says as JSON, or `None` when it is something else."""
+    """Return what `raw` says as JSON, or `None` when it is something else.
+
+    Half a surrogate pair, which JSON can write and Unicode does not have, becomes `?`.
+    """
     try:
-        return json.loads(raw)
+        found = json.loads(raw)
+        if SURROGATE.search(raw):
+            found = json.loads(json.dumps(found, ensure_ascii=False).encode(errors="replace"))
     except (ValueError, RecursionError):
         return None
+    return found
 
 
 def _wait(body: Any, headers: Mapping[str, str]) -> Millis:

@@ -37,6 +37,7 @@ MIGRATIONS: Final = (
         encrypted INTEGER NOT NULL DEFAULT 0,
         suspended INTEGER NOT NULL DEFAULT 0,
         review INTEGER NOT NULL DEFAULT 0,
+        greeting INTEGER NOT NULL DEFAULT 0,
         segment INTEGER NOT NULL DEFAULT 0,
         last_digest TEXT NOT NULL DEFAULT ''
     ) STRICT;
@@ -149,7 +150,7 @@ class Database:
         self._connection = connection
         self._lock = asyncio.Lock()
         self._path = path
-        self._dirty = False
+        self._dirty = True  # a process that was killed may have left something
         self.secret = secret
         """Random key of this database's digests."""
 

@@ -25,7 +25,10 @@ SAVE_META: Final = (
     "INSERT INTO meta (key, value) VALUES (?, ?)"
     " ON CONFLICT (key) DO UPDATE SET value = excluded.value"
 )
-ROOMS: Final = "SELECT room_id, setting, encrypted, suspended, last_digest FROM rooms"
+ROOMS: Final = (
+    "SELECT room_id, setting, encrypted, suspended, last_digest, policy_digest, review, greeting"
+    " FROM rooms"
+)
 ENTER: Final = "INSERT OR IGNORE INTO rooms (room_id) VALUES (?)"
 ROOM: Final = (
     "SELECT id, setting, policy_digest, commanded, encrypted, suspended, segment, last_digest"
@@ -36,7 +39,7 @@ SAVE_STATE: Final = (
     " suspended = suspended OR ? WHERE id = ?"
 )
 SEEN: Final = (
-    "UPDATE rooms SET encrypted = encrypted OR ?, review = review OR ?,"
+    "UPDATE rooms SET encrypted = encrypted OR ?, review = review + ?,"
     " last_digest = coalesce(nullif(?, ''), last_digest) WHERE id = ?"
 )
 ADD_TIMER: Final = (
@@ -44,6 +47,10 @@ ADD_TIMER: Final = (
     " ON CONFLICT (room, event_id) DO NOTHING"
 )
 DROP_TARGET: Final = "DELETE FROM timers WHERE room = ? AND event_id = ?"
+ASK_REVIEW: Final = "UPDATE rooms SET review = review + 1 WHERE room_id = ?"
+REVIEWED: Final = (
+    "UPDATE rooms SET review = max(0, review - ?), suspended = ?, greeting = 0 WHERE id = ?"
+)
 HANDLED: Final = "SELECT digest FROM handled WHERE digest IN (SELECT value FROM json_each(?))"
 INVITED: Final = (
     "INSERT INTO invites (room_id, inviter) VALUES (?, ?)"
@@ -109,7 +116,7 @@ class Store(Timers, Debts):
         """Remember one sync as a whole: timers, changes, gaps, and the token itself."""
         async with self._db.transaction() as db:
             await db.many(INVITED, [(one.room_id, one.inviter) for one in invited])
-            await db.many("UPDATE rooms SET review = 1 WHERE room_id = ?", [(r,) for r in left])
+            await db.many(ASK_REVIEW, [(room_id,) for room_id in left])
             for stretch in stretches:
                 await self._commit_stretch(db, stretch, now)
             await db.rows(SAVE_META, "token", token)
@@ -125,12 +132,14 @@ class Store(Timers, Debts):
         await db.rows(SEEN, stretch.encrypted, stretch.review, stretch.last_digest, row)
         if stretch.gap:
             segment = await self.unread.begin(db, row, stretch.gap)
+            await self.unread.put(db, row, segment - 1, FIRST, stretch.found)
         if await self.unread.is_reading(db, row):
             # What a command in the gap sets counts for what follows it: wait for the gap.
             await self.unread.append(db, row, segment, stretch.items)
         else:
             await self._apply(db, row, stretch.items, now)
         if stretch.entered:
+            await db.rows("UPDATE rooms SET greeting = 1 WHERE id = ?", row)
             await owe(db, row, [Owed(key=f"welcome:{now}", kind="welcome", args={})])
 
     async def _apply(self, db: Database, row: int, items: list[Item], now: Millis) -> None:
@@ -196,15 +205,20 @@ class Store(Timers, Debts):
 
     async def ask_review(self, room_id: RoomID) -> None:
         """Have the room's state looked at."""
-        await run(self._db, "UPDATE rooms SET review = 1 WHERE room_id = ?", room_id)
+        await run(self._db, ASK_REVIEW, room_id)
 
-    async def reviewed(self, room_id: RoomID, *, suspended: bool, owed: list[Owed]) -> None:
-        """Remember what the room's state says, and what is to be said of it."""
+    async def reviewed(
+        self, room_id: RoomID, *, suspended: bool, owed: list[Owed], reviews: int = 1
+    ) -> None:
+        """Remember what the room's state says, and what is to be said of it.
+
+        `reviews` is how many looks had been asked for when it was looked at: what was asked
+        for since is still to be done.
+        """
         async with self._db.transaction() as db:
             row = await db.one(ROOM, room_id)
             if row is not None:
-                sql = "UPDATE rooms SET review = 0, suspended = ? WHERE id = ?"
-                await db.rows(sql, suspended, row[0])
+                await db.rows(REVIEWED, reviews, suspended, row[0])
                 await owe(db, row[0], owed)
 
     async def forget(self, room_id: RoomID) -> int:
@@ -241,4 +255,7 @@ def _room(row: Row) -> Room:
         encrypted=bool(row[2]),
         suspended=bool(row[3]),
         last_digest=row[4],
+        policy_digest=row[5],
+        reviews=row[6],
+        greeting=bool(row[7]),
     )

@@ -8,8 +8,10 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from bot.model import Millis, RoomID
+from bot.policy import Owed
 from bot.store.database import Database, Row
-from bot.store.keys import remember_opened
+from bot.store.debts import owe
+from bot.store.keys import FIRST, remember_opened
 from bot.timeline import Change, Gap, Item, Message, Opened, Redaction, Said, Unheard
 
 CHUNK: Final = 500
@@ -31,6 +33,10 @@ READ_ON: Final = (
 READY: Final = (
     "SELECT r.id, r.room_id FROM rooms r WHERE EXISTS (SELECT 1 FROM gaps WHERE room = r.id)"
     " AND NOT EXISTS (SELECT 1 FROM gaps WHERE room = r.id AND NOT done) LIMIT 1"
+)
+NOT_FROM_THE_START: Final = (
+    "DELETE FROM unread WHERE room = ? AND segment = ? AND position = ?"
+    " AND json_extract(item, '$.digest') = ?"
 )
 TAKE: Final = (
     "SELECT segment, position, item, event_id FROM unread WHERE room = ?"
@@ -114,6 +120,10 @@ class Unread:
                 return  # the room was left meanwhile
             row, segment, position = where
             await remember_opened(db, items)
+            for change in items:
+                if isinstance(change, Change):
+                    # It was set within the gap: it does not count from the gap's beginning.
+                    await db.rows(NOT_FROM_THE_START, row, segment, FIRST, change.digest)
             await _put(db, row, segment, position - len(items), items)
             await db.rows(READ_ON, token, len(items), done, gap.id)
 
@@ -128,6 +138,14 @@ class Unread:
         async with self._db.transaction() as db:
             sql = "UPDATE gaps SET next = ?, attempts = attempts + 1 WHERE id = ?"
             await db.rows(sql, until, gap.id)
+
+    async def give_up(self, gap: Gap) -> None:
+        """The gap cannot be read: go on with what stands behind it, and owe the room a word."""
+        async with self._db.transaction() as db:
+            await db.rows("UPDATE gaps SET done = 1 WHERE id = ?", gap.id)
+            row = await db.one("SELECT id FROM rooms WHERE room_id = ?", gap.room_id)
+            if row is not None:
+                await owe(db, row[0], [Owed(key=f"missed:{gap.id}", kind="missed", args={})])
 
     async def take_over(self, now: Millis) -> tuple[RoomID, int] | None:
         """Give timers to a chunk of what was read, in the timeline's order.
