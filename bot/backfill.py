@@ -109,7 +109,7 @@ class Backfill:
         try:
             events, token = await self._homeserver.page_back(gap.room_id, gap.token)
             room = await self._memory.room(gap.room_id)
-            fresh, reached = self._until_known(events, gap, room)
+            fresh, reached = self._until_known(events, gap)
             items = await self._reader.items(
                 gap.room_id,
                 fresh,
@@ -126,15 +126,13 @@ class Backfill:
         log.info("read %d events of a gap%s", len(fresh), "" if done else ", more to come")
         await self._memory.unread.read_on(gap, items, token or gap.token, done=done)
 
-    def _until_known(
-        self, events: list[Event], gap: Gap, room: Room | None
-    ) -> tuple[list[Event], bool]:
+    def _until_known(self, events: list[Event], gap: Gap) -> tuple[list[Event], bool]:
         """Return the events after what was known, oldest first, and whether that was reached.
 
         Known is the last event that was read, and the state event that the room's lifetime
         was read from: it marks the place should the other be purged.
         """
-        known = {gap.stop_digest, room.policy_digest if room else ""} - {""}
+        known = {gap.stop_digest, gap.policy_digest} - {""}
         fresh: list[Event] = []
         for event in events:
             if gap.stop_digest and self._reader.digest(str(event.get("event_id"))) in known:

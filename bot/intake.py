@@ -81,6 +81,8 @@ class Intake:
 
     def stop(self) -> None:
         """End after the batch in hand; a long poll is broken off at once."""
+        if self._stop.is_set():
+            return
         self._stop.set()
         if self._patience is not None:
             self._patience.reschedule(asyncio.get_running_loop().time())

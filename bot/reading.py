@@ -213,7 +213,15 @@ def is_own_join(event: Event, own_id: UserID) -> bool:
         and event.get("state_key") == own_id
         and isinstance(content, dict)
         and content.get("membership") == "join"
+        and not _was_joined(event)
     )
+
+
+def _was_joined(event: Event) -> bool:
+    """Whether the member was in the room before, and only the name or the picture changed."""
+    unsigned = event.get("unsigned")
+    before = unsigned.get("prev_content") if isinstance(unsigned, dict) else None
+    return isinstance(before, dict) and before.get("membership") == "join"
 
 
 def wants_review(event: Event, own_id: UserID) -> bool:

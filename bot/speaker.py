@@ -10,7 +10,6 @@ from typing import Any, Final, Protocol
 from bot import words
 from bot.clock import Clock
 from bot.model import (
-    POLICY_EVENT,
     Bounds,
     Done,
     Event,
@@ -32,6 +31,14 @@ log = logging.getLogger(__name__)
 
 TRIES: Final = 20
 """How often a notice that the homeserver fails on is tried; it stands before the room's others."""
+
+
+PLAIN: Final = {
+    "missed": words.missed,
+    "reverted": words.reverted,
+    "unjudged": words.unjudged,
+}
+"""What is said in the same words always."""
 
 
 class Homeserver(Protocol):
@@ -65,7 +72,9 @@ class Memory(Protocol):
     async def owed_later(self, debt: Debt, until: Millis) -> None: ...  # noqa: D102
     async def room(self, room_id: RoomID) -> Room | None: ...  # noqa: D102
     async def pending(self, room_id: RoomID) -> tuple[int, Millis | None]: ...  # noqa: D102
-    async def revert(self, room_id: RoomID, setting: int | None, digest: str) -> None: ...  # noqa: D102
+    async def revert(  # noqa: D102
+        self, debt: Debt, setting: int | None, digest: str, owed: Owed
+    ) -> None: ...
 
 
 class Identity(Protocol):
@@ -163,13 +172,8 @@ class Speaker:
         if _passing(outcome, debt):
             raise OutcomeError(outcome)
         # The command counted from its own place; what the room's state says counts again.
-        power = await self._homeserver.power(debt.room_id)
-        args = {
-            "need": power.to_send_state(POLICY_EVENT),
-            "have": power.of(self._homeserver.own_id),
-        }
-        await self._memory.revert(debt.room_id, there, digest)
-        await self._memory.paid(debt, Owed(key=f"{debt.key}:no", kind="powerless", args=args))
+        owed = Owed(key=f"{debt.key}:no", kind="reverted", args={})
+        await self._memory.revert(debt, there, digest, owed)
         return False
 
     def _read(self, current: Event | None) -> tuple[int | None, str, str]:
@@ -199,8 +203,6 @@ class Speaker:
                 return words.suspended(Standing(need=args["need"], have=args["have"]))
             case "resumed":
                 return words.resumed((await self._memory.pending(room.room_id))[0])
-            case "missed":
-                return words.missed()
             case "refused":
                 name = await self._name(room, args["sender"])
                 return words.refused(name, args["need"], args["have"])
@@ -215,12 +217,12 @@ class Speaker:
 
     async def _answer(self, debt: Debt, room: Room) -> str:
         match debt.kind:
+            case kind if kind in PLAIN:
+                return PLAIN[kind]()
             case "outside":
                 return words.outside(self._prefix, self._bounds)
             case "invalid":
                 return words.invalid(self._prefix, self._bounds, debt.args.get("reason", ""))
-            case "unjudged":
-                return words.unjudged()
             case "help":
                 return words.help_text(self._prefix, self._bounds)
             case "status":

@@ -97,6 +97,8 @@ class Gap:
     until: Millis
     """The lifetime of what is found began between these two times."""
     attempts: int = 0
+    policy_digest: str = ""
+    """Digest of the state event that the room's lifetime was read from when the gap began."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -131,8 +131,6 @@ def refused(name: str, need: int, have: int) -> str:
 
 def powerless(need: int, have: int) -> str:
     """Say that the bot may not write the room's lifetime."""
-    if have >= need:
-        return "The homeserver would not let me set this room's lifetime. Nothing was changed."
     return (
         f"I may not change this room's settings: that needs power level {need}, and I have {have}."
         " Nothing was changed. Give me that level and say it again."
@@ -178,6 +176,14 @@ def unsigned(name: str) -> str:
     return (
         f"{tame(name)}, commands count here only from a verified device. Verify the one you are"
         " using from another of yours, or with your recovery key, and say it again."
+    )
+
+
+def reverted() -> str:
+    """Take back a lifetime that counted from its command on, and could not be written down."""
+    return (
+        "The homeserver did not let me write that lifetime into the room, so it does not hold."
+        " What was said since the command may still go by it."
     )
 
 

@@ -152,7 +152,7 @@ async def test_what_is_redacted_in_a_gap_gets_no_timer(house: House, room: RoomI
 async def test_a_busy_room_that_the_bot_has_just_joined_is_read_back_to_its_joining(
     house: House,
 ) -> None:
-    """Known to fail: the lifetime that the room had is applied only after the gap."""
+    """The lifetime that the room has holds for the gap as well."""
     house.homeserver.limit = 3
     await house.store.commit("s0", house.clock.now(), [])
     room = house.homeserver.make_room(joined=False, invited=False)

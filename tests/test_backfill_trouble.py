@@ -48,7 +48,7 @@ def say(house: House, room: RoomID, count: int) -> list[EventID]:
 async def test_a_gap_ends_at_old_messages_where_the_known_one_is_gone(
     house: House, room: RoomID
 ) -> None:
-    """Known to fail: what was decided to stay gets a timer when it is come by again."""
+    """What was decided to stay gets no timer when it is come by again."""
     house.homeserver.set_lifetime(room, None)
     stays = say(house, room, 8)
     house.homeserver.set_lifetime(room, MINUTE)
@@ -89,7 +89,7 @@ async def test_a_page_that_cannot_be_had_now_is_had_later(
 async def test_a_gap_that_can_never_be_read_does_not_hold_up_its_room_for_ever(
     house: House, room: RoomID
 ) -> None:
-    """Known to fail: what was said after the gap waits behind it, for ever without a timer."""
+    """What was said after the gap waits behind it, without a timer."""
     say(house, room, 9)
     house.homeserver.fail_next(*[Refused(status=400, errcode="M_UNKNOWN")] * 999, on="page_back")
     async with house.running(house.intake, house.backfill):
@@ -102,7 +102,7 @@ async def test_a_gap_that_can_never_be_read_does_not_hold_up_its_room_for_ever(
 async def test_a_homeserver_that_leads_in_a_circle_is_not_followed(
     house: House, room: RoomID
 ) -> None:
-    """Known to fail: a page with nothing in it and its own token again is asked for for ever."""
+    """A page with nothing in it and its own token again would be asked for for ever."""
     sent = say(house, room, 9)
     asked = 0
 

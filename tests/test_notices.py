@@ -44,7 +44,7 @@ async def test_a_change_by_somebody_else_is_announced_once(house: House, room: R
 async def test_a_change_that_is_redacted_is_announced_a_second_time(
     house: House, room: RoomID
 ) -> None:
-    """Known to fail: both announcements have one key, so the second is taken for a repetition."""
+    """Under one key the second announcement would be taken for a repetition."""
     async with house.running(*house.everything):
         policy = house.homeserver.set_lifetime(room, 5 * MINUTE)
         await house.rest()

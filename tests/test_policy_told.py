@@ -107,7 +107,6 @@ def test_a_redacted_policy_is_off_and_told() -> None:
     assert told(found) == [("changed", OFF)]
 
 
-# Known to fail: the key is made of the policy's digest alone, and the transaction id of the key.
 def test_a_change_and_its_redaction_are_told_under_different_keys() -> None:
     state = RoomState(setting=MINUTE, policy_digest="digest of $policy")
     first = walk(change(HOUR, "digest of $policy"))

@@ -99,7 +99,6 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
     await made.close()
 
 
-# Known to fail: `wants_review` looks for a type that is no string in a set.
 @settings(
     max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

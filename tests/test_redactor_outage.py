@@ -50,8 +50,8 @@ async def test_a_long_outage_is_met_with_one_request_a_minute(house: House) -> N
         assert gone(house, room, sent) == 50
 
 
-# Known to fail: eight answers that never came to eight requests made at once count as eight
-# failures in a row, so a hiccup of a second makes every message up to a minute late.
+# Answers that never came to requests made at once do not count as failures in a row: a hiccup of a
+# second would make every message up to a minute late.
 async def test_one_hiccup_of_the_homeserver_is_one_failure(house: House) -> None:
     room = house.homeserver.make_room()
     sent = await messages(house, room, IN_FLIGHT)
@@ -84,7 +84,6 @@ async def test_after_an_outage_the_homeserver_is_asked_gently_at_first(house: Ho
         house.homeserver.release("redact")
 
 
-# Known to fail: Redactor._gone learns of the 429 but does not pause for it.
 async def test_a_rate_limit_on_a_look_pauses_as_well(house: House) -> None:
     room = house.homeserver.make_room()
     await messages(house, room, 1)

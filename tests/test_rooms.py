@@ -108,7 +108,7 @@ async def test_nobody_is_told_of_lost_power_where_nothing_is_to_be_removed(house
 
 
 async def test_a_change_of_power_during_a_review_is_reviewed_as_well(house: House) -> None:
-    """Known to fail: `reviewed` clears the flag that was set again meanwhile."""
+    """The review that has just been made must not be taken for the one asked for since."""
     room = house.homeserver.make_room(power=0)
     sent = await messages(house, room, 1)
     await house.commit(Stretch(room_id=room, items=[], review=True))
@@ -146,7 +146,7 @@ async def test_a_room_whose_state_cannot_be_read_now_is_looked_at_later(house: H
 
 
 async def test_a_room_met_without_power_is_not_told_that_something_was_lost(house: House) -> None:
-    """Known to fail: where a default lifetime holds, a false farewell follows the welcome."""
+    """Where a default lifetime holds, the welcome says what is missing."""
     house.bounds = Bounds(minimum=SECOND, maximum=DAY, default=DAY)
     await house.restart()
     await house.store.commit("s0", house.clock.now(), [])

@@ -169,7 +169,7 @@ async def test_a_lifetime_that_may_not_be_written_is_taken_back_and_said(
         assert after not in await house.timers()
     assert house.homeserver.lifetime_of(room) is None
     assert await setting(house, room) is None
-    told = [text for text in house.homeserver.heard(room) if "may not change" in text]
+    told = [text for text in house.homeserver.heard(room) if "it does not hold" in text]
     assert len(told) == 1
 
 
@@ -211,7 +211,7 @@ async def test_what_cannot_be_done_now_is_done_later(
 async def test_a_homeserver_that_tells_no_senders_of_state_gets_every_command_written(
     house: House, room: RoomID
 ) -> None:
-    """Known to fail: its answer is taken for somebody else's later change."""
+    """Its answer must not be taken for somebody else's later change."""
     look = house.homeserver.policy_event
 
     async def content_only(room_id: RoomID) -> dict[str, object] | None:

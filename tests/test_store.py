@@ -13,7 +13,7 @@ from bot.model import EventID, Invite, Millis, RoomID, UserID
 from bot.policy import Owed
 from bot.store import Store, StoreError
 from bot.store.database import MIGRATIONS
-from bot.store.store import HANDLED_FOR
+from bot.store.store import HANDLED_FOR, SWEEP_EVERY
 from bot.timeline import Change, Gap, Item, Message, Redaction, Said, Stretch
 from tests.house import Opener
 
@@ -267,7 +267,7 @@ async def test_counted_commands_are_forgotten_after_a_long_while(store: Store) -
     await store.commit("s1", NOW, [stretch(said("c1", kind="help"))])
     await store.commit("s2", NOW + HANDLED_FOR, [])
     assert await rows(store, "SELECT count(*) FROM handled") == [(1,)]
-    await store.commit("s3", NOW + HANDLED_FOR + 1, [])
+    await store.commit("s3", NOW + HANDLED_FOR + SWEEP_EVERY, [])
     assert await rows(store, "SELECT count(*) FROM handled") == [(0,)]
 
 

@@ -195,12 +195,15 @@ async def test_no_id_of_a_message_that_is_gone_can_be_read_from_the_disk(
 ) -> None:
     rooms = [RoomID(f"!room-{number}:example.org") for number in range(3)]
     random = Random(7)
-    for turn in range(30):
-        names = {f"{random.getrandbits(128):032x}-NEEDLE": 0 for _ in range(100)}
-        await remember(store, rooms[turn % 3], **names)
-    await remember(store, RoomID("!stays:x"), keeps=0)
-    timers = [timer for timer in await store.due(NOW, 9_999) if timer.event_id != "$keeps"]
-    assert len(timers) == 3_000
+    for turn in range(90):
+        stays = turn % 3 == 0
+        # Where rows of many lengths are moved about, SQLite leaves copies of them behind.
+        names = [f"{random.getrandbits(4 * random.randrange(2, 120)):x}" for _ in range(50)]
+        word = "keeps" if stays else "NEEDLE"
+        room = RoomID("!stays:x") if stays else random.choice(rooms)
+        await remember(store, room, **{f"{name}-{word}": 0 for name in names})
+    timers = [timer for timer in await store.due(NOW, 9_999) if "NEEDLE" in timer.event_id]
+    assert len(timers) > 2_900
     random.shuffle(timers)
     if way == "drop":
         for timer in timers:
@@ -219,7 +222,7 @@ async def test_no_id_of_a_message_that_is_gone_can_be_read_from_the_disk(
     assert b"NEEDLE" in await on_disk(tmp_path)
     await store.tidy()
     assert b"NEEDLE" not in await on_disk(tmp_path)
-    assert b"$keeps" in await on_disk(tmp_path)
+    assert b"-keeps" in await on_disk(tmp_path)
 
 
 async def test_what_waited_behind_a_gap_can_not_be_read_from_the_disk_either(
@@ -237,8 +240,6 @@ async def test_what_waited_behind_a_gap_can_not_be_read_from_the_disk_either(
     assert b"NEEDLE" not in await on_disk(tmp_path)
 
 
-# Known to fail: a database just opened counts as clean, so `tidy` does nothing before the next
-# sync has been committed.
 async def test_a_process_that_was_killed_before_tidying_tidies_when_it_is_back(
     store: Store, tmp_path: Path
 ) -> None:

@@ -215,7 +215,7 @@ def test_a_resumed_room_hears_what_is_waiting(pending: int, tail: str) -> None:
 def test_a_bot_that_lacks_a_right_names_the_level_and_its_own() -> None:
     for said in (words.suspended(WEAK), words.paused(WEAK), words.powerless(50, 0)):
         assert "power level 50, and I have 0" in said
-    assert "would not let me" in words.powerless(50, 50)
+    assert "does not hold" in words.reverted()
     assert words.refused("bob\n", 50, 0) == (
         "bob, changing this needs power level 50 here, and you have 0."
     )

@@ -62,6 +62,7 @@ MIGRATIONS: Final = (
         position INTEGER NOT NULL DEFAULT 0,
         token TEXT NOT NULL,
         stop_digest TEXT NOT NULL,
+        policy_digest TEXT NOT NULL,
         stop_at INTEGER NOT NULL,
         since INTEGER NOT NULL,
         until INTEGER NOT NULL,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from bot.model import Bounds, Invite, Millis, RoomID, UserID
-from bot.policy import Owed, Room, RoomState, Stamped, stamp
+from bot.policy import Debt, Owed, Room, RoomState, Stamped, stamp
 from bot.store.database import Database, Row, run
 from bot.store.debts import Debts, owe
 from bot.store.keys import FIRST, HEARD, Keys, remember_opened, remember_unheard, reread
@@ -19,6 +19,8 @@ from bot.timeline import Item, Message, Said, Stretch, Unheard
 
 HANDLED_FOR: Final = 90 * 24 * 3_600_000
 """How long the digest of a command is kept, in ms; a homeserver repeats events within hours."""
+
+SWEEP_EVERY: Final = 3_600_000
 
 SYNCED: Final = "SELECT value FROM meta WHERE key = 'token'"
 SAVE_META: Final = (
@@ -47,6 +49,7 @@ ADD_TIMER: Final = (
     " ON CONFLICT (room, event_id) DO NOTHING"
 )
 DROP_TARGET: Final = "DELETE FROM timers WHERE room = ? AND event_id = ?"
+REVERT: Final = "UPDATE rooms SET setting = ?, policy_digest = ?, commanded = 0 WHERE id = ?"
 ASK_REVIEW: Final = "UPDATE rooms SET review = review + 1 WHERE room_id = ?"
 REVIEWED: Final = (
     "UPDATE rooms SET review = max(0, review - ?), suspended = ?, greeting = 0 WHERE id = ?"
@@ -67,6 +70,7 @@ class Store(Timers, Debts):
         self._own_id = own_id
         self.unread = Unread(database, self._apply)
         self.keys = Keys(database)
+        self._swept_at: Millis = 0
 
     @classmethod
     async def open(cls, path: Path, *, bounds: Bounds, own_id: UserID) -> Store:
@@ -121,7 +125,9 @@ class Store(Timers, Debts):
                 await self._commit_stretch(db, stretch, now)
             await db.rows(SAVE_META, "token", token)
             await db.rows(SAVE_META, "synced_at", now)
-            await db.rows("DELETE FROM handled WHERE at < ?", now - HANDLED_FOR)
+            if now - self._swept_at >= SWEEP_EVERY:
+                await db.rows("DELETE FROM handled WHERE at < ?", now - HANDLED_FOR)
+                self._swept_at = now
 
     async def _commit_stretch(self, db: Database, stretch: Stretch, now: Millis) -> None:
         await db.rows(ENTER, stretch.room_id)
@@ -228,10 +234,17 @@ class Store(Timers, Debts):
             await db.rows("DELETE FROM rooms WHERE room_id = ?", room_id)
         return int(row[0]) if row else 0
 
-    async def revert(self, room_id: RoomID, setting: int | None, digest: str) -> None:
-        """A commanded lifetime could not be set: the room's own state holds again."""
-        sql = "UPDATE rooms SET setting = ?, policy_digest = ?, commanded = 0 WHERE room_id = ?"
-        await run(self._db, sql, setting, digest, room_id)
+    async def revert(self, debt: Debt, setting: int | None, digest: str, owed: Owed) -> None:
+        """A commanded lifetime could not be set: the room's own state holds again.
+
+        Nothing happens if a later command has taken the debt's place.
+        """
+        async with self._db.transaction() as db:
+            row = await db.one("SELECT room FROM owed WHERE id = ?", debt.id)
+            if row is not None:
+                await db.rows(REVERT, setting, digest, row[0])
+                await db.rows("DELETE FROM owed WHERE id = ?", debt.id)
+                await owe(db, row[0], [owed])
 
 
 async def _count_once(db: Database, items: list[Item]) -> list[Item]:

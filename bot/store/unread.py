@@ -18,12 +18,12 @@ CHUNK: Final = 500
 """Rows taken over at once, so that other work gets its turn between."""
 
 BEGIN: Final = (
-    "INSERT INTO gaps (room, segment, token, stop_digest, stop_at, since, until)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?)"
+    "INSERT INTO gaps (room, segment, token, stop_digest, stop_at, since, until, policy_digest)"
+    " SELECT id, ?, ?, ?, ?, ?, ?, policy_digest FROM rooms WHERE id = ?"
 )
 NEXT_GAP: Final = (
     "SELECT g.id, r.room_id, g.token, g.stop_digest, g.stop_at, g.since, g.until, g.attempts,"
-    " g.next FROM gaps g JOIN rooms r ON r.id = g.room WHERE NOT g.done"
+    " g.next, g.policy_digest FROM gaps g JOIN rooms r ON r.id = g.room WHERE NOT g.done"
     " ORDER BY g.next, g.id LIMIT 1"
 )
 READ_ON: Final = (
@@ -74,7 +74,7 @@ class Unread:
         segment = int(found[0]) // 2 * 2 + 2
         await db.rows("UPDATE rooms SET segment = ? WHERE id = ?", segment + 1, row)
         values = (gap.token, gap.stop_digest, gap.stop_at, gap.since, gap.until)
-        await db.rows(BEGIN, row, segment, *values)
+        await db.rows(BEGIN, segment, *values, row)
         return segment + 1
 
     async def is_reading(self, db: Database, row: int) -> bool:
@@ -109,6 +109,7 @@ class Unread:
             since=row[5],
             until=row[6],
             attempts=row[7],
+            policy_digest=row[9],
         )
         return gap, int(row[8])
 
