@@ -183,9 +183,7 @@ async def _work(settings: Settings, matrix: Matrix, store: Store, stop: asyncio.
         wake_others=wake,
     )
     late = Late(matrix, store, reader, clock, wake_others=wake)
-    ratchet = Ratchet(
-        matrix.crypto, store.keys, clock, grace=settings.encryption.grace, longest=bounds.maximum
-    )
+    ratchet = Ratchet(matrix.crypto, store, clock, grace=settings.encryption.grace, bounds=bounds)
     async with asyncio.TaskGroup() as group:
         finishing = [group.create_task(intake.run()), group.create_task(redactor.run())]
         ending: list[Coroutine[Any, Any, None]] = [

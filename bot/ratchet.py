@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import Final, Protocol
 
 from bot.clock import Clock
-from bot.model import Millis
+from bot.model import Bounds, Millis, RoomID
+from bot.policy import Room, lifetime
 
 log = logging.getLogger(__name__)
 
@@ -16,6 +17,7 @@ BATCH: Final = 10
 """Keys moved at once; each is a write to the disk, and the event loop waits for it."""
 UNUSED_FOR: Final[Millis] = 8 * 24 * 3_600_000
 """Clients begin a new session after a week; one that rests longer is not used again."""
+NOWHERE: Final = RoomID("")
 SWEEP_EVERY: Final[Millis] = 3_600_000
 SCRUB_EVERY: Final[Millis] = 60_000
 
@@ -24,7 +26,7 @@ class Crypto(Protocol):
     """What this service asks of the crypto engine."""
 
     @property
-    def session_ids(self) -> list[str]: ...  # noqa: D102
+    def sessions(self) -> dict[str, RoomID]: ...  # noqa: D102
     def ratchet(self, read: list[tuple[str, int]]) -> None: ...  # noqa: D102
     def forget(self, session_ids: list[str]) -> None: ...  # noqa: D102
     def scrub(self) -> None: ...  # noqa: D102
@@ -36,21 +38,30 @@ class Keys(Protocol):
     async def next_opened(self) -> Millis | None: ...  # noqa: D102
     async def to_ratchet(self, before: Millis, limit: int) -> list[tuple[str, int]]: ...  # noqa: D102
     async def ratcheted(self, done: Sequence[tuple[str, int]]) -> None: ...  # noqa: D102
-    async def unused(self, known: Sequence[str], now: Millis, before: Millis) -> list[str]: ...  # noqa: D102
+    async def used(self, known: Sequence[str], now: Millis) -> dict[str, Millis]: ...  # noqa: D102
     async def forgotten(self, sessions: Sequence[str]) -> None: ...  # noqa: D102
+
+
+class Memory(Protocol):
+    """What this service asks of the store for rooms."""
+
+    @property
+    def keys(self) -> Keys: ...  # noqa: D102
+    async def rooms(self) -> list[Room]: ...  # noqa: D102
 
 
 class Ratchet:
     """Takes the key of a message away, `grace` milliseconds after the message was read."""
 
     def __init__(
-        self, crypto: Crypto, keys: Keys, clock: Clock, *, grace: Millis, longest: Millis
+        self, crypto: Crypto, memory: Memory, clock: Clock, *, grace: Millis, bounds: Bounds
     ) -> None:
         self._crypto = crypto
-        self._keys = keys
+        self._memory = memory
+        self._keys = memory.keys
         self._clock = clock
         self._grace = grace
-        self._unused_for = max(UNUSED_FOR, longest)
+        self._bounds = bounds
         self._swept_at: Millis = 0
         self._scrubbed_at: Millis = 0
         self._dirty = False
@@ -82,9 +93,17 @@ class Ratchet:
         return min(later)
 
     async def _sweep(self, now: Millis) -> None:
-        """Delete keys that rest for longer than any client uses one."""
+        """Delete keys that rest longer than any client uses one, and than their room's lifetime."""
         self._swept_at = now
-        unused = await self._keys.unused(self._crypto.session_ids, now, now - self._unused_for)
+        sessions = self._crypto.sessions
+        used = await self._keys.used(list(sessions), now)
+        rooms = await self._memory.rooms()
+        lifetimes = {room.room_id: lifetime(room.setting, self._bounds) or 0 for room in rooms}
+        unused = [
+            session
+            for session, at in used.items()
+            if now - at > max(UNUSED_FOR, lifetimes.get(sessions.get(session, NOWHERE), 0))
+        ]
         if unused:
             self._crypto.forget(unused)
             await self._keys.forgotten(unused)

@@ -83,7 +83,7 @@ async def test_a_key_is_taken_away_after_the_grace_and_not_before(
     event = writer.write("!expire 5s")
     assert await bot.reads(event) == "!expire 5s"
     await commit(store, [Opened(session_id=writer.session.id, index=0, at=clock.now())], 0)
-    ratchet = Ratchet(bot.crypto, store.keys, clock, grace=GRACE, longest=0)
+    ratchet = Ratchet(bot.crypto, store, clock, grace=GRACE, bounds=BOUNDS)
     assert await ratchet.turn() == clock.now() + GRACE
     clock.advance(GRACE - 1)
     await ratchet.turn()
@@ -100,14 +100,14 @@ async def test_keys_that_rest_too_long_are_deleted(tmp_path: Path, store: Store)
     alice.meet(bot)
     writer = Writer(alice)
     bot.feed(alice.tell(bot, "m.room_key", writer.room_key()))
-    ratchet = Ratchet(bot.crypto, store.keys, clock, grace=GRACE, longest=0)
+    ratchet = Ratchet(bot.crypto, store, clock, grace=GRACE, bounds=BOUNDS)
     await ratchet.turn()
     clock.advance(UNUSED_FOR)
     await ratchet.turn()
-    assert bot.crypto.session_ids == [writer.session.id]
+    assert list(bot.crypto.sessions) == [writer.session.id]
     clock.advance(3_600_001)
     await ratchet.turn()
-    assert bot.crypto.session_ids == []
+    assert bot.crypto.sessions == {}
 
 
 def reader_over(homeserver: Homeserver, store: Store) -> Reader:

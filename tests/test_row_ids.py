@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bot.model import Bounds, EventID, RoomID, UserID
+from bot.policy import Owed
 from bot.store import Store
 from bot.timeline import Item, Message, Redaction, Said, Stretch
 
@@ -47,3 +48,21 @@ async def test_a_paid_debt_never_pays_the_one_that_took_its_place(store: Store) 
     left = await store.next_debt()
     assert left is not None
     assert left.args["setting"] == 6_000
+
+
+async def test_a_refused_lifetime_does_not_take_back_a_later_one(store: Store) -> None:
+    await read(store, Said(digest="one", sender=ALICE, kind="set", setting=5_000))
+    refused = await store.next_debt()
+    assert refused is not None
+    await read(store, Said(digest="two", sender=ALICE, kind="set", setting=6_000))
+    await store.revert(refused, None, "", Owed(key="no", kind="reverted", args={}))
+    room = await store.room(ROOM)
+    assert room is not None
+    assert room.setting == 6_000
+    left = await store.next_debt()
+    assert left is not None
+    assert left.kind == "set"
+    await store.revert(left, None, "", Owed(key="no", kind="reverted", args={}))
+    room = await store.room(ROOM)
+    assert room is not None
+    assert room.setting is None

@@ -222,9 +222,9 @@ class Crypto:
         self._olm.scrub()
 
     @property
-    def session_ids(self) -> list[str]:
-        """The ids of the sessions that are kept."""
-        return self._olm.session_ids
+    def sessions(self) -> dict[str, RoomID]:
+        """The sessions that are kept, each with its room."""
+        return self._olm.sessions
 
     async def prepare(self, room_id: RoomID) -> None:
         """Make ready to write to an encrypted room: know its members and their devices.

@@ -12,6 +12,8 @@ from nio.crypto import InboundGroupSession, Olm, OutboundGroupSession
 from nio.events import ForwardedRoomKeyEvent
 from nio.store import MegolmInboundSessions, OlmSessions, SqliteStore
 
+from bot.model import RoomID
+
 log = logging.getLogger(__name__)
 
 KEY_ERRORS: Final = (
@@ -43,9 +45,9 @@ class CarefulOlm(Olm):  # type: ignore[misc]
         return found if found is not None and found.room_id == room_id else None
 
     @property
-    def session_ids(self) -> list[str]:
-        """The ids of all sessions that are kept."""
-        return list(self._sessions)
+    def sessions(self) -> dict[str, RoomID]:
+        """All sessions that are kept, each with its room."""
+        return {name: RoomID(session.room_id) for name, session in self._sessions.items()}
 
     def create_group_session(
         self, sender_key: str, sender_fp_key: str, room_id: str, session_id: str, session_key: str

@@ -22,10 +22,6 @@ RATCHET: Final = (
     "SELECT session_id, max(message) FROM opened WHERE at <= ? GROUP BY session_id LIMIT ?"
 )
 RATCHETED: Final = "DELETE FROM opened WHERE session_id = ? AND message <= ?"
-UNUSED: Final = (
-    "SELECT session_id FROM sessions WHERE used_at < ?"
-    " AND session_id NOT IN (SELECT session_id FROM opened)"
-)
 WAIT: Final = (
     "INSERT OR IGNORE INTO unheard"
     " (room, event_id, sender, session_id, at, setting, policy_digest) VALUES (?, ?, ?, ?, ?, ?, ?)"
@@ -80,12 +76,13 @@ class Keys:
         async with self._db.transaction() as db:
             await db.many(RATCHETED, list(done))
 
-    async def unused(self, known: Sequence[str], now: Millis, before: Millis) -> list[str]:
-        """Return sessions that nobody has used since `before`; new ones begin to count now."""
+    async def used(self, known: Sequence[str], now: Millis) -> dict[str, Millis]:
+        """Return when each session was used last; new ones begin to count now."""
         async with self._db.transaction() as db:
             added = "INSERT OR IGNORE INTO sessions (session_id, used_at) VALUES (?, ?)"
             await db.many(added, [(session, now) for session in known])
-            return [str(row[0]) for row in await db.rows(UNUSED, before)]
+            found = await db.rows("SELECT session_id, used_at FROM sessions")
+        return {str(row[0]): int(row[1]) for row in found}
 
     async def forgotten(self, sessions: Sequence[str]) -> None:
         """These sessions are deleted."""
