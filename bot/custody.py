@@ -46,6 +46,10 @@ TAKEN: Final = (
     " With --replace, the bot's identity is kept under a new key, and that becomes the account's"
     " default: what else is in there, apps find with the old key only"
 )
+UNCONFIRMED: Final = (
+    "The homeserver did not confirm it. Keep this recovery key until another backup has worked,"
+    " for it may be the one in force: {key}"
+)
 SHOWN_ONCE: Final = """\
 The bot's identity is kept in the account's secret storage. This is the recovery key that opens it:
 
@@ -109,10 +113,18 @@ async def backup(
             if not replace and await storage.in_use():
                 raise CustodyError(TAKEN)
             key = secrets.token_bytes(recovery_key.LENGTH)
-            with _written(file, recovery_key.write(key)):
+            _write(file, recovery_key.write(key))
+            confirmed = False
+            try:
                 await storage.put(key, kept)
-                if await storage.get(key, kept) != kept:
-                    raise CustodyError("the homeserver did not keep the identity as it was given")
+                confirmed = await storage.get(key, kept) == kept
+            finally:
+                if not confirmed:
+                    # It may be in force all the same, and then nothing else opens the storage.
+                    where = str(file) if file else recovery_key.write(key)
+                    say(UNCONFIRMED.format(key=where))
+            if not confirmed:
+                raise CustodyError("the homeserver did not keep the identity as it was given")
         if file is None:
             say(SHOWN_ONCE.format(key=recovery_key.write(key)))
         else:
@@ -195,20 +207,13 @@ def _plain(text: object) -> str:
     return "".join(sign for sign in str(text) if sign.isprintable())
 
 
-@contextmanager
-def _written(file: Path | None, key: str) -> Iterator[None]:
-    """Have the key in a file before anything depends on it; have no file if it did not work."""
+def _write(file: Path | None, key: str) -> None:
+    """Have the key in a file, if one is wanted, before anything depends on it."""
     if file is None:
-        yield
         return
     if file.exists():
         raise CustodyError(f"{file} exists already: name a new file")
     write_private(file, key + "\n")
-    try:
-        yield
-    except BaseException:
-        file.unlink()
-        raise
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from bot.clock import Clock
-from bot.model import Event, EventID, Millis, OutcomeError, RoomID
+from bot.model import Event, EventID, Forbidden, Millis, OutcomeError, RoomID, TokenRejectedError
 from bot.policy import RoomState
 from bot.reading import Reader
 from bot.timeline import Item, Said, Unheard
@@ -78,8 +78,17 @@ class Late:
             try:
                 again = await self._look_at(room_id, unheard, then, asked, was_asked=was_asked)
             except OutcomeError as error:
+                if isinstance(error.outcome, Forbidden):
+                    await self._give_up(room_id, unheard, then)
+                    continue
                 log.info("a late message must wait (%s)", type(error.outcome).__name__)
                 again = self._clock.now() + ASK_AFTER
+            except TokenRejectedError:
+                raise
+            except Exception as error:  # noqa: BLE001 - it is on the disk, and would come again
+                log.warning("a late message is given up (%s)", type(error).__name__)
+                await self._give_up(room_id, unheard, then)
+                again = None
             if again is not None:
                 times.append(again)
         return min(times, default=None)

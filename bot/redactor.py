@@ -19,6 +19,7 @@ from bot.model import (
     RateLimited,
     RoomID,
     Timer,
+    Unreachable,
 )
 from bot.schedule import (
     IN_FLIGHT,
@@ -148,8 +149,11 @@ class Redactor:
                 self._tally.redacted += 1
                 self._tally.worst = max(self._tally.worst, now - timer.due)
                 await self._memory.sent(timer, now, check_at)
-            case Pause():
+            case Pause(until=until):
                 self._pause(step, outcome, now)
+                if isinstance(outcome, Unreachable):
+                    # Should it be this message that is never answered, others come first.
+                    await self._memory.postpone(timer, until)
             case Postpone(until=until):
                 self._tally.waited += 1
                 log.warning("a redaction failed (%s)", type(outcome).__name__)

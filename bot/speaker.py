@@ -19,6 +19,7 @@ from bot.model import (
     OutcomeError,
     RateLimited,
     RoomID,
+    TokenRejectedError,
     Unreachable,
     UserID,
 )
@@ -139,6 +140,10 @@ class Speaker:
             outcome = await self._say(debt, room)
         except OutcomeError as error:
             outcome = error.outcome
+        except TokenRejectedError:
+            raise
+        except Exception as error:  # noqa: BLE001 - it is on the disk, and would come again
+            outcome = Failed(status=0, errcode=type(error).__name__)
         if isinstance(outcome, Done):
             await self._memory.paid(debt)
         elif _passing(outcome, debt):

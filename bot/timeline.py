@@ -139,9 +139,9 @@ def redacts(event: Event) -> EventID | None:
     """Return what an `m.room.redaction` redacts; room version 11 moved it into the content."""
     content = event.get("content")
     inner = content.get("redacts") if isinstance(content, dict) else None
-    for target in (inner, event.get("redacts")):
-        if isinstance(target, str) and target:
-            return EventID(target)
+    named = {one for one in (inner, event.get("redacts")) if isinstance(one, str) and one}
+    if len(named) == 1:  # two that differ: one of them is forged
+        return EventID(named.pop())
     return None
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import aiohttp
 import pytest
@@ -16,7 +18,8 @@ from nio.events import Event as RoomEvent
 from nio.events import ToDeviceEvent
 from nio.exceptions import EncryptionError
 
-from bot.model import UserID
+from bot.matrix.client import Matrix
+from bot.model import Unreachable, UserID
 from tests.engines import ROOM, Bot, Peer, Writer
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
@@ -286,3 +289,75 @@ async def test_what_was_decrypted_is_in_no_repr(alice: Peer, bot: Bot) -> None:
     clear = await bot.crypto.decrypt(ROOM, writer.write("a secret sentence"))
     assert "secret" in str(getattr(clear, "content", ""))
     assert "secret" not in repr(clear)
+
+
+async def test_a_deeply_nested_message_is_no_command_and_stops_nothing(
+    alice: Peer, bot: Bot
+) -> None:
+    writer = Writer(alice)
+    bot.feed(alice.tell(bot, "m.room_key", writer.room_key()))
+    event = writer.write("")
+    deep = '{"room_id":"' + ROOM + '","type":"m.room.message","content":' + "[" * 40_000
+    event["content"]["ciphertext"] = writer.session.encrypt(deep)
+    assert await bot.reads(event) is None
+    assert await bot.reads(writer.write("still here")) == "still here"
+
+
+async def test_a_session_at_its_end_is_deleted(alice: Peer, bot: Bot) -> None:
+    writer = Writer(alice)
+    bot.feed(alice.tell(bot, "m.room_key", writer.room_key()))
+    bot.crypto.ratchet([(writer.session.id, 2**32 - 1)])
+    assert bot.crypto.sessions == {}
+    bot.restart()
+    assert bot.crypto.sessions == {}
+
+
+async def test_a_member_who_files_anothers_session_first_does_not_silence_her(
+    tmp_path: Path, alice: Peer, bot: Bot
+) -> None:
+    mallory = Peer("mallory", tmp_path / "mallory")
+    bot.meet(mallory)
+    mallory.meet(bot)
+    writer = Writer(alice)
+    bot.feed(mallory.tell(bot, "m.room_key", writer.room_key()))
+    bot.feed(alice.tell(bot, "m.room_key", writer.room_key()))
+    first = writer.write("said first")
+    assert await bot.reads(first) == "said first"
+    bot.crypto.ratchet([(writer.session.id, 0)])
+    bot.restart()
+    bot.meet(alice, mallory)
+    assert await bot.reads(writer.write("said later")) == "said later"
+    for claim in bot.olm.sessions_of(ROOM, writer.session.id):
+        assert claim.first_known_index == 1
+
+
+@pytest.mark.parametrize("session_id", ["", "x" * 300])
+async def test_a_session_without_a_proper_id_is_not_waited_for(
+    alice: Peer, bot: Bot, session_id: str
+) -> None:
+    event = Writer(alice).write("hello")
+    event["content"]["session_id"] = session_id
+    assert await bot.crypto.decrypt(ROOM, event) is None
+    bot.crypto.ask_for_key(ROOM, event)  # which nio refuses with an assertion where it is empty
+
+
+async def test_a_bad_device_spoils_no_others_channel(tmp_path: Path, bot: Bot) -> None:
+    class Claimed:
+        one_time_keys: ClassVar[dict[str, Any]] = {
+            "@mallory:example.org": {"BAD": {}},
+            "@alice:example.org": {"ALICEDEVICE": {}},
+        }
+
+    bot.olm.wedged_devices.append(Peer("alice", tmp_path / "other").device)
+    bot.olm._handle_key_claiming(Claimed())
+    assert bot.olm.wedged_devices == []
+
+
+async def test_what_nio_left_behind_does_not_hold_up_the_next_message(bot: Bot) -> None:
+    bot.client.config = replace(bot.client.config, max_timeouts=0, max_limit_exceeded=0)
+    bot.client.sharing_session[ROOM] = asyncio.Event()
+    matrix = Matrix(bot.client)
+    outcome = await matrix.send(ROOM, "m.room.message", {}, "txn", encrypted=True)
+    assert isinstance(outcome, Unreachable)
+    assert bot.client.sharing_session == {}
+    await matrix.close()

@@ -70,7 +70,7 @@ def test_only_the_homeserver_says_that_an_event_is_gone(
     [
         ({"redacts": "$a"}, "$a"),
         ({"content": {"redacts": "$a"}}, "$a"),
-        ({"content": {"redacts": "$a"}, "redacts": "$b"}, "$a"),
+        ({"content": {"redacts": "$a"}, "redacts": "$b"}, None),
         ({"content": {"redacts": ""}, "redacts": "$b"}, "$b"),
         ({"content": {"redacts": 7}, "redacts": "$b"}, "$b"),
         ({"content": None, "redacts": "$b"}, "$b"),

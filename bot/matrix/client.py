@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from dataclasses import replace
@@ -10,7 +11,6 @@ from urllib.parse import quote, urlencode
 
 import aiohttp
 from nio import AsyncClient, ErrorResponse
-from nio.exceptions import EncryptionError, LocalProtocolError
 
 from bot.matrix import answers
 from bot.matrix.crypto import Crypto, Decrypted
@@ -39,6 +39,9 @@ log = logging.getLogger(__name__)
 BASE: Final = "/_matrix/client/v3"
 ANSWER_WITHIN: Final = 30.0
 """Seconds for one request; a long poll gets its own time on top."""
+
+SEND_WITHIN: Final = 120.0
+"""Seconds for an encrypted message, the keys of all members' devices included."""
 
 SYNC_FILTER: Final = json.dumps(
     {
@@ -169,7 +172,9 @@ class Matrix:
         """Return the rooms the bot is in. Raises `OutcomeError`."""
         body = await self._must("GET", path("joined_rooms"))
         found = body.get("joined_rooms")
-        return {RoomID(room) for room in found} if isinstance(found, list) else set()
+        if not isinstance(found, list):
+            raise OutcomeError(Failed(status=200))
+        return {RoomID(room) for room in found}
 
     async def power(self, room_id: RoomID) -> Power:
         """Return who may do what in a room, from its state as it is now.
@@ -274,14 +279,20 @@ class Matrix:
             return await self.request("PUT", where, content)
         try:
             await self.crypto.prepare(room_id)
-            response = await self._client.room_send(
-                room_id, kind, content, txn, ignore_unverified_devices=True
-            )
+            async with asyncio.timeout(SEND_WITHIN):
+                response = await self._client.room_send(
+                    room_id, kind, content, txn, ignore_unverified_devices=True
+                )
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             return Unreachable(reason=type(error).__name__)
-        except (EncryptionError, LocalProtocolError) as error:
+        except Exception as error:  # noqa: BLE001 - made of the members' keys, of any shape
             log.warning("could not encrypt (%s)", type(error).__name__)
             return Failed(status=0, errcode=type(error).__name__)
+        finally:
+            # nio leaves this behind when it fails early, and would wait for it for ever.
+            unfinished = self._client.sharing_session.pop(room_id, None)
+            if unfinished is not None:
+                unfinished.set()
         if isinstance(response, ErrorResponse):
             return _named(response)
         return Done()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable
@@ -12,11 +11,12 @@ from typing import Any
 import aiohttp
 import vodozemac
 from nio import AsyncClient, MatrixRoom
-from nio.crypto import InboundGroupSession
+from nio.crypto import InboundGroupSession, OlmDevice
 from nio.events import Event as RoomEvent
 from nio.events import MegolmEvent, ToDeviceEvent
 from nio.exceptions import EncryptionError
 
+from bot.matrix import answers
 from bot.matrix.olm import CarefulOlm
 from bot.matrix.upkeep import Request, Upkeep
 from bot.model import (
@@ -31,6 +31,7 @@ from bot.model import (
 log = logging.getLogger(__name__)
 
 MEGOLM = "m.megolm.v1.aes-sha2"
+LONGEST_ID = 255
 MEET_EVERY = 60.0
 """Seconds."""
 UNREADABLE = (
@@ -157,20 +158,23 @@ class Crypto:
         session_id = content.get("session_id")
         if content.get("algorithm") != MEGOLM or not isinstance(session_id, str):
             return None
+        if not 0 < len(session_id) <= LONGEST_ID:
+            return None
         # The content's own `sender_key` is deprecated and unauthenticated: look by session.
-        session = self._olm.session(room_id, session_id)
-        if session is None:
+        claims = self._olm.sessions_of(room_id, session_id)
+        if not claims:
             return Locked(session_id=session_id)
-        clear = _open(session, str(content.get("ciphertext")), room_id)
+        clear = _open(claims[0], str(content.get("ciphertext")), room_id)
         if clear is None:
             return None
-        if not self._owns(UserID(sender), session):
+        owner = self._owner(UserID(sender), claims)
+        if owner is None:
             await self._meet(UserID(sender))
-        if not self._owns(UserID(sender), session):
+            owner = self._owner(UserID(sender), claims)
+        if owner is None:
             log.warning("a message came under another name than its key: not a command")
             return replace(clear, type="", content={})
-        device = self._olm.device_store.device_from_sender_key(sender, session.sender_key)
-        return replace(clear, device_id=device.device_id, device_key=device.curve25519)
+        return replace(clear, device_id=owner.device_id, device_key=owner.curve25519)
 
     async def _meet(self, user_id: UserID) -> None:
         """Fetch a sender's devices, at most once a minute: not for every message of a stranger."""
@@ -184,11 +188,14 @@ class Crypto:
         self._met = {who: at for who, at in self._met.items() if now - at < MEET_EVERY}
         self._met[user_id] = now
 
-    def _owns(self, user_id: UserID, session: InboundGroupSession) -> bool:
-        if session.forwarding_chain:
-            return False  # whoever forwarded it only says whose it was
-        device = self._olm.device_store.device_from_sender_key(user_id, session.sender_key)
-        return device is not None and device.ed25519 == session.ed25519
+    def _owner(self, user_id: UserID, claims: list[InboundGroupSession]) -> OlmDevice | None:
+        """Return the sender's device that made the session, if one of the claims is its own."""
+        for claim in claims:
+            device = self._olm.device_store.device_from_sender_key(user_id, claim.sender_key)
+            genuine = device is not None and device.ed25519 == claim.ed25519
+            if genuine and not claim.forwarding_chain:  # who forwarded it only says whose it was
+                return device
+        return None
 
     def ask_for_key(self, room_id: RoomID, event: Event) -> None:
         """Ask the sender's device for a room key that has not come; sent with the next sync.
@@ -203,11 +210,16 @@ class Crypto:
             return
         parsed.room_id = room_id
         wanted = (parsed.sender, self.device_id, parsed.session_id, parsed.device_id)
-        self._client.outgoing_to_device_messages.append(parsed.as_key_request(*wanted))
+        try:
+            message = parsed.as_key_request(*wanted)
+        except Exception as error:  # noqa: BLE001 - a stranger's event, of any shape
+            log.warning("a key cannot be asked for (%s)", type(error).__name__)
+            return
+        self._client.outgoing_to_device_messages.append(message)
 
     def has_key(self, room_id: RoomID, session_id: str) -> bool:
         """Whether a room key has come."""
-        return self._olm.session(room_id, session_id) is not None
+        return bool(self._olm.sessions_of(room_id, session_id))
 
     def ratchet(self, read: list[tuple[str, int]]) -> None:
         """See that what was read of these sessions can never be decrypted again with our keys."""
@@ -244,7 +256,7 @@ class Crypto:
 def _open(session: InboundGroupSession, ciphertext: str, room_id: RoomID) -> Decrypted | None:
     try:
         plaintext, index = session.decrypt(ciphertext)
-        payload = json.loads(plaintext)
+        payload = answers.parse(plaintext.encode(errors="replace"))
     except UNREADABLE:
         return None
     if not isinstance(payload, dict) or payload.get("room_id") != room_id:

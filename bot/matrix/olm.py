@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, Final
 
 import vodozemac
@@ -27,6 +28,25 @@ SESSIONS_PER_DEVICE: Final = 5
 """Olm sessions kept with one device; the protocol itself keeps as many receiving chains."""
 
 
+CLAIMS: Final = 4
+"""How many may claim to have made one session."""
+
+
+def _moved(session: InboundGroupSession, index: int) -> InboundGroupSession:
+    """Return the session from message `index` on; what came before is out of its reach."""
+    return InboundGroupSession.import_session(
+        session.export_session(index),
+        session.ed25519,
+        session.sender_key,
+        session.room_id,
+        session.forwarding_chain,
+    )
+
+
+def _row(session: InboundGroupSession) -> str:
+    return f"{session.id} {session.sender_key} {session.room_id}"
+
+
 class CarefulOlm(Olm):  # type: ignore[misc]
     """The engine of one device."""
 
@@ -34,33 +54,40 @@ class CarefulOlm(Olm):  # type: ignore[misc]
         super().__init__(user_id, device_id, store)
         self.arrived = False
         """A room key has come since this was last set to `False`."""
-        self._sessions = {session.id: session for session in self.inbound_group_store}
+        self._sessions: dict[str, list[InboundGroupSession]] = {}
+        for session in self.inbound_group_store:
+            self._sessions.setdefault(session.id, []).append(session)
         self._unknown: set[tuple[str, str]] = set()
 
     # --- Megolm: room keys ---------------------------------------------------------------
 
-    def session(self, room_id: str, session_id: str) -> InboundGroupSession | None:
-        """Return a room's session by its id; who sent it stands in the session itself."""
-        found = self._sessions.get(session_id)
-        return found if found is not None and found.room_id == room_id else None
+    def sessions_of(self, room_id: str, session_id: str) -> list[InboundGroupSession]:
+        """Return who claims to have made a room's session; a claim tells by its sender key."""
+        return [one for one in self._sessions.get(session_id, []) if one.room_id == room_id]
 
     @property
     def sessions(self) -> dict[str, RoomID]:
         """All sessions that are kept, each with its room."""
-        return {name: RoomID(session.room_id) for name, session in self._sessions.items()}
+        return {name: RoomID(claims[0].room_id) for name, claims in self._sessions.items()}
 
     def create_group_session(
         self, sender_key: str, sender_fp_key: str, room_id: str, session_id: str, session_key: str
     ) -> None:
         """Keep a room key that came from its creator.
 
-        The first one stays: nio would let any member who holds the key put it back to where it
-        began, and file it under another sender.
+        Any member who holds the key can send it on as his own. nio lets him replace the
+        creator's, and put it back to where it began. Here every claim stands for itself, and
+        none reaches further back than the others.
         """
-        if session_id in self._sessions:
+        claims = self._sessions.get(session_id, [])
+        known = any(one.sender_key == sender_key and one.room_id == room_id for one in claims)
+        if known or len(claims) >= CLAIMS:
             return
         try:
             session = InboundGroupSession(session_key, sender_fp_key, sender_key, room_id)
+            first = max((one.first_known_index for one in claims), default=0)
+            if first > session.first_known_index:
+                session = _moved(session, first)
         except (*KEY_ERRORS, ValueError) as error:
             log.warning("passed over a room key (%s)", type(error).__name__)
             return
@@ -72,7 +99,7 @@ class CarefulOlm(Olm):  # type: ignore[misc]
         self.outbound_group_sessions[room_id] = OutboundGroupSession()
 
     def _keep(self, session: InboundGroupSession) -> None:
-        self._sessions[session.id] = session
+        self._sessions.setdefault(session.id, []).append(session)
         self.inbound_group_store.add(session)
         self.save_inbound_group_session(session)
         self.arrived = True
@@ -89,7 +116,9 @@ class CarefulOlm(Olm):  # type: ignore[misc]
         device = self.device_store.device_from_sender_key(sender, sender_key)
         if not asked or device is None or asked.room_id != event.room_id:
             return None
-        if content.get("sender_key") != sender_key or event.session_id in self._sessions:
+        if content.get("sender_key") != sender_key or self.sessions_of(
+            event.room_id, event.session_id
+        ):
             return None
         session = self._import_group_session(
             content["session_key"], device.ed25519, sender_key, event.room_id, []
@@ -111,30 +140,42 @@ class CarefulOlm(Olm):  # type: ignore[misc]
         decrypted with what is kept any more; what follows can.
         """
         for session_id, index in read:
-            old = self._sessions.get(session_id)
-            if old is None or old.first_known_index > index:
+            try:
+                moved = [
+                    one if one.first_known_index > index else _moved(one, index + 1)
+                    for one in self._sessions.get(session_id, [])
+                ]
+            except (OverflowError, ValueError, *KEY_ERRORS):
+                self.forget([session_id])  # it is at its end: there is nothing after it
                 continue
-            new = InboundGroupSession.import_session(
-                old.export_session(index + 1),
-                old.ed25519,
-                old.sender_key,
-                old.room_id,
-                old.forwarding_chain,
-            )
-            self._sessions[session_id] = new
-            self.inbound_group_store[old.room_id][old.sender_key][session_id] = new
-            self.save_inbound_group_session(new)
+            for session in moved:
+                room = self.inbound_group_store[session.room_id]
+                room[session.sender_key][session_id] = session
+                self.save_inbound_group_session(session)
+            if moved:
+                self._sessions[session_id] = moved
+
+    def save_inbound_group_session(self, session: InboundGroupSession) -> None:
+        """Save a claim in a row of its own. nio has one row a session, whoever claims it."""
+        with self.store.database.bind_ctx(self.store.models):
+            MegolmInboundSessions.replace(
+                sender_key=session.sender_key,
+                account=self.store._get_account(),  # noqa: SLF001
+                fp_key=session.ed25519,
+                room_id=session.room_id,
+                session=session.pickle(self.store.pickle_key),
+                session_id=_row(session),
+            ).execute()
 
     def forget(self, session_ids: Iterable[str]) -> None:
         """Delete sessions for good."""
         with self.store.database.bind_ctx(self.store.models):
             for session_id in session_ids:
-                session = self._sessions.pop(session_id, None)
-                if session is not None:
-                    rooms = self.inbound_group_store[session.room_id]
-                    rooms[session.sender_key].pop(session_id, None)
-                found = MegolmInboundSessions.session_id == session_id
-                MegolmInboundSessions.delete().where(found).execute()
+                for session in self._sessions.pop(session_id, []):
+                    room = self.inbound_group_store[session.room_id]
+                    room[session.sender_key].pop(session_id, None)
+                    found = MegolmInboundSessions.session_id == _row(session)
+                    MegolmInboundSessions.delete().where(found).execute()
 
     def scrub(self) -> None:
         """Rewrite the crypto store, so that no page of it holds what was written over."""
@@ -180,6 +221,18 @@ class CarefulOlm(Olm):  # type: ignore[misc]
             if self.device_store.device_from_sender_key(sender, sender_key) is not None:
                 super()._mark_device_for_unwedging(sender, sender_key)
 
+    def _handle_key_claiming(self, response: Any) -> None:
+        """Make a channel to each device whose key came; a bad one spoils only its own."""
+        for user_id, devices in response.one_time_keys.items():
+            for device_id, key in devices.items():
+                try:
+                    super()._handle_key_claiming(_Claimed({user_id: {device_id: key}}))
+                except Exception as error:  # noqa: BLE001 - a stranger's keys, of any shape
+                    log.warning("a device's keys make no channel (%s)", type(error).__name__)
+        # One that did not answer is tried again with its next message.
+        self.wedged_devices.clear()
+        self.key_request_devices_no_session.clear()
+
     # --- the account's own keys ----------------------------------------------------------
 
     def keys_to_upload(self, *, fallback: bool) -> dict[str, Any]:
@@ -212,6 +265,13 @@ class CarefulOlm(Olm):  # type: ignore[misc]
         self.uploaded_key_count = count
         self.mark_keys_as_published()
         self.save_account()
+
+
+@dataclass(frozen=True, slots=True)
+class _Claimed:
+    """What nio reads of an answer to a claim."""
+
+    one_time_keys: dict[str, Any]
 
 
 class CarefulClient(AsyncClient):  # type: ignore[misc]

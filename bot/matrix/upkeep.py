@@ -54,9 +54,10 @@ class Upkeep:
     async def _mend(self) -> None:
         """Make new channels where one broke, and send what waits to be sent."""
         client = self._client
+        if client.outgoing_to_device_messages:
+            await client.send_to_device_messages()
         if client.should_claim_keys:
             await client.keys_claim(client.get_users_for_key_claiming())
-        if client.outgoing_to_device_messages:
             await client.send_to_device_messages()
 
     async def _upload(self) -> None:
@@ -81,7 +82,8 @@ class Upkeep:
         Raises `aiohttp.ClientError` or `TimeoutError`; then they are still to be fetched.
         """
         wanted = self._olm.users_for_key_query
-        asked = set(wanted) | set(users)
+        # Whom somebody waits for is asked for alone: others' troubles are not theirs.
+        asked = set(users) or set(wanted)
         try:
             if asked and not await self._query(asked):
                 # Somebody's keys are not as keys should be: others' must not be lost with them.
@@ -109,5 +111,9 @@ class Upkeep:
             wanted.difference_update(users)
             wanted.update(others)
         if isinstance(answer, ErrorResponse):
+            transport = answer.transport_response
+            if transport is not None and transport.status == 200:
+                log.warning("passed over %d people's keys (malformed)", len(users))
+                return False
             raise aiohttp.ClientConnectionError
         return True

@@ -28,7 +28,8 @@ WAIT: Final = (
 )
 WAITING: Final = (
     "SELECT r.room_id, u.event_id, u.sender, u.session_id, u.at, u.setting, u.policy_digest,"
-    " u.asked FROM unheard u JOIN rooms r ON r.id = u.room ORDER BY u.at"
+    " u.asked FROM unheard u JOIN rooms r ON r.id = u.room"
+    " WHERE NOT EXISTS (SELECT 1 FROM gaps WHERE room = r.id) ORDER BY u.at"
 )
 HEARD: Final = "DELETE FROM unheard WHERE room = ? AND event_id = ?"
 

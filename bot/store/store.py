@@ -38,7 +38,7 @@ ROOM: Final = (
 )
 SAVE_STATE: Final = (
     "UPDATE rooms SET setting = ?, policy_digest = ?, commanded = ?,"
-    " suspended = suspended OR ? WHERE id = ?"
+    " suspended = suspended OR ?, review = review + ? WHERE id = ?"
 )
 SEEN: Final = (
     "UPDATE rooms SET encrypted = encrypted OR ?, review = review + ?,"
@@ -161,9 +161,9 @@ class Store(Timers, Debts):
 
     async def _write(self, db: Database, row: int, result: Stamped, now: Millis) -> None:
         state = result.state
-        await db.rows(
-            SAVE_STATE, state.setting, state.policy_digest, state.commanded, result.suspends, row
-        )
+        # The verdict may be old by now: have the bot's power looked at again.
+        lacks = (result.suspends, result.suspends)
+        await db.rows(SAVE_STATE, state.setting, state.policy_digest, state.commanded, *lacks, row)
         await db.many(ADD_TIMER, [(row, event, due, due) for event, due in result.timers])
         await db.many(DROP_TARGET, [(row, event) for event in result.dropped])
         await db.many(
@@ -186,6 +186,8 @@ class Store(Timers, Debts):
             if room is None:
                 return
             row = int(room[0])
+            if await self.unread.is_reading(db, row):
+                return  # what was said since is not known yet: wait for the gap
             await remember_opened(db, items)
             await db.rows(HEARD, row, unheard.event_id)
             said = [item for item in items if isinstance(item, Said)]
