@@ -41,6 +41,8 @@ OCCUPIED: Final = 4
 
 STOP_WITHIN: Final = 4.0
 """Seconds that requests in flight get to finish when the bot is told to stop."""
+END_WITHIN: Final = 4.5
+"""Seconds after which the bot ends in any case."""
 TIDY_EVERY: Final = 10_000
 """How often the database is looked at for deleted rows to be wiped, in ms."""
 
@@ -80,27 +82,41 @@ async def run(settings: Settings) -> int:
     """Run the bot until SIGTERM or SIGINT; return the exit status."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    patience = asyncio.timeout(None)
+
+    def told_to_stop() -> None:
+        if not stop.is_set():
+            stop.set()
+            # Whatever is under way, a first login that is not answered too, has an end.
+            patience.reschedule(loop.time() + END_WITHIN)
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, told_to_stop)
     try:
-        with hold(settings.data_dir):
-            await _serve(settings, stop)
-    except StoppedError:
-        return OK
-    except OccupiedError as error:
-        return _say(error, OCCUPIED)
-    except (StoreError, OSError) as error:
-        return _say(error, FAILED)
-    except LoginError as error:
-        return _say(error, REFUSED)
-    except TokenRejectedError:
-        return _say(NOT_ACCEPTED, REFUSED)
-    except ExceptionGroup as group:
-        if group.subgroup(TokenRejectedError) is None:
-            log.exception("this should not have happened")  # without the text, as logs.py has it
-            return FAILED
-        return _say(NOT_ACCEPTED, REFUSED)
+        async with patience:
+            with hold(settings.data_dir):
+                await _serve(settings, stop)
+    except Exception as error:  # noqa: BLE001 - every end has its status and its line
+        return _status(error, stopped=stop.is_set())
     return OK
+
+
+def _status(error: Exception, *, stopped: bool) -> int:
+    """Return the exit status that an error stands for, and say it in the log."""
+    tokens = isinstance(error, ExceptionGroup) and error.subgroup(TokenRejectedError)
+    if isinstance(error, StoppedError) or (stopped and isinstance(error, TimeoutError)):
+        return OK
+    if isinstance(error, TokenRejectedError) or tokens:
+        return _say(NOT_ACCEPTED, REFUSED)
+    if isinstance(error, OccupiedError):
+        return _say(error, OCCUPIED)
+    if isinstance(error, LoginError):
+        return _say(error, REFUSED)
+    if isinstance(error, StoreError | OSError):
+        return _say(error, FAILED)
+    # Where it happened, but not its text, which may be a stranger's: logs.py sees to that.
+    log.error("this should not have happened", exc_info=error)
+    return FAILED
 
 
 def _say(reason: object, status: int) -> int:

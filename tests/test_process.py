@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import subprocess
 import sys
@@ -108,6 +109,25 @@ async def test_it_stops_at_once_while_it_waits_for_a_homeserver(bots: Bots) -> N
     began = time.monotonic()
     assert await bot.stop() == 0
     assert time.monotonic() - began < 5
+
+
+async def test_it_stops_in_time_while_a_homeserver_does_not_answer(bots: Bots) -> None:
+    async def keep_waiting(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connected.set()
+        await over.wait()
+        writer.close()
+
+    connected, over = asyncio.Event(), asyncio.Event()
+    server = await asyncio.start_server(keep_waiting, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    bot = await bots(start=False, homeserver=f"http://127.0.0.1:{port}")
+    await bot.start(ready=False)
+    await asyncio.wait_for(connected.wait(), 10)
+    began = time.monotonic()
+    assert await bot.stop() == 0
+    assert time.monotonic() - began < 5
+    over.set()
+    server.close()
 
 
 async def test_check_ticks_everything_when_all_is_well(bots: Bots) -> None:
