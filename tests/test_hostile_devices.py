@@ -13,13 +13,14 @@ import aiohttp
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from nio import RoomSendResponse
 from nio.crypto import Olm
 from nio.events import Event as RoomEvent
 from nio.events import ToDeviceEvent
 from nio.exceptions import EncryptionError
 
 from bot.matrix.client import Matrix
-from bot.model import Unreachable, UserID
+from bot.model import Done, Unreachable, UserID
 from tests.engines import ROOM, Bot, Peer, Writer
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
@@ -361,3 +362,26 @@ async def test_what_nio_left_behind_does_not_hold_up_the_next_message(bot: Bot) 
     assert isinstance(outcome, Unreachable)
     assert bot.client.sharing_session == {}
     await matrix.close()
+
+
+async def test_two_messages_at_once_do_not_take_each_others_keys_away(bot: Bot) -> None:
+    matrix = Matrix(bot.client)
+
+    async def prepare(_: object) -> None:
+        pass
+
+    async def room_send(room_id: str, *_: object, **__: object) -> RoomSendResponse:
+        """Share keys as nio does: note that it is under way, and take the note away again."""
+        assert room_id not in bot.client.sharing_session
+        note = bot.client.sharing_session[room_id] = asyncio.Event()
+        for _turn in range(5):
+            await asyncio.sleep(0)
+        assert bot.client.sharing_session.pop(room_id) is note
+        return RoomSendResponse("$sent", room_id)
+
+    matrix.crypto.prepare = prepare  # type: ignore[method-assign, assignment]
+    bot.client.room_send = room_send
+    outcomes = await asyncio.gather(
+        *(matrix.send(ROOM, "m.room.message", {}, txn, encrypted=True) for txn in ("a", "b"))
+    )
+    assert outcomes == [Done(), Done()]

@@ -74,6 +74,7 @@ class Matrix:
         self._client = client
         self.crypto = Crypto(client, self.request)
         self.own_id = UserID(client.user_id)
+        self._encrypting = asyncio.Lock()
 
     @property
     def fingerprint(self) -> str:
@@ -277,6 +278,14 @@ class Matrix:
         if not encrypted:
             where = path("rooms", room_id, "send", kind, txn)
             return await self.request("PUT", where, content)
+        # One after the other: nio notes in one place which room's keys are on their way, and a
+        # message that fails takes that note away.
+        async with self._encrypting:
+            return await self._send_encrypted(room_id, kind, content, txn)
+
+    async def _send_encrypted(
+        self, room_id: RoomID, kind: str, content: dict[str, Any], txn: str
+    ) -> Outcome:
         try:
             await self.crypto.prepare(room_id)
             async with asyncio.timeout(SEND_WITHIN):
