@@ -12,127 +12,14 @@ from typing import Any, Final
 
 import aiosqlite
 
+from bot.store.schema import MIGRATIONS
+
 Row = tuple[Any, ...]
 
 
 class StoreError(Exception):
     """The database cannot be used; the message says why and what to do."""
 
-
-# AUTOINCREMENT: an id is never used again. Whoever is at work on a row that is gone meanwhile
-# must not settle the row that came after it.
-MIGRATIONS: Final = (
-    """
-    CREATE TABLE meta (
-        key TEXT PRIMARY KEY,
-        value ANY
-    ) STRICT, WITHOUT ROWID;
-
-    CREATE TABLE rooms (
-        id INTEGER PRIMARY KEY AUTOINCREMENT,
-        room_id TEXT NOT NULL UNIQUE,
-        setting INTEGER,
-        policy_digest TEXT NOT NULL DEFAULT '',
-        commanded INTEGER NOT NULL DEFAULT 0,
-        encrypted INTEGER NOT NULL DEFAULT 0,
-        suspended INTEGER NOT NULL DEFAULT 0,
-        review INTEGER NOT NULL DEFAULT 0,
-        greeting INTEGER NOT NULL DEFAULT 0,
-        segment INTEGER NOT NULL DEFAULT 0,
-        last_digest TEXT NOT NULL DEFAULT ''
-    ) STRICT;
-
-    CREATE TABLE timers (
-        id INTEGER PRIMARY KEY AUTOINCREMENT,
-        room INTEGER NOT NULL REFERENCES rooms (id) ON DELETE CASCADE,
-        event_id TEXT NOT NULL,
-        due INTEGER NOT NULL,
-        next INTEGER NOT NULL,
-        attempts INTEGER NOT NULL DEFAULT 0,
-        generation INTEGER NOT NULL DEFAULT 0,
-        sent_at INTEGER,
-        UNIQUE (room, event_id)
-    ) STRICT;
-    CREATE INDEX timers_next ON timers (room, next);
-
-    CREATE TABLE gaps (
-        id INTEGER PRIMARY KEY AUTOINCREMENT,
-        room INTEGER NOT NULL REFERENCES rooms (id) ON DELETE CASCADE,
-        segment INTEGER NOT NULL,
-        position INTEGER NOT NULL DEFAULT 0,
-        token TEXT NOT NULL,
-        stop_digest TEXT NOT NULL,
-        policy_digest TEXT NOT NULL,
-        stop_at INTEGER NOT NULL,
-        since INTEGER NOT NULL,
-        until INTEGER NOT NULL,
-        next INTEGER NOT NULL DEFAULT 0,
-        attempts INTEGER NOT NULL DEFAULT 0,
-        done INTEGER NOT NULL DEFAULT 0,
-        UNIQUE (room, segment)
-    ) STRICT;
-
-    CREATE TABLE unread (
-        room INTEGER NOT NULL REFERENCES rooms (id) ON DELETE CASCADE,
-        segment INTEGER NOT NULL,
-        position INTEGER NOT NULL,
-        item TEXT NOT NULL,
-        event_id TEXT,
-        PRIMARY KEY (room, segment, position)
-    ) STRICT, WITHOUT ROWID;
-    CREATE INDEX unread_event ON unread (room, event_id) WHERE event_id IS NOT NULL;
-
-    CREATE TABLE owed (
-        id INTEGER PRIMARY KEY AUTOINCREMENT,
-        room INTEGER NOT NULL REFERENCES rooms (id) ON DELETE CASCADE,
-        key TEXT NOT NULL,
-        kind TEXT NOT NULL,
-        args TEXT NOT NULL,
-        next INTEGER NOT NULL DEFAULT 0,
-        attempts INTEGER NOT NULL DEFAULT 0,
-        UNIQUE (room, key)
-    ) STRICT;
-
-    CREATE TABLE invites (
-        room_id TEXT PRIMARY KEY,
-        inviter TEXT,
-        next INTEGER NOT NULL DEFAULT 0,
-        attempts INTEGER NOT NULL DEFAULT 0
-    ) STRICT, WITHOUT ROWID;
-
-    CREATE TABLE unheard (
-        room INTEGER NOT NULL REFERENCES rooms (id) ON DELETE CASCADE,
-        event_id TEXT NOT NULL,
-        sender TEXT NOT NULL,
-        session_id TEXT NOT NULL,
-        at INTEGER NOT NULL,
-        setting INTEGER,
-        policy_digest TEXT NOT NULL,
-        asked INTEGER NOT NULL DEFAULT 0,
-        PRIMARY KEY (room, event_id)
-    ) STRICT, WITHOUT ROWID;
-
-    CREATE TABLE opened (
-        session_id TEXT NOT NULL,
-        message INTEGER NOT NULL,
-        at INTEGER NOT NULL,
-        PRIMARY KEY (session_id, message)
-    ) STRICT, WITHOUT ROWID;
-    CREATE INDEX opened_at ON opened (at);
-
-    CREATE TABLE sessions (
-        session_id TEXT PRIMARY KEY,
-        used_at INTEGER NOT NULL
-    ) STRICT, WITHOUT ROWID;
-
-    CREATE TABLE handled (
-        digest TEXT PRIMARY KEY,
-        at INTEGER NOT NULL
-    ) STRICT, WITHOUT ROWID;
-    CREATE INDEX handled_at ON handled (at);
-    """,
-)
-"""Each entry moves the schema one version on; `PRAGMA user_version` counts them."""
 
 PRAGMAS: Final = (
     "PRAGMA journal_mode = WAL",
