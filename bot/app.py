@@ -18,6 +18,7 @@ from bot.clock import Clock, SystemClock
 from bot.config import Settings
 from bot.identity import Identity
 from bot.intake import Intake
+from bot.kin import Kin
 from bot.late import Late
 from bot.matrix.client import Matrix
 from bot.matrix.cross_signing import CrossSigning
@@ -152,7 +153,10 @@ async def _serve(settings: Settings, stop: asyncio.Event) -> None:
         return await wait_for_homeserver(request, stop, SystemClock(), SystemRandom())
 
     store = await Store.open(
-        settings.data_dir / "timers.db", bounds=settings.bounds, own_id=settings.user_id
+        settings.data_dir / "timers.db",
+        bounds=settings.bounds,
+        own_id=settings.user_id,
+        verify=settings.verify,
     )
     try:
         async with session(settings, insist) as matrix:
@@ -169,7 +173,7 @@ async def _work(settings: Settings, matrix: Matrix, store: Store, stop: asyncio.
     prefix, bounds = settings.command_prefix, settings.bounds
 
     def wake() -> None:
-        for service in (redactor, backfill, rooms, speaker, late, ratchet):
+        for service in (redactor, backfill, rooms, speaker, late, ratchet, kin):
             service.wake.set()
 
     signing = CrossSigning(matrix, settings.data_dir, settings.recovery_key())
@@ -200,6 +204,7 @@ async def _work(settings: Settings, matrix: Matrix, store: Store, stop: asyncio.
         wake_others=wake,
     )
     late = Late(matrix, store, reader, clock, wake_others=wake)
+    kin = Kin(matrix, store, clock, random=random, wake_others=wake)
     ratchet = Ratchet(matrix.crypto, store, clock, grace=settings.encryption.grace, bounds=bounds)
     async with asyncio.TaskGroup() as group:
         finishing = [group.create_task(intake.run()), group.create_task(redactor.run())]
@@ -208,6 +213,7 @@ async def _work(settings: Settings, matrix: Matrix, store: Store, stop: asyncio.
             rooms.run(),
             speaker.run(),
             late.run(),
+            kin.run(),
             ratchet.run(),
             keep_tidy(store, clock),
             identity.run(),

@@ -15,8 +15,9 @@ from rich.text import Text
 
 from bot.config import Settings
 from bot.identity import REMEDIES, WORDS
-from bot.matrix.client import Matrix, path
+from bot.matrix.client import Matrix
 from bot.matrix.cross_signing import CrossSigning, Standing, read_seeds
+from bot.matrix.paths import path
 from bot.matrix.secret_storage import StorageError
 from bot.matrix.session import DEVICE_NAME, Identity, LoginError, load_identity
 from bot.model import Done, Forbidden, Outcome, OutcomeError, TokenRejectedError, Unreachable

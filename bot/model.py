@@ -49,6 +49,20 @@ class Timer:
     """How many redactions of it reported success and did not happen."""
     sent_at: Millis | None = None
     """When a redaction was answered with 200 and is waiting to be seen in the timeline."""
+    looked: bool = True
+    """Whether what belongs to the message is known, so that it can go first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Orphan:
+    """A message that belongs to one of which no timer is known: it may be gone already."""
+
+    id: int
+    room_id: RoomID
+    event_id: EventID
+    parent: EventID
+    attempts: int = 0
+    next: Millis = 0
 
 
 # --- What the homeserver said ------------------------------------------------------------------

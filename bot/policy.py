@@ -72,11 +72,23 @@ class Debt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Stamp:
+    """When a message is to go."""
+
+    event_id: EventID
+    due: Millis | None
+    """By its own lifetime; `None`: only when the message goes that it belongs to."""
+    parent: EventID | None = None
+    ask: bool = False
+    """Should no timer of `parent` be known: it may be gone already."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Stamped:
     """What a stretch of timeline comes to, to be committed at once with its sync token."""
 
     state: RoomState
-    timers: list[tuple[EventID, Millis]]
+    timers: list[Stamp]
     dropped: list[EventID]
     owed: list[Owed]
     handled: list[str]
@@ -144,7 +156,7 @@ class _Walk:
         self.state = state
         self._bounds = bounds
         self._own_id = own_id
-        self.timers: list[tuple[EventID, Millis]] = []
+        self.timers: list[Stamp] = []
         self.dropped: list[EventID] = []
         self.owed: list[Owed] = []
         self.handled: list[str] = []
@@ -154,9 +166,7 @@ class _Walk:
     def pass_by(self, item: Item) -> None:
         match item:
             case Message():
-                span = lifetime(self.state.setting, self._bounds)
-                if span is not None:
-                    self.timers.append((item.event_id, item.sent + span))
+                self._message(item)
             case Change():
                 # The state at the start of a timeline tells again what is known.
                 if not item.digest or item.digest != self.state.policy_digest:
@@ -169,6 +179,16 @@ class _Walk:
                 self.unheard.append((item, self.state))
             case Opened():
                 pass  # concerns the key and not the room
+
+    def _message(self, item: Message) -> None:
+        span = lifetime(self.state.setting, self._bounds)
+        if span is None and item.parent is None:
+            return
+        due = None if span is None else item.sent + span
+        # Where nobody ever set a lifetime, nothing has gone that this could belong to.
+        ask = item.parent is not None and (span is not None or self.state.setting is not None)
+        stamp = Stamp(event_id=item.event_id, due=due, parent=item.parent, ask=ask)
+        self.timers.append(stamp)
 
     def _redaction(self, item: Redaction) -> None:
         self.dropped.append(item.target)

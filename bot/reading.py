@@ -26,6 +26,7 @@ from bot.timeline import (
     Redaction,
     Unheard,
     began,
+    belongs_to,
     is_gone,
     is_state,
     redacts,
@@ -100,7 +101,8 @@ class Reader:
             # A command stands before its own message: its lifetime covers it as well.
             items += await self._heard(room_id, event, encrypted=encrypted, now=now)
             sent = began(event, live=live, since=since, now=now)
-            items.append(Message(event_id=EventID(event_id), sent=sent))
+            parent = belongs_to(event)
+            items.append(Message(event_id=EventID(event_id), sent=sent, parent=parent))
         return items
 
     def state_change(self, event: Event, *, quiet: bool = False) -> list[Item]:

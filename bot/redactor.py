@@ -12,6 +12,7 @@ from typing import Final, Protocol
 from bot.clock import Clock
 from bot.model import (
     EventID,
+    Failed,
     Millis,
     NotFound,
     Outcome,
@@ -37,6 +38,9 @@ from bot.schedule import (
 
 log = logging.getLogger(__name__)
 
+LOOKS: Final = 3
+"""How often the homeserver may fail to say what belongs to a message that is due."""
+
 SUMMARY_EVERY: Final[Millis] = 60_000
 
 
@@ -45,12 +49,23 @@ class Homeserver(Protocol):
 
     async def redact(self, room_id: RoomID, event_id: EventID, txn: str) -> Outcome: ...  # noqa: D102
     async def is_gone(self, room_id: RoomID, event_id: EventID) -> bool: ...  # noqa: D102
+    async def relations(self, room_id: RoomID, event_id: EventID) -> list[EventID]: ...  # noqa: D102
+
+
+class Kin(Protocol):
+    """What the redactor asks of the store for what belongs to a message."""
+
+    async def found(self, timer: Timer, children: list[EventID], now: Millis) -> None: ...  # noqa: D102
 
 
 class Memory(Protocol):
     """What the redactor asks of the store."""
 
-    async def due(self, now: Millis, share: int) -> list[Timer]: ...  # noqa: D102
+    @property
+    def kin(self) -> Kin: ...  # noqa: D102
+    async def due(  # noqa: D102
+        self, now: Millis, share: int, *, backlog: bool = False
+    ) -> list[Timer]: ...
     async def next_due(self, after: Millis) -> Millis | None: ...  # noqa: D102
     async def sent(self, timer: Timer, now: Millis, check_at: Millis) -> None: ...  # noqa: D102
     async def unsent(self, timer: Timer, now: Millis) -> None: ...  # noqa: D102
@@ -66,6 +81,7 @@ class Tally:
     redacted: int = 0
     worst: Millis = 0
     waited: int = 0
+    unconfirmed: int = 0
     since: Millis = 0
 
 
@@ -117,12 +133,17 @@ class Redactor:
             return None  # whoever finishes wakes us
         if now < self._paused_until:
             return self._paused_until
-        found = await self._memory.due(now, self._width + len(self._working))
-        ready = [timer for timer in found if timer.id not in self._working]
-        for timer in take_turns(ready, self._last_room)[:free]:
-            self._last_room = timer.room_id
-            self._working.add(timer.id)
-            group.create_task(self._work(timer))
+        share = self._width + len(self._working)
+        for backlog in (False, True):  # what is live goes before what was overdue when it came
+            found = await self._memory.due(now, share, backlog=backlog)
+            ready = [timer for timer in found if timer.id not in self._working]
+            for timer in take_turns(ready, self._last_room)[:free]:
+                self._last_room = timer.room_id
+                self._working.add(timer.id)
+                group.create_task(self._work(timer))
+                free -= 1
+            if free <= 0:
+                break
         # All that is due by now is at work or will be looked at when something finishes.
         return await self._memory.next_due(now)
 
@@ -131,11 +152,31 @@ class Redactor:
         try:
             if timer.sent_at is not None:
                 await self._check(timer)
-            else:
+            elif timer.looked or await self._look(timer):
                 await self._redact(timer)
         finally:
             self._working.discard(timer.id)
             self.wake.set()
+
+    async def _look(self, timer: Timer) -> bool:
+        """Find what belongs to the message and has no timer; whether the message goes now.
+
+        Before the redaction: afterwards the homeserver no longer lists its edits, and shows them
+        all the same.
+        """
+        try:
+            children = await self._homeserver.relations(timer.room_id, timer.event_id)
+        except OutcomeError as error:
+            outcome = error.outcome
+            if isinstance(outcome, RateLimited | Unreachable) or (
+                isinstance(outcome, Failed) and timer.attempts < LOOKS
+            ):
+                await self._later(timer, outcome)
+                return False
+            log.warning("what belongs to a message is not known (%s)", type(outcome).__name__)
+            return True
+        await self._memory.kin.found(timer, children, self._clock.now())
+        return not children
 
     async def _redact(self, timer: Timer) -> None:
         txn = transaction_id(timer.event_id, timer.generation)
@@ -162,6 +203,15 @@ class Redactor:
                 self._tally.waited += 1
                 await self._inspect(timer, outcome, until)
 
+    async def _later(self, timer: Timer, outcome: Outcome) -> None:
+        """A question about the message was not answered: ask again later."""
+        now = self._clock.now()
+        step = self._settle(outcome, timer, now)
+        if isinstance(step, Pause):
+            self._pause(step, outcome, now)
+        if not isinstance(outcome, RateLimited) and not isinstance(step, Sent):
+            await self._memory.postpone(timer, step.until)
+
     async def _inspect(self, timer: Timer, outcome: Outcome, until: Millis) -> None:
         """The event or the room may be the reason: look at both before going on."""
         if not isinstance(outcome, NotFound) and await self._gone(timer):
@@ -183,6 +233,7 @@ class Redactor:
         elif gone is None:
             await self._memory.postpone(timer, now + later)
         else:
+            self._tally.unconfirmed += 1
             log.warning("a redaction was accepted and did not happen: done anew")
             await self._memory.unsent(timer, now)
 
@@ -218,9 +269,10 @@ class Redactor:
         if tally.redacted + tally.waited == 0 or now - tally.since < SUMMARY_EVERY:
             return
         log.info(
-            "redacted %d, at worst %.1f s late; %d must wait",
+            "redacted %d, at worst %.1f s late; %d must wait, %d did not happen",
             tally.redacted,
             tally.worst / 1000,
             tally.waited,
+            tally.unconfirmed,
         )
         self._tally = Tally(since=now)

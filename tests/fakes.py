@@ -24,7 +24,7 @@ from bot.model import (
     UserID,
 )
 from bot.power import Power
-from bot.timeline import is_gone
+from bot.timeline import belongs_to, descendants, is_gone, is_state
 from tests.fake_clock import FakeClock
 from tests.fake_requests import FakeRequests
 from tests.fake_rooms import ALICE, BOB, BOT, FakeRoom
@@ -159,6 +159,19 @@ class FakeHomeserver(FakeRequests):
             return user_id
         shared = list(names.values()).count(name) > 1 or name in names
         return f"{name} ({user_id})" if shared else name
+
+    async def relations(self, room_id: RoomID, event_id: EventID) -> list[EventID]:
+        async with self.question("relations"):
+            standing = {
+                event["event_id"]: parent
+                for event in self._readable(room_id).events
+                if (parent := belongs_to(event)) and not is_state(event) and not is_gone(event)
+            }
+            return descendants(event_id, standing)
+
+    async def event(self, room_id: RoomID, event_id: EventID) -> Event | None:
+        async with self.question("event"):
+            return copy.deepcopy(self._readable(room_id).find(event_id))
 
     async def is_gone(self, room_id: RoomID, event_id: EventID) -> bool:
         async with self.question("is_gone"):

@@ -11,7 +11,8 @@ from typing import Protocol
 
 from bot.backfill import Backfill
 from bot.intake import Intake
-from bot.model import Bounds, EventID, Millis, RoomID, UserID
+from bot.kin import Kin
+from bot.model import Bounds, EventID, Millis, RoomID, Timer, UserID
 from bot.reading import Reader
 from bot.redactor import Redactor
 from bot.rooms import Rooms
@@ -28,6 +29,12 @@ BOUNDS = Bounds(minimum=SECOND, maximum=365 * DAY)
 
 Opener = Callable[[Path], Awaitable[Store]]
 """Opens a store; closes it after the test, unless the test did."""
+
+
+async def whatever_is_due(store: Store, now: Millis, share: int) -> list[Timer]:
+    """Return what is due of both lanes, oldest first."""
+    lanes = [await store.due(now, share, backlog=backlog) for backlog in (False, True)]
+    return sorted([*lanes[0], *lanes[1]], key=lambda timer: timer.due)
 
 
 class Service(Protocol):
@@ -65,6 +72,7 @@ class House:
         self.speaker = Speaker(
             homeserver, store, clock, prefix="!expire", bounds=bounds, random=random
         )
+        self.kin = Kin(homeserver, store, clock, random=random, wake_others=self.wake)
         self.rooms = Rooms(
             homeserver,
             store,
@@ -76,12 +84,19 @@ class House:
         )
 
     def wake(self) -> None:
-        for service in (self.redactor, self.backfill, self.speaker, self.rooms):
+        for service in (self.redactor, self.backfill, self.speaker, self.rooms, self.kin):
             service.wake.set()
 
     @property
     def everything(self) -> tuple[Service, ...]:
-        return (self.intake, self.redactor, self.backfill, self.speaker, self.rooms)
+        return (
+            self.intake,
+            self.redactor,
+            self.backfill,
+            self.speaker,
+            self.rooms,
+            self.kin,
+        )
 
     async def restart(self) -> None:
         """Begin anew with nothing but the file."""

@@ -31,6 +31,7 @@ LAYERS = {
         "reading",
         "judging",
         "late",
+        "kin",
         "ratchet",
         "intake",
         "backfill",

@@ -45,7 +45,7 @@ def redaction(target: str, digest: str = "r") -> Redaction:
 
 
 def spans(found: Stamped) -> dict[str, Millis]:
-    return {event_id[1:]: due - NOW for event_id, due in found.timers}
+    return {one.event_id[1:]: one.due - NOW for one in found.timers if one.due is not None}
 
 
 # --- what is told --------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from bot.reading import Reader, is_encryption, is_own_join, wants_review
 from bot.store import Store
 from bot.timeline import Item, Message, Stretch, is_gone, is_state
 from tests.fakes import ALICE, BOT, FakeHomeserver
+from tests.house import whatever_is_due
 
 NOW = 1_800_000_000_000
 BOUNDS = Bounds(minimum=1_000, maximum=86_400_000, default=60_000)
@@ -127,4 +128,4 @@ async def test_text_that_is_no_unicode_wedges_nothing(store: Store, event: Event
     whole = {"type": "m.room.message", "event_id": "$x", "content": {}} | event
     items = await read([whole, {"event_id": "$next"}], store, encrypted=False)
     await store.commit("s1", NOW, [Stretch(room_id=RoomID("!room:x"), items=items)])
-    assert [timer.event_id for timer in await store.due(NOW * 2, 9)] == ["$x", "$next"]
+    assert [timer.event_id for timer in await whatever_is_due(store, NOW * 2, 9)] == ["$x", "$next"]

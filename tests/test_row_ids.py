@@ -11,6 +11,7 @@ from bot.model import Bounds, EventID, RoomID, UserID
 from bot.policy import Owed
 from bot.store import Store
 from bot.timeline import Item, Message, Redaction, Said, Stretch
+from tests.house import whatever_is_due
 
 ROOM = RoomID("!room")
 ALICE = UserID("@alice:example.org")
@@ -30,13 +31,13 @@ async def read(store: Store, *items: Item) -> None:
 
 async def test_a_settled_timer_never_settles_the_one_that_came_after_it(store: Store) -> None:
     await read(store, Message(event_id=EventID("$one"), sent=0))
-    (at_work,) = await store.due(10_000, 8)
+    (at_work,) = await whatever_is_due(store, 10_000, 8)
     gone = Redaction(target=EventID("$one"), target_digest="", sender=ALICE, digest="")
     await read(store, gone)
     await read(store, Message(event_id=EventID("$two"), sent=0))
     await store.drop(at_work)
     await store.sent(at_work, 0, 99_999)
-    assert [timer.event_id for timer in await store.due(10_000, 8)] == ["$two"]
+    assert [timer.event_id for timer in await whatever_is_due(store, 10_000, 8)] == ["$two"]
 
 
 async def test_a_paid_debt_never_pays_the_one_that_took_its_place(store: Store) -> None:

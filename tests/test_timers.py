@@ -16,6 +16,7 @@ from bot.store.debts import NEXT_OWED
 from bot.store.timers import DUE, NEXT
 from bot.store.unread import NEXT_GAP, READY, TAKE
 from bot.timeline import Change, Gap, Item, Message, Redaction, Stretch
+from tests.house import whatever_is_due
 
 ALICE = UserID("@alice:example.org")
 ROOM, OTHER = RoomID("!room:example.org"), RoomID("!other:example.org")
@@ -41,11 +42,11 @@ async def remember(store: Store, room: RoomID, **dues: Millis) -> None:
 
 
 async def due(store: Store, now: Millis = NOW, share: int = 100) -> list[str]:
-    return [timer.event_id for timer in await store.due(now, share)]
+    return [timer.event_id for timer in await whatever_is_due(store, now, share)]
 
 
 async def one(store: Store, now: Millis = NOW) -> Timer:
-    [timer] = await store.due(now, 100)
+    [timer] = await whatever_is_due(store, now, 100)
     return timer
 
 
@@ -94,12 +95,12 @@ async def test_the_next_due_time_is_the_earliest_after_the_one_given(store: Stor
 
 async def test_a_postponed_timer_waits_alone_and_counts_its_attempts(store: Store) -> None:
     await remember(store, ROOM, stuck=-1, fine=0)
-    [stuck, _] = await store.due(NOW, 9)
+    [stuck, _] = await whatever_is_due(store, NOW, 9)
     await store.postpone(stuck, NOW + 50)
     assert await due(store) == ["$fine"]
     assert await due(store, NOW + 49) == ["$fine"]
     assert await store.next_due(NOW) == NOW + 50
-    [_, stuck] = await store.due(NOW + 50, 9)
+    [stuck, _] = await whatever_is_due(store, NOW + 50, 9)
     assert (stuck.attempts, stuck.due, stuck.sent_at) == (1, NOW - 1, None)
 
 
@@ -120,7 +121,7 @@ async def test_a_sent_timer_waits_for_its_confirmation(store: Store) -> None:
 
 async def test_a_redaction_in_the_timeline_drops_the_timer_sent_or_not(store: Store) -> None:
     await remember(store, ROOM, sent=0, unsent=0, stays=0)
-    timers = {timer.event_id: timer for timer in await store.due(NOW, 9)}
+    timers = {timer.event_id: timer for timer in await whatever_is_due(store, NOW, 9)}
     await store.sent(timers[EventID("$sent")], NOW, NOW + 30)
     redactions: list[Item] = [
         Redaction(target=EventID(target), target_digest="", sender=ALICE, digest=target)
@@ -154,7 +155,7 @@ async def test_a_forgotten_room_leaves_nothing(store: Store) -> None:
 @pytest.mark.parametrize(
     ("sql", "args", "table"),
     [
-        (DUE, (NOW, 8), "timers"),
+        (DUE, (0, NOW, 8), "timers"),
         (NEXT, (NOW,), "timers"),
         (TAKE, (1, 500), "unread"),
         (READY, (), "unread"),
@@ -202,7 +203,9 @@ async def test_no_id_of_a_message_that_is_gone_can_be_read_from_the_disk(
         word = "keeps" if stays else "NEEDLE"
         room = RoomID("!stays:x") if stays else random.choice(rooms)
         await remember(store, room, **{f"{name}-{word}": 0 for name in names})
-    timers = [timer for timer in await store.due(NOW, 9_999) if "NEEDLE" in timer.event_id]
+    timers = [
+        timer for timer in await whatever_is_due(store, NOW, 9_999) if "NEEDLE" in timer.event_id
+    ]
     assert len(timers) > 2_900
     random.shuffle(timers)
     if way == "drop":

@@ -161,6 +161,7 @@ class Settings(_Section):
     access_token_file: AnyPath | None = None
     data_dir: AnyPath = Path("data")
     command_prefix: Annotated[str, AfterValidator(_prefix)] = "!expire"
+    verify: bool = False
     invites: Invites = Invites()
     lifetime: Lifetimes = Lifetimes()
     encryption: Encryption = Encryption()

@@ -7,14 +7,14 @@ import json
 import logging
 from dataclasses import replace
 from typing import Any, Final
-from urllib.parse import quote, urlencode
 
 import aiohttp
 from nio import AsyncClient, ErrorResponse
 
 from bot.matrix import answers
 from bot.matrix.crypto import Crypto, Decrypted
-from bot.matrix.trust import is_cross_signed
+from bot.matrix.lookups import Lookups
+from bot.matrix.paths import path
 from bot.model import (
     POLICY_EVENT,
     Done,
@@ -23,7 +23,6 @@ from bot.model import (
     Failed,
     Locked,
     Millis,
-    NotFound,
     Outcome,
     OutcomeError,
     RoomID,
@@ -31,12 +30,9 @@ from bot.model import (
     Unreachable,
     UserID,
 )
-from bot.power import Power
-from bot.timeline import is_gone
 
 log = logging.getLogger(__name__)
 
-BASE: Final = "/_matrix/client/v3"
 ANSWER_WITHIN: Final = 30.0
 """Seconds for one request; a long poll gets its own time on top."""
 
@@ -61,13 +57,7 @@ PAGE: Final = 1000
 """Events asked for at once when reading back; Synapse's own limit."""
 
 
-def path(*parts: str, **query: str | int) -> str:
-    """Return a path under `/_matrix/client/v3` with every part quoted: ids hold any sign."""
-    joined = "/".join(quote(part, safe="") for part in parts)
-    return f"{BASE}/{joined}" + (f"?{urlencode(query)}" if query else "")
-
-
-class Matrix:
+class Matrix(Lookups):
     """One device of the bot's account on its homeserver."""
 
     def __init__(self, client: AsyncClient) -> None:
@@ -109,12 +99,6 @@ class Matrix:
             return Unreachable(reason=type(error).__name__)
         return answers.name(response.status, answers.parse(raw), response.headers)
 
-    async def _must(self, method: str, where: str, body: Any = None) -> Event:
-        outcome = await self.request(method, where, body)
-        if not isinstance(outcome, Done):
-            raise OutcomeError(outcome)
-        return outcome.body
-
     # --- reading -------------------------------------------------------------------------
 
     async def sync(self, since: str | None, wait: Millis) -> SyncBatch:
@@ -129,7 +113,7 @@ class Matrix:
         within = ANSWER_WITHIN + wait / 1000
         if since is None:
             within *= 10  # the first sync of an account in many rooms takes its time
-        outcome = await self.request("GET", path("sync", **query), within=within)
+        outcome = await self.request("GET", path("sync", query=query), within=within)
         if not isinstance(outcome, Done):
             raise OutcomeError(outcome)
         if not isinstance(outcome.body.get("next_batch"), str):
@@ -146,19 +130,13 @@ class Matrix:
         Raises `OutcomeError`.
         """
         query: dict[str, str | int] = {"dir": "b", "from": token, "limit": PAGE}
-        body = await self._must("GET", path("rooms", room_id, "messages", **query))
+        body = await self._must("GET", path("rooms", room_id, "messages", query=query))
         end = body.get("end")
         return answers.events(body.get("chunk")), end if isinstance(end, str) else None
 
     async def decrypt(self, room_id: RoomID, event: Event) -> Decrypted | Locked | None:
         """Return an encrypted event in clear, if it is readable and its sender's own."""
         return await self.crypto.decrypt(room_id, event)
-
-    async def is_signed(self, user_id: UserID, device_id: str, device_key: str) -> bool:
-        """Whether a person's device is signed by its owner. Raises `OutcomeError`."""
-        body = {"device_keys": {user_id: [device_id]}}
-        answer = await self._must("POST", path("keys", "query"), body)
-        return is_cross_signed(answer, user_id, device_id, device_key)
 
     def has_key(self, room_id: RoomID, session_id: str) -> bool:
         """Whether a room key has come."""
@@ -168,84 +146,6 @@ class Matrix:
         """Ask the sender's device for the key of an event."""
         self.crypto.ask_for_key(room_id, event)
         await self.crypto.keep_up()
-
-    async def joined_rooms(self) -> set[RoomID]:
-        """Return the rooms the bot is in. Raises `OutcomeError`."""
-        body = await self._must("GET", path("joined_rooms"))
-        found = body.get("joined_rooms")
-        if not isinstance(found, list):
-            raise OutcomeError(Failed(status=200))
-        return {RoomID(room) for room in found}
-
-    async def power(self, room_id: RoomID) -> Power:
-        """Return who may do what in a room, from its state as it is now.
-
-        Raises `OutcomeError`.
-        """
-        events = {"m.room.create": None, "m.room.power_levels": None} | {
-            str(event.get("type")): event
-            for event in [
-                await self._state(room_id, "m.room.create"),
-                await self._state(room_id, "m.room.power_levels"),
-            ]
-            if event is not None
-        }
-        levels = events["m.room.power_levels"]
-        return Power.read(events["m.room.create"], levels["content"] if levels else None)
-
-    async def policy_event(self, room_id: RoomID) -> Event | None:
-        """Return the state event that holds the room's lifetime. Raises `OutcomeError`."""
-        return await self._state(room_id, POLICY_EVENT)
-
-    async def _state(self, room_id: RoomID, kind: str) -> Event | None:
-        """Return a state event with the state key `""`; `None` when the room has none."""
-        where = path("rooms", room_id, "state", kind, "", format="event")
-        outcome = await self.request("GET", where)
-        if isinstance(outcome, NotFound):
-            return None
-        if not isinstance(outcome, Done):
-            raise OutcomeError(outcome)
-        if not isinstance(outcome.body.get("content"), dict):
-            # A homeserver that does not know `format=event` gives the content alone.
-            return {"type": kind, "content": outcome.body, "sender": "", "event_id": ""}
-        return outcome.body
-
-    async def name_of(self, room_id: RoomID, user_id: UserID) -> str:
-        """Return the person's display name in the room, with the id where two share it.
-
-        spec: client-server API v1.13, 11.2.2.3 calculating the display name for a user.
-        """
-        outcome = await self.request("GET", path("rooms", room_id, "joined_members"))
-        members = outcome.body.get("joined") if isinstance(outcome, Done) else None
-        if not isinstance(members, dict):
-            return user_id
-        names = {
-            member: profile.get("display_name")
-            for member, profile in members.items()
-            if isinstance(profile, dict)
-        }
-        name = names.get(user_id)
-        if not isinstance(name, str) or not name.strip():
-            return user_id
-        shared = sum(other == name for other in names.values()) > 1 or name in names
-        return f"{name} ({user_id})" if shared else name
-
-    async def event(self, room_id: RoomID, event_id: EventID) -> Event | None:
-        """Return an event; `None` when the homeserver does not have it. Raises `OutcomeError`."""
-        outcome = await self.request("GET", path("rooms", room_id, "event", event_id))
-        if isinstance(outcome, NotFound):
-            return None
-        if not isinstance(outcome, Done):
-            raise OutcomeError(outcome)
-        return outcome.body
-
-    async def is_gone(self, room_id: RoomID, event_id: EventID) -> bool:
-        """Whether the homeserver serves the event as redacted, or not at all.
-
-        Raises `OutcomeError` when it cannot be told.
-        """
-        event = await self.event(room_id, event_id)
-        return event is None or is_gone(event)
 
     # --- writing -------------------------------------------------------------------------
 

@@ -11,7 +11,8 @@ from typing import Any, Final
 from signedjson.sign import SignatureVerifyException, sign_json, verify_signed_json
 from unpaddedbase64 import decode_base64, encode_base64
 
-from bot.matrix.client import Matrix, path
+from bot.matrix.client import Matrix
+from bot.matrix.paths import path
 from bot.matrix.secret_storage import SecretStorage, StorageError
 from bot.matrix.seeds import USAGES, SeedFile, Seeds
 from bot.model import Done, Event, Outcome, OutcomeError, Refused, Unreachable, UserID

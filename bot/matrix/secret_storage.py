@@ -14,7 +14,8 @@ from Crypto.Hash import SHA256
 from Crypto.Protocol.KDF import HKDF
 from unpaddedbase64 import decode_base64, encode_base64
 
-from bot.matrix.client import Matrix, path
+from bot.matrix.client import Matrix
+from bot.matrix.paths import path
 from bot.model import Done, Event, NotFound, OutcomeError
 
 ALGORITHM: Final = "m.secret_storage.v1.aes-hmac-sha2"

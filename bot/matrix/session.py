@@ -14,9 +14,10 @@ from typing import Final
 from nio import AsyncClient, AsyncClientConfig
 from nio.store import SqliteStore
 
-from bot.matrix.client import Matrix, path
+from bot.matrix.client import Matrix
 from bot.matrix.files import write_private
 from bot.matrix.olm import CarefulClient
+from bot.matrix.paths import path
 from bot.model import Done, Forbidden, Outcome, Refused, UserID
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,8 @@ from functools import partial
 from random import SystemRandom
 from typing import Final
 
-from bot.matrix.client import Matrix, path
+from bot.matrix.client import Matrix
+from bot.matrix.paths import path
 from bot.matrix.sas import REASONS, TIMEOUT, UNKNOWN_TRANSACTION, Exchange, Party, Reply
 from bot.model import (
     Done,

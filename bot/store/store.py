@@ -13,6 +13,7 @@ from bot.policy import Debt, Owed, Room, RoomState, Stamped, stamp
 from bot.store.database import Database, Row, run
 from bot.store.debts import Debts, owe
 from bot.store.keys import FIRST, HEARD, Keys, remember_opened, remember_unheard, reread
+from bot.store.kin import Kin, add_timers, drop_targets
 from bot.store.timers import PENDING, Timers
 from bot.store.unread import Unread
 from bot.timeline import Item, Message, Said, Stretch, Unheard
@@ -44,11 +45,6 @@ SEEN: Final = (
     "UPDATE rooms SET encrypted = encrypted OR ?, review = review + ?,"
     " last_digest = coalesce(nullif(?, ''), last_digest) WHERE id = ?"
 )
-ADD_TIMER: Final = (
-    "INSERT INTO timers (room, event_id, due, next) VALUES (?, ?, ?, ?)"
-    " ON CONFLICT (room, event_id) DO NOTHING"
-)
-DROP_TARGET: Final = "DELETE FROM timers WHERE room = ? AND event_id = ?"
 REVERT: Final = "UPDATE rooms SET setting = ?, policy_digest = ?, commanded = 0 WHERE id = ?"
 ASK_REVIEW: Final = "UPDATE rooms SET review = review + 1 WHERE room_id = ?"
 REVIEWED: Final = (
@@ -64,18 +60,28 @@ INVITED: Final = (
 class Store(Timers, Debts):
     """All that is remembered, over one database. Every method is one transaction."""
 
-    def __init__(self, database: Database, *, bounds: Bounds, own_id: UserID) -> None:
+    def __init__(
+        self, database: Database, *, bounds: Bounds, own_id: UserID, verify: bool = False
+    ) -> None:
         self._db = database
+        self._verify = verify
         self._bounds = bounds
         self._own_id = own_id
         self.unread = Unread(database, self._apply)
         self.keys = Keys(database)
+        self.kin = Kin(database)
         self._swept_at: Millis = 0
 
     @classmethod
-    async def open(cls, path: Path, *, bounds: Bounds, own_id: UserID) -> Store:
-        """Open the database at `path`; raises `StoreError`."""
-        return cls(await Database.open(path), bounds=bounds, own_id=own_id)
+    async def open(
+        cls, path: Path, *, bounds: Bounds, own_id: UserID, verify: bool = False
+    ) -> Store:
+        """Open the database at `path`; raises `StoreError`.
+
+        `verify`: have a sample of what was redacted read back before it is done.
+        """
+        database = await Database.open(path)
+        return cls(database, bounds=bounds, own_id=own_id, verify=verify)
 
     async def close(self) -> None:
         """Leave the file without a journal."""
@@ -164,8 +170,8 @@ class Store(Timers, Debts):
         # The verdict may be old by now: have the bot's power looked at again.
         lacks = (result.suspends, result.suspends)
         await db.rows(SAVE_STATE, state.setting, state.policy_digest, state.commanded, *lacks, row)
-        await db.many(ADD_TIMER, [(row, event, due, due) for event, due in result.timers])
-        await db.many(DROP_TARGET, [(row, event) for event in result.dropped])
+        await add_timers(db, row, result.timers, now)
+        await drop_targets(db, row, result.dropped, now, verify=self._verify)
         await db.many(
             "INSERT OR IGNORE INTO handled (digest, at) VALUES (?, ?)",
             [(digest, now) for digest in result.handled],

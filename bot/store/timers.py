@@ -8,14 +8,19 @@ from bot.model import EventID, Millis, RoomID, Timer
 from bot.store.database import Database, Row, run
 
 DUE: Final = (
-    "SELECT t.id, r.room_id, t.event_id, t.due, t.attempts, t.generation, t.sent_at"
+    "SELECT t.id, r.room_id, t.event_id, t.due, t.attempts, t.generation, t.sent_at, t.looked"
     " FROM rooms r JOIN timers t ON t.id IN"
-    " (SELECT id FROM timers WHERE room = r.id AND next <= ? ORDER BY next LIMIT ?)"
+    " (SELECT id FROM timers AS f WHERE room = r.id AND backlog = ? AND next <= ?"
+    # Children first, as far as a first try goes; `id`: nothing waits for what came before it.
+    " AND (sent_at IS NOT NULL OR NOT EXISTS (SELECT 1 FROM timers AS c WHERE c.room = f.room"
+    " AND c.parent = f.event_id AND c.id > f.id AND c.sent_at IS NULL AND c.attempts = 0))"
+    " ORDER BY next LIMIT ?)"
     " WHERE NOT r.suspended ORDER BY t.next"
 )
 NEXT: Final = (
-    "SELECT min((SELECT min(next) FROM timers WHERE room = r.id AND next > ?)) FROM rooms r"
-    " WHERE NOT r.suspended"
+    "SELECT min(min(coalesce((SELECT min(next) FROM timers WHERE room = r.id AND backlog = 0"
+    " AND next > ?1), 1 << 62), coalesce((SELECT min(next) FROM timers WHERE room = r.id"
+    " AND backlog = 1 AND next > ?1), 1 << 62))) FROM rooms r WHERE NOT r.suspended"
 )
 DROP: Final = "DELETE FROM timers WHERE id = ?"
 SENT: Final = "UPDATE timers SET sent_at = ?, next = ?, attempts = 0 WHERE id = ?"
@@ -33,16 +38,19 @@ class Timers:
 
     _db: Database
 
-    async def due(self, now: Millis, share: int) -> list[Timer]:
-        """Return up to `share` timers of each room that may act, whose time has come."""
+    async def due(self, now: Millis, share: int, *, backlog: bool = False) -> list[Timer]:
+        """Return up to `share` timers of each room that may act, whose time has come.
+
+        `backlog`: those that were overdue when they were stored; else the live ones.
+        """
         async with self._db.transaction() as db:
-            return [_timer(row) for row in await db.rows(DUE, now, share)]
+            return [_timer(row) for row in await db.rows(DUE, backlog, now, share)]
 
     async def next_due(self, after: Millis) -> Millis | None:
         """Return when, after this time, the next timer of a room that may act wants something."""
         async with self._db.transaction() as db:
             row = await db.one(NEXT, after)
-        return None if row is None or row[0] is None else int(row[0])
+        return None if row is None or row[0] is None or row[0] == 1 << 62 else int(row[0])
 
     async def sent(self, timer: Timer, now: Millis, check_at: Millis) -> None:
         """A redaction was accepted; the timer stays until it has been seen."""
@@ -81,4 +89,5 @@ def _timer(row: Row) -> Timer:
         attempts=row[4],
         generation=row[5],
         sent_at=row[6],
+        looked=bool(row[7]),
     )

@@ -179,7 +179,8 @@ async def _put(db: Database, row: int, segment: int, first: int, items: list[Ite
             gone.append((row, item.target))
         match item:
             case Message():
-                rows.append((row, segment, position, str(item.sent), item.event_id))
+                where = f"{item.sent} {item.parent}" if item.parent else str(item.sent)
+                rows.append((row, segment, position, where, item.event_id))
             case Opened():
                 pass  # remembered at once, by whoever reads
             case _:
@@ -191,6 +192,7 @@ async def _put(db: Database, row: int, segment: int, first: int, items: list[Ite
 
 def _item(row: Row) -> Item:
     if row[3] is not None:
-        return Message(event_id=row[3], sent=int(row[2]))
+        sent, _, parent = row[2].partition(" ")
+        return Message(event_id=row[3], sent=int(sent), parent=parent or None)
     data = json.loads(row[2])
     return KINDS[data.pop("is")](**data)

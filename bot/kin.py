@@ -1,0 +1,109 @@
+"""Asks about messages whose parent has no timer: what belongs to a gone message goes at once."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from random import Random
+from typing import Final, Protocol
+
+from bot.clock import Clock
+from bot.model import (
+    Event,
+    EventID,
+    Millis,
+    Orphan,
+    OutcomeError,
+    RateLimited,
+    RoomID,
+    Unreachable,
+)
+from bot.schedule import PAUSE_CEILING, backoff
+from bot.timeline import is_gone
+
+log = logging.getLogger(__name__)
+
+TRIES: Final = 5
+"""How often a parent is asked about that the homeserver fails on."""
+
+
+class Homeserver(Protocol):
+    """What this service asks of the homeserver."""
+
+    async def event(self, room_id: RoomID, event_id: EventID) -> Event | None: ...  # noqa: D102
+
+
+class Orphans(Protocol):
+    """What this service asks of the store for what belongs to what."""
+
+    async def next_orphan(self) -> Orphan | None: ...  # noqa: D102
+    async def later(self, orphan: Orphan, until: Millis) -> None: ...  # noqa: D102
+    async def answered(self, orphan: Orphan, now: Millis, *, gone: bool) -> None: ...  # noqa: D102
+
+
+class Memory(Protocol):
+    """What this service asks of the store."""
+
+    @property
+    def kin(self) -> Orphans: ...  # noqa: D102
+
+
+class Kin:
+    """Works through the orphans, one after another."""
+
+    def __init__(
+        self,
+        homeserver: Homeserver,
+        memory: Memory,
+        clock: Clock,
+        *,
+        random: Random,
+        wake_others: Callable[[], None],
+    ) -> None:
+        self._homeserver = homeserver
+        self._memory = memory
+        self._clock = clock
+        self._random = random
+        self._wake_others = wake_others
+        self.wake = asyncio.Event()
+
+    async def run(self) -> None:
+        """Ask about orphans until cancelled. Raises `TokenRejectedError`."""
+        while True:
+            self.wake.clear()
+            orphan = await self._memory.kin.next_orphan()
+            if orphan is None:
+                await self._clock.wait(self.wake, None)
+            elif orphan.next > self._clock.now():
+                await self._clock.wait(self.wake, orphan.next)
+            else:
+                await self.ask(orphan)
+
+    async def ask(self, orphan: Orphan) -> None:
+        """Find out whether the parent is gone.
+
+        One that the homeserver does not show is not: it may be hidden from the bot alone.
+        """
+        try:
+            parent = await self._homeserver.event(orphan.room_id, orphan.parent)
+        except OutcomeError as error:
+            if await self._failed(orphan, error):
+                return
+            parent = None
+        gone = parent is not None and is_gone(parent)
+        await self._memory.kin.answered(orphan, self._clock.now(), gone=gone)
+        if gone:
+            self._wake_others()
+
+    async def _failed(self, orphan: Orphan, error: OutcomeError) -> bool:
+        """Put the question off; `False` when it is given up, and the orphan stands on its own."""
+        outcome = error.outcome
+        if not isinstance(outcome, RateLimited | Unreachable) and orphan.attempts >= TRIES:
+            log.warning("not known whether a message is gone (%s)", type(outcome).__name__)
+            return False
+        wait = backoff(orphan.attempts, ceiling=PAUSE_CEILING, chance=self._random.random())
+        if isinstance(outcome, RateLimited):
+            wait = max(wait, outcome.retry_after)
+        await self._memory.kin.later(orphan, self._clock.now() + wait)
+        return True

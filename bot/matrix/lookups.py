@@ -1,0 +1,144 @@
+"""Asks the homeserver what is so: a room's state, its members, an event and what belongs to it."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from bot.matrix import answers
+from bot.matrix.paths import BASE_V1, path
+from bot.matrix.trust import is_cross_signed
+from bot.model import (
+    POLICY_EVENT,
+    Done,
+    Event,
+    EventID,
+    Failed,
+    NotFound,
+    Outcome,
+    OutcomeError,
+    RoomID,
+    UserID,
+)
+from bot.power import Power
+from bot.timeline import belongs_to, descendants, is_gone, is_state
+
+RELATED: Final = 100
+RELATED_PAGES: Final = 50
+"""Should there be more, the rest is found when these are gone."""
+
+
+class Lookups:
+    """The questions that change nothing; whoever inherits makes the requests."""
+
+    async def request(self, method: str, where: str, body: Any = None) -> Outcome:
+        """Make one request, once; return the outcome's name."""
+        raise NotImplementedError
+
+    async def _must(self, method: str, where: str, body: Any = None) -> Event:
+        outcome = await self.request(method, where, body)
+        if not isinstance(outcome, Done):
+            raise OutcomeError(outcome)
+        return outcome.body
+
+    async def is_signed(self, user_id: UserID, device_id: str, device_key: str) -> bool:
+        """Whether a person's device is signed by its owner. Raises `OutcomeError`."""
+        body = {"device_keys": {user_id: [device_id]}}
+        answer = await self._must("POST", path("keys", "query"), body)
+        return is_cross_signed(answer, user_id, device_id, device_key)
+
+    async def joined_rooms(self) -> set[RoomID]:
+        """Return the rooms the bot is in. Raises `OutcomeError`."""
+        body = await self._must("GET", path("joined_rooms"))
+        found = body.get("joined_rooms")
+        if not isinstance(found, list):
+            raise OutcomeError(Failed(status=200))
+        return {RoomID(room) for room in found}
+
+    async def power(self, room_id: RoomID) -> Power:
+        """Return who may do what in a room, from its state as it is now.
+
+        Raises `OutcomeError`.
+        """
+        events = {"m.room.create": None, "m.room.power_levels": None} | {
+            str(event.get("type")): event
+            for event in [
+                await self._state(room_id, "m.room.create"),
+                await self._state(room_id, "m.room.power_levels"),
+            ]
+            if event is not None
+        }
+        levels = events["m.room.power_levels"]
+        return Power.read(events["m.room.create"], levels["content"] if levels else None)
+
+    async def policy_event(self, room_id: RoomID) -> Event | None:
+        """Return the state event that holds the room's lifetime. Raises `OutcomeError`."""
+        return await self._state(room_id, POLICY_EVENT)
+
+    async def _state(self, room_id: RoomID, kind: str) -> Event | None:
+        """Return a state event with the state key `""`; `None` when the room has none."""
+        where = path("rooms", room_id, "state", kind, "", query={"format": "event"})
+        outcome = await self.request("GET", where)
+        if isinstance(outcome, NotFound):
+            return None
+        if not isinstance(outcome, Done):
+            raise OutcomeError(outcome)
+        if not isinstance(outcome.body.get("content"), dict):
+            # A homeserver that does not know `format=event` gives the content alone.
+            return {"type": kind, "content": outcome.body, "sender": "", "event_id": ""}
+        return outcome.body
+
+    async def name_of(self, room_id: RoomID, user_id: UserID) -> str:
+        """Return the person's display name in the room, with the id where two share it.
+
+        spec: client-server API v1.13, 11.2.2.3 calculating the display name for a user.
+        """
+        outcome = await self.request("GET", path("rooms", room_id, "joined_members"))
+        members = outcome.body.get("joined") if isinstance(outcome, Done) else None
+        if not isinstance(members, dict):
+            return user_id
+        names = {
+            member: profile.get("display_name")
+            for member, profile in members.items()
+            if isinstance(profile, dict)
+        }
+        name = names.get(user_id)
+        if not isinstance(name, str) or not name.strip():
+            return user_id
+        shared = sum(other == name for other in names.values()) > 1 or name in names
+        return f"{name} ({user_id})" if shared else name
+
+    async def event(self, room_id: RoomID, event_id: EventID) -> Event | None:
+        """Return an event; `None` when the homeserver does not have it. Raises `OutcomeError`."""
+        outcome = await self.request("GET", path("rooms", room_id, "event", event_id))
+        if isinstance(outcome, NotFound):
+            return None
+        if not isinstance(outcome, Done):
+            raise OutcomeError(outcome)
+        return outcome.body
+
+    async def relations(self, room_id: RoomID, event_id: EventID) -> list[EventID]:
+        """Return what belongs to an event and still stands: edits, reactions, votes, and theirs.
+
+        Raises `OutcomeError`. spec: client-server API v1.13, 11.30.2 relationships API.
+        """
+        found: dict[EventID, EventID] = {}
+        query: dict[str, str | int] = {"recurse": "true", "limit": RELATED}
+        for _ in range(RELATED_PAGES):
+            where = path("rooms", room_id, "relations", event_id, query=query, base=BASE_V1)
+            body = await self._must("GET", where)
+            for event in answers.events(body.get("chunk")):
+                parent, child = belongs_to(event), event.get("event_id")
+                if parent and isinstance(child, str) and not is_state(event) and not is_gone(event):
+                    found[EventID(child)] = parent
+            if not isinstance(body.get("next_batch"), str):
+                break
+            query["from"] = body["next_batch"]
+        return descendants(event_id, found)
+
+    async def is_gone(self, room_id: RoomID, event_id: EventID) -> bool:
+        """Whether the homeserver serves the event as redacted, or not at all.
+
+        Raises `OutcomeError` when it cannot be told.
+        """
+        event = await self.event(room_id, event_id)
+        return event is None or is_gone(event)

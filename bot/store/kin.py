@@ -1,0 +1,151 @@
+"""Remembers what belongs to what: edits, reactions and votes go with their message, and first."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Final
+
+from bot.model import EventID, Millis, Orphan, RoomID, Timer
+from bot.policy import Stamp
+from bot.store.database import Database, run
+
+ADD: Final = (
+    "INSERT INTO timers (room, event_id, due, next, backlog) VALUES (?, ?, ?, ?, ?)"
+    " ON CONFLICT (room, event_id) DO NOTHING"
+)
+ADD_CHILD: Final = (
+    "INSERT INTO timers (room, event_id, due, next, backlog, parent, looked)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?)"
+    " ON CONFLICT (room, event_id) DO UPDATE SET parent = excluded.parent, due = excluded.due,"
+    " next = min(next, excluded.due) WHERE excluded.due < due AND sent_at IS NULL"
+)
+PARENT: Final = "SELECT due FROM timers WHERE room = ? AND event_id = ?"
+ADD_ORPHAN: Final = "INSERT OR IGNORE INTO orphans (room, event_id, parent) VALUES (?, ?, ?)"
+LOWER: Final = (
+    "UPDATE timers SET due = p.due, next = min(timers.next, p.due) FROM timers AS p"
+    " WHERE p.room = ? AND p.event_id IN (SELECT value FROM json_each(?))"
+    " AND timers.room = p.room AND timers.parent = p.event_id AND timers.due > p.due"
+    " RETURNING timers.event_id"
+)
+DROP: Final = "DELETE FROM timers WHERE room = ? AND event_id = ?"
+BEREFT: Final = (
+    "UPDATE timers SET due = min(due, ?), next = min(next, ?)"
+    " WHERE room = ? AND parent = ? AND sent_at IS NULL RETURNING event_id"
+)
+VERIFY: Final = (
+    "UPDATE timers SET sent_at = coalesce(sent_at, ?), next = min(next, ?), attempts = 0"
+    " WHERE room = ? AND event_id = ?"
+)
+DEPTH: Final = 8
+"""Generations that are followed: a vote on an edit of an edit… Clients make two."""
+
+
+async def add_timers(db: Database, row: int, stamps: Sequence[Stamp], now: Millis) -> None:
+    """Give messages their timers; a child's is due with its parent's, or before.
+
+    `backlog`: what is overdue already waits behind what is live.
+    """
+    plain = [one for one in stamps if one.parent is None and one.due is not None]
+    await db.many(ADD, [(row, s.event_id, s.due, s.due, _overdue(s, now)) for s in plain])
+    for stamp in stamps:
+        if stamp.parent is None:
+            continue
+        parent = await db.one(PARENT, row, stamp.parent)
+        known = [] if parent is None else [int(parent[0])]
+        due = min(known if stamp.due is None else [*known, stamp.due], default=None)
+        if due is not None:
+            values = (due, due, _overdue(stamp, now), stamp.parent, parent is not None)
+            await db.rows(ADD_CHILD, row, stamp.event_id, *values)
+        if parent is None and stamp.ask:
+            await db.rows(ADD_ORPHAN, row, stamp.event_id, stamp.parent)
+    # A child may have come before its parent.
+    await _lower(db, row, [one.event_id for one in stamps])
+
+
+async def drop_targets(
+    db: Database, row: int, gone: Sequence[EventID], now: Millis, *, verify: bool = False
+) -> None:
+    """These messages are gone: their timers too, and what belongs to them is due at once.
+
+    With `verify`, a sample keeps its timers until the events were read back.
+    """
+    for event_id in gone:
+        if verify and sampled(event_id):
+            await db.rows(VERIFY, now, now, row, event_id)
+        else:
+            await db.rows(DROP, row, event_id)
+        bereft = await db.rows(BEREFT, now, now, row, event_id)
+        await _lower(db, row, [EventID(one[0]) for one in bereft])
+
+
+async def _lower(db: Database, row: int, parents: Sequence[EventID]) -> None:
+    """Let nothing be due later than the message it belongs to."""
+    for _ in range(DEPTH):
+        if not parents:
+            return
+        lowered = await db.rows(LOWER, row, json.dumps(parents))
+        parents = [EventID(one[0]) for one in lowered]
+
+
+def sampled(event_id: EventID) -> bool:
+    """Whether the message is of the tenth that is read back after its redaction."""
+    return sum(event_id.encode()) % 10 == 0
+
+
+def _overdue(stamp: Stamp, now: Millis) -> bool:
+    return stamp.due is not None and stamp.due <= now
+
+
+class Kin:
+    """Messages that belong to others, where the timers alone do not tell."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    async def found(self, timer: Timer, children: Sequence[EventID], now: Millis) -> None:
+        """What belongs to the timer's message was looked up: it goes first."""
+        async with self._db.transaction() as db:
+            found = await db.one("SELECT room, due, backlog FROM timers WHERE id = ?", timer.id)
+            if found is None:
+                return
+            row, due, backlog = found
+            for child in children:
+                values = (due, now, backlog, timer.event_id, False)
+                await db.rows(ADD_CHILD, row, child, *values)
+            await db.rows("UPDATE timers SET looked = 1 WHERE id = ?", timer.id)
+
+    async def next_orphan(self) -> Orphan | None:
+        """Return the message whose parent is to be asked about next."""
+        async with self._db.transaction() as db:
+            found = await db.one(
+                "SELECT o.id, r.room_id, o.event_id, o.parent, o.attempts, o.next FROM orphans o"
+                " JOIN rooms r ON r.id = o.room ORDER BY o.next, o.id LIMIT 1"
+            )
+        if found is None:
+            return None
+        return Orphan(
+            id=found[0],
+            room_id=RoomID(found[1]),
+            event_id=EventID(found[2]),
+            parent=EventID(found[3]),
+            attempts=found[4],
+            next=found[5],
+        )
+
+    async def later(self, orphan: Orphan, until: Millis) -> None:
+        """The parent could not be asked about now."""
+        sql = "UPDATE orphans SET next = ?, attempts = attempts + 1 WHERE id = ?"
+        await run(self._db, sql, until, orphan.id)
+
+    async def answered(self, orphan: Orphan, now: Millis, *, gone: bool) -> None:
+        """The parent is gone, and the orphan is due at once; or it stands on its own."""
+        async with self._db.transaction() as db:
+            room = await db.one("SELECT room FROM orphans WHERE id = ?", orphan.id)
+            if room is None:
+                return
+            await db.rows("DELETE FROM orphans WHERE id = ?", orphan.id)
+            if gone:
+                values = (now, now, False, orphan.parent, False)
+                await db.rows(ADD_CHILD, room[0], orphan.event_id, *values)
+                await _lower(db, room[0], [orphan.event_id])

@@ -1,0 +1,278 @@
+"""What belongs to a message goes with it: edits, reactions, votes, and first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bot.model import Event, EventID, Failed, RoomID, Unreachable
+from bot.timeline import belongs_to, descendants
+from tests.fakes import ALICE
+from tests.house import MINUTE, SECOND, House
+from tests.test_redactor import see
+
+DAY = 86_400 * SECOND
+PARENTED = ["m.replace", "m.annotation", "m.reference"]
+
+
+def relate(house: House, room: RoomID, kind: str, parent: EventID, **event: Any) -> EventID:
+    content = {"m.relates_to": {"rel_type": kind, "event_id": parent}}
+    return house.homeserver.add(room, {"type": "m.custom", "content": content} | event)
+
+
+async def live_in(house: House, lifetime: int) -> RoomID:
+    """Return a room with a lifetime that the bot has read up to now."""
+    room = house.homeserver.make_room()
+    house.homeserver.set_lifetime(room, lifetime)
+    async with house.running(house.intake):
+        pass
+    return room
+
+
+async def order_of_redactions(house: House, room: RoomID) -> list[str]:
+    return [event["redacts"] for event in house.homeserver.redactions(room)]
+
+
+@pytest.mark.parametrize("kind", PARENTED)
+async def test_what_belongs_to_a_message_goes_when_it_goes_and_first(
+    house: House, kind: str
+) -> None:
+    room = await live_in(house, MINUTE)
+    async with house.running(*house.everything):
+        whole = await house.said_in(room, "hello")
+        await house.advance(50 * SECOND)
+        part = relate(house, room, kind, whole)
+        of_part = relate(house, room, "m.annotation", part)
+        await house.rest()
+        await house.advance(10 * SECOND)
+        assert await order_of_redactions(house, room) == [of_part, part, whole]
+
+
+async def test_replies_and_threads_live_their_own_lifetime(house: House) -> None:
+    room = await live_in(house, MINUTE)
+    async with house.running(*house.everything):
+        whole = await house.said_in(room, "hello")
+        await house.advance(50 * SECOND)
+        threaded = relate(house, room, "m.thread", whole)
+        reply = house.homeserver.add(
+            room,
+            {
+                "type": "m.room.message",
+                "content": {"m.relates_to": {"m.in_reply_to": {"event_id": whole}}},
+            },
+        )
+        await house.rest()
+        await house.advance(10 * SECOND)
+        assert house.homeserver.is_redacted(room, whole)
+        assert not house.homeserver.is_redacted(room, threaded)
+        assert not house.homeserver.is_redacted(room, reply)
+        await house.advance(50 * SECOND)
+        assert house.homeserver.is_redacted(room, threaded)
+        assert house.homeserver.is_redacted(room, reply)
+
+
+async def test_an_edit_with_a_shorter_lifetime_than_its_message_keeps_it(house: House) -> None:
+    room = await live_in(house, DAY)
+    async with house.running(*house.everything):
+        whole = await house.said_in(room, "hello")
+        house.homeserver.set_lifetime(room, MINUTE)
+        edit = relate(house, room, "m.replace", whole)
+        await house.rest()
+        await house.advance(MINUTE)
+        assert house.homeserver.is_redacted(room, edit)
+        assert not house.homeserver.is_redacted(room, whole)
+
+
+async def test_an_edit_made_while_the_lifetime_is_off_goes_with_its_message(house: House) -> None:
+    room = await live_in(house, MINUTE)
+    async with house.running(*house.everything):
+        whole = await house.said_in(room, "hello")
+        house.homeserver.set_lifetime(room, None)
+        edit = relate(house, room, "m.replace", whole)
+        other = house.homeserver.send(room, "this stays")
+        await house.rest()
+        await house.advance(MINUTE)
+        assert await order_of_redactions(house, room) == [edit, whole]
+        assert not house.homeserver.is_redacted(room, other)
+
+
+@pytest.mark.parametrize("off", [False, True])
+async def test_what_comes_when_its_message_is_gone_goes_at_once(house: House, off: bool) -> None:
+    room = await live_in(house, MINUTE)
+    async with house.running(*house.everything):
+        whole = await house.said_in(room, "hello")
+        await house.advance(MINUTE)
+        assert house.homeserver.is_redacted(room, whole)
+        assert await house.timers() == {}
+        if off:
+            house.homeserver.set_lifetime(room, None)
+        edit = relate(house, room, "m.replace", whole)
+        await house.rest()
+        assert house.homeserver.is_redacted(room, edit)
+
+
+async def test_what_belongs_to_a_message_that_stays_stays_or_lives_its_own_lifetime(
+    house: House,
+) -> None:
+    room = house.homeserver.make_room()
+    old = house.homeserver.send(room, "from before")
+    house.homeserver.set_lifetime(room, MINUTE)
+    async with house.running(*house.everything):
+        edit = relate(house, room, "m.replace", old)
+        await house.rest()
+        assert not house.homeserver.is_redacted(room, edit)
+        await house.advance(MINUTE)
+        assert house.homeserver.is_redacted(room, edit)
+        assert not house.homeserver.is_redacted(room, old)
+
+
+async def test_where_nobody_ever_set_a_lifetime_nothing_is_asked(house: House) -> None:
+    room = house.homeserver.make_room()
+    old = house.homeserver.send(room, "from before")
+    async with house.running(*house.everything):
+        relate(house, room, "m.annotation", old)
+        await house.rest()
+    assert house.homeserver.times("event") == []
+
+
+async def test_a_message_that_somebody_redacts_takes_what_belongs_to_it_along(
+    house: House,
+) -> None:
+    room = await live_in(house, DAY)
+    async with house.running(*house.everything):
+        whole = await house.said_in(room, "hello")
+        edit = relate(house, room, "m.replace", whole)
+        of_edit = relate(house, room, "m.annotation", edit)
+        await house.rest()
+        house.homeserver.redact_as(room, whole, ALICE)
+        await house.rest()
+        assert house.homeserver.is_redacted(room, edit)
+        assert house.homeserver.is_redacted(room, of_edit)
+
+
+async def test_a_child_that_comes_before_its_parent_goes_with_it(house: House) -> None:
+    room = await live_in(house, DAY)
+    async with house.running(*house.everything):
+        edit = relate(house, room, "m.replace", EventID("$later"))
+        await house.rest()
+        house.homeserver.set_lifetime(room, MINUTE)
+        house.homeserver.add(room, {"type": "m.room.message", "event_id": "$later"})
+        await house.rest()
+        await house.advance(MINUTE)
+        assert house.homeserver.is_redacted(room, edit)
+
+
+async def test_what_the_timers_do_not_know_is_looked_up_before_the_message_goes(
+    house: House,
+) -> None:
+    room = house.homeserver.make_room()
+    whole = house.homeserver.send(room, "hello")
+    unknown = relate(house, room, "m.replace", whole)
+    of_unknown = relate(house, room, "m.annotation", unknown)
+    threaded = relate(house, room, "m.thread", whole)
+    of_threaded = relate(house, room, "m.replace", threaded)
+    await house.remember(room, whole, due=house.clock.now())
+    async with house.running(house.redactor):
+        pass
+    assert set((await order_of_redactions(house, room))[:2]) == {unknown, of_unknown}
+    assert (await order_of_redactions(house, room))[2:] == [whole]
+    assert not house.homeserver.is_redacted(room, of_threaded)
+
+
+async def test_a_child_that_cannot_be_redacted_does_not_keep_its_message(house: House) -> None:
+    room = await live_in(house, MINUTE)
+    async with house.running(house.redactor):
+        whole = house.homeserver.send(room, "hello")
+        edit = relate(house, room, "m.replace", whole)
+        await see(house)
+        house.homeserver.fail_next(Failed(status=500), on="redact")
+        await house.advance(MINUTE)
+        assert house.homeserver.is_redacted(room, whole)
+        await house.advance(10 * SECOND)
+        assert house.homeserver.is_redacted(room, edit)
+
+
+async def test_a_homeserver_that_cannot_tell_relations_keeps_no_message(house: House) -> None:
+    room = await live_in(house, MINUTE)
+    async with house.running(*house.everything):
+        whole = await house.said_in(room, "hello")
+        house.homeserver.fail_next(*[Failed(status=500)] * 50, on="relations")
+        await house.advance(MINUTE)
+        for _ in range(3):
+            await house.advance(10 * SECOND)
+        assert house.homeserver.is_redacted(room, whole)
+
+
+async def test_an_outage_while_looking_is_waited_for(house: House) -> None:
+    room = await live_in(house, MINUTE)
+    async with house.running(*house.everything):
+        whole = await house.said_in(room, "hello")
+        house.homeserver.fail_next(Unreachable(reason="x"), on="relations")
+        await house.advance(MINUTE)
+        assert not house.homeserver.is_redacted(room, whole)
+        await house.advance(10 * SECOND)
+        assert house.homeserver.is_redacted(room, whole)
+
+
+async def test_a_parent_that_cannot_be_asked_about_is_asked_about_again(house: House) -> None:
+    room = await live_in(house, MINUTE)
+    async with house.running(*house.everything):
+        whole = await house.said_in(room, "hello")
+        await house.advance(MINUTE)
+        house.homeserver.fail_next(Unreachable(reason="x"), on="event")
+        edit = relate(house, room, "m.replace", whole)
+        await house.rest()
+        assert not house.homeserver.is_redacted(room, edit)
+        await house.advance(10 * SECOND)
+        assert house.homeserver.is_redacted(room, edit)
+
+
+async def test_children_that_name_each_other_wait_for_nobody(house: House) -> None:
+    room = await live_in(house, MINUTE)
+    async with house.running(*house.everything):
+        one = relate(house, room, "m.replace", EventID("$two"))
+        relate(house, room, "m.replace", one, event_id="$two")
+        relate(house, room, "m.replace", EventID("$self"), event_id="$self")
+        await house.rest()
+        await house.advance(MINUTE)
+        for each in (one, EventID("$two"), EventID("$self")):
+            assert house.homeserver.is_redacted(room, each)
+
+
+async def test_what_belongs_together_is_kept_together_behind_a_gap(house: House) -> None:
+    house.homeserver.limit = 2
+    room = await live_in(house, MINUTE)
+    whole = house.homeserver.send(room, "hello")
+    house.clock.advance(50 * SECOND)
+    edit = relate(house, room, "m.replace", whole)
+    for number in range(10):
+        house.homeserver.send(room, f"{number}")
+    async with house.running(*house.everything):
+        await house.advance(10 * SECOND)
+        assert await order_of_redactions(house, room) == [edit, whole]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        [],
+        {"m.relates_to": "x"},
+        {"m.relates_to": {"rel_type": ["m.replace"], "event_id": "$x"}},
+        {"m.relates_to": {"rel_type": "m.replace", "event_id": 7}},
+        {"m.relates_to": {"rel_type": "m.replace", "event_id": ""}},
+        {"m.relates_to": {"rel_type": "m.replace", "event_id": "$me"}},
+        {"m.relates_to": {"rel_type": "m.thread", "event_id": "$x"}},
+        {"m.relates_to": {"m.in_reply_to": {"event_id": "$x"}}},
+    ],
+)
+def test_whatever_else_stands_there_belongs_to_nobody(content: Any) -> None:
+    event: Event = {"event_id": "$me", "content": content}
+    assert belongs_to(event) is None
+
+
+def test_descendants_are_those_that_hang_together_with_the_root() -> None:
+    parents = {"b": "a", "c": "b", "x": "y", "a": "c"}
+    tree = {EventID(child): EventID(parent) for child, parent in parents.items()}
+    assert descendants(EventID("a"), tree) == ["b", "c"]
