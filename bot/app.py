@@ -32,6 +32,7 @@ from bot.rooms import Rooms
 from bot.schedule import PAUSE_CEILING, backoff
 from bot.speaker import Speaker
 from bot.store import Store, StoreError
+from bot.sweeper import Sweeper
 
 log = logging.getLogger(__name__)
 
@@ -173,7 +174,7 @@ async def _work(settings: Settings, matrix: Matrix, store: Store, stop: asyncio.
     prefix, bounds = settings.command_prefix, settings.bounds
 
     def wake() -> None:
-        for service in (redactor, backfill, rooms, speaker, late, ratchet, kin):
+        for service in (redactor, backfill, sweeper, rooms, speaker, late, ratchet, kin):
             service.wake.set()
 
     signing = CrossSigning(matrix, settings.data_dir, settings.recovery_key())
@@ -187,7 +188,7 @@ async def _work(settings: Settings, matrix: Matrix, store: Store, stop: asyncio.
         hear_verification=verification.hear_room,
         signed_only=settings.commands.require_signed_devices,
     )
-    intake = Intake(matrix, store, reader, clock, random=random, wake=wake)
+    intake = Intake(matrix, store, reader, clock, bounds=bounds, random=random, wake=wake)
     redactor = Redactor(matrix, store, clock, random=random, wake_rooms=wake)
     backfill = Backfill(matrix, store, reader, clock, random=random, wake_others=wake)
     identity = Identity(signing, clock, random=random)
@@ -204,6 +205,7 @@ async def _work(settings: Settings, matrix: Matrix, store: Store, stop: asyncio.
         wake_others=wake,
     )
     late = Late(matrix, store, reader, clock, wake_others=wake)
+    sweeper = Sweeper(matrix, store, reader, clock, bounds=bounds, random=random, wake_others=wake)
     kin = Kin(matrix, store, clock, random=random, wake_others=wake)
     ratchet = Ratchet(matrix.crypto, store, clock, grace=settings.encryption.grace, bounds=bounds)
     async with asyncio.TaskGroup() as group:
@@ -214,6 +216,7 @@ async def _work(settings: Settings, matrix: Matrix, store: Store, stop: asyncio.
             speaker.run(),
             late.run(),
             kin.run(),
+            sweeper.run(),
             ratchet.run(),
             keep_tidy(store, clock),
             identity.run(),

@@ -48,7 +48,7 @@ class Unread(Protocol):
 
     async def next_gap(self) -> tuple[Gap, Millis] | None: ...  # noqa: D102
     async def read_on(  # noqa: D102
-        self, gap: Gap, items: list[Item], token: str, *, done: bool
+        self, gap: Gap, items: list[Item], token: str, now: Millis, *, done: bool
     ) -> None: ...
     async def later(self, gap: Gap, until: Millis) -> None: ...  # noqa: D102
     async def give_up(self, gap: Gap) -> None: ...  # noqa: D102
@@ -124,7 +124,8 @@ class Backfill:
         # A homeserver that hands out its own token again has nothing more to give.
         done = reached or token is None or token == gap.token
         log.info("read %d events of a gap%s", len(fresh), "" if done else ", more to come")
-        await self._memory.unread.read_on(gap, items, token or gap.token, done=done)
+        now = self._clock.now()
+        await self._memory.unread.read_on(gap, items, token or gap.token, now, done=done)
 
     def _until_known(self, events: list[Event], gap: Gap) -> tuple[list[Event], bool]:
         """Return the events after what was known, oldest first, and whether that was reached.
@@ -140,7 +141,10 @@ class Backfill:
             if not gap.stop_digest and is_own_join(event, self._homeserver.own_id):
                 return fresh[::-1], True
             fresh.append(event)
-        # Should the known event be gone from the server, its time still ends the gap.
+        if gap.policy_digest:
+            return fresh[::-1], False
+        # Should the known event be gone from the server, its time still ends the gap. Times can
+        # be forged: not where another mark is.
         stamps = [event.get("origin_server_ts") for event in events]
         older = all(isinstance(at, int) and at < gap.stop_at for at in stamps)
         return fresh[::-1], bool(events) and older

@@ -10,6 +10,7 @@ from typing import Final, Protocol
 
 from bot.clock import Clock
 from bot.model import (
+    Bounds,
     Invite,
     Millis,
     OutcomeError,
@@ -22,7 +23,7 @@ from bot.model import (
 from bot.policy import Room
 from bot.reading import Reader, is_encryption, is_own_join, wants_review
 from bot.schedule import PAUSE_CEILING, backoff
-from bot.timeline import Gap, Stretch, is_state
+from bot.timeline import Gap, Item, Stretch, Sweep, is_state
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +67,7 @@ class Intake:
         reader: Reader,
         clock: Clock,
         *,
+        bounds: Bounds,
         random: Random,
         wake: Callable[[], None],
     ) -> None:
@@ -73,6 +75,7 @@ class Intake:
         self._memory = memory
         self._reader = reader
         self._clock = clock
+        self._bounds = bounds
         self._random = random
         self._wake = wake
         self._stop = asyncio.Event()
@@ -142,11 +145,9 @@ class Intake:
             await self._stretch(room, live=live, first=first, since=since, now=now)
             for room in batch.joined
         ]
-        if first and batch.joined:
-            log.warning(
-                "a new database: what was said before now in %d rooms has no timer",
-                len(batch.joined),
-            )
+        sweeps = sum(stretch.sweep is not None for stretch in stretches)
+        if first and sweeps:
+            log.warning("a new database: reading back in %d rooms for what has no timer", sweeps)
         await self._memory.commit(batch.next_batch, now, stretches, batch.invited, batch.left)
         self._wake()
 
@@ -177,6 +178,7 @@ class Intake:
             items=items if early else found + items,
             found=found if early else [],
             gap=gap,
+            sweep=self._sweep(batch, known, found, live=live, first=first, since=since, now=now),
             encrypted=encrypted or any(is_encryption(e) for e in timeline if is_state(e)),
             review=bool(shaping) or known is None,
             entered=known is None and not first,
@@ -219,6 +221,30 @@ class Intake:
             since=since,
             until=now,
         )
+
+    def _sweep(
+        self,
+        batch: RoomBatch,
+        known: Room | None,
+        found: list[Item],
+        *,
+        live: bool,
+        first: bool,
+        since: Millis,
+        now: Millis,
+    ) -> Sweep | None:
+        """Return the sweep that a room needs, if it needs one.
+
+        On the first sync of a database, where the room has or had a lifetime. Later where the
+        homeserver leaves a hole though everything would have fitted in: the link to another
+        homeserver was cut, and what that one has is fetched only by reading back.
+        """
+        if first:
+            wanted = bool(found) or self._bounds.default is not None
+            return Sweep(room_id=batch.room_id, whole=True, since=0, until=now) if wanted else None
+        if known is None or known.setting is None or not batch.limited or (live and batch.full):
+            return None
+        return Sweep(room_id=batch.room_id, whole=False, since=since, until=now)
 
     def _last(self, batch: RoomBatch) -> str:
         ids = [event.get("event_id") for event in batch.timeline]

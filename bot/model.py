@@ -145,6 +145,8 @@ class RoomBatch:
     state: list[Event]
     timeline: list[Event]
     limited: bool = False
+    full: bool = False
+    """As many events as are sent at once: what is missing may just not have fitted in."""
     prev_batch: str = ""
 
 

@@ -149,6 +149,26 @@ def stamp(state: RoomState, items: list[Item], *, bounds: Bounds, own_id: UserID
     )
 
 
+def stamp_back(
+    setting: Setting, items: list[Item], *, bounds: Bounds
+) -> tuple[list[Stamp], Setting]:
+    """Walk back along `items`, newest first, from a place where `setting` held.
+
+    Returns the timers, oldest first, and the setting that held at the other end.
+    """
+    found: list[Stamp] = []
+    for item in items:
+        if isinstance(item, Change):
+            setting = item.before
+        elif isinstance(item, Message):
+            span = lifetime(setting, bounds)
+            due = None if span is None else item.sent + span
+            if due is not None or item.parent is not None:
+                ask = item.parent is not None and due is not None
+                found.append(Stamp(event_id=item.event_id, due=due, parent=item.parent, ask=ask))
+    return found[::-1], setting
+
+
 class _Walk:
     """How the room stands at the place that was reached, and what has come of it so far."""
 

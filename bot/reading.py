@@ -24,6 +24,7 @@ from bot.timeline import (
     Message,
     Opened,
     Redaction,
+    Setting,
     Unheard,
     began,
     belongs_to,
@@ -105,6 +106,20 @@ class Reader:
             items.append(Message(event_id=EventID(event_id), sent=sent, parent=parent))
         return items
 
+    def outline(self, events: list[Event], *, since: Millis, now: Millis) -> list[Item]:
+        """Return the messages and changes among `events`, as they stand; commands are not heard."""
+        items: list[Item] = []
+        for event in events:
+            event_id = event.get("event_id")
+            if is_state(event):
+                items.extend(self.state_change(event, quiet=True))
+            elif event.get("type") == "m.room.redaction" or is_gone(event):
+                continue
+            elif isinstance(event_id, str):
+                sent, parent = began(event, live=False, since=since, now=now), belongs_to(event)
+                items.append(Message(event_id=EventID(event_id), sent=sent, parent=parent))
+        return items
+
     def state_change(self, event: Event, *, quiet: bool = False) -> list[Item]:
         """Return the change that a state event makes to the room's lifetime, if any."""
         if event.get("type") != POLICY_EVENT or event.get("state_key") != "":
@@ -112,6 +127,7 @@ class Reader:
         setting, note = read_setting(event.get("content"))
         change = Change(
             setting=setting,
+            before=_before(event),
             sender=UserID(str(event.get("sender", ""))),
             digest=self.digest(str(event.get("event_id", ""))),
             quiet=quiet,
@@ -171,6 +187,13 @@ class Reader:
         """Hand on what belongs to a verification."""
         if self._hear_verification is not None and is_verification(event):
             self._hear_verification(room_id, event, encrypted=encrypted)
+
+
+def _before(event: Event) -> Setting:
+    """Return what the state event replaced, as far as the homeserver says it."""
+    unsigned = event.get("unsigned")
+    before = unsigned.get("prev_content") if isinstance(unsigned, dict) else None
+    return read_setting(before)[0] if isinstance(before, dict) else None
 
 
 def may_be_command(content: dict[str, Any]) -> bool:

@@ -36,6 +36,8 @@ class Change:
     digest: str
     quiet: bool = False
     """It was set before the bot came: nobody needs to be told."""
+    before: Setting = None
+    """What held until then; `None` also where the homeserver does not say."""
     note: str = ""
     """`after_read` or `unreadable` when the content asks for what the bot cannot do."""
 
@@ -107,6 +109,31 @@ class Gap:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Sweep:
+    """A walk back through a whole room, to give timers to what has none."""
+
+    room_id: RoomID
+    whole: bool
+    """Nothing is known of the room: go as far back as its policy and the lifetimes reach."""
+    since: Millis
+    until: Millis
+    """The lifetime of what is found began between these two times."""
+    token: str | None = None
+    """What comes before it is still to be read; `None`: the walk has not begun."""
+    setting: Setting = None
+    """The room's setting at `token`."""
+    fresh: int = 0
+    """Messages found in this walk, and in all of them."""
+    found: int = 0
+    events: int = 0
+    """Events read in all walks."""
+    empty: int = 0
+    """Walks since the last one that found something."""
+    attempts: int = 0
+    next: Millis = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Stretch:
     """One room's part of a sync, judged and ready to be committed with its token."""
 
@@ -120,6 +147,8 @@ class Stretch:
     """The room was seen to be encrypted; never taken back (spec: client-server API, 11.12)."""
     review: bool = False
     """Power or membership changed: look at the room's state afresh."""
+    sweep: Sweep | None = None
+    """Messages may be missing that no gap leads to."""
     entered: bool = False
     """The bot has just joined: the room is greeted."""
     last_digest: str = ""

@@ -174,6 +174,9 @@ class FakeRooms:
         key: str = "",
     ) -> EventID:
         event = {"type": kind, "state_key": key, "sender": sender, "content": content}
+        before = self.rooms[room_id].state().get((kind, key))
+        if before is not None:
+            event["unsigned"] = {"prev_content": before["content"]}
         return self.add(room_id, event)
 
     def set_lifetime(

@@ -107,6 +107,7 @@ class FakeHomeserver(FakeRequests):
             state=copy.deepcopy(state),
             timeline=copy.deepcopy([room.events[i] for i in shown]),
             limited=limited,
+            full=len(shown) >= self.limit,
             prev_batch=f"s{first}",
         )
 
@@ -168,6 +169,16 @@ class FakeHomeserver(FakeRequests):
                 if (parent := belongs_to(event)) and not is_state(event) and not is_gone(event)
             }
             return descendants(event_id, standing)
+
+    async def is_shared(self, room_id: RoomID) -> bool:
+        async with self.question("is_shared"):
+            state = self._readable(room_id).state()
+            return any(
+                kind == "m.room.member"
+                and event["content"].get("membership") == "join"
+                and not user.endswith(":example.org")
+                for (kind, user), event in state.items()
+            )
 
     async def event(self, room_id: RoomID, event_id: EventID) -> Event | None:
         async with self.question("event"):

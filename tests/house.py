@@ -18,6 +18,7 @@ from bot.redactor import Redactor
 from bot.rooms import Rooms
 from bot.speaker import Speaker
 from bot.store import Store
+from bot.sweeper import Sweeper
 from bot.timeline import Change, Message, Stretch
 from tests.fakes import ALICE, BOT, FakeClock, FakeHomeserver
 
@@ -43,6 +44,13 @@ class Service(Protocol):
     async def run(self) -> None: ...
 
 
+class Woken(Service, Protocol):
+    """One that waits to be woken."""
+
+    @property
+    def wake(self) -> asyncio.Event: ...
+
+
 class House:
     """Builds the services as `bot.app` does."""
 
@@ -64,7 +72,18 @@ class House:
         homeserver, clock, bounds, random = self.homeserver, self.clock, self.bounds, Random(1)
         self.store = store
         self.reader = Reader(homeserver, prefix="!expire", bounds=bounds, digest=store.digest)
-        self.intake = Intake(homeserver, store, self.reader, clock, random=random, wake=self.wake)
+        self.intake = Intake(
+            homeserver, store, self.reader, clock, bounds=bounds, random=random, wake=self.wake
+        )
+        self.sweeper = Sweeper(
+            homeserver,
+            store,
+            self.reader,
+            clock,
+            bounds=bounds,
+            random=random,
+            wake_others=self.wake,
+        )
         self.redactor = Redactor(homeserver, store, clock, random=random, wake_rooms=self.wake)
         self.backfill = Backfill(
             homeserver, store, self.reader, clock, random=random, wake_others=self.wake
@@ -84,11 +103,11 @@ class House:
         )
 
     def wake(self) -> None:
-        for service in (self.redactor, self.backfill, self.speaker, self.rooms, self.kin):
+        for service in self.everything[1:]:
             service.wake.set()
 
     @property
-    def everything(self) -> tuple[Service, ...]:
+    def everything(self) -> tuple[Intake, *tuple[Woken, ...]]:
         return (
             self.intake,
             self.redactor,
@@ -96,6 +115,7 @@ class House:
             self.speaker,
             self.rooms,
             self.kin,
+            self.sweeper,
         )
 
     async def restart(self) -> None:

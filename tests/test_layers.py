@@ -32,6 +32,7 @@ LAYERS = {
         "judging",
         "late",
         "kin",
+        "sweeper",
         "ratchet",
         "intake",
         "backfill",

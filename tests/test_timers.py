@@ -236,7 +236,7 @@ async def test_what_waited_behind_a_gap_can_not_be_read_from_the_disk_either(
     await store.commit("s1", NOW, [Stretch(room_id=ROOM, items=items, gap=gap)])
     found = await store.unread.next_gap()
     assert found is not None
-    await store.unread.read_on(found[0], [], "t", done=True)
+    await store.unread.read_on(found[0], [], "t", 0, done=True)
     while await store.unread.take_over(NOW):
         pass
     await store.tidy()

@@ -50,7 +50,7 @@ async def read(store: Store, items: list[Item], *, done: bool = False, token: st
     """Take the page of the next gap that has these items."""
     found = await store.unread.next_gap()
     assert found is not None
-    await store.unread.read_on(found[0], items, token, done=done)
+    await store.unread.read_on(found[0], items, token, 0, done=done)
 
 
 async def take_over(store: Store) -> list[int]:
@@ -219,7 +219,7 @@ async def test_a_gap_that_cannot_be_read_waits_behind_the_others(store: Store) -
     other = await store.unread.next_gap()
     assert other is not None
     assert other[0].room_id == OTHER
-    await store.unread.read_on(other[0], [], "t", done=True)
+    await store.unread.read_on(other[0], [], "t", 0, done=True)
     again = await store.unread.next_gap()
     assert again is not None
     assert (again[0].attempts, again[1]) == (1, NOW + 5)
@@ -230,7 +230,7 @@ async def test_a_page_of_a_room_that_was_left_meanwhile_is_dropped(store: Store)
     found = await store.unread.next_gap()
     assert found is not None
     await store.forget(ROOM)
-    await store.unread.read_on(found[0], messages("late"), "t", done=False)
+    await store.unread.read_on(found[0], messages("late"), "t", 0, done=False)
     assert await rows(store, "SELECT count(*) FROM unread") == [(0,)]
 
 

@@ -47,7 +47,7 @@ async def test_a_late_command_waits_for_the_gap_after_it(store: Store) -> None:
     found = await store.unread.next_gap()
     assert found is not None
     message = Message(event_id=EventID("$between"), sent=5)
-    await store.unread.read_on(found[0], [message], "t1", done=True)
+    await store.unread.read_on(found[0], [message], "t1", 0, done=True)
     await store.unread.take_over(9)
     assert len(await store.keys.waiting()) == 1
     await store.heard(ROOM, unheard, then, [said], 9)

@@ -30,6 +30,9 @@ GATEWAY: Final = frozenset({502, 503, 504, 520, 521, 522, 523, 524})
 """Statuses of a proxy whose homeserver is away."""
 
 SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
+TIMELINE: Final = 100
+"""Events of a room in one sync; Synapse's own limit."""
+
 DEFAULT_WAIT: Final[Millis] = 5_000
 
 
@@ -110,6 +113,7 @@ def _room(room_id: RoomID, part: Event) -> RoomBatch:
         state=events(_dict(part.get("state")).get("events")),
         timeline=events(timeline.get("events")),
         limited=bool(timeline.get("limited")) and isinstance(timeline.get("prev_batch"), str),
+        full=len(events(timeline.get("events"))) >= TIMELINE,
         prev_batch=str(timeline.get("prev_batch", "")),
     )
 

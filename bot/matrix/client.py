@@ -48,7 +48,7 @@ SYNC_FILTER: Final = json.dumps(
             "ephemeral": {"types": []},
             "state": {"lazy_load_members": True},
             # No filter by type: it would lose changes of the room's settings.
-            "timeline": {"limit": 100},
+            "timeline": {"limit": answers.TIMELINE},
         },
     },
     separators=(",", ":"),

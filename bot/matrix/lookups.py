@@ -30,6 +30,8 @@ RELATED_PAGES: Final = 50
 class Lookups:
     """The questions that change nothing; whoever inherits makes the requests."""
 
+    own_id: UserID
+
     async def request(self, method: str, where: str, body: Any = None) -> Outcome:
         """Make one request, once; return the outcome's name."""
         raise NotImplementedError
@@ -106,6 +108,15 @@ class Lookups:
             return user_id
         shared = sum(other == name for other in names.values()) > 1 or name in names
         return f"{name} ({user_id})" if shared else name
+
+    async def is_shared(self, room_id: RoomID) -> bool:
+        """Whether people of other homeservers are in the room. Raises `OutcomeError`."""
+        body = await self._must("GET", path("rooms", room_id, "joined_members"))
+        members = body.get("joined")
+        own = self.own_id.partition(":")[2]
+        return isinstance(members, dict) and any(
+            member.partition(":")[2] != own for member in members
+        )
 
     async def event(self, room_id: RoomID, event_id: EventID) -> Event | None:
         """Return an event; `None` when the homeserver does not have it. Raises `OutcomeError`."""

@@ -124,7 +124,6 @@ MIGRATIONS: Final = (
     DROP INDEX timers_next;
     CREATE INDEX timers_next ON timers (room, backlog, next);
 
-    ALTER TABLE gaps ADD COLUMN passed INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE unheard ADD COLUMN quiet INTEGER NOT NULL DEFAULT 0;
 
     CREATE TABLE orphans (
@@ -137,12 +136,17 @@ MIGRATIONS: Final = (
         UNIQUE (room, event_id)
     ) STRICT;
 
-    CREATE TABLE rebuilds (
+    CREATE TABLE sweeps (
         room INTEGER PRIMARY KEY REFERENCES rooms (id) ON DELETE CASCADE,
-        token TEXT NOT NULL,
-        setting INTEGER,
+        whole INTEGER NOT NULL,
+        since INTEGER NOT NULL,
         until INTEGER NOT NULL,
+        token TEXT,
+        setting INTEGER,
+        fresh INTEGER NOT NULL DEFAULT 0,
         found INTEGER NOT NULL DEFAULT 0,
+        events INTEGER NOT NULL DEFAULT 0,
+        empty INTEGER NOT NULL DEFAULT 0,
         next INTEGER NOT NULL DEFAULT 0,
         attempts INTEGER NOT NULL DEFAULT 0
     ) STRICT;

@@ -14,6 +14,7 @@ from bot.store.database import Database, Row, run
 from bot.store.debts import Debts, owe
 from bot.store.keys import FIRST, HEARD, Keys, remember_opened, remember_unheard, reread
 from bot.store.kin import Kin, add_timers, drop_targets
+from bot.store.sweeps import Sweeps, begin_sweep
 from bot.store.timers import PENDING, Timers
 from bot.store.unread import Unread
 from bot.timeline import Item, Message, Said, Stretch, Unheard
@@ -70,6 +71,7 @@ class Store(Timers, Debts):
         self.unread = Unread(database, self._apply)
         self.keys = Keys(database)
         self.kin = Kin(database)
+        self.sweeps = Sweeps(database)
         self._swept_at: Millis = 0
 
     @classmethod
@@ -150,6 +152,8 @@ class Store(Timers, Debts):
             await self.unread.append(db, row, segment, stretch.items)
         else:
             await self._apply(db, row, stretch.items, now)
+        if stretch.sweep:
+            await begin_sweep(db, row, stretch.sweep)
         if stretch.entered:
             await db.rows("UPDATE rooms SET greeting = 1 WHERE id = ?", row)
             await owe(db, row, [Owed(key=f"welcome:{now}", kind="welcome", args={})])

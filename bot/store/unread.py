@@ -27,7 +27,7 @@ NEXT_GAP: Final = (
     " ORDER BY g.next, g.id LIMIT 1"
 )
 READ_ON: Final = (
-    "UPDATE gaps SET token = ?, position = position - ?, attempts = 0, next = 0, done = ?"
+    "UPDATE gaps SET token = ?, position = position - ?, attempts = 0, next = ?, done = ?"
     " WHERE id = ?"
 )
 READY: Final = (
@@ -113,7 +113,9 @@ class Unread:
         )
         return gap, int(row[8])
 
-    async def read_on(self, gap: Gap, items: list[Item], token: str, *, done: bool) -> None:
+    async def read_on(
+        self, gap: Gap, items: list[Item], token: str, now: Millis, *, done: bool
+    ) -> None:
         """Remember one page of a gap (`items` in the timeline's order) and how far it goes."""
         async with self._db.transaction() as db:
             where = await db.one("SELECT room, segment, position FROM gaps WHERE id = ?", gap.id)
@@ -126,7 +128,8 @@ class Unread:
                     # It was set within the gap: it does not count from the gap's beginning.
                     await db.rows(NOT_FROM_THE_START, row, segment, FIRST, change.digest)
             await _put(db, row, segment, position - len(items), items)
-            await db.rows(READ_ON, token, len(items), done, gap.id)
+            # `now`: the gaps of other rooms come first.
+            await db.rows(READ_ON, token, len(items), now, done, gap.id)
 
     async def reads(self, room_id: RoomID) -> bool:
         """Whether the room has a gap still to be read."""

@@ -1,0 +1,140 @@
+"""Remembers which rooms are swept: walked back through for messages that have no timer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Final
+
+from bot.model import EventID, Millis, RoomID
+from bot.policy import Stamp
+from bot.store.database import Database, run
+from bot.store.kin import add_timers
+from bot.timeline import Setting, Sweep
+
+BEGIN: Final = (
+    "INSERT INTO sweeps (room, whole, since, until) VALUES (?, ?, ?, ?)"
+    " ON CONFLICT (room) DO UPDATE SET whole = max(whole, excluded.whole),"
+    " since = min(since, excluded.since), until = max(until, excluded.until),"
+    " token = NULL, empty = 0, fresh = 0, next = 0, attempts = 0"
+)
+NEXT: Final = (
+    "SELECT r.room_id, s.whole, s.since, s.until, s.token, s.setting, s.fresh, s.found, s.events,"
+    " s.empty, s.attempts, s.next FROM sweeps s JOIN rooms r ON r.id = s.room"
+    " WHERE NOT EXISTS (SELECT 1 FROM gaps WHERE room = s.room) ORDER BY s.next, s.room LIMIT 1"
+)
+ROW: Final = "SELECT id FROM rooms WHERE room_id = ?"
+START: Final = (
+    "UPDATE sweeps SET token = (SELECT value FROM meta WHERE key = 'token'), fresh = 0,"
+    " setting = (SELECT setting FROM rooms WHERE id = room) WHERE room = ?"
+)
+READ_ON: Final = (
+    "UPDATE sweeps SET token = ?, setting = ?, fresh = fresh + ?, found = found + ?,"
+    " events = events + ?, next = ?, attempts = 0 WHERE room = ?"
+)
+AGAIN: Final = (
+    "UPDATE sweeps SET token = NULL, next = ?, empty = CASE WHEN fresh THEN 0 ELSE empty + 1 END"
+    " WHERE room = ?"
+)
+KNOWN: Final = (
+    "SELECT count(*) FROM timers WHERE room = ? AND event_id IN (SELECT value FROM json_each(?))"
+)
+
+
+async def begin_sweep(db: Database, row: int, sweep: Sweep) -> None:
+    """Have a room swept; a walk that is under way begins anew."""
+    await db.rows(BEGIN, row, sweep.whole, sweep.since, sweep.until)
+
+
+class Sweeps:
+    """The sweeps; every page is remembered: a crash resumes."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    async def begin(self, sweep: Sweep) -> None:
+        """Have a room that is known swept."""
+        async with self._db.transaction() as db:
+            row = await db.one(ROW, sweep.room_id)
+            if row is not None:
+                await begin_sweep(db, row[0], sweep)
+
+    async def next(self) -> Sweep | None:
+        """Return the sweep to go on with; a room with a gap waits until that is read.
+
+        A walk begins at the sync token, with the setting that the room had there.
+        """
+        async with self._db.transaction() as db:
+            found = await db.one(NEXT)
+            if found is not None and found[4] is None:
+                row = await db.one(ROW, found[0])
+                assert row is not None
+                await db.rows(START, row[0])
+                found = await db.one(NEXT)
+        if found is None:
+            return None
+        return Sweep(
+            room_id=RoomID(found[0]),
+            whole=bool(found[1]),
+            since=found[2],
+            until=found[3],
+            token=found[4],
+            setting=found[5],
+            fresh=found[6],
+            found=found[7],
+            events=found[8],
+            empty=found[9],
+            attempts=found[10],
+            next=found[11],
+        )
+
+    async def read_on(
+        self,
+        sweep: Sweep,
+        stamps: Sequence[Stamp],
+        now: Millis,
+        *,
+        token: str | None,
+        setting: Setting,
+        events: int,
+    ) -> int:
+        """Remember one page of a walk: what is to get timers, and where the walk goes on.
+
+        `events` is how many were read. Returns how many messages had no timer.
+        """
+        async with self._db.transaction() as db:
+            row = await db.one(ROW, sweep.room_id)
+            if row is None:
+                return 0
+            own: list[EventID] = [one.event_id for one in stamps if one.due is not None]
+            known = await db.one(KNOWN, row[0], json.dumps(own))
+            fresh = len(own) - (int(known[0]) if known else 0)
+            await add_timers(db, row[0], stamps, now)
+            await db.rows(READ_ON, token, setting, fresh, fresh, events, now, row[0])
+        return fresh
+
+    async def again(self, sweep: Sweep, at: Millis) -> None:
+        """The walk is over; another one begins at that time."""
+        async with self._db.transaction() as db:
+            row = await db.one(ROW, sweep.room_id)
+            if row is not None:
+                await db.rows(AGAIN, at, row[0])
+
+    async def later(self, sweep: Sweep, until: Millis) -> None:
+        """The page could not be had now."""
+        sql = (
+            "UPDATE sweeps SET next = ?, attempts = attempts + 1"
+            " WHERE room = (SELECT id FROM rooms WHERE room_id = ?)"
+        )
+        await run(self._db, sql, until, sweep.room_id)
+
+    async def end(self, sweep: Sweep) -> None:
+        """The room is swept."""
+        sql = "DELETE FROM sweeps WHERE room = (SELECT id FROM rooms WHERE room_id = ?)"
+        await run(self._db, sql, sweep.room_id)
+
+    async def left(self) -> int:
+        """Return how many rooms are still to be swept."""
+        async with self._db.transaction() as db:
+            row = await db.one("SELECT count(*) FROM sweeps")
+        return int(row[0]) if row else 0

@@ -1,0 +1,198 @@
+"""Walks back through rooms and gives timers to what has none: after a lost disk, or a lost link."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from random import Random
+from typing import Final, Protocol
+
+from bot.clock import Clock
+from bot.model import (
+    Bounds,
+    Event,
+    Failed,
+    Forbidden,
+    Millis,
+    NotFound,
+    OutcomeError,
+    RateLimited,
+    Refused,
+    RoomID,
+    UserID,
+)
+from bot.policy import Stamp, lifetime, stamp_back
+from bot.reading import Reader, is_own_join
+from bot.schedule import PAUSE_CEILING, backoff
+from bot.timeline import Change, Setting, Sweep
+
+log = logging.getLogger(__name__)
+
+TRIES: Final = 60
+"""How often a page is asked for that the homeserver fails on: about an hour long."""
+
+REACH: Final[Millis] = 30 * 86_400_000
+"""How long two homeservers may have been apart for their messages to be found afterwards."""
+
+AGAIN: Final[tuple[Millis, ...]] = (5_000, 30_000, 300_000)
+"""When to walk again after one, two… walks without a find: homeservers fetch what they lack from
+others a hundred events at a time, in the background, because somebody has asked."""
+
+
+class Homeserver(Protocol):
+    """What the sweeper asks of the homeserver."""
+
+    @property
+    def own_id(self) -> UserID: ...  # noqa: D102
+    async def page_back(  # noqa: D102
+        self, room_id: RoomID, token: str
+    ) -> tuple[list[Event], str | None]: ...
+    async def is_shared(self, room_id: RoomID) -> bool: ...  # noqa: D102
+
+
+class Sweeps(Protocol):
+    """What the sweeper asks of the store for sweeps."""
+
+    async def next(self) -> Sweep | None: ...  # noqa: D102
+    async def read_on(  # noqa: D102
+        self,
+        sweep: Sweep,
+        stamps: list[Stamp],
+        now: Millis,
+        *,
+        token: str | None,
+        setting: Setting,
+        events: int,
+    ) -> int: ...
+    async def again(self, sweep: Sweep, at: Millis) -> None: ...  # noqa: D102
+    async def later(self, sweep: Sweep, until: Millis) -> None: ...  # noqa: D102
+    async def end(self, sweep: Sweep) -> None: ...  # noqa: D102
+
+
+class Memory(Protocol):
+    """What the sweeper asks of the store."""
+
+    @property
+    def sweeps(self) -> Sweeps: ...  # noqa: D102
+    async def ask_review(self, room_id: RoomID) -> None: ...  # noqa: D102
+
+
+class Sweeper:
+    """Works through the sweeps, a page of each in turn. What is said meanwhile does not wait."""
+
+    def __init__(
+        self,
+        homeserver: Homeserver,
+        memory: Memory,
+        reader: Reader,
+        clock: Clock,
+        *,
+        bounds: Bounds,
+        random: Random,
+        wake_others: Callable[[], None],
+    ) -> None:
+        self._homeserver = homeserver
+        self._memory = memory
+        self._reader = reader
+        self._clock = clock
+        self._bounds = bounds
+        self._random = random
+        self._wake_others = wake_others
+        self.wake = asyncio.Event()
+
+    async def run(self) -> None:
+        """Sweep until cancelled. Raises `TokenRejectedError`."""
+        while True:
+            self.wake.clear()
+            sweep = await self._memory.sweeps.next()
+            if sweep is None:
+                await self._clock.wait(self.wake, None)
+            elif sweep.next > self._clock.now():
+                await self._clock.wait(self.wake, sweep.next)
+            else:
+                await self.step(sweep)
+
+    async def step(self, sweep: Sweep) -> None:
+        """Read one page of a walk and remember it."""
+        assert sweep.token is not None
+        try:
+            if not sweep.whole and not await self._worth_it(sweep):
+                await self._memory.sweeps.end(sweep)
+                return
+            events, token = await self._homeserver.page_back(sweep.room_id, sweep.token)
+            shown, reached = self._up_to_arrival(events)
+            items = self._reader.outline(shown, since=sweep.since, now=sweep.until)
+            stamps, setting = stamp_back(sweep.setting, items, bounds=self._bounds)
+            first = any(isinstance(item, Change) and item.before is None for item in items)
+            unset = first and lifetime(setting, self._bounds) is None
+            over = reached or unset or token in {None, sweep.token} or self._far(events, sweep)
+            now = self._clock.now()
+            fresh = await self._memory.sweeps.read_on(
+                sweep, stamps, now, token=token, setting=setting, events=len(shown)
+            )
+            if fresh:
+                self._wake_others()
+            if over:
+                await self._walked(sweep, fresh, len(shown))
+            else:
+                log.info("sweeping a room: %d events so far", sweep.events + len(shown))
+        except OutcomeError as error:
+            await self._failed(sweep, error)
+
+    async def _worth_it(self, sweep: Sweep) -> bool:
+        """Whether another homeserver may keep something back, in a room whose lifetime was set.
+
+        `lifetime.default` alone does not say since when it holds.
+        """
+        if sweep.events:
+            return True
+        return sweep.setting is not None and await self._homeserver.is_shared(sweep.room_id)
+
+    def _up_to_arrival(self, events: list[Event]) -> tuple[list[Event], bool]:
+        """Return the events since the bot came, newest first, and whether that was reached."""
+        for place, event in enumerate(events):
+            if is_own_join(event, self._homeserver.own_id):
+                return events[:place], True
+        return events, False
+
+    def _far(self, events: list[Event], sweep: Sweep) -> bool:
+        """Whether the walk has come to where nothing can be missing any more."""
+        if not events:
+            return False
+        reach = self._clock.now() - self._bounds.maximum if sweep.whole else sweep.since - REACH
+        stamps = [event.get("origin_server_ts") for event in events]
+        if not all(isinstance(at, int) and at < reach for at in stamps):
+            return False
+        # What nobody knows may be overdue for years: on, until there is only what was removed.
+        return not sweep.whole or not self._reader.outline(events, since=0, now=0)
+
+    async def _walked(self, sweep: Sweep, fresh: int, events: int) -> None:
+        """A walk has come to its end: whether another one is to follow."""
+        fresh += sweep.fresh
+        empty = 0 if fresh else sweep.empty + 1
+        if empty >= len(AGAIN) or not await self._homeserver.is_shared(sweep.room_id):
+            await self._memory.sweeps.end(sweep)
+            log.info(
+                "swept a room: %d messages had no timer, in %d events read",
+                sweep.found + fresh - sweep.fresh,
+                sweep.events + events,
+            )
+            return
+        await self._memory.sweeps.again(sweep, self._clock.now() + AGAIN[empty])
+
+    async def _failed(self, sweep: Sweep, error: OutcomeError) -> None:
+        outcome = error.outcome
+        wait = backoff(sweep.attempts, ceiling=PAUSE_CEILING, chance=self._random.random())
+        if isinstance(outcome, RateLimited):
+            wait = max(wait, outcome.retry_after)
+        if isinstance(outcome, Forbidden | NotFound):
+            await self._memory.ask_review(sweep.room_id)
+            self._wake_others()
+        log.warning("a room could not be swept (%s)", type(outcome).__name__)
+        lasting = isinstance(outcome, Failed | Refused | Forbidden | NotFound)
+        if lasting and sweep.attempts >= TRIES:
+            log.error("a room's sweep is given up: messages in it may stay")
+            await self._memory.sweeps.end(sweep)
+            return
+        await self._memory.sweeps.later(sweep, self._clock.now() + wait)

@@ -1,0 +1,67 @@
+"""The data folder is lost: the same account, with an empty folder, goes on (on a real Synapse)."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sqlite3
+from typing import TYPE_CHECKING
+
+import pytest
+
+from bot.model import POLICY_EVENT
+from tests.person import wait_until
+from tests.test_lifecycle import settle_in
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from tests.peers import People
+    from tests.process import BotProcess, Bots
+
+pytestmark = pytest.mark.synapse
+
+
+def waiting(bot: BotProcess) -> set[str]:
+    with sqlite3.connect(bot.data_dir / "timers.db") as db:
+        return {row[0] for row in db.execute("SELECT event_id FROM timers")}
+
+
+def edit_of(event_id: str) -> dict[str, Any]:
+    return {
+        "msgtype": "m.text",
+        "body": "* edited",
+        "m.new_content": {"msgtype": "m.text", "body": "edited"},
+        "m.relates_to": {"rel_type": "m.replace", "event_id": event_id},
+    }
+
+
+async def test_an_empty_folder_rebuilds_every_timer(people: People, bots: Bots) -> None:
+    bot, alice = await bots(), await people("alice")
+    room = await settle_in(alice, bot)
+    before = await alice.send(room, "from before the lifetime")
+    states = []
+    for lifetime in (3_600_000, 4_000, 0, 7_200_000):
+        content = {"type": "after_send", "timer": lifetime} if lifetime else {}
+        await alice.state(room, POLICY_EVENT, content)
+        states.append(await alice.send(room, f"under {lifetime}"))
+        states.append(await alice.send(room, edit_of(states[-1])))
+    hour, hour_edit, short, short_edit, stays, stays_edit, two, two_edit = states
+    await wait_until(lambda: is_waiting(bot, two_edit), 10, "the bot to have read all")
+    await bot.kill()
+    shutil.rmtree(bot.data_dir)
+    await asyncio.sleep(4)
+    await bot.start()
+    for event in (short, short_edit):
+        await alice.until_redacted(room, event, 10)
+    await wait_until(lambda: is_waiting(bot, hour), 10, "the timers to be rebuilt")
+    assert {hour, hour_edit, two, two_edit} <= waiting(bot)
+    assert not {before, stays, stays_edit} & waiting(bot)
+    for event in (before, stays, hour, two):
+        assert not await alice.is_redacted(room, event)
+    live = await alice.send(room, "!expire 2s")
+    await alice.until_redacted(room, live, 10)
+
+
+async def is_waiting(bot: BotProcess, event_id: str) -> bool:
+    return event_id in waiting(bot)
