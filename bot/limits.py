@@ -11,7 +11,7 @@ from typing import Final
 
 from bot.app import OK
 from bot.config import Settings
-from bot.custody import CustodyError
+from bot.custody import UNUSABLE, CustodyError
 from bot.matrix.admin import Admin, path
 from bot.model import (
     Done,
@@ -26,8 +26,7 @@ from bot.model import (
     UserID,
 )
 
-UNUSABLE: Final = 2
-"""The exit status when the file with the token cannot be used."""
+OPTION: Final = "--admin-token-file"
 LIFTED: Final = "lifted"
 AS_EVERYBODYS: Final = (
     "as everybody's on this homeserver (Synapse's default: 10 events at once, then 1 in 5 seconds)"
@@ -39,18 +38,21 @@ NO_API: Final = (
 
 
 def read_token(file: Path) -> str:
-    """Return the administrator's token that a file holds. Raises `CustodyError`."""
+    """Return the administrator's token that a file holds; its path may be the token itself.
+
+    Raises `CustodyError`.
+    """
     try:
         token = file.read_text(encoding="utf-8-sig").strip()
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else type(error).__name__
-        raise CustodyError(f"{file}: cannot be read ({reason})", UNUSABLE) from None
+        raise CustodyError(f"{OPTION}: cannot be read ({reason})", UNUSABLE) from None
     except ValueError:
-        raise CustodyError(f"{file}: is not UTF-8 text", UNUSABLE) from None
+        raise CustodyError(f"{OPTION}: is not UTF-8 text", UNUSABLE) from None
     if not token:
-        raise CustodyError(f"{file}: the file is empty", UNUSABLE)
+        raise CustodyError(f"{OPTION}: the file is empty", UNUSABLE)
     if not re.fullmatch(r"[!-~]+", token):
-        raise CustodyError(f"{file}: must hold one access token and nothing else", UNUSABLE)
+        raise CustodyError(f"{OPTION}: must hold one access token and nothing else", UNUSABLE)
     return token
 
 

@@ -13,11 +13,8 @@ from typing import Final
 
 from bot.app import OK
 from bot.config import Settings
-from bot.custody import CustodyError
+from bot.custody import UNUSABLE, CustodyError
 from bot.matrix.files import write_private
-
-UNUSABLE: Final = 2
-"""The exit status when the settings cannot be used."""
 
 TEMPLATE: Final = """\
 # The bot {user_id} as an application service, for Synapse. This file holds a secret.
@@ -56,7 +53,7 @@ async def register(
         except OSError as error:
             reason = os.strerror(error.errno) if error.errno else type(error).__name__
             raise CustodyError(f"appservice.token_file: cannot be written ({reason})") from None
-        note(f"{file}: a new token was made")
+        note("appservice.token_file: a new token was made")
     say(describe(settings.user_id, token).rstrip("\n"))
     return OK
 

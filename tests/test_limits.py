@@ -157,7 +157,7 @@ async def test_a_file_without_a_token_is_named(
     if content is not None:
         file.write_bytes(content)
     found = await refused(settings, file)
-    assert (str(found), found.status) == (f"{file}: {reason}", 2)
+    assert (str(found), found.status) == (f"--admin-token-file: {reason}", 2)
     assert synapse.asked == []
 
 
