@@ -19,7 +19,15 @@ from bot.limits import LIFTED, look, read_token
 from bot.matrix.client import Matrix, path
 from bot.matrix.cross_signing import CrossSigning, Standing, read_seeds
 from bot.matrix.secret_storage import StorageError
-from bot.matrix.session import DEVICE_NAME, NO_SERVICE, Identity, LoginError, load_identity
+from bot.matrix.session import (
+    DEVICE_NAME,
+    NO_SERVICE,
+    NOT_ITS_USER,
+    UNKNOWN_DEVICE,
+    Identity,
+    LoginError,
+    load_identity,
+)
 from bot.matrix.speaking import Client
 from bot.model import Done, Forbidden, Outcome, OutcomeError, TokenRejectedError, Unreachable
 
@@ -147,7 +155,7 @@ async def _login(matrix: Matrix, settings: Settings, known: Identity | None) -> 
     try:
         outcome = await matrix.request("GET", path("account", "whoami"))
     except TokenRejectedError as error:
-        if service and str(error) != "M_UNKNOWN_DEVICE":
+        if service and str(error) != UNKNOWN_DEVICE:
             return Finding(
                 good=False, what="login: the application service is refused", remedy=NO_SERVICE
             )
@@ -156,11 +164,8 @@ async def _login(matrix: Matrix, settings: Settings, known: Identity | None) -> 
             what="login: the access token is no longer accepted",
             remedy="renew access_token_file, or move device.json out of data_dir to log in anew",
         )
-    if service and known is None and isinstance(outcome, Forbidden):
-        # Whether it may have the account, only making it would tell.
-        return Finding(
-            good=True, what="login: the account will be made when the bot first runs, as a service"
-        )
+    if service and isinstance(outcome, Forbidden):
+        return _service(settings, known)
     if not isinstance(outcome, Done):
         return Finding(good=False, what=f"login: {_short(outcome)}", remedy="try again later")
     if outcome.body.get("user_id") != settings.user_id:
@@ -170,6 +175,18 @@ async def _login(matrix: Matrix, settings: Settings, known: Identity | None) -> 
             remedy=f"set user_id to that, or give a token of {settings.user_id}",
         )
     return Finding(good=True, what=f"login works: {settings.user_id} is logged in")
+
+
+def _service(settings: Settings, known: Identity | None) -> Finding:
+    """Say what it means that a service's good token is not good for this account."""
+    if known is None:
+        # Whether the registration allows it, only making the account would tell.
+        what = (
+            "login: the service's token is good; the account will be made when the bot first runs"
+        )
+        return Finding(good=True, what=what)
+    remedy = NOT_ITS_USER.format(user_id=settings.user_id)
+    return Finding(good=False, what="login: the application service is refused", remedy=remedy)
 
 
 async def _password(matrix: Matrix, settings: Settings) -> Finding:

@@ -59,7 +59,7 @@ async def register(
 
 
 def describe(user_id: str, token: str) -> str:
-    """Return the registration of a bot. spec: application service API v1.13, 2.1 registration."""
+    """Return the registration of a bot. spec: application service API v1.13, registration."""
     localpart = user_id[1:].partition(":")[0]
     # A name that needs no quoting in a URL, and that is nobody's; Synapse wants the former.
     name = re.sub(r"[^a-z0-9._-]", "-", localpart) + "-appservice"

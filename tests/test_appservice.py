@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from bot.checks import findings
+from bot.config import load
 from bot.demo.homeserver import Account, Homeserver
 from bot.matrix.admin import Admin
 from bot.matrix.admin import path as admin_path
@@ -27,6 +29,7 @@ pytestmark = pytest.mark.synapse
 SERVER = "service.localhost"
 NAMES = [f"expire.{number}" for number in range(4)]
 """One for each test that starts a bot: a registration is read when the homeserver starts."""
+PASSWORD = "what the bot had before"
 BURST = 35
 """Messages; with Synapse's own limit their redactions would take more than two minutes."""
 
@@ -49,6 +52,8 @@ async def limited(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Hom
         files[-1].write_text(describe(user_id(name), token(name)))
     extra = {"app_service_config_files": [str(file) for file in files]}
     place = folder / "homeserver"
+    async with Homeserver(place, server_name=SERVER) as server:
+        await server.register(NAMES[2], PASSWORD)  # before the name is the service's
     async with Homeserver(place, server_name=SERVER, limits="default", extra=extra) as server:
         yield server
 
@@ -86,6 +91,16 @@ async def administer(
     admin = Admin(homeserver.url, await homeserver.admin_token())
     assert isinstance(await admin.request(method, admin_path(*parts), body), Done)
     await admin.close()
+
+
+async def delete_device(homeserver: Homeserver, bot: BotProcess) -> None:
+    device = ("devices", device_id(bot))
+    await administer(homeserver, "DELETE", "v2", "users", bot.user_id, *device)
+
+
+async def wrong(bot: BotProcess) -> list[str]:
+    """Return what `check` finds wrong."""
+    return [one.what async for one in findings(load(bot.config_file)) if not one.good]
 
 
 async def room_with(alice: Person, bot: BotProcess, *, encrypted: bool) -> str:
@@ -142,28 +157,39 @@ async def test_its_device_is_signed_and_stays_the_same(guests: People, service: 
     assert await own_keys(alice, bot.user_id) == keys
     assert bot.words().count("logged in as an application service") == 1
     assert identity(bot, "show").returncode == 0
+    await bot.stop()
+    done = identity(bot, "reset", "--yes")  # which takes a password otherwise
+    assert (done.returncode, "signed    yes" in done.stdout) == (0, True), done.stderr
+    assert (await own_keys(alice, bot.user_id))["master_keys"] != keys["master_keys"]
 
 
-async def test_a_password_and_the_service_can_follow_each_other(
+async def test_it_takes_over_the_account_and_the_device_that_a_password_had(
     limited: Homeserver, service: Maker
 ) -> None:
     bot = service(NAMES[2])
     by_service = dict(bot.config)
+    by_password = by_service | {"password": PASSWORD, "appservice": {}}
+    bot.config = by_password
     await bot.start()
     await signed(bot)
     first = device_id(bot)
     await bot.stop()
-    await administer(limited, "PUT", "v2", "users", bot.user_id, body={"password": "secret"})
-    bot.config |= {"password": "secret", "appservice": {}}
-    await bot.start()
-    second = device_id(bot)
-    assert second != first
-    await signed(bot, 2)
-    await bot.stop()
     bot.config = by_service
     await bot.start()
+    await signed(bot, 2)
+    assert device_id(bot) == first
+    await bot.stop()
+    bot.config = by_password
+    await bot.start()
     await signed(bot, 3)
-    assert device_id(bot) == second
+    second = device_id(bot)
+    assert second != first
+    await bot.stop()
+    await delete_device(limited, bot)
+    bot.config = by_service
+    await bot.start()
+    await signed(bot, 4)
+    assert device_id(bot) not in {first, second}
 
 
 async def test_a_deleted_device_ends_it_with_status_3(limited: Homeserver, service: Maker) -> None:
@@ -174,10 +200,10 @@ async def test_a_deleted_device_ends_it_with_status_3(limited: Homeserver, servi
     done = bot_command(bot, "check")
     assert (done.returncode, "\u2717" in done.stdout) == (0, False), done.stdout
     assert "rate limit: none, if the registration says" in done.stdout
-    await administer(limited, "DELETE", "v2", "users", bot.user_id, "devices", device_id(bot))
+    await delete_device(limited, bot)
     assert await bot.ended(30) == 3
     assert "move device.json out" in bot.words()
-    assert bot_command(bot, "check").returncode == 1
+    assert "login: the access token is no longer accepted" in await wrong(bot)
 
 
 @pytest.mark.parametrize(
@@ -195,4 +221,6 @@ async def test_a_registration_that_does_not_fit_is_named(
     await bot.start(ready=False)
     assert await bot.ended() == 3
     assert said in bot.words()
+    refused = "login: the application service is refused" in await wrong(bot)
+    assert refused == (name == of)  # the other token is good, for another account
     assert "Traceback" not in bot.words()

@@ -18,14 +18,7 @@ from bot.matrix.client import Matrix, path
 from bot.matrix.files import write_private
 from bot.matrix.olm import CarefulClient
 from bot.matrix.speaking import Client
-from bot.model import (
-    Done,
-    Forbidden,
-    Outcome,
-    Refused,
-    TokenRejectedError,
-    UserID,
-)
+from bot.model import Done, Forbidden, Outcome, Refused, TokenRejectedError, UserID
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +28,7 @@ NO_SERVICE: Final = (
     " app_service_config_files, with this token, and was the homeserver restarted since?"
 )
 NOT_ITS_USER: Final = "{user_id} is not in the namespace of the application service's registration"
+UNKNOWN_DEVICE: Final = "M_UNKNOWN_DEVICE"
 NO_DEVICE: Final = (
     "the homeserver gives an application service no device (MSC4190): use a newer one,"
     " or another way to log in"
@@ -202,36 +196,55 @@ async def _serve(
     """Be a device of an application service's user; both are made if they are not there.
 
     The device that a password or another token had before is taken over, with its keys.
-    spec: application service API v1.17, 2.3.2 server admin style permissions; MSC4190.
+    spec: application service API, server admin style permissions; devices: MSC4190.
     """
     user_id, token = credentials.user_id, str(credentials.as_token)
-    device_id = device_id or secrets.token_hex(5).upper()
     matrix = Matrix(client)
     matrix.use_token(token)
-    account = {
+    try:
+        await _have_account(matrix, user_id, insist)
+        client.speak_for(user_id)
+        device_id = await _have_device(matrix, device_id, insist)
+        client.speak_for(user_id, device_id)
+        answer = await insist(lambda: matrix.request("GET", path("account", "whoami")))
+    except TokenRejectedError as error:
+        raise LoginError(NO_DEVICE if str(error) == UNKNOWN_DEVICE else NO_SERVICE) from None
+    found = answer.body if isinstance(answer, Done) else {}
+    if (found.get("user_id"), found.get("device_id")) != (user_id, device_id):
+        raise LoginError(NO_DEVICE)
+    log.info("logged in as an application service")
+    return Identity(user_id=user_id, device_id=device_id, access_token=token, appservice=True)
+
+
+async def _have_account(matrix: Matrix, user_id: UserID, insist: Insist) -> None:
+    body = {
         "type": "m.login.application_service",
         "username": user_id[1:].partition(":")[0],
         "inhibit_login": True,
     }
-    device = {"display_name": DEVICE_NAME}
-    try:
-        answer = await insist(lambda: matrix.request("POST", path("register"), account))
-        in_use = isinstance(answer, Refused) and answer.errcode == "M_USER_IN_USE"
-        if isinstance(answer, Forbidden | Refused) and not in_use:
-            raise LoginError(NOT_ITS_USER.format(user_id=user_id))
-        client.speak_for(user_id)
-        where = path("devices", device_id)
-        await insist(lambda: matrix.request("PUT", where, device))
-        client.speak_for(user_id, device_id)
-        answer = await insist(lambda: matrix.request("GET", path("account", "whoami")))
-    except TokenRejectedError as error:
-        errcode = str(error)
-        raise LoginError(NO_DEVICE if errcode == "M_UNKNOWN_DEVICE" else NO_SERVICE) from None
-    if isinstance(answer, Forbidden):
+    answer = await insist(lambda: matrix.request("POST", path("register"), body))
+    errcode = answer.errcode if isinstance(answer, Refused) else ""
+    if isinstance(answer, Forbidden) or errcode == "M_EXCLUSIVE":
         raise LoginError(NOT_ITS_USER.format(user_id=user_id))
-    if not isinstance(answer, Done):
-        raise LoginError(f"{credentials.homeserver} does not answer as a homeserver does")
-    if answer.body.get("user_id") != user_id or answer.body.get("device_id") != device_id:
-        raise LoginError(NO_DEVICE)
-    log.info("logged in as an application service")
-    return Identity(user_id=user_id, device_id=device_id, access_token=token, appservice=True)
+    if not isinstance(answer, Done) and errcode != "M_USER_IN_USE":
+        raise LoginError(
+            f"{user_id}: the homeserver makes no such account ({errcode or 'refused'})"
+        )
+
+
+async def _have_device(matrix: Matrix, device_id: str | None, insist: Insist) -> str:
+    """Return the id of a device: the one that is asked for if it is there, or a new one.
+
+    Whether it was made, only a request as that device tells.
+    """
+    if device_id is not None:
+        where = path("devices", device_id)
+        answer = await insist(lambda: matrix.request("GET", where))
+        if isinstance(answer, Done):
+            return device_id
+        # Made anew, it would be without the keys that this device thinks it has uploaded.
+        log.warning("the device was deleted: logging in as a new one")
+    device_id = secrets.token_hex(5).upper()
+    new, body = path("devices", device_id), {"display_name": DEVICE_NAME}
+    await insist(lambda: matrix.request("PUT", new, body))
+    return device_id

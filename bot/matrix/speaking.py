@@ -17,7 +17,7 @@ class Client(AsyncClient):  # type: ignore[misc]
     def speak_for(self, user_id: str, device_id: str | None = None) -> None:
         """Say in every request from now on whose it is.
 
-        spec: application service API v1.17, 2.3.1 identity assertion (`device_id`: MSC4326).
+        spec: application service API, identity assertion; `device_id`: MSC4326.
         """
         self.speaks_for = {"user_id": user_id}
         if device_id:
