@@ -134,6 +134,7 @@ def credentials_of(settings: Settings) -> Credentials:
         user_id=settings.user_id,
         password=settings.password_text(),
         access_token=settings.access_token_text(),
+        as_token=settings.as_token_text(),
     )
 
 

@@ -9,17 +9,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from nio import AsyncClient
 from rich.console import Console
 from rich.text import Text
 
 from bot.config import Settings
+from bot.custody import CustodyError
 from bot.identity import REMEDIES, WORDS
+from bot.limits import LIFTED, look, read_token
 from bot.matrix.client import Matrix
 from bot.matrix.cross_signing import CrossSigning, Standing, read_seeds
 from bot.matrix.paths import path
 from bot.matrix.secret_storage import StorageError
-from bot.matrix.session import DEVICE_NAME, Identity, LoginError, load_identity
+from bot.matrix.session import (
+    DEVICE_NAME,
+    NO_SERVICE,
+    NOT_ITS_USER,
+    UNKNOWN_DEVICE,
+    Identity,
+    LoginError,
+    load_identity,
+)
+from bot.matrix.speaking import Client
 from bot.model import Done, Forbidden, Outcome, OutcomeError, TokenRejectedError, Unreachable
 
 VERSIONS: Final = "/_matrix/client/versions"
@@ -29,31 +39,38 @@ OLDEST: Final = (1, 5)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One line of the list."""
+    """One line of the list; good, with a remedy: it works, and could be better."""
 
     good: bool
     what: str
     remedy: str = ""
 
 
-async def check(settings: Settings, console: Console | None = None) -> bool:
+async def check(
+    settings: Settings, admin_token_file: Path | None = None, console: Console | None = None
+) -> bool:
     """Print what works and what does not; return whether everything does."""
     console = console or Console(highlight=False)
     good = True
-    async for finding in findings(settings):
+    async for finding in findings(settings, admin_token_file):
         good = good and finding.good
-        line = Text(f"{'✓' if finding.good else '✗'} {finding.what}")
-        line.stylize("green" if finding.good else "bold red", 0, 1)
+        sign, style = ("✗", "bold red") if not finding.good else ("✓", "green")
+        if finding.good and finding.remedy:
+            sign, style = "•", "yellow"
+        line = Text(f"{sign} {finding.what}")
+        line.stylize(style, 0, 1)
         console.print(line, soft_wrap=True)
-        if not finding.good:
+        if finding.remedy:
             console.print(Text(f"  → {finding.remedy}"), soft_wrap=True)
     return good
 
 
-async def findings(settings: Settings) -> AsyncIterator[Finding]:
+async def findings(
+    settings: Settings, admin_token_file: Path | None = None
+) -> AsyncIterator[Finding]:
     """Look at one thing after another. Nothing is changed, and a running bot is not disturbed."""
     yield _folder(settings.data_dir)
-    client = AsyncClient(settings.homeserver, settings.user_id)
+    client = Client(settings.homeserver, settings.user_id)
     client.user_id = settings.user_id  # nio itself fills it in at the login
     matrix = Matrix(client)
     try:
@@ -66,7 +83,12 @@ async def findings(settings: Settings) -> AsyncIterator[Finding]:
         except LoginError as error:
             yield Finding(good=False, what="login", remedy=str(error))
             return
+        if known is not None and known.appservice and not settings.as_token_text():
+            known = None  # the bot will log in anew
+        if settings.as_token_text():
+            client.speak_for(settings.user_id, known.device_id if known else None)
         yield await _login(matrix, settings, known)
+        yield await _rate(settings, admin_token_file)
         keys = await _keys(matrix, settings.data_dir, known)
         yield keys
         if keys.good and known is not None:
@@ -126,18 +148,25 @@ def _short(outcome: Outcome) -> str:
 
 
 async def _login(matrix: Matrix, settings: Settings, known: Identity | None) -> Finding:
-    token = settings.access_token_text() or (known.access_token if known else None)
+    service, given = settings.as_token_text(), settings.access_token_text()
+    token = service or given or (known.access_token if known else None)
     if token is None:
         return await _password(matrix, settings)
     matrix.use_token(token)
     try:
         outcome = await matrix.request("GET", path("account", "whoami"))
-    except TokenRejectedError:
+    except TokenRejectedError as error:
+        if service and str(error) != UNKNOWN_DEVICE:
+            return Finding(
+                good=False, what="login: the application service is refused", remedy=NO_SERVICE
+            )
         return Finding(
             good=False,
             what="login: the access token is no longer accepted",
             remedy="renew access_token_file, or move device.json out of data_dir to log in anew",
         )
+    if service and isinstance(outcome, Forbidden):
+        return _service(settings, known)
     if not isinstance(outcome, Done):
         return Finding(good=False, what=f"login: {_short(outcome)}", remedy="try again later")
     if outcome.body.get("user_id") != settings.user_id:
@@ -147,6 +176,18 @@ async def _login(matrix: Matrix, settings: Settings, known: Identity | None) -> 
             remedy=f"set user_id to that, or give a token of {settings.user_id}",
         )
     return Finding(good=True, what=f"login works: {settings.user_id} is logged in")
+
+
+def _service(settings: Settings, known: Identity | None) -> Finding:
+    """Say what it means that a service's good token is not good for this account."""
+    if known is None:
+        # Whether the registration allows it, only making the account would tell.
+        what = (
+            "login: the service's token is good; the account will be made when the bot first runs"
+        )
+        return Finding(good=True, what=what)
+    remedy = NOT_ITS_USER.format(user_id=settings.user_id)
+    return Finding(good=False, what="login: the application service is refused", remedy=remedy)
 
 
 async def _password(matrix: Matrix, settings: Settings) -> Finding:
@@ -230,3 +271,23 @@ async def _recovery(matrix: Matrix, key: bytes, master: str) -> Finding:
             remedy="ephemeral-bot identity backup --replace makes a new one",
         )
     return Finding(good=True, what="recovery key: it opens the identity kept for the account")
+
+
+async def _rate(settings: Settings, admin_token_file: Path | None) -> Finding:
+    """Say which rate limit holds, as far as that can be seen: an account cannot see its own."""
+    if settings.as_token_text():
+        return Finding(
+            good=True, what="rate limit: none, if the registration says rate_limited: false"
+        )
+    if admin_token_file is None:
+        return Finding(
+            good=True,
+            what="rate limit: cannot be seen without an administrator's token",
+            remedy="give one with --admin-token-file; lift-rate-limit lifts the limit",
+        )
+    try:
+        found = await look(settings, read_token(admin_token_file))
+    except CustodyError as error:
+        return Finding(good=False, what="rate limit: cannot be seen", remedy=str(error))
+    remedy = "" if found == LIFTED else "ephemeral-bot lift-rate-limit lifts it"
+    return Finding(good=True, what=f"rate limit: {found}", remedy=remedy)

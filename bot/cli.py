@@ -82,12 +82,43 @@ def run(config: ConfigOption = None) -> None:
 
 
 @app.command()
-def check(config: ConfigOption = None) -> None:
+def check(
+    config: ConfigOption = None,
+    admin_token_file: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", help="An administrator's token, to see the rate limit with."),
+    ] = None,
+) -> None:
     """Check that the settings, the homeserver and the login work."""
     settings = _prepare(config)
     from bot.checks import check as run_checks  # noqa: PLC0415
 
-    raise typer.Exit(0 if asyncio.run(run_checks(settings)) else 1)
+    raise typer.Exit(0 if asyncio.run(run_checks(settings, admin_token_file)) else 1)
+
+
+@app.command(name="lift-rate-limit")
+def lift_rate_limit(
+    admin_token_file: Annotated[
+        Path,
+        typer.Option(metavar="PATH", help="A file with the access token of an administrator."),
+    ],
+    config: ConfigOption = None,
+    undo: Annotated[bool, typer.Option("--undo", help="Put the limit back.")] = False,
+) -> None:
+    """Let the bot redact as fast as people write. Synapse only."""
+    settings = _prepare(config)
+    from bot import limits  # noqa: PLC0415
+
+    _carry_out(limits.lift(settings, typer.echo, file=admin_token_file, undo=undo))
+
+
+@app.command()
+def registration(config: ConfigOption = None) -> None:
+    """Print what a homeserver needs to take the bot as an application service."""
+    settings = _prepare(config, token_to_come=True)
+    from bot import registration as service  # noqa: PLC0415
+
+    _carry_out(service.register(settings, typer.echo, _say))
 
 
 @identity.command()
@@ -161,7 +192,7 @@ def _carry_out(work: Coroutine[Any, Any, int]) -> None:
     raise typer.Exit(status)
 
 
-def _prepare(config: Path | None) -> "Settings":
+def _prepare(config: Path | None, *, token_to_come: bool = False) -> "Settings":
     """Return the settings with logging set up; exit with status 2 when they cannot be used."""
     from bot.config import ConfigError, load  # noqa: PLC0415
     from bot.logs import configure  # noqa: PLC0415
@@ -170,7 +201,7 @@ def _prepare(config: Path | None) -> "Settings":
     os.umask(0o077)
     path = config or DEFAULT_CONFIG
     try:
-        settings = load(path, required=config is not None)
+        settings = load(path, required=config is not None, token_to_come=token_to_come)
     except ConfigError as error:
         _say(f"{path}: {error}")
         raise typer.Exit(CONFIG_ERROR) from None

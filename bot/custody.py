@@ -59,6 +59,10 @@ Write it down, and keep it where the bot is not. It is not shown again.\
 """
 
 
+UNUSABLE: Final = 2
+"""The exit status when something that was named on the command line cannot be used."""
+
+
 class CustodyError(Exception):
     """It was not done: the reason in one line, and the exit status."""
 

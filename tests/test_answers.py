@@ -101,7 +101,7 @@ def test_only_the_word_for_it_says_that_something_does_not_exist(errcode: str) -
     assert not isinstance(answers.name(404, error(errcode), {}), NotFound)
 
 
-@pytest.mark.parametrize("errcode", ["M_UNKNOWN_TOKEN", "M_MISSING_TOKEN"])
+@pytest.mark.parametrize("errcode", ["M_UNKNOWN_TOKEN", "M_MISSING_TOKEN", "M_UNKNOWN_DEVICE"])
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_rejected_token_ends_everything(status: int, errcode: str) -> None:
     with pytest.raises(TokenRejectedError):

@@ -71,7 +71,7 @@ def test_the_version_is_shown() -> None:
 def test_help_names_every_command() -> None:
     status, out, _ = _invoke("--help")
     assert status == 0
-    for command in ("run", "check", "demo"):
+    for command in ("run", "check", "lift-rate-limit", "registration", "demo"):
         assert command in out
 
 
@@ -111,7 +111,7 @@ def test_run_exits_with_the_status_of_the_bot(
 def test_check_exits_with_one_when_something_does_not_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, works: bool, status: int
 ) -> None:
-    async def check(_settings: Settings) -> bool:
+    async def check(_settings: Settings, _admin_token_file: Path | None) -> bool:
         await asyncio.sleep(0)
         return works
 
@@ -120,11 +120,29 @@ def test_check_exits_with_one_when_something_does_not_work(
     assert _invoke("check")[0] == status
 
 
+@pytest.mark.parametrize("arguments", [(), ("--undo",)])
+def test_the_rate_limit_is_lifted_or_put_back_with_the_token_of_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    seen: list[tuple[str, Path, bool]] = []
+
+    async def lift(settings: Settings, _say: object, *, file: Path, undo: bool) -> int:
+        await asyncio.sleep(0)
+        seen.append((settings.user_id, file, undo))
+        return 0
+
+    monkeypatch.setattr("bot.limits.lift", lift)
+    (tmp_path / "config.yaml").write_text(SETTINGS)
+    assert _invoke("lift-rate-limit", "--admin-token-file", "token", *arguments)[0] == 0
+    assert seen == [("@bot:example.org", Path("token"), "--undo" in arguments)]
+    assert _invoke("lift-rate-limit")[0] == 2
+
+
 @pytest.mark.parametrize(("command", "module"), [("run", "bot.app"), ("check", "bot.checks")])
 def test_what_the_bot_writes_is_for_its_own_user_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, module: str
 ) -> None:
-    async def write(_settings: Settings) -> int:
+    async def write(*_: object) -> int:
         await asyncio.to_thread((tmp_path / "written").touch)
         return 0
 
@@ -147,7 +165,7 @@ def test_a_mistake_in_the_settings_is_one_line_and_status_two(tmp_path: Path, co
 def test_the_default_file_may_be_absent_but_a_named_one_may_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async def check(_settings: Settings) -> bool:
+    async def check(_settings: Settings, _admin_token_file: Path | None) -> bool:
         await asyncio.sleep(0)
         return True
 

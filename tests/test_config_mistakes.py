@@ -8,6 +8,7 @@ import pytest
 
 from bot.config import ConfigError, load
 from bot.config.loading import variable
+from bot.config.settings import LOGINS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,13 +41,14 @@ def refusal(tmp_path: Path) -> Callable[..., str]:
 FILE_KEYS = [
     "password_file",
     "access_token_file",
+    "appservice.token_file",
     "encryption.pickle_key_file",
     "encryption.recovery_key_file",
 ]
 
 
 def _with_file(key: str, path: Path) -> dict[str, str]:
-    login = {} if key in {"password_file", "access_token_file"} else {"PASSWORD": SECRET}
+    login = {} if key in LOGINS else {"PASSWORD": SECRET}
     return {variable(key).removeprefix("EPHEMERAL_BOT_"): str(path)} | login
 
 
@@ -104,7 +106,8 @@ def test_a_pickle_key_and_its_file_together_are_refused(refusal: Callable[..., s
 
 
 def test_no_way_to_log_in_is_refused(refusal: Callable[..., str]) -> None:
-    expected = "one of password, password_file, access_token_file is needed to log in"
+    ways = "password, password_file, access_token_file, appservice.token_file"
+    expected = f"one of {ways} is needed to log in"
     assert refusal(LEAST) == f"password: missing; {expected}"
     assert refusal(WHOLE, PASSWORD="") == f"password: missing; {expected}"
 
@@ -281,6 +284,7 @@ def test_a_loop_of_aliases_ends(refusal: Callable[..., str]) -> None:
         f"password: '{SECRET}",
         f"password_file: {SECRET}",
         f"access_token_file: {SECRET}",
+        f"appservice: {{token_file: {SECRET}}}",
         f"password: ''\ncommand_prefix: '{SECRET} {SECRET}'",
         f"password: x\nencryption: {{pickle_key: {SECRET}}}",
         f"password: x\nencryption: {{pickle_key_file: {SECRET}}}",

@@ -41,7 +41,18 @@ LAYERS = {
         "rooms",
         "identity",
     },
-    "shell": {"__init__", "__main__", "app", "cli", "checks", "logs", "demo", "custody"},
+    "shell": {
+        "__init__",
+        "__main__",
+        "app",
+        "cli",
+        "checks",
+        "logs",
+        "demo",
+        "custody",
+        "limits",
+        "registration",
+    },
 }
 SHARED = {"clock", "reading", "judging"}
 """The services that other services may import."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from bot.config.settings import ConfigError, Settings
+from bot.config.settings import MAY_LACK, ConfigError, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -42,11 +42,16 @@ SECTIONS: Final = tuple(dict.fromkeys(key.partition(".")[0] for key in KEYS if "
 
 
 def load(
-    path: Path, *, required: bool = True, environ: Mapping[str, str] | None = None
+    path: Path,
+    *,
+    required: bool = True,
+    environ: Mapping[str, str] | None = None,
+    token_to_come: bool = False,
 ) -> Settings:
     """Return the settings of the file at `path`, each overruled by its environment variable.
 
     A file that is not `required` may be absent. `environ` is the process's own when it is None.
+    `token_to_come`: the file of `appservice.token_file` may be absent too.
     Raises ConfigError, and nothing else, for everything that the operator can get wrong. Its text
     is one line without the file's name, and quotes no text that stands for a value, since that may
     be a secret which was put in the wrong place.
@@ -68,7 +73,7 @@ def load(
         if isinstance(place, dict):
             place[name] = value
     try:
-        return Settings.model_validate(data)
+        return Settings.model_validate(data, context=MAY_LACK if token_to_come else None)
     except ValidationError as error:
         # Unknown keys first: a misspelt key is why another one is missing.
         found = sorted(error.errors(), key=lambda one: one["type"] != "extra_forbidden")

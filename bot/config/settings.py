@@ -2,6 +2,7 @@
 
 # No `from __future__ import annotations`: pydantic reads the annotations while the program runs.
 import re
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 from urllib.parse import urlsplit
@@ -13,6 +14,7 @@ from pydantic import (
     ConfigDict,
     PrivateAttr,
     SecretStr,
+    ValidationInfo,
     model_validator,
 )
 
@@ -20,8 +22,11 @@ from bot import recovery_key
 from bot.durations import DurationError, compact, parse
 from bot.model import Bounds, Millis, UserID
 
-LOGINS: Final = ("password", "password_file", "access_token_file")
+LOGINS: Final = ("password", "password_file", "access_token_file", "appservice.token_file")
 """The keys of which exactly one must be set."""
+
+MAY_LACK: Final = "appservice.token_file"
+"""The context of validation in which the file of that key may be absent."""
 
 _SERVER: Final = r"(?:\[[0-9A-Fa-f:.]{2,45}\]|[0-9A-Za-z.-]{1,230})(?::[0-9]{1,5})?"
 _USER_ID: Final = re.compile(rf"@[^:\s]{{1,200}}:{_SERVER}")
@@ -144,6 +149,12 @@ class Commands(_Section):
     require_signed_devices: bool = False
 
 
+class AppService(_Section):
+    """How to log in as an application service."""
+
+    token_file: AnyPath | None = None
+
+
 class Log(_Section):
     """How much is logged, and in what form."""
 
@@ -166,11 +177,13 @@ class Settings(_Section):
     lifetime: Lifetimes = Lifetimes()
     encryption: Encryption = Encryption()
     commands: Commands = Commands()
+    appservice: AppService = AppService()
     log: Log = Log()
 
     # Read once, when the settings are: a file that goes away later cannot stop a running bot.
     _password: SecretStr | None = PrivateAttr(None)
     _access_token: SecretStr | None = PrivateAttr(None)
+    _as_token: SecretStr | None = PrivateAttr(None)
     _pickle_key: SecretStr | None = PrivateAttr(None)
     _recovery_key: SecretStr | None = PrivateAttr(None)
 
@@ -198,6 +211,10 @@ class Settings(_Section):
         """Return the access token, or None when the bot logs in with a password."""
         return _revealed(self._access_token)
 
+    def as_token_text(self) -> str | None:
+        """Return the token of the application service, or None when the bot is none."""
+        return _revealed(self._as_token)
+
     def pickle_key(self) -> bytes | None:
         """Return the 32 bytes that lock the crypto store, or None when the bot makes its own."""
         text = _revealed(self._pickle_key)
@@ -218,7 +235,7 @@ class Settings(_Section):
             raise ValueError(
                 f"lifetime.default: is outside lifetime.min to lifetime.max, {allowed}"
             )
-        ways = [key for key in LOGINS if getattr(self, key) is not None]
+        ways = [key for key in LOGINS if attrgetter(key)(self) is not None]
         if not ways:
             raise ValueError(f"password: missing; one of {', '.join(LOGINS)} is needed to log in")
         if len(ways) > 1:
@@ -240,6 +257,16 @@ class Settings(_Section):
                 _pickle_key(self._pickle_key)
             except ValueError as error:
                 raise ValueError(f"encryption.pickle_key_file: {error}") from None
+        return self
+
+    @model_validator(mode="after")
+    def _read_as_token(self, info: ValidationInfo) -> Self:
+        key, file = "appservice.token_file", self.appservice.token_file
+        if info.context == MAY_LACK and file is not None and not file.exists():
+            return self
+        self._as_token = _read(key, file)
+        if not re.fullmatch(r"[!-~]*", self.as_token_text() or ""):
+            raise ValueError(f"{key}: must hold one token and nothing else")
         return self
 
     @model_validator(mode="after")

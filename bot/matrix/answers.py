@@ -29,6 +29,7 @@ from bot.model import (
 GATEWAY: Final = frozenset({502, 503, 504, 520, 521, 522, 523, 524})
 """Statuses of a proxy whose homeserver is away."""
 
+NO_LOGIN: Final = frozenset({"M_UNKNOWN_TOKEN", "M_MISSING_TOKEN", "M_UNKNOWN_DEVICE"})
 SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 TIMELINE: Final = 100
 """Events of a room in one sync; Synapse's own limit."""
@@ -39,7 +40,8 @@ DEFAULT_WAIT: Final[Millis] = 5_000
 def name(status: int, body: Any, headers: Mapping[str, str]) -> Outcome:
     """Return the outcome that an HTTP answer stands for; `body` is the parsed JSON or `None`.
 
-    Raises `TokenRejectedError` on `M_UNKNOWN_TOKEN` and `M_MISSING_TOKEN`.
+    Raises `TokenRejectedError` on `M_UNKNOWN_TOKEN` and `M_MISSING_TOKEN`, and on
+    `M_UNKNOWN_DEVICE`: an application service's token is good, and its device was deleted.
     spec: client-server API v1.13, 4.1 standard error response.
     """
     errcode = ""
@@ -47,7 +49,7 @@ def name(status: int, body: Any, headers: Mapping[str, str]) -> Outcome:
         errcode = body["errcode"]
     if 200 <= status < 300:
         return Done(body=body) if isinstance(body, dict) else Failed(status=status)
-    if errcode in {"M_UNKNOWN_TOKEN", "M_MISSING_TOKEN"}:
+    if errcode in NO_LOGIN:
         raise TokenRejectedError(errcode)
     if status == 429 or errcode == "M_LIMIT_EXCEEDED":
         return RateLimited(retry_after=_wait(body, headers))

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import vodozemac
-from nio import AsyncClient
 from nio.crypto import InboundGroupSession, Olm, OutboundGroupSession
 from nio.events import ForwardedRoomKeyEvent
 from nio.store import MegolmInboundSessions, OlmSessions, SqliteStore
 
+from bot.matrix.speaking import Client
 from bot.model import RoomID
 
 log = logging.getLogger(__name__)
@@ -274,7 +274,7 @@ class _Claimed:
     one_time_keys: dict[str, Any]
 
 
-class CarefulClient(AsyncClient):  # type: ignore[misc]
+class CarefulClient(Client):
     """nio's client with that engine."""
 
     def load_store(self) -> None:
