@@ -96,6 +96,15 @@ def check(
     raise typer.Exit(0 if asyncio.run(run_checks(settings, admin_token_file)) else 1)
 
 
+@app.command()
+def rebuild(config: ConfigOption = None) -> None:
+    """Read back in every room for messages without a timer. The bot must be stopped."""
+    settings = _prepare(config)
+    from bot.rebuild import rebuild as rebuild_timers  # noqa: PLC0415
+
+    _carry_out(rebuild_timers(settings, typer.echo))
+
+
 @app.command(name="lift-rate-limit")
 def lift_rate_limit(
     admin_token_file: Annotated[

@@ -82,7 +82,7 @@ class Operator:
 
 async def show(settings: Settings, say: Callable[[str], None]) -> int:
     """Show the keys that people can compare, and how the device stands."""
-    with _explained():
+    with explained():
         device = _device(settings)
         async with stand_by(credentials_of(settings), device) as matrix:
             return await _show(settings, matrix, device.device_id, say)
@@ -90,11 +90,11 @@ async def show(settings: Settings, say: Callable[[str], None]) -> int:
 
 async def reset(settings: Settings, operator: Operator) -> int:
     """Make a new identity, and sign the device with it. The bot must not be running."""
-    with _explained(), hold(settings.data_dir):
+    with explained(), hold(settings.data_dir):
         operator.say(WARNING.format(user_id=settings.user_id, prefix=settings.command_prefix))
         if not operator.agrees("Make a new identity?"):
             raise CustodyError("nothing was changed")
-        async with session(settings, _once) as matrix:
+        async with session(settings, once) as matrix:
             signing = CrossSigning(matrix, settings.data_dir)
             outcome = await signing.replace(_authorise(settings, operator))
             if isinstance(outcome, Refused):
@@ -108,7 +108,7 @@ async def backup(
     settings: Settings, say: Callable[[str], None], *, file: Path | None, replace: bool
 ) -> int:
     """Keep the identity in the account's secret storage, under a new recovery key."""
-    with _explained():
+    with explained():
         async with stand_by(credentials_of(settings), _device(settings)) as matrix:
             kept = await CrossSigning(matrix, settings.data_dir).secrets()
             if kept is None:
@@ -221,7 +221,7 @@ def _write(file: Path | None, key: str) -> None:
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
+def explained() -> Iterator[None]:
     """Turn what can go wrong into a line for the operator."""
     try:
         yield
@@ -240,7 +240,8 @@ def _explained() -> Iterator[None]:
         raise CustodyError(f"{error.filename or 'data_dir'}: {reason}") from None
 
 
-async def _once(request: Callable[[], Awaitable[Outcome]]) -> Outcome:
+async def once(request: Callable[[], Awaitable[Outcome]]) -> Outcome:
+    """Make a request once: an operator is there to try again."""
     return await request()
 
 

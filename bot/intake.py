@@ -96,7 +96,7 @@ class Intake:
         quiet_until = 0
         while not self._stop.is_set():
             try:
-                if not await self._once():
+                if not await self.once():
                     return
                 if failures > 1:
                     log.info("the homeserver answers again")
@@ -112,7 +112,7 @@ class Intake:
                 failures += 1
                 await self._clock.wait(self._stop, now + wait)
 
-    async def _once(self) -> bool:
+    async def once(self) -> bool:
         """Fetch one batch and remember it; `False` when it was time to stop."""
         since, synced_at = await self._memory.position()
         asked_at = self._clock.now()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from random import Random
 from typing import Final, Protocol
 
@@ -78,6 +79,14 @@ class Memory(Protocol):
     async def ask_review(self, room_id: RoomID) -> None: ...  # noqa: D102
 
 
+@dataclass(slots=True)
+class Tally:
+    """What this process has read and found."""
+
+    events: int = 0
+    found: int = 0
+
+
 class Sweeper:
     """Works through the sweeps, a page of each in turn. What is said meanwhile does not wait."""
 
@@ -91,6 +100,7 @@ class Sweeper:
         bounds: Bounds,
         random: Random,
         wake_others: Callable[[], None],
+        again: Sequence[Millis] = AGAIN,
     ) -> None:
         self._homeserver = homeserver
         self._memory = memory
@@ -99,6 +109,8 @@ class Sweeper:
         self._bounds = bounds
         self._random = random
         self._wake_others = wake_others
+        self._again = again
+        self.tally = Tally()
         self.wake = asyncio.Event()
 
     async def run(self) -> None:
@@ -131,6 +143,8 @@ class Sweeper:
             fresh = await self._memory.sweeps.read_on(
                 sweep, stamps, now, token=token, setting=setting, events=len(shown)
             )
+            self.tally.events += len(shown)
+            self.tally.found += fresh
             if fresh:
                 self._wake_others()
             if over:
@@ -171,7 +185,7 @@ class Sweeper:
         """A walk has come to its end: whether another one is to follow."""
         fresh += sweep.fresh
         empty = 0 if fresh else sweep.empty + 1
-        if empty >= len(AGAIN) or not await self._homeserver.is_shared(sweep.room_id):
+        if empty >= len(self._again) or not await self._homeserver.is_shared(sweep.room_id):
             await self._memory.sweeps.end(sweep)
             log.info(
                 "swept a room: %d messages had no timer, in %d events read",
@@ -179,7 +193,7 @@ class Sweeper:
                 sweep.events + events,
             )
             return
-        await self._memory.sweeps.again(sweep, self._clock.now() + AGAIN[empty])
+        await self._memory.sweeps.again(sweep, self._clock.now() + self._again[empty])
 
     async def _failed(self, sweep: Sweep, error: OutcomeError) -> None:
         outcome = error.outcome

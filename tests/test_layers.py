@@ -50,6 +50,7 @@ LAYERS = {
         "logs",
         "demo",
         "custody",
+        "rebuild",
         "limits",
         "registration",
     },

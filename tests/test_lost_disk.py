@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import shutil
 import sqlite3
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -61,6 +63,31 @@ async def test_an_empty_folder_rebuilds_every_timer(people: People, bots: Bots) 
         assert not await alice.is_redacted(room, event)
     live = await alice.send(room, "!expire 2s")
     await alice.until_redacted(room, live, 10)
+
+
+async def test_rebuild_gives_timers_to_what_has_none(people: People, bots: Bots) -> None:
+    bot, alice = await bots(), await people("alice")
+    room = await settle_in(alice, bot)
+    before = await alice.send(room, "from before the lifetime")
+    await alice.state(room, POLICY_EVENT, {"type": "after_send", "timer": 3_600_000})
+    sent = [await alice.send(room, f"{number}") for number in range(5)]
+    await wait_until(lambda: is_waiting(bot, sent[-1]), 10, "the bot to have read all")
+    assert await asyncio.to_thread(rebuild, bot) == (4, "")
+    assert await bot.stop() == 0
+    with sqlite3.connect(bot.data_dir / "timers.db") as db:
+        db.execute("DELETE FROM timers")
+    status, said = await asyncio.to_thread(rebuild, bot)
+    assert (status, said.splitlines()[0]) == (0, "Reading back in 1 room.")
+    assert "6 messages had no timer and got one." in said  # the announcement is one of them
+    assert waiting(bot) >= set(sent)
+    assert before not in waiting(bot)
+    assert "0 messages had no timer" in (await asyncio.to_thread(rebuild, bot))[1]
+
+
+def rebuild(bot: BotProcess) -> tuple[int, str]:
+    command = [sys.executable, "-m", "bot", "rebuild", "--config", str(bot.config_file)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return done.returncode, done.stdout
 
 
 async def is_waiting(bot: BotProcess, event_id: str) -> bool:

@@ -1,0 +1,106 @@
+"""Reads back in every room for messages that have no timer, when an operator asks for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from random import SystemRandom
+from typing import Final
+
+from bot.app import OK, hold, session
+from bot.backfill import Backfill
+from bot.clock import SystemClock
+from bot.config import Settings
+from bot.custody import CustodyError, explained, once
+from bot.intake import Intake
+from bot.matrix.client import Matrix
+from bot.model import OutcomeError
+from bot.reading import Reader
+from bot.store import Store
+from bot.sweeper import Sweeper
+from bot.timeline import Sweep
+
+NOBODY: Final = "The bot is in no room where a lifetime was set. There is nothing to read."
+
+
+async def rebuild(settings: Settings, say: Callable[[str], None]) -> int:
+    """Sweep all rooms once; say what was found. The bot must not be running.
+
+    What other homeservers keep back is asked for again when the bot runs.
+    """
+    with explained(), hold(settings.data_dir):
+        store = await Store.open(
+            settings.data_dir / "timers.db", bounds=settings.bounds, own_id=settings.user_id
+        )
+        try:
+            async with session(settings, once) as matrix:
+                say(await _Rebuild(settings, matrix, store).run(say))
+        except OutcomeError as error:
+            reason = type(error.outcome).__name__
+            raise CustodyError(f"the homeserver did not answer ({reason}); try again") from None
+        finally:
+            await store.close()
+    return OK
+
+
+class _Rebuild:
+    def __init__(self, settings: Settings, matrix: Matrix, store: Store) -> None:
+        bounds, random = settings.bounds, SystemRandom()
+        self._clock = SystemClock()
+        self._store = store
+        self._bounds = bounds
+        reader = Reader(matrix, prefix=settings.command_prefix, bounds=bounds, digest=store.digest)
+        self._intake = Intake(
+            matrix, store, reader, self._clock, bounds=bounds, random=random, wake=_nobody
+        )
+        self._backfill = Backfill(
+            matrix, store, reader, self._clock, random=random, wake_others=_nobody
+        )
+        self._sweeper = Sweeper(
+            matrix,
+            store,
+            reader,
+            self._clock,
+            bounds=bounds,
+            random=random,
+            wake_others=_nobody,
+            again=(),
+        )
+
+    async def run(self, say: Callable[[str], None]) -> str:
+        """Read until every room was walked through once; return what came of it."""
+        token, _ = await self._store.position()
+        if token is None:
+            await self._intake.once()  # an empty database: begins sweeps by itself
+        else:
+            await self._begin()
+        never, rooms = asyncio.Event(), await self._store.sweeps.left()
+        if not rooms:
+            return NOBODY
+        say(f"Reading back in {_count(rooms, 'room')}.")
+        while (sweep := await self._store.sweeps.next()) is not None:
+            if sweep.next > self._clock.now():
+                await self._clock.wait(never, sweep.next)
+            else:
+                await self._sweeper.step(sweep)
+        tally = self._sweeper.tally
+        found, read = _count(tally.found, "message"), _count(tally.events, "event")
+        behind = await self._store.sweeps.left()
+        later = f" {_count(behind, 'room')} will follow when the bot runs." if behind else ""
+        return f"Read {read}: {found} had no timer and got one.{later}"
+
+    async def _begin(self) -> None:
+        """Have every room swept that has or had a lifetime."""
+        now = self._clock.now()
+        for room in await self._store.rooms():
+            if room.setting is not None or self._bounds.default is not None:
+                sweep = Sweep(room_id=room.room_id, whole=True, since=0, until=now)
+                await self._store.sweeps.begin(sweep)
+
+
+def _nobody() -> None:
+    """Nobody waits to be woken."""
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
