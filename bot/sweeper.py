@@ -36,9 +36,10 @@ TRIES: Final = 60
 REACH: Final[Millis] = 30 * 86_400_000
 """How long two homeservers may have been apart for their messages to be found afterwards."""
 
-AGAIN: Final[tuple[Millis, ...]] = (5_000, 30_000, 300_000)
-"""When to walk again after one, two… walks without a find: homeservers fetch what they lack from
-others a hundred events at a time, in the background, because somebody has asked."""
+AGAIN: Final[tuple[Millis, ...]] = (5_000, 30_000, 300_000, 1_200_000, 3_600_000)
+"""When to walk again after no, one, two… walks without a find: homeservers fetch what they lack
+from others a hundred events at a time, in the background, because somebody has asked; and from one
+that was away, not before it is known to be back."""
 
 
 class Homeserver(Protocol):
@@ -185,7 +186,9 @@ class Sweeper:
         """A walk has come to its end: whether another one is to follow."""
         fresh += sweep.fresh
         empty = 0 if fresh else sweep.empty + 1
-        if empty >= len(self._again) or not await self._homeserver.is_shared(sweep.room_id):
+        # Nothing was known of the room: what other homeservers keep back has no bearing on that.
+        again = self._again[:2] if sweep.whole else self._again
+        if empty >= len(again) or not await self._homeserver.is_shared(sweep.room_id):
             await self._memory.sweeps.end(sweep)
             log.info(
                 "swept a room: %d messages had no timer, in %d events read",
@@ -193,7 +196,7 @@ class Sweeper:
                 sweep.events + events,
             )
             return
-        await self._memory.sweeps.again(sweep, self._clock.now() + self._again[empty])
+        await self._memory.sweeps.again(sweep, self._clock.now() + again[empty])
 
     async def _failed(self, sweep: Sweep, error: OutcomeError) -> None:
         outcome = error.outcome

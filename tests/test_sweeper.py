@@ -211,7 +211,7 @@ async def test_a_homeserver_that_fetches_late_is_asked_again(house: House) -> No
         assert missed not in await house.timers()
         await house.advance(30 * SECOND)
         assert missed in await house.timers()
-        for _ in range(4):
+        for _ in range(7):
             await house.advance(HOUR)
         assert await house.store.sweeps.left() == 0
 
