@@ -92,7 +92,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failed:
-    """Status 500, or an answer that is no JSON: this request failed; others may succeed."""
+    """Status 500, or an answer that makes no sense: this request failed; others may succeed."""
 
     status: int
     errcode: str = ""
@@ -100,7 +100,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unreachable:
-    """No answer: refused, reset, timed out, or a gateway in front of a dead homeserver."""
+    """No answer: refused, reset, timed out, or a proxy in front of a dead homeserver."""
 
     reason: str
 
@@ -110,6 +110,13 @@ Outcome = Done | RateLimited | Forbidden | NotFound | Refused | Failed | Unreach
 
 class TokenRejectedError(Exception):
     """The homeserver no longer accepts the access token (status 401)."""
+
+
+class DiskError(Exception):
+    """What is to be remembered cannot be written or read now; the message says why.
+
+    Nothing of it was remembered: done again when the disk takes it, it is done once.
+    """
 
 
 class OutcomeError(Exception):

@@ -180,13 +180,13 @@ class FaultProxy:
         """Give the true answer out in pieces of `size` bytes, one `every` so many seconds."""
 
         async def act(request: web.Request) -> web.StreamResponse:
-            answer = await self._ask(request)
+            answer, mended = await self._ask(request), self._mended
             response = await _begin(request, answer, len(answer.body))
             for place in range(0, len(answer.body), size):
                 await response.write(answer.body[place : place + size])
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(every):
-                        await self._mended.wait()
+                        await mended.wait()
             return response
 
         return self._add(match, act, times)

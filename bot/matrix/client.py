@@ -7,13 +7,13 @@ import json
 import logging
 from dataclasses import replace
 from typing import Any, Final
-from urllib.parse import quote, urlencode
 
 import aiohttp
 from nio import AsyncClient, ErrorResponse
 
 from bot.matrix import answers
 from bot.matrix.crypto import Crypto, Decrypted
+from bot.matrix.http import ANSWER_WITHIN, LARGE, Requests, path
 from bot.matrix.trust import is_cross_signed
 from bot.model import (
     POLICY_EVENT,
@@ -34,11 +34,9 @@ from bot.model import (
 from bot.power import Power
 from bot.timeline import is_gone
 
-log = logging.getLogger(__name__)
+__all__ = ["Matrix", "path"]
 
-BASE: Final = "/_matrix/client/v3"
-ANSWER_WITHIN: Final = 30.0
-"""Seconds for one request; a long poll gets its own time on top."""
+log = logging.getLogger(__name__)
 
 SEND_WITHIN: Final = 120.0
 """Seconds for an encrypted message, the keys of all members' devices included."""
@@ -57,21 +55,18 @@ SYNC_FILTER: Final = json.dumps(
     },
     separators=(",", ":"),
 )
+SHORT_FILTER: Final = SYNC_FILTER.replace('"limit":100', '"limit":5')
 PAGE: Final = 1000
 """Events asked for at once when reading back; Synapse's own limit."""
+SHORT_PAGE: Final = 100
+"""Events of the greatest size that fit into an answer that is still read."""
 
 
-def path(*parts: str, **query: str | int) -> str:
-    """Return a path under `/_matrix/client/v3` with every part quoted: ids hold any sign."""
-    joined = "/".join(quote(part, safe="") for part in parts)
-    return f"{BASE}/{joined}" + (f"?{urlencode(query)}" if query else "")
-
-
-class Matrix:
+class Matrix(Requests):
     """One device of the bot's account on its homeserver."""
 
     def __init__(self, client: AsyncClient) -> None:
-        self._client = client
+        super().__init__(client)
         self.crypto = Crypto(client, self.request)
         self.own_id = UserID(client.user_id)
         self._encrypting = asyncio.Lock()
@@ -89,32 +84,6 @@ class Matrix:
         """Close the connections."""
         await self._client.close()
 
-    async def request(
-        self, method: str, where: str, body: Any = None, *, within: float = ANSWER_WITHIN
-    ) -> Outcome:
-        """Make one request, once; return the outcome's name.
-
-        Raises `TokenRejectedError` when the access token is no longer accepted.
-        """
-        headers = {"Content-Type": "application/json"}
-        if self._client.access_token:
-            headers["Authorization"] = f"Bearer {self._client.access_token}"
-        data = None if body is None else json.dumps(body)
-        timeout: Any = aiohttp.ClientTimeout(total=within)
-        try:
-            response = await self._client.send(method, where, data, headers, timeout=timeout)
-            async with response:
-                raw = await response.read()
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            return Unreachable(reason=type(error).__name__)
-        return answers.name(response.status, answers.parse(raw), response.headers)
-
-    async def _must(self, method: str, where: str, body: Any = None) -> Event:
-        outcome = await self.request(method, where, body)
-        if not isinstance(outcome, Done):
-            raise OutcomeError(outcome)
-        return outcome.body
-
     # --- reading -------------------------------------------------------------------------
 
     async def sync(self, since: str | None, wait: Millis) -> SyncBatch:
@@ -126,10 +95,15 @@ class Matrix:
         query: dict[str, str | int] = {"filter": SYNC_FILTER, "set_presence": "offline"}
         if since is not None:
             query |= {"since": since, "timeout": wait}
-        within = ANSWER_WITHIN + wait / 1000
+        within, most = ANSWER_WITHIN + wait / 1000, LARGE
         if since is None:
             within *= 10  # the first sync of an account in many rooms takes its time
-        outcome = await self.request("GET", path("sync", **query), within=within)
+            most *= 10
+        outcome = await self.request("GET", path("sync", **query), within=within, most=most)
+        if outcome is answers.TOO_LARGE:
+            # Whoever fills rooms may not stop the sync: less of each room; the rest is a gap.
+            query["filter"] = SHORT_FILTER
+            outcome = await self.request("GET", path("sync", **query), within=within, most=most)
         if not isinstance(outcome, Done):
             raise OutcomeError(outcome)
         if not isinstance(outcome.body.get("next_batch"), str):
@@ -146,9 +120,18 @@ class Matrix:
         Raises `OutcomeError`.
         """
         query: dict[str, str | int] = {"dir": "b", "from": token, "limit": PAGE}
-        body = await self._must("GET", path("rooms", room_id, "messages", **query))
+        try:
+            body = await self._page(room_id, query)
+        except OutcomeError as error:
+            if error.outcome is not answers.TOO_LARGE:
+                raise
+            body = await self._page(room_id, query | {"limit": SHORT_PAGE})
         end = body.get("end")
         return answers.events(body.get("chunk")), end if isinstance(end, str) else None
+
+    async def _page(self, room_id: RoomID, query: dict[str, str | int]) -> Event:
+        where = path("rooms", room_id, "messages", **query)
+        return await self.must("GET", where, most=LARGE)
 
     async def decrypt(self, room_id: RoomID, event: Event) -> Decrypted | Locked | None:
         """Return an encrypted event in clear, if it is readable and its sender's own."""
@@ -157,7 +140,7 @@ class Matrix:
     async def is_signed(self, user_id: UserID, device_id: str, device_key: str) -> bool:
         """Whether a person's device is signed by its owner. Raises `OutcomeError`."""
         body = {"device_keys": {user_id: [device_id]}}
-        answer = await self._must("POST", path("keys", "query"), body)
+        answer = await self.must("POST", path("keys", "query"), body)
         return is_cross_signed(answer, user_id, device_id, device_key)
 
     def has_key(self, room_id: RoomID, session_id: str) -> bool:
@@ -171,7 +154,7 @@ class Matrix:
 
     async def joined_rooms(self) -> set[RoomID]:
         """Return the rooms the bot is in. Raises `OutcomeError`."""
-        body = await self._must("GET", path("joined_rooms"))
+        body = await self.must("GET", path("joined_rooms"))
         found = body.get("joined_rooms")
         if not isinstance(found, list):
             raise OutcomeError(Failed(status=200))
