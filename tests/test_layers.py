@@ -38,6 +38,7 @@ LAYERS = {
         "speaker",
         "rooms",
         "identity",
+        "patience",
     },
     "shell": {"__init__", "__main__", "app", "cli", "checks", "logs", "demo", "custody"},
 }
@@ -48,6 +49,7 @@ OUTSIDE = {
     "aiosqlite": {"store"},
     "sqlite3": {"store"},
     "nio": {"matrix", "checks", "demo"},
+    "peewee": {"matrix"},
     "vodozemac": {"matrix", "checks", "demo"},
     "Crypto": {"matrix"},
     "aiohttp": {"matrix", "checks", "demo"},

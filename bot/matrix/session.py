@@ -13,11 +13,12 @@ from typing import Final
 
 from nio import AsyncClient, AsyncClientConfig
 from nio.store import SqliteStore
+from peewee import PeeweeException
 
 from bot.matrix.client import Matrix, path
 from bot.matrix.files import write_private
 from bot.matrix.olm import CarefulClient
-from bot.model import Done, Forbidden, Outcome, Refused, UserID
+from bot.model import DiskError, Done, Forbidden, Outcome, Refused, UserID
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +101,7 @@ async def open_session(
 ) -> Matrix:
     """Return the bot's device on its homeserver, logged in for the first time if need be.
 
-    Raises `LoginError` when it is refused.
+    Raises `LoginError` when it is refused, and `DiskError` when its keys cannot be read.
     """
     where = data_dir / "device.json"
     known = load_identity(where)
@@ -116,7 +117,13 @@ async def open_session(
     if known is None or (given is not None and given != known.access_token):
         known = await _log_in(Matrix(client), credentials, insist)
         write_private(where, json.dumps(asdict(known)) + "\n")
-    client.restore_login(known.user_id, known.device_id, known.access_token)
+    try:
+        client.restore_login(known.user_id, known.device_id, known.access_token)
+    except PeeweeException as error:
+        raise DiskError(
+            f"{data_dir / 'crypto'}: {error}; if it is damaged, put a backup in its place, or move"
+            " device.json and crypto out of data_dir: the bot then logs in as a new device"
+        ) from error
     return Matrix(client)
 
 
