@@ -37,6 +37,10 @@ from bot.schedule import (
 
 log = logging.getLogger(__name__)
 
+MANY_FAILED: Final = 24
+"""So many redactions in a row that fail are hardly the fault of the messages."""
+FAILING_PAUSE: Final[Millis] = 5_000
+"""Between two requests, while one redaction after the other fails."""
 SUMMARY_EVERY: Final[Millis] = 60_000
 
 
@@ -92,6 +96,8 @@ class Redactor:
         self._width = IN_FLIGHT
         self._paused_until: Millis = 0
         self._failures = 0
+        self._failed = 0
+        """Redactions that failed one after the other, whichever they were."""
         self._last_room: RoomID | None = None
         self._tally = Tally()
 
@@ -145,7 +151,7 @@ class Redactor:
         match step:
             case Sent(check_at=check_at):
                 self._width = min(IN_FLIGHT, self._width + 1)
-                self._failures = 0
+                self._failures = self._failed = 0
                 self._tally.redacted += 1
                 self._tally.worst = max(self._tally.worst, now - timer.due)
                 await self._memory.sent(timer, now, check_at)
@@ -158,9 +164,18 @@ class Redactor:
                 self._tally.waited += 1
                 log.warning("a redaction failed (%s)", type(outcome).__name__)
                 await self._memory.postpone(timer, until)
+                self._hold_back(now)
             case Inspect(until=until):
                 self._tally.waited += 1
                 await self._inspect(timer, outcome, until)
+
+    def _hold_back(self, now: Millis) -> None:
+        """Not the messages but the homeserver may be the reason: it is not to get them all."""
+        self._failed += 1
+        if self._failed >= MANY_FAILED:
+            self._width = 1
+            # No longer than that: should it be the messages, others are waiting.
+            self._paused_until = max(self._paused_until, now + FAILING_PAUSE)
 
     async def _inspect(self, timer: Timer, outcome: Outcome, until: Millis) -> None:
         """The event or the room may be the reason: look at both before going on."""
