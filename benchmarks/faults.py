@@ -46,8 +46,9 @@ async def run(names: list[str], seconds: float, patience: float, together: int) 
 
             print(HEAD)
             good = True
+            ordeals = [one(name) for name in names]
             try:
-                for made in asyncio.as_completed([one(name) for name in names]):
+                for made in asyncio.as_completed(ordeals):
                     result = await made
                     print(line(result), flush=True)
                     good = good and not (result.lost or result.early or result.ended)

@@ -67,8 +67,8 @@ class FaultProxy:
     def __init__(self, target: str) -> None:
         self.target = target
         self.seen: list[Seen] = []
-        self.written = 0
-        """How many bytes of floods were taken by the other side."""
+        self.longest = 0
+        """How many bytes of one flood were taken by the other side, at most."""
         self._rules: list[Rule] = []
         self._mended = asyncio.Event()
         self._http: aiohttp.ClientSession | None = None
@@ -192,15 +192,15 @@ class FaultProxy:
         return self._add(match, act, times)
 
     def flood(self, match: str, total: int, times: int | None = None) -> Rule:
-        """Answer with `total` bytes of garbage; `written` counts how many were taken."""
+        """Answer with `total` bytes of garbage; `longest` says how many of them were taken."""
 
         async def act(request: web.Request) -> web.StreamResponse:
             answer = Answer(200, {"Content-Type": "application/json"}, b"")
             response = await _begin(request, answer, None)
             piece = b'{"rubbish": "' + b"x" * (CHUNK - 13)
-            for _ in range(total // CHUNK):
+            for number in range(total // CHUNK):
                 await response.write(piece)
-                self.written += len(piece)
+                self.longest = max(self.longest, (number + 1) * CHUNK)
             return response
 
         return self._add(match, act, times)

@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
+
+import aiohttp
 
 from bot import app
 from bot.config import load
@@ -23,13 +25,15 @@ BEFORE, DURING = 6, 4
 """Messages sent before a fault, due in it; and messages sent while it lasts."""
 
 Begin = Callable[[FaultProxy], object]
+Last = Callable[[FaultProxy], Coroutine[Any, Any, None]]
+"""Begins a fault, and returns when its time is over."""
 
 EVERYWHERE, REDACT, SYNC, KEYS = "", "/redact/", "/sync", "/keys/"
 LIMITED = {"errcode": "M_LIMIT_EXCEEDED", "error": "Too many requests"}
 UNKNOWN = {"errcode": "M_UNKNOWN", "error": "Internal server error"}
 HOUR = LIMITED | {"retry_after_ms": 3_600_000}
 GARBAGE = b'{"next_batch": "s1", "rooms": {"join": [[['
-HUGE = 1 << 27
+HUGE = 1 << 30
 
 
 def pages(status: int) -> Begin:
@@ -88,8 +92,8 @@ class Result:
     """Most of them in one second."""
     healed: float = 0.0
     """Seconds from the fault's end to the last redaction."""
-    written: int = 0
-    """Bytes of garbage that the bot took."""
+    longest: int = 0
+    """Bytes of garbage that the bot took in one answer, at most."""
     ended: str = ""
     """Why the bot ended, if it did."""
 
@@ -135,8 +139,28 @@ class Ordeal:
         self._people = people
         self._bots = bots
 
-    async def go(self, name: str, begin: Begin, lasting: float, patience: float = 75) -> Result:
+    async def go(self, name: str, begin: Begin, lasting: float, patience: float) -> Result:
         """Let one fault befall one bot."""
+
+        async def last(proxy: FaultProxy) -> None:
+            begin(proxy)
+            await asyncio.sleep(lasting)
+
+        return await self._through(name, last, patience)
+
+    async def restarts(self, times: int, every: float, patience: float = 75) -> Result:
+        """Kill the homeserver again and again."""
+
+        async def last(_: FaultProxy) -> None:
+            for _number in range(times):
+                await self._homeserver.kill()
+                await asyncio.sleep(1)
+                await self._homeserver.start()
+                await asyncio.sleep(every)
+
+        return await self._through(f"restarted every {every + 1:.0f} s", last, patience)
+
+    async def _through(self, name: str, last: Last, patience: float) -> Result:
         async with FaultProxy(self._homeserver.url) as proxy:
             config = await self._bots(start=False)
             config.config["homeserver"] = proxy.url
@@ -145,7 +169,7 @@ class Ordeal:
             try:
                 alice = await self._people("alice")
                 room = await make_room(alice, config.user_id, proxy)
-                result, sent = await suffer(proxy, alice, room, begin, lasting)
+                result, sent = await suffer(proxy, alice, room, last)
                 result.fault = name
                 result.healed = await until_gone(alice, room, sent, patience)
                 result.ended = bot.ended
@@ -157,21 +181,25 @@ class Ordeal:
 
 
 async def suffer(
-    proxy: FaultProxy, alice: Person, room: RoomID, begin: Begin, lasting: float
+    proxy: FaultProxy, alice: Person, room: RoomID, last: Last
 ) -> tuple[Result, list[EventID]]:
     """Send messages before and during a fault; mend it when its time is over."""
     sent = [await alice.send(room, f"before {number}") for number in range(BEFORE)]
     await asyncio.sleep(1)
     since = time.monotonic()
-    begin(proxy)
-    for number in range(DURING):
-        sent.append(await alice.send(room, f"during {number}"))
+    lasting = asyncio.create_task(last(proxy))
+    await asyncio.sleep(0)
+    during = 0
+    while during < DURING:
+        with contextlib.suppress(aiohttp.ClientError):  # it may be the homeserver that is away
+            sent.append(await alice.send(room, f"during {during}"))
+            during += 1
         await asyncio.sleep(0.3)
-    await asyncio.sleep(lasting - (time.monotonic() - since))
+    await lasting
     until = time.monotonic()
     proxy.mend()
     seconds = Counter(int(one.at - since) for one in proxy.seen if since <= one.at < until)
-    result = Result(messages=len(sent), requests=seconds.total(), written=proxy.written)
+    result = Result(messages=len(sent), requests=seconds.total(), longest=proxy.longest)
     result.peak = max(seconds.values(), default=0)
     return result, sent
 
@@ -226,6 +254,3 @@ async def judge(alice: Person, room: RoomID, sent: list[EventID], result: Result
         result.twice += times[event_id] > 1
         at = event["unsigned"]["redacted_because"]["origin_server_ts"]
         result.early += at < event["origin_server_ts"] + LIFETIME
-
-
-__all__ = ["FAULTS", "Bot", "Ordeal", "Result", "make_room", "until_gone", "wait_until"]

@@ -125,7 +125,7 @@ async def test_a_drip_is_whole_and_slow(proxy: FaultProxy) -> None:
 async def test_a_flood_counts_what_was_taken(proxy: FaultProxy) -> None:
     proxy.flood("/a", 1 << 20)
     _, body = await ask(proxy)
-    assert len(body) == proxy.written == 1 << 20
+    assert len(body) == proxy.longest == 1 << 20
 
 
 async def test_a_doubled_request_is_done_twice(proxy: FaultProxy, origin: Origin) -> None:

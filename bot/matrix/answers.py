@@ -75,7 +75,7 @@ def name(status: int, body: Any, headers: Mapping[str, str]) -> Outcome:
     return Failed(status=status, errcode=errcode)
 
 
-def parse(raw: bytes) -> Any:
+def parse(raw: bytes | bytearray) -> Any:
     """Return what `raw` says as JSON, or `None` when it is something else.
 
     Half a surrogate pair, which JSON can write and Unicode does not have, becomes `?`.

@@ -27,7 +27,7 @@ def path(*parts: str, **query: str | int) -> str:
     return f"{BASE}/{joined}" + (f"?{urlencode(query)}" if query else "")
 
 
-async def read(response: aiohttp.ClientResponse, most: int) -> bytes | None:
+async def read(response: aiohttp.ClientResponse, most: int) -> bytearray | None:
     """Return the whole body; `None`, and nothing more is read, when it is longer than `most`.
 
     Raises aiohttp's errors, `TimeoutError` and `OSError`.
@@ -39,7 +39,7 @@ async def read(response: aiohttp.ClientResponse, most: int) -> bytes | None:
             response.close()
             return None
     response.release()
-    return bytes(body)
+    return body
 
 
 class Requests:
