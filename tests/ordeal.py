@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -146,7 +147,7 @@ class Ordeal:
             begin(proxy)
             await asyncio.sleep(lasting)
 
-        return await self._through(name, last, patience)
+        return await self.through(name, last, patience)
 
     async def restarts(self, times: int, every: float, patience: float = 75) -> Result:
         """Kill the homeserver again and again."""
@@ -158,12 +159,16 @@ class Ordeal:
                 await self._homeserver.start()
                 await asyncio.sleep(every)
 
-        return await self._through(f"restarted every {every + 1:.0f} s", last, patience)
+        return await self.through(f"restarted every {every + 1:.0f} s", last, patience)
 
-    async def _through(self, name: str, last: Last, patience: float) -> Result:
+    async def through(
+        self, name: str, last: Last, patience: float, data_dir: Path | None = None
+    ) -> Result:
+        """Go through whatever `last` makes happen."""
         async with FaultProxy(self._homeserver.url) as proxy:
             config = await self._bots(start=False)
             config.config["homeserver"] = proxy.url
+            config.config["data_dir"] = str(data_dir or config.data_dir)
             bot = Bot(config)
             await bot.start()
             try:
