@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from random import Random, SystemRandom
 from typing import Any, Final
@@ -24,7 +24,8 @@ from bot.matrix.client import Matrix
 from bot.matrix.cross_signing import CrossSigning
 from bot.matrix.session import Credentials, LoginError, connect, lock_secret, open_session
 from bot.matrix.verification import Verification
-from bot.model import Failed, Outcome, RateLimited, TokenRejectedError, Unreachable
+from bot.model import DiskError, Failed, Outcome, RateLimited, TokenRejectedError, Unreachable
+from bot.patience import Disk
 from bot.ratchet import Ratchet
 from bot.reading import Reader
 from bot.redactor import Redactor
@@ -114,7 +115,7 @@ def _status(error: Exception, *, stopped: bool) -> int:
         return _say(error, OCCUPIED)
     if isinstance(error, LoginError):
         return _say(error, REFUSED)
-    if isinstance(error, StoreError | OSError):
+    if isinstance(error, StoreError | DiskError | OSError):
         return _say(error, FAILED)
     # Where it happened, but not its text, which may be a stranger's: logs.py sees to that.
     log.error("this should not have happened", exc_info=error)
@@ -209,21 +210,22 @@ async def _work(settings: Settings, matrix: Matrix, store: Store, stop: asyncio.
     sweeper = Sweeper(matrix, store, reader, clock, bounds=bounds, random=random, wake_others=wake)
     kin = Kin(matrix, store, clock, random=random, wake_others=wake)
     ratchet = Ratchet(matrix.crypto, store, clock, grace=settings.encryption.grace, bounds=bounds)
+    disk = Disk(clock, random)
     async with asyncio.TaskGroup() as group:
-        finishing = [group.create_task(intake.run()), group.create_task(redactor.run())]
-        ending: list[Coroutine[Any, Any, None]] = [
-            backfill.run(),
-            rooms.run(),
-            speaker.run(),
-            late.run(),
-            kin.run(),
-            sweeper.run(),
-            ratchet.run(),
-            keep_tidy(store, clock),
-            identity.run(),
-            verification.run(),
+        finishing = [group.create_task(disk.insist(one.run)) for one in (intake, redactor)]
+        ending: list[Callable[[], Coroutine[Any, Any, None]]] = [
+            backfill.run,
+            rooms.run,
+            speaker.run,
+            late.run,
+            kin.run,
+            sweeper.run,
+            ratchet.run,
+            lambda: keep_tidy(store, clock),
+            identity.run,
+            verification.run,
         ]
-        others = [group.create_task(service) for service in ending]
+        others = [group.create_task(disk.insist(service)) for service in ending]
         await stop.wait()
         log.info("stopping")
         intake.stop()
@@ -231,7 +233,8 @@ async def _work(settings: Settings, matrix: Matrix, store: Store, stop: asyncio.
         _, slow = await asyncio.wait(finishing, timeout=STOP_WITHIN)
         for task in [*slow, *others]:
             task.cancel()
-    ratchet.scrub()
+    with suppress(DiskError):  # the next start does it
+        ratchet.scrub()
 
 
 async def wait_for_homeserver(

@@ -11,6 +11,7 @@ from typing import Final, Protocol
 from bot.clock import Clock
 from bot.model import (
     Bounds,
+    Failed,
     Invite,
     Millis,
     OutcomeError,
@@ -30,6 +31,8 @@ log = logging.getLogger(__name__)
 LONG_POLL: Final[Millis] = 30_000
 LIVE: Final[Millis] = 5_000
 """A sync asked for this soon after the last one brings what has only just happened, in ms."""
+AT_ONCE: Final[Millis] = 1_000
+"""A long poll answered sooner than this has something new to say, in ms."""
 OLDER: Final[Millis] = 3_600_000
 """A page of a gap whose every event is this much older than the last sync ends the gap."""
 
@@ -115,12 +118,15 @@ class Intake:
     async def once(self) -> bool:
         """Fetch one batch and remember it; `False` when it was time to stop."""
         since, synced_at = await self._memory.position()
-        asked_at = self._clock.now()
+        asked_at, wait = self._clock.now(), self._wait
         batch = await self._poll(since)
         if batch is None:
             return False
         live = 0 <= asked_at - synced_at <= LIVE
         await self.take(batch, live=live, first=since is None, synced_at=synced_at)
+        if wait and batch.next_batch == since and self._clock.now() - asked_at < AT_ONCE:
+            # Somebody repeats himself, and would again at once.
+            raise OutcomeError(Failed(status=200))
         return True
 
     async def _poll(self, since: str | None) -> SyncBatch | None:

@@ -115,13 +115,13 @@ def _must(outcome: Outcome, settings: Settings) -> Event:
         reason = "the token is not one of a server administrator"
     elif isinstance(outcome, NotFound):
         reason = f"the homeserver has no account {settings.user_id}: register it first"
-    elif isinstance(outcome, Unreachable):
+    elif isinstance(outcome, Unreachable) and not outcome.page:
         reason = f"{settings.homeserver} does not answer ({outcome.reason})"
     elif isinstance(outcome, Refused) and outcome.errcode != "M_UNRECOGNIZED":
         reason = f"the homeserver refused it ({outcome.status} {outcome.errcode})"
     elif isinstance(outcome, Failed) and outcome.status >= 500:
         reason = f"the homeserver failed (status {outcome.status}): try again later"
-    elif isinstance(outcome, Failed | Refused | Forbidden):
+    elif isinstance(outcome, Failed | Refused | Forbidden | Unreachable):
         reason = NO_API.format(url=settings.homeserver)
     else:
         reason = "the homeserver asks to slow down: try again later"

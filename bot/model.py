@@ -106,7 +106,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failed:
-    """Status 500, or an answer that is no JSON: this request failed; others may succeed."""
+    """Status 500, or an answer that makes no sense: this request failed; others may succeed."""
 
     status: int
     errcode: str = ""
@@ -114,9 +114,11 @@ class Failed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unreachable:
-    """No answer: refused, reset, timed out, or a gateway in front of a dead homeserver."""
+    """No answer: refused, reset, timed out, or a proxy in front of a dead homeserver."""
 
     reason: str
+    page: int = field(default=0, compare=False)
+    """The status of a web page that came instead, from something before the homeserver."""
 
 
 Outcome = Done | RateLimited | Forbidden | NotFound | Refused | Failed | Unreachable
@@ -124,6 +126,13 @@ Outcome = Done | RateLimited | Forbidden | NotFound | Refused | Failed | Unreach
 
 class TokenRejectedError(Exception):
     """The homeserver no longer accepts the access token (status 401)."""
+
+
+class DiskError(Exception):
+    """What is to be remembered cannot be written or read now; the message says why.
+
+    Nothing of it was remembered: done again when the disk takes it, it is done once.
+    """
 
 
 class OutcomeError(Exception):

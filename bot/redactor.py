@@ -41,6 +41,10 @@ log = logging.getLogger(__name__)
 LOOKS: Final = 3
 """How often the homeserver may fail to say what belongs to a message that is due."""
 
+MANY_FAILED: Final = 24
+"""So many redactions in a row that fail are hardly the fault of the messages."""
+FAILING_PAUSE: Final[Millis] = 5_000
+"""Between two requests, while one redaction after the other fails."""
 SUMMARY_EVERY: Final[Millis] = 60_000
 
 
@@ -108,6 +112,8 @@ class Redactor:
         self._width = IN_FLIGHT
         self._paused_until: Millis = 0
         self._failures = 0
+        self._failed = 0
+        """Redactions that failed one after the other, whichever they were."""
         self._last_room: RoomID | None = None
         self._tally = Tally()
 
@@ -186,7 +192,7 @@ class Redactor:
         match step:
             case Sent(check_at=check_at):
                 self._width = min(IN_FLIGHT, self._width + 1)
-                self._failures = 0
+                self._failures = self._failed = 0
                 self._tally.redacted += 1
                 self._tally.worst = max(self._tally.worst, now - timer.due)
                 await self._memory.sent(timer, now, check_at)
@@ -199,6 +205,7 @@ class Redactor:
                 self._tally.waited += 1
                 log.warning("a redaction failed (%s)", type(outcome).__name__)
                 await self._memory.postpone(timer, until)
+                self._hold_back(now)
             case Inspect(until=until):
                 self._tally.waited += 1
                 await self._inspect(timer, outcome, until)
@@ -211,6 +218,14 @@ class Redactor:
             self._pause(step, outcome, now)
         if not isinstance(outcome, RateLimited) and not isinstance(step, Sent):
             await self._memory.postpone(timer, step.until)
+
+    def _hold_back(self, now: Millis) -> None:
+        """Not the messages but the homeserver may be the reason: it is not to get them all."""
+        self._failed += 1
+        if self._failed >= MANY_FAILED:
+            self._width = 1
+            # No longer than that: should it be the messages, others are waiting.
+            self._paused_until = max(self._paused_until, now + FAILING_PAUSE)
 
     async def _inspect(self, timer: Timer, outcome: Outcome, until: Millis) -> None:
         """The event or the room may be the reason: look at both before going on."""

@@ -35,6 +35,7 @@ def error(errcode: str, **more: Any) -> dict[str, Any]:
 
 
 LIMITED = "M_LIMIT_EXCEEDED"
+HTML = {"Content-Type": "text/html; charset=utf-8"}
 
 
 @pytest.mark.parametrize(
@@ -47,25 +48,29 @@ LIMITED = "M_LIMIT_EXCEEDED"
         (200, [], {}, Failed(status=200)),
         (200, "ok", {}, Failed(status=200)),
         (429, error(LIMITED, retry_after_ms=1_234), {}, RateLimited(retry_after=1_234)),
-        (429, error(LIMITED, retry_after_ms=0), {}, RateLimited(retry_after=0)),
+        (429, error(LIMITED, retry_after_ms=0), {}, RateLimited(retry_after=500)),
+        (429, error(LIMITED, retry_after_ms=3_600_000), {}, RateLimited(retry_after=600_000)),
+        (429, error(LIMITED, retry_after_ms=10**30), {}, RateLimited(retry_after=600_000)),
+        (429, error(LIMITED), {"Retry-After": "3600"}, RateLimited(retry_after=600_000)),
         (429, error(LIMITED), {"Retry-After": "7"}, RateLimited(retry_after=7_000)),
         (
             429,
-            error(LIMITED, retry_after_ms=5),
+            error(LIMITED, retry_after_ms=505),
             {"Retry-After": "7"},
-            RateLimited(retry_after=5),
+            RateLimited(retry_after=505),
         ),
-        (429, error(LIMITED), {"Retry-After": "-7"}, RateLimited(retry_after=0)),
+        (429, error(LIMITED), {"Retry-After": "-7"}, RateLimited(retry_after=500)),
         (429, error(LIMITED), {}, RateLimited(retry_after=5_000)),
         (429, error(LIMITED), {"Retry-After": "Tue, 1 Dec"}, RateLimited(retry_after=5_000)),
         (429, error(LIMITED, retry_after_ms=-5), {}, RateLimited(retry_after=5_000)),
         (429, error(LIMITED, retry_after_ms="5"), {}, RateLimited(retry_after=5_000)),
         (429, error(LIMITED, retry_after_ms=True), {}, RateLimited(retry_after=5_000)),
         (429, None, {}, RateLimited(retry_after=5_000)),
-        (400, error(LIMITED, retry_after_ms=9), {}, RateLimited(retry_after=9)),
+        (400, error(LIMITED, retry_after_ms=900), {}, RateLimited(retry_after=900)),
         (403, error("M_FORBIDDEN"), {}, Forbidden(reason="M_FORBIDDEN")),
         (403, error("M_GUEST_ACCESS_FORBIDDEN"), {}, Forbidden(reason="M_GUEST_ACCESS_FORBIDDEN")),
-        (403, None, {}, Forbidden()),
+        (403, None, {}, Failed(status=403)),
+        (403, {"error": "words"}, {}, Failed(status=403)),
         (404, error("M_NOT_FOUND"), {}, NotFound()),
         (404, None, {}, Failed(status=404)),
         (404, {"detail": "no such page"}, {}, Failed(status=404)),
@@ -81,6 +86,18 @@ LIMITED = "M_LIMIT_EXCEEDED"
         (503, error("M_UNKNOWN"), {}, Unreachable(reason="status 503")),
         (504, "<html>", {}, Unreachable(reason="status 504")),
         (522, None, {}, Unreachable(reason="status 522")),
+        (200, None, HTML, Unreachable(reason="a web page, status 200")),
+        (302, None, HTML, Unreachable(reason="a web page, status 302")),
+        (401, None, HTML, Unreachable(reason="a web page, status 401")),
+        (403, None, HTML, Unreachable(reason="a web page, status 403")),
+        (404, None, HTML, Unreachable(reason="a web page, status 404")),
+        (404, None, {"Content-Type": "text/plain"}, Unreachable(reason="a web page, status 404")),
+        (429, None, HTML, RateLimited(retry_after=5_000)),
+        (400, None, HTML, Failed(status=400)),
+        (414, None, HTML, Failed(status=414)),
+        (500, None, HTML, Failed(status=500)),
+        (404, error("M_NOT_FOUND"), HTML, NotFound()),
+        (200, {"a": 1}, HTML, Done(body={"a": 1})),
     ],
 )
 def test_an_answer_has_a_name(

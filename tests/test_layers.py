@@ -40,6 +40,7 @@ LAYERS = {
         "speaker",
         "rooms",
         "identity",
+        "patience",
     },
     "shell": {
         "__init__",
@@ -62,6 +63,7 @@ OUTSIDE = {
     "aiosqlite": {"store"},
     "sqlite3": {"store"},
     "nio": {"matrix", "checks", "demo"},
+    "peewee": {"matrix"},
     "vodozemac": {"matrix", "checks", "demo"},
     "Crypto": {"matrix"},
     "aiohttp": {"matrix", "checks", "demo"},

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from bot.model import EventID, RateLimited, RoomID, Unreachable
+import pytest
+
+from bot.model import EventID, Failed, Outcome, RateLimited, RoomID, Unreachable
 from bot.schedule import CONFIRM_AFTER, IN_FLIGHT, PAUSE_CEILING
 from tests.house import MINUTE, SECOND, House
 
@@ -99,3 +101,41 @@ async def test_a_rate_limit_on_a_look_pauses_as_well(house: House) -> None:
         house.homeserver.lying = False
         await house.advance(1)
     assert gone(house, room, sent) == 1
+
+
+# A homeserver whose own database is away says 500 to everything, at once: a backlog would be thrown
+# at it as fast as it can refuse, again and again.
+async def test_a_backlog_is_not_thrown_at_a_homeserver_that_fails_on_everything(
+    house: House,
+) -> None:
+    room = house.homeserver.make_room()
+    sent = await messages(house, room, 500)
+    house.homeserver.fail_next(*[Failed(status=500)] * 10_000, on="redact")
+    async with house.running(house.redactor):
+        for _ in range(60):
+            await house.advance(SECOND)
+        assert len(house.homeserver.times("redact")) < 60
+        house.homeserver.recover()
+        for _ in range(12):
+            await house.advance(10 * SECOND)
+        assert gone(house, room, sent) == 500
+
+
+async def test_messages_that_cannot_be_redacted_hold_others_up_for_seconds_only(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, good = house.homeserver.make_room(), house.homeserver.make_room()
+    redact = house.homeserver.redact
+
+    async def failing(room_id: RoomID, event_id: EventID, txn: str) -> Outcome:
+        answer = await redact(room_id, event_id, txn)
+        return Failed(status=500) if room_id == bad else answer
+
+    monkeypatch.setattr(house.homeserver, "redact", failing)
+    await messages(house, bad, 50)
+    async with house.running(house.redactor):
+        for _ in range(60):
+            sent = await messages(house, good, 1)
+            for _ in range(6):
+                await house.advance(SECOND)
+            assert gone(house, good, sent) == 1

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bot.model import EventID, Invite, Millis, RoomID, UserID
+from bot.model import DiskError, EventID, Invite, Millis, RoomID, UserID
 from bot.policy import Owed
 from bot.store import Store, StoreError
 from bot.store.schema import MIGRATIONS
@@ -178,27 +179,46 @@ async def test_a_database_of_a_newer_version_is_refused_untouched(
     assert version == len(MIGRATIONS) + 1
 
 
-async def test_a_file_that_is_no_database_is_refused_untouched(
+async def test_a_file_that_is_no_database_is_moved_aside_untouched(
     open_store: Opener, tmp_path: Path
 ) -> None:
     path = tmp_path / "timers.db"
     path.write_bytes(b"a shopping list\n" * 500)
     with pytest.raises(StoreError, match=r"timers\.db.*not a database"):
         await open_store(path)
-    assert path.read_bytes() == b"a shopping list\n" * 500
+    [aside] = tmp_path.glob("timers.db*")
+    assert aside.name.startswith("timers.db.damaged-")
+    assert aside.read_bytes() == b"a shopping list\n" * 500
 
 
 async def test_a_path_that_cannot_be_opened_is_refused(open_store: Opener, tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="unable to open"):
+    with pytest.raises(DiskError, match="unable to open"):
         await open_store(tmp_path / "nowhere" / "timers.db")
 
 
-async def test_a_damaged_database_is_refused(open_store: Opener, tmp_path: Path) -> None:
+def cut_in_half(whole: bytes) -> bytes:
+    return whole[: len(whole) // 2]
+
+
+def scratch(whole: bytes) -> bytes:
+    return whole[:4096] + b"\xff" * (len(whole) - 4096)
+
+
+@pytest.mark.parametrize("damage", [cut_in_half, scratch])
+async def test_a_damaged_database_is_moved_aside_and_the_next_start_begins_anew(
+    open_store: Opener, tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
     path = tmp_path / "timers.db"
-    await (await open_store(path)).close()
-    path.write_bytes(path.read_bytes()[:4096] + b"\xff" * 40_000)
-    with pytest.raises(StoreError, match=r"timers\.db"):
+    first = await open_store(path)
+    await first.commit("s1", NOW, [])
+    await first.close()
+    damaged = damage(path.read_bytes())
+    path.write_bytes(damaged)
+    with pytest.raises(StoreError, match=r"malformed; it was moved to timers\.db\.damaged-"):
         await open_store(path)
+    [aside] = tmp_path.glob("timers.db*")
+    assert aside.read_bytes() == damaged
+    assert await (await open_store(path)).position() == (None, 0)
 
 
 async def test_two_databases_know_one_id_by_different_digests(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Mapping
 from typing import Any, Final
@@ -26,15 +27,25 @@ from bot.model import (
     UserID,
 )
 
+log = logging.getLogger(__name__)
+
 GATEWAY: Final = frozenset({502, 503, 504, 520, 521, 522, 523, 524})
 """Statuses of a proxy whose homeserver is away."""
 
 NO_LOGIN: Final = frozenset({"M_UNKNOWN_TOKEN", "M_MISSING_TOKEN", "M_UNKNOWN_DEVICE"})
+ITS_OWN: Final = frozenset({400, 413, 414, 431, 500})
+"""Statuses that one request can bring upon itself; others may succeed, whoever said it."""
+TOO_LARGE: Final = Failed(status=200, errcode="TOO_LARGE")
+"""An answer that is longer than what is read of it."""
+
 SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 TIMELINE: Final = 100
 """Events of a room in one sync; Synapse's own limit."""
 
 DEFAULT_WAIT: Final[Millis] = 5_000
+SHORTEST_WAIT: Final[Millis] = 500
+LONGEST_WAIT: Final[Millis] = 600_000
+"""Whoever asks for more rest than this is asked again all the same: it may be a mistake."""
 
 
 def name(status: int, body: Any, headers: Mapping[str, str]) -> Outcome:
@@ -47,6 +58,11 @@ def name(status: int, body: Any, headers: Mapping[str, str]) -> Outcome:
     errcode = ""
     if isinstance(body, dict) and isinstance(body.get("errcode"), str):
         errcode = body["errcode"]
+    page = not isinstance(body, dict) and headers.get("Content-Type", "").startswith("text/")
+    if page and status != 429 and status not in ITS_OWN:
+        # A homeserver speaks JSON: this is a proxy's own page, and nobody behind it was asked.
+        reason = f"status {status}" if status in GATEWAY else f"a web page, status {status}"
+        return Unreachable(reason=reason, page=0 if status in GATEWAY else status)
     if 200 <= status < 300:
         return Done(body=body) if isinstance(body, dict) else Failed(status=status)
     if errcode in NO_LOGIN:
@@ -55,7 +71,7 @@ def name(status: int, body: Any, headers: Mapping[str, str]) -> Outcome:
         return RateLimited(retry_after=_wait(body, headers))
     if status in GATEWAY:
         return Unreachable(reason=f"status {status}")
-    if status == 403:
+    if status == 403 and errcode:
         return Forbidden(reason=errcode)
     if status == 404:
         # Only this word says that something does not exist; others, that nobody was asked.
@@ -65,7 +81,7 @@ def name(status: int, body: Any, headers: Mapping[str, str]) -> Outcome:
     return Failed(status=status, errcode=errcode)
 
 
-def parse(raw: bytes) -> Any:
+def parse(raw: bytes | bytearray) -> Any:
     """Return what `raw` says as JSON, or `None` when it is something else.
 
     Half a surrogate pair, which JSON can write and Unicode does not have, becomes `?`.
@@ -80,7 +96,19 @@ def parse(raw: bytes) -> Any:
 
 
 def _wait(body: Any, headers: Mapping[str, str]) -> Millis:
-    """Return how long a 429 asks to wait: the deprecated field is exact, the header in seconds."""
+    """Return how long to wait after a 429: what it asks for, within limits."""
+    asked = _asked(body, headers)
+    if asked > LONGEST_WAIT:
+        log.warning(
+            "the homeserver asks for %d s without requests: it is tried again in %d s",
+            min(asked, 10**15) // 1000,
+            LONGEST_WAIT // 1000,
+        )
+    return max(SHORTEST_WAIT, min(asked, LONGEST_WAIT))
+
+
+def _asked(body: Any, headers: Mapping[str, str]) -> Millis:
+    """Return the wait that a 429 asks for: the deprecated field is exact, the header in seconds."""
     exact = body.get("retry_after_ms") if isinstance(body, dict) else None
     if type(exact) is int and exact >= 0:
         return exact

@@ -13,6 +13,7 @@ from nio import AsyncClient, ErrorResponse
 
 from bot.matrix import answers
 from bot.matrix.crypto import Crypto, Decrypted
+from bot.matrix.http import ANSWER_WITHIN, LARGE
 from bot.matrix.lookups import Lookups
 from bot.matrix.paths import path
 from bot.model import (
@@ -33,9 +34,6 @@ from bot.model import (
 
 log = logging.getLogger(__name__)
 
-ANSWER_WITHIN: Final = 30.0
-"""Seconds for one request; a long poll gets its own time on top."""
-
 SEND_WITHIN: Final = 120.0
 """Seconds for an encrypted message, the keys of all members' devices included."""
 
@@ -53,15 +51,18 @@ SYNC_FILTER: Final = json.dumps(
     },
     separators=(",", ":"),
 )
+SHORT_FILTER: Final = SYNC_FILTER.replace(f'"limit":{answers.TIMELINE}', '"limit":5')
 PAGE: Final = 1000
 """Events asked for at once when reading back; Synapse's own limit."""
+SHORT_PAGE: Final = 100
+"""Events of the greatest size that fit into an answer that is still read."""
 
 
 class Matrix(Lookups):
     """One device of the bot's account on its homeserver."""
 
     def __init__(self, client: AsyncClient) -> None:
-        self._client = client
+        super().__init__(client)
         self.crypto = Crypto(client, self.request)
         self.own_id = UserID(client.user_id)
         self._encrypting = asyncio.Lock()
@@ -79,26 +80,6 @@ class Matrix(Lookups):
         """Close the connections."""
         await self._client.close()
 
-    async def request(
-        self, method: str, where: str, body: Any = None, *, within: float = ANSWER_WITHIN
-    ) -> Outcome:
-        """Make one request, once; return the outcome's name.
-
-        Raises `TokenRejectedError` when the access token is no longer accepted.
-        """
-        headers = {"Content-Type": "application/json"}
-        if self._client.access_token:
-            headers["Authorization"] = f"Bearer {self._client.access_token}"
-        data = None if body is None else json.dumps(body)
-        timeout: Any = aiohttp.ClientTimeout(total=within)
-        try:
-            response = await self._client.send(method, where, data, headers, timeout=timeout)
-            async with response:
-                raw = await response.read()
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            return Unreachable(reason=type(error).__name__)
-        return answers.name(response.status, answers.parse(raw), response.headers)
-
     # --- reading -------------------------------------------------------------------------
 
     async def sync(self, since: str | None, wait: Millis) -> SyncBatch:
@@ -110,10 +91,16 @@ class Matrix(Lookups):
         query: dict[str, str | int] = {"filter": SYNC_FILTER, "set_presence": "offline"}
         if since is not None:
             query |= {"since": since, "timeout": wait}
-        within = ANSWER_WITHIN + wait / 1000
+        within, most = ANSWER_WITHIN + wait / 1000, LARGE
         if since is None:
             within *= 10  # the first sync of an account in many rooms takes its time
-        outcome = await self.request("GET", path("sync", query=query), within=within)
+            most *= 10
+        where = path("sync", query=query)
+        outcome = await self.request("GET", where, within=within, most=most)
+        if outcome is answers.TOO_LARGE:
+            # Whoever fills rooms may not stop the sync: less of each room; the rest is a gap.
+            where = path("sync", query=query | {"filter": SHORT_FILTER})
+            outcome = await self.request("GET", where, within=within, most=most)
         if not isinstance(outcome, Done):
             raise OutcomeError(outcome)
         if not isinstance(outcome.body.get("next_batch"), str):
@@ -130,9 +117,18 @@ class Matrix(Lookups):
         Raises `OutcomeError`.
         """
         query: dict[str, str | int] = {"dir": "b", "from": token, "limit": PAGE}
-        body = await self._must("GET", path("rooms", room_id, "messages", query=query))
+        try:
+            body = await self._page(room_id, query)
+        except OutcomeError as error:
+            if error.outcome is not answers.TOO_LARGE:
+                raise
+            body = await self._page(room_id, query | {"limit": SHORT_PAGE})
         end = body.get("end")
         return answers.events(body.get("chunk")), end if isinstance(end, str) else None
+
+    async def _page(self, room_id: RoomID, query: dict[str, str | int]) -> Event:
+        where = path("rooms", room_id, "messages", query=query)
+        return await self.must("GET", where, most=LARGE)
 
     async def decrypt(self, room_id: RoomID, event: Event) -> Decrypted | Locked | None:
         """Return an encrypted event in clear, if it is readable and its sender's own."""

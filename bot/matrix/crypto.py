@@ -17,6 +17,7 @@ from nio.events import MegolmEvent, ToDeviceEvent
 from nio.exceptions import EncryptionError
 
 from bot.matrix import answers
+from bot.matrix.files import disk
 from bot.matrix.olm import CarefulOlm
 from bot.matrix.upkeep import Request, Upkeep
 from bot.model import (
@@ -223,15 +224,18 @@ class Crypto:
 
     def ratchet(self, read: list[tuple[str, int]]) -> None:
         """See that what was read of these sessions can never be decrypted again with our keys."""
-        self._olm.ratchet(read)
+        with disk():
+            self._olm.ratchet(read)
 
     def forget(self, session_ids: list[str]) -> None:
         """Delete sessions that are of no more use."""
-        self._olm.forget(session_ids)
+        with disk():
+            self._olm.forget(session_ids)
 
     def scrub(self) -> None:
         """See that nothing replaced can still be read from the crypto store."""
-        self._olm.scrub()
+        with disk():
+            self._olm.scrub()
 
     @property
     def sessions(self) -> dict[str, RoomID]:

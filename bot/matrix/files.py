@@ -1,9 +1,24 @@
-"""Writes the small files that hold secrets."""
+"""Writes the small files that hold secrets, and names what fails with the crypto store."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from peewee import OperationalError
+
+from bot.model import DiskError
+
+
+@contextmanager
+def disk() -> Iterator[None]:
+    """Raise `DiskError` when the crypto store cannot be written: nio uses it through peewee."""
+    try:
+        yield
+    except OperationalError as error:
+        raise DiskError(f"the crypto store: {error}") from error
 
 
 def write_private(where: Path, text: str) -> None:

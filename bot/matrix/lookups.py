@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from bot.matrix import answers
+from bot.matrix.http import Requests
 from bot.matrix.paths import BASE_V1, path
 from bot.matrix.trust import is_cross_signed
 from bot.model import (
@@ -14,7 +15,6 @@ from bot.model import (
     EventID,
     Failed,
     NotFound,
-    Outcome,
     OutcomeError,
     RoomID,
     UserID,
@@ -27,30 +27,20 @@ RELATED_PAGES: Final = 50
 """Should there be more, the rest is found when these are gone."""
 
 
-class Lookups:
-    """The questions that change nothing; whoever inherits makes the requests."""
+class Lookups(Requests):
+    """The questions that change nothing."""
 
     own_id: UserID
-
-    async def request(self, method: str, where: str, body: Any = None) -> Outcome:
-        """Make one request, once; return the outcome's name."""
-        raise NotImplementedError
-
-    async def _must(self, method: str, where: str, body: Any = None) -> Event:
-        outcome = await self.request(method, where, body)
-        if not isinstance(outcome, Done):
-            raise OutcomeError(outcome)
-        return outcome.body
 
     async def is_signed(self, user_id: UserID, device_id: str, device_key: str) -> bool:
         """Whether a person's device is signed by its owner. Raises `OutcomeError`."""
         body = {"device_keys": {user_id: [device_id]}}
-        answer = await self._must("POST", path("keys", "query"), body)
+        answer = await self.must("POST", path("keys", "query"), body)
         return is_cross_signed(answer, user_id, device_id, device_key)
 
     async def joined_rooms(self) -> set[RoomID]:
         """Return the rooms the bot is in. Raises `OutcomeError`."""
-        body = await self._must("GET", path("joined_rooms"))
+        body = await self.must("GET", path("joined_rooms"))
         found = body.get("joined_rooms")
         if not isinstance(found, list):
             raise OutcomeError(Failed(status=200))
@@ -111,7 +101,7 @@ class Lookups:
 
     async def is_shared(self, room_id: RoomID) -> bool:
         """Whether people of other homeservers are in the room. Raises `OutcomeError`."""
-        body = await self._must("GET", path("rooms", room_id, "joined_members"))
+        body = await self.must("GET", path("rooms", room_id, "joined_members"))
         members = body.get("joined")
         own = self.own_id.partition(":")[2]
         return isinstance(members, dict) and any(
@@ -136,7 +126,7 @@ class Lookups:
         query: dict[str, str | int] = {"recurse": "true", "limit": RELATED}
         for _ in range(RELATED_PAGES):
             where = path("rooms", room_id, "relations", event_id, query=query, base=BASE_V1)
-            body = await self._must("GET", where)
+            body = await self.must("GET", where)
             for event in answers.events(body.get("chunk")):
                 parent, child = belongs_to(event), event.get("event_id")
                 if parent and isinstance(child, str) and not is_state(event) and not is_gone(event):

@@ -13,13 +13,14 @@ from typing import Final
 
 from nio import AsyncClientConfig
 from nio.store import SqliteStore
+from peewee import PeeweeException
 
 from bot.matrix.client import Matrix
 from bot.matrix.files import write_private
 from bot.matrix.olm import CarefulClient
 from bot.matrix.paths import path
 from bot.matrix.speaking import Client
-from bot.model import Done, Forbidden, Outcome, Refused, TokenRejectedError, UserID
+from bot.model import DiskError, Done, Forbidden, Outcome, Refused, TokenRejectedError, UserID
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +116,7 @@ async def open_session(
 ) -> Matrix:
     """Return the bot's device on its homeserver, logged in for the first time if need be.
 
-    Raises `LoginError` when it is refused.
+    Raises `LoginError` when it is refused, and `DiskError` when its keys cannot be read.
     """
     where = data_dir / "device.json"
     known = load_identity(where)
@@ -144,7 +145,13 @@ async def open_session(
         write_private(where, json.dumps(asdict(known)) + "\n")
     if known.appservice:
         client.speak_for(known.user_id, known.device_id)
-    client.restore_login(known.user_id, known.device_id, known.access_token)
+    try:
+        client.restore_login(known.user_id, known.device_id, known.access_token)
+    except PeeweeException as error:
+        raise DiskError(
+            f"{data_dir / 'crypto'}: {error}; if it is damaged, put a backup in its place, or move"
+            " device.json and crypto out of data_dir: the bot then logs in as a new device"
+        ) from error
     return Matrix(client)
 
 

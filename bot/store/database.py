@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import sqlite3
 from collections.abc import AsyncIterator
@@ -12,13 +13,12 @@ from typing import Any, Final
 
 import aiosqlite
 
+from bot.store.disk import StoreError, explain, keep_aside
 from bot.store.schema import MIGRATIONS
 
+log = logging.getLogger(__name__)
+
 Row = tuple[Any, ...]
-
-
-class StoreError(Exception):
-    """The database cannot be used; the message says why and what to do."""
 
 
 PRAGMAS: Final = (
@@ -46,8 +46,9 @@ class Database:
     async def open(cls, path: Path) -> Database:
         """Open or create the database at `path`.
 
-        Raises `StoreError` when the file is no database, is damaged, cannot be written, or was
-        written by a newer version of the bot.
+        Raises `StoreError` when the file is no database, is damaged, or was written by a newer
+        version of the bot, and `DiskError` when it cannot be read or written now. A damaged file
+        is moved aside.
         """
         connection = aiosqlite.connect(path, isolation_level=None)
         try:
@@ -56,9 +57,11 @@ class Database:
                 await connection.execute_fetchall(pragma)
             await _migrate(connection, path)
             secret = await _secret(connection)
+            await _look_through(connection)
         except sqlite3.Error as error:
             await connection.close()
-            raise StoreError(f"{path}: {error}; restore a backup or move the file away") from error
+            found = explain(error, path)
+            raise (keep_aside(path, found) if isinstance(found, StoreError) else found) from error
         except BaseException:
             await connection.close()
             raise
@@ -69,21 +72,28 @@ class Database:
         async with self._lock:
             try:
                 await self._clean()
+            except sqlite3.Error as error:
+                log.warning("what was deleted could not be wiped from the disk (%s)", error)
             finally:
                 await self._connection.close()
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Database]:
-        """Run the block as one transaction: committed as a whole, or not at all."""
+        """Run the block as one transaction: committed as a whole, or not at all.
+
+        Raises `DiskError` when the disk does not take it now.
+        """
         async with self._lock:
             try:
                 await self._connection.execute_fetchall("BEGIN IMMEDIATE")
                 yield self
                 await asyncio.shield(self._connection.execute_fetchall("COMMIT"))
-            except BaseException:
+            except BaseException as error:
                 # A cancelled BEGIN or COMMIT is done all the same, in the connection's own
                 # thread; this comes after it there, and does nothing when all is over.
                 await asyncio.shield(self._connection.rollback())
+                if isinstance(error, sqlite3.Error):
+                    raise explain(error, self._path) from error
                 raise
 
     async def rows(self, sql: str, *args: Any) -> list[Row]:
@@ -106,11 +116,14 @@ class Database:
         """Rewrite the file and empty its journal, so that nothing deleted can be read from them.
 
         `secure_delete` alone leaves copies where SQLite moved rows between pages, and old
-        pages in the write-ahead log.
+        pages in the write-ahead log. Raises `DiskError`: it takes as much room as the file.
         """
         async with self._lock:
             if self._dirty:
-                await self._clean()
+                try:
+                    await self._clean()
+                except sqlite3.Error as error:
+                    raise explain(error, self._path) from error
 
     async def _clean(self) -> None:
         await self._connection.execute_fetchall("VACUUM")
@@ -139,6 +152,15 @@ async def _migrate(connection: aiosqlite.Connection, path: Path) -> None:
                 f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {number}; COMMIT;"
             )
         ).close()
+
+
+async def _look_through(connection: aiosqlite.Connection) -> None:
+    """Find damage before it is met one day in the middle of work."""
+    found = [tuple(row) for row in await connection.execute_fetchall("PRAGMA quick_check(1)")]
+    if found != [("ok",)]:
+        error = sqlite3.DatabaseError("database disk image is malformed")
+        error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+        raise error
 
 
 async def _secret(connection: aiosqlite.Connection) -> bytes:

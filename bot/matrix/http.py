@@ -1,0 +1,77 @@
+"""Makes one request and names its answer, of which it never reads more than there is use for."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+import aiohttp
+from nio import AsyncClient
+
+from bot.matrix import answers
+from bot.model import Done, Event, Outcome, OutcomeError, Unreachable
+
+ANSWER_WITHIN: Final = 30.0
+"""Seconds for one request; a long poll gets its own time on top."""
+LARGE: Final = 64 << 20
+"""Bytes read of what brings events or many people's keys."""
+SMALL: Final = 8 << 20
+"""Bytes read of any other answer; the longest are the members of a big room."""
+
+
+async def read(response: aiohttp.ClientResponse, most: int) -> bytearray | None:
+    """Return the whole body; `None`, and nothing more is read, when it is longer than `most`.
+
+    Raises aiohttp's errors, `TimeoutError` and `OSError`.
+    """
+    body = bytearray()
+    async for piece in response.content.iter_any():
+        body += piece
+        if len(body) > most:
+            response.close()
+            return None
+    response.release()
+    return body
+
+
+class Requests:
+    """One account's way to its homeserver."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+
+    async def request(
+        self,
+        method: str,
+        where: str,
+        body: Any = None,
+        *,
+        within: float = ANSWER_WITHIN,
+        most: int = SMALL,
+    ) -> Outcome:
+        """Make one request, once; return the outcome's name.
+
+        An answer of more than `most` bytes is not read: the outcome is `answers.TOO_LARGE`.
+        Raises `TokenRejectedError` when the access token is no longer accepted.
+        """
+        headers = {"Content-Type": "application/json"}
+        if self._client.access_token:
+            headers["Authorization"] = f"Bearer {self._client.access_token}"
+        data = None if body is None else json.dumps(body)
+        timeout: Any = aiohttp.ClientTimeout(total=within)
+        try:
+            response = await self._client.send(method, where, data, headers, timeout=timeout)
+            async with response:
+                raw = await read(response, most)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            return Unreachable(reason=type(error).__name__)
+        if raw is None:
+            return answers.TOO_LARGE
+        return answers.name(response.status, answers.parse(raw), response.headers)
+
+    async def must(self, method: str, where: str, body: Any = None, *, most: int = SMALL) -> Event:
+        """Make a request that has to succeed; return its answer. Raises `OutcomeError`."""
+        outcome = await self.request(method, where, body, most=most)
+        if not isinstance(outcome, Done):
+            raise OutcomeError(outcome)
+        return outcome.body

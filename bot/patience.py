@@ -1,0 +1,67 @@
+"""Begins a service anew when the disk does not take what it remembers, until it does."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from random import Random
+from typing import Any, Final
+
+from bot.clock import Clock
+from bot.model import DiskError, Millis
+from bot.schedule import PAUSE_CEILING, backoff
+
+log = logging.getLogger(__name__)
+
+QUIET_FOR: Final[Millis] = 60_000
+"""All services meet the same disk: one line in the log a minute is enough."""
+
+
+class Disk:
+    """Waits for a disk that is full, read-only or held by somebody else.
+
+    A service keeps in the database what may not be lost, so that beginning it anew is the same
+    as going on: what was not stored was not acknowledged, and is done again.
+    """
+
+    def __init__(self, clock: Clock, random: Random) -> None:
+        self._clock = clock
+        self._random = random
+        self._quiet_until: Millis = 0
+
+    async def insist(self, service: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run a service, again and again if need be; other errors than `DiskError` are raised."""
+        failures = 0
+        while True:
+            began = self._clock.now()
+            reason = ""
+            try:
+                await service()
+            except* DiskError as group:
+                reason = str(_first(group))
+            if not reason:
+                return
+            if self._clock.now() - began > QUIET_FOR:
+                failures = 0
+            await self._rest(reason, failures)
+            failures += 1
+
+    async def _rest(self, reason: str, failures: int) -> None:
+        now = self._clock.now()
+        if now >= self._quiet_until:
+            log.error("nothing can be stored (%s); it is tried until it can", reason)
+            self._quiet_until = now + QUIET_FOR
+        chance = self._random.random()
+        until = now + backoff(failures, ceiling=PAUSE_CEILING, chance=chance)
+        never = asyncio.Event()
+        while self._clock.now() < until:
+            await self._clock.wait(never, until)
+
+
+def _first(group: BaseExceptionGroup[DiskError]) -> BaseException:
+    """Return one of the errors in a group of groups."""
+    found: BaseException = group
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    return found
