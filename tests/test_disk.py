@@ -12,6 +12,7 @@ from random import Random
 
 import pytest
 
+from bot.app import FAILED, _status
 from bot.model import DiskError, EventID
 from bot.patience import Disk
 from bot.store import StoreError
@@ -208,3 +209,9 @@ async def test_keys_that_cannot_be_moved_on_are_waited_for(tmp_path: Path) -> No
         bot.crypto.forget([writer.session.id])
     with pytest.raises(DiskError, match="readonly"):
         bot.crypto.scrub()
+
+
+def test_damage_that_a_service_meets_is_said_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    group = ExceptionGroup("", [ExceptionGroup("", [StoreError("timers.db: malformed")])])
+    assert _status(group, stopped=False) == FAILED
+    assert [record.getMessage() for record in caplog.records] == ["timers.db: malformed"]
