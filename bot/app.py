@@ -106,6 +106,8 @@ async def run(settings: Settings) -> int:
 
 def _status(error: Exception, *, stopped: bool) -> int:
     """Return the exit status that an error stands for, and say it in the log."""
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]  # a service's own
     tokens = isinstance(error, ExceptionGroup) and error.subgroup(TokenRejectedError)
     if isinstance(error, StoppedError) or (stopped and isinstance(error, TimeoutError)):
         return OK

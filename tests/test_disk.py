@@ -12,9 +12,11 @@ from random import Random
 
 import pytest
 
+from bot.app import FAILED, _status
 from bot.model import DiskError, EventID
 from bot.patience import Disk
 from bot.store import StoreError
+from tests.engines import Bot, Peer, Writer
 from tests.house import MINUTE, SECOND, House, Opener, Service
 
 MANY = 90
@@ -170,3 +172,46 @@ async def test_it_stops_in_order_though_nothing_can_be_wiped(
         await store.tidy()
     await store.close()
     assert "could not be wiped" in caplog.text
+
+
+# The channel that the key came through moves on in memory: without its place on the disk, the same
+# event could not be opened when it comes again.
+async def test_a_room_key_that_cannot_be_stored_is_opened_when_it_comes_again(
+    tmp_path: Path,
+) -> None:
+    alice, bot = Peer("alice", tmp_path / "alice"), Bot(tmp_path / "bot")
+    alice.meet(bot)
+    bot.meet(alice)
+    writer = Writer(alice)
+    bot.feed(alice.tell(bot, "m.dummy", {}))
+    event = alice.tell(bot, "m.room_key", writer.room_key())
+    bot.client.store.database.execute_sql("PRAGMA query_only = ON")
+    with pytest.raises(DiskError, match="the crypto store"):
+        bot.feed(event)
+    bot.meet(alice)
+    bot.feed(event)
+    assert await bot.reads(writer.write("a secret")) == "a secret"
+    bot.restart()
+    bot.meet(alice)
+    assert await bot.reads(writer.write("another")) == "another"
+
+
+async def test_keys_that_cannot_be_moved_on_are_waited_for(tmp_path: Path) -> None:
+    alice, bot = Peer("alice", tmp_path / "alice"), Bot(tmp_path / "bot")
+    alice.meet(bot)
+    bot.meet(alice)
+    writer = Writer(alice)
+    bot.feed(alice.tell(bot, "m.room_key", writer.room_key()))
+    bot.client.store.database.execute_sql("PRAGMA query_only = ON")
+    with pytest.raises(DiskError, match="readonly"):
+        bot.crypto.ratchet([(writer.session.id, 0)])
+    with pytest.raises(DiskError, match="readonly"):
+        bot.crypto.forget([writer.session.id])
+    with pytest.raises(DiskError, match="readonly"):
+        bot.crypto.scrub()
+
+
+def test_damage_that_a_service_meets_is_said_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    group = ExceptionGroup("", [ExceptionGroup("", [StoreError("timers.db: malformed")])])
+    assert _status(group, stopped=False) == FAILED
+    assert [record.getMessage() for record in caplog.records] == ["timers.db: malformed"]

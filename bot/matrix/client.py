@@ -91,16 +91,15 @@ class Matrix(Lookups):
         query: dict[str, str | int] = {"filter": SYNC_FILTER, "set_presence": "offline"}
         if since is not None:
             query |= {"since": since, "timeout": wait}
-        within, most = ANSWER_WITHIN + wait / 1000, LARGE
+        within = ANSWER_WITHIN + wait / 1000
         if since is None:
             within *= 10  # the first sync of an account in many rooms takes its time
-            most *= 10
         where = path("sync", query=query)
-        outcome = await self.request("GET", where, within=within, most=most)
+        outcome = await self.request("GET", where, within=within, most=LARGE)
         if outcome is answers.TOO_LARGE:
             # Whoever fills rooms may not stop the sync: less of each room; the rest is a gap.
             where = path("sync", query=query | {"filter": SHORT_FILTER})
-            outcome = await self.request("GET", where, within=within, most=most)
+            outcome = await self.request("GET", where, within=within, most=2 * LARGE)
         if not isinstance(outcome, Done):
             raise OutcomeError(outcome)
         if not isinstance(outcome.body.get("next_batch"), str):

@@ -15,12 +15,14 @@ from nio.crypto import InboundGroupSession, OlmDevice
 from nio.events import Event as RoomEvent
 from nio.events import MegolmEvent, ToDeviceEvent
 from nio.exceptions import EncryptionError
+from peewee import OperationalError
 
 from bot.matrix import answers
 from bot.matrix.files import disk
 from bot.matrix.olm import CarefulOlm
 from bot.matrix.upkeep import Request, Upkeep
 from bot.model import (
+    DiskError,
     Event,
     Locked,
     OutcomeError,
@@ -103,8 +105,27 @@ class Crypto:
         """Take from an answer of `/sync` what encryption lives on.
 
         Every to-device event is taken by itself: anybody who knows the bot's id can send one,
-        and eight malformed kinds raise inside nio. None of them may stop the sync.
+        and eight malformed kinds raise inside nio. None of them may stop the sync; only the disk
+        may, with `DiskError`: then all of them come again with the next one.
         """
+        try:
+            with disk():
+                self._take(body)
+        except DiskError:
+            # What was opened in memory is not on the disk, and could not be opened again.
+            with disk():
+                self._client.load_again()
+            raise
+        unused = body.get("device_unused_fallback_key_types")
+        if isinstance(unused, list):
+            self._upkeep.fallback_wanted = "signed_curve25519" not in unused
+        counts = body.get("device_one_time_keys_count")
+        if isinstance(counts, dict):
+            # nio itself skips a count of 0, and never uploads again.
+            count = counts.get("signed_curve25519", 0)
+            self._olm.uploaded_key_count = count if isinstance(count, int) else 0
+
+    def _take(self, body: Event) -> None:
         for event in _list(body, "to_device", "events"):
             if not isinstance(event, dict):
                 continue
@@ -117,18 +138,12 @@ class Crypto:
                 parsed = ToDeviceEvent.parse_event(event)
                 if parsed is not None:
                     self._olm.handle_to_device_event(parsed)
+            except OperationalError:
+                raise  # the disk's, not the event's
             except Exception as error:  # noqa: BLE001 - a stranger's input, of any shape
                 log.warning("passed over a to-device event (%s)", type(error).__name__)
         changed = _list(body, "device_lists", "changed")
         self._olm.add_changed_users({user for user in changed if isinstance(user, str)})
-        unused = body.get("device_unused_fallback_key_types")
-        if isinstance(unused, list):
-            self._upkeep.fallback_wanted = "signed_curve25519" not in unused
-        counts = body.get("device_one_time_keys_count")
-        if isinstance(counts, dict):
-            # nio itself skips a count of 0, and never uploads again.
-            count = counts.get("signed_curve25519", 0)
-            self._olm.uploaded_key_count = count if isinstance(count, int) else 0
 
     @property
     def has_news(self) -> bool:

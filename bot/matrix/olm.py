@@ -12,6 +12,7 @@ import vodozemac
 from nio.crypto import InboundGroupSession, Olm, OutboundGroupSession
 from nio.events import ForwardedRoomKeyEvent
 from nio.store import MegolmInboundSessions, OlmSessions, SqliteStore
+from peewee import PeeweeException
 
 from bot.matrix import answers
 from bot.matrix.http import LARGE, read
@@ -286,6 +287,16 @@ class CarefulClient(Client):
             where, key = self.store_path, self.config.pickle_key
             self.store: Any = SqliteStore(self.user_id, self.device_id, where, key, "")
             self.olm: Any = CarefulOlm(self.user_id, self.device_id, self.store)
+
+    def load_again(self) -> None:
+        """Forget what is in memory for what is on the disk."""
+        before, self.olm = self.olm, None
+        try:
+            self.load_store()
+        except PeeweeException:
+            self.olm = before  # better than nothing
+            raise
+        before.store.database.close()
 
     async def parse_body(self, transport_response: aiohttp.ClientResponse) -> dict[Any, Any]:
         """Read an answer as the bot's own requests do: nio reads it whole, however long."""
