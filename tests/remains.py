@@ -36,6 +36,8 @@ class Remains:
 
     found: dict[str, set[str]] = field(default_factory=lambda: {api: set() for api in APIS})
     asked: set[str] = field(default_factory=set)
+    names: list[str] = field(default_factory=list)
+    """Of all messages that were asked for."""
 
     def look(self, api: str, answer: Any, sent: Iterable[Sent]) -> None:
         """Search an answer for the words, and for events of ours that have any content."""
@@ -45,6 +47,13 @@ class Remains:
         for one in sent:
             if one.event_id in full or any(word in text for word in one.words):
                 self.found[api].add(one.name)
+
+    def add(self, other: Remains) -> None:
+        """Add what was found of other messages."""
+        self.asked |= other.asked
+        self.names += other.names
+        for api, names in other.found.items():
+            self.found[api] |= names
 
     @property
     def everything(self) -> set[tuple[str, str]]:
@@ -97,7 +106,7 @@ async def remains(
     member: Person, newcomer: Person, room: str, sent: list[Sent], *, searchable: bool
 ) -> Remains:
     """Ask every API about messages: `member` was there, `newcomer` has just joined."""
-    left = Remains()
+    left = Remains(names=[one.name for one in sent])
     left.look("/messages", await member.messages(room), sent)
     for one in sent:
         left.look("GET event", await _ask(member, "event", room, one), sent)
@@ -135,10 +144,13 @@ async def search(member: Person, word: str) -> list[Any]:
 
 
 async def fresh_sync(newcomer: Person, room: str) -> list[Any]:
-    """Return a whole room as a client gets it that has just been logged in."""
+    """Return a whole room as clients get it that have just been logged in: the old, the new."""
     only = json.dumps({"room": {"rooms": [room], "timeline": {"limit": 100}}})
     answer = await newcomer.call("GET", "sync", filter=only, timeout="0")
-    got: list[Any] = [answer]
+    sliding = {"ranges": [[0, 99]], "timeline_limit": 100, "required_state": []}
+    root, lists = "/_matrix/client/unstable/org.matrix.simplified_msc3575", {"all": sliding}
+    got = [answer, await newcomer.call("POST", "sync", root=root, body={"lists": lists})]
+    assert room in got[1]["rooms"]
     token = answer["rooms"]["join"][room]["timeline"].get("prev_batch")
     while token:
         query = {"dir": "b", "limit": "1000", "from": token}

@@ -22,7 +22,6 @@ pytestmark = pytest.mark.synapse
 
 LONG_AGO = 1
 FAR_AHEAD = 4_102_444_800_000  # the year 2100
-STAMPS = {"long ago": LONG_AGO, "far ahead": FAR_AHEAD}
 SLACK = 3.0
 """Seconds that the bot and a busy machine get for a redaction."""
 
@@ -49,11 +48,12 @@ async def test_a_forged_time_changes_nothing_while_the_bot_is_there(
 ) -> None:
     alice, bot, puppet = await people("alice"), await bots(), await puppets()
     room = await bridged(alice, bot, puppet, lifetime=3)
-    for what, stamp in STAMPS.items():
-        before = time.time()
-        message = await puppet.send_at(room, what, stamp)
-        assert (await alice.event(room, message))["origin_server_ts"] == stamp
-        after = time.time()
+    before = time.time()
+    sent = [await puppet.send_at(room, "forged", stamp) for stamp in (LONG_AGO, FAR_AHEAD)]
+    after = time.time()
+    shown = [(await alice.event(room, one))["origin_server_ts"] for one in sent]
+    assert shown == [LONG_AGO, FAR_AHEAD]
+    for message in sent:
         gone = await redacted_at(alice, room, message, 3 + SLACK)
         assert before + 3 <= gone <= after + 3 + SLACK
 
@@ -62,7 +62,7 @@ async def test_a_forged_time_counts_between_the_last_sync_and_the_start(
     people: People, bots: Bots, puppets: Callable[[], Awaitable[Puppet]]
 ) -> None:
     alice, bot, puppet = await people("alice"), await bots(), await puppets()
-    room = await bridged(alice, bot, puppet, lifetime=9)
+    room = await bridged(alice, bot, puppet, lifetime=8)
     last_seen = time.time()
     seen = await alice.send(room, "the last that the bot sees")
     await asyncio.sleep(0.5)
@@ -77,8 +77,8 @@ async def test_a_forged_time_counts_between_the_last_sync_and_the_start(
     await bot.start()
     started = time.time()
     when = [await redacted_at(alice, room, one, 20) for one in (seen, old, honest, new)]
-    at_latest = max(stopped + 9, started) + SLACK
-    assert last_seen + 9 <= when[0] <= at_latest
-    assert last_seen + 9 <= when[1] <= at_latest
-    assert stopped + 9 <= when[2] <= at_latest
-    assert back + 9 <= when[3] <= started + 9 + SLACK
+    at_latest = max(stopped + 8, started) + SLACK
+    assert last_seen + 8 <= when[0] <= at_latest
+    assert last_seen + 8 <= when[1] <= at_latest
+    assert stopped + 8 <= when[2] <= at_latest
+    assert back + 8 <= when[3] <= started + 8 + SLACK

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.encrypted_person import EncryptedPerson
 from tests.kinds import Kind, all_kinds
 from tests.peers import People, Person, wait_until
+from tests.process import Bots
 from tests.remains import APIS, Remains, Sent, remains, send_all, send_kind
 from tests.test_lifecycle import settle_in
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from bot.demo.homeserver import Homeserver
     from bot.model import RoomID
-    from tests.process import BotProcess, Bots
+    from tests.process import BotProcess
 
 pytestmark = pytest.mark.synapse
 
@@ -70,27 +74,6 @@ async def look_everywhere(
     return await remains(alice, newcomer, room, sent, searchable=searchable)
 
 
-@pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "encrypted"])
-async def test_nothing_is_left_of_any_kind(people: People, bots: Bots, encrypted: bool) -> None:
-    bot = await bots()
-    make = encrypted_room if encrypted else plain_room
-    alice, room = await make(people, bot)
-    stays = await send_all(alice, room, family("text", "edit", "reaction"))
-    await set_lifetime(alice, room, 4)
-    sent = await send_all(alice, room, all_kinds())
-    await until_redacted(alice, room, sent, 20)
-    left = await look_everywhere(people, alice, room, sent, searchable=not encrypted)
-    assert left.everything == set()
-    # What stays is found everywhere: the search for the others was one.
-    found = await look_everywhere(people, alice, room, stays, searchable=not encrypted)
-    apis = [api for api in APIS if api != "/search" or not encrypted]
-    for api in apis:
-        shown = {"text", "edit", "reaction"}
-        if api == "/search":
-            shown -= {"reaction"}
-        assert found.found[api] == shown, api
-
-
 def family(*names: str) -> list[Kind]:
     """Return some kinds, with the words of one and the same set."""
     return [kind for kind in all_kinds() if kind.name in names]
@@ -104,87 +87,150 @@ async def send_children(
     return [await send_kind(alice, room, kind, ids.get(kind.parent, "")) for kind in kinds]
 
 
-@pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "encrypted"])
-async def test_children_go_with_their_parent(people: People, bots: Bots, encrypted: bool) -> None:
-    """An edit made 3 s after its message goes when the message goes, and not 3 s later."""
-    bot = await bots()
-    make = encrypted_room if encrypted else plain_room
-    alice, room = await make(people, bot)
-    await set_lifetime(alice, room, 6)
+# --- The scenes: each is played in a room of its own, and returns what was found at its end.
+
+
+async def every_kind(
+    people: People, alice: Person, room: str, *, searchable: bool
+) -> tuple[Remains, Remains]:
+    """Some that stay are sent before the lifetime is set; return what is left of both."""
+    stays = await send_all(alice, room, family("text", "edit", "reaction"))
+    await set_lifetime(alice, room, 4)
+    sent = await send_all(alice, room, all_kinds())
+    await until_redacted(alice, room, sent, 30)
+    left = await look_everywhere(people, alice, room, sent, searchable=searchable)
+    found = await look_everywhere(people, alice, room, stays, searchable=searchable)
+    return left, found
+
+
+async def late_children(people: People, alice: Person, room: str, *, searchable: bool) -> Remains:
+    await set_lifetime(alice, room, 7)
     parents = await send_all(alice, room, family("text", "poll", "emote", "location"))
-    await asyncio.sleep(3)
+    await asyncio.sleep(4)
     kinds = family(
-        "edit",
-        "second edit",
-        "reaction",
-        "reference",
-        "poll vote",
-        "poll end",
-        "beacon",
+        *("edit", "second edit", "reaction", "reference", "poll vote", "poll end", "beacon")
     )
     children = await send_children(alice, room, kinds, parents)
-    await until_redacted(alice, room, parents, 12)
-    # Children first: when the parent has gone, nothing else of it is there.
-    left = await look_everywhere(people, alice, room, parents + children, searchable=not encrypted)
-    assert left.everything == set()
+    await until_redacted(alice, room, parents, 20)
+    return await look_everywhere(people, alice, room, parents + children, searchable=searchable)
 
 
-async def test_children_of_children_go_with_the_first(people: People, bots: Bots) -> None:
-    bot = await bots()
-    alice, room = await plain_room(people, bot)
-    await set_lifetime(alice, room, 6)
+async def grandchildren(people: People, alice: Person, room: str) -> Remains:
+    await set_lifetime(alice, room, 7)
     parents = await send_all(alice, room, family("text", "edit"))
-    await asyncio.sleep(3)
+    await asyncio.sleep(4)
     kinds = family("edit of the edit", "reaction to the edit")
     children = await send_children(alice, room, kinds, parents)
-    await until_redacted(alice, room, parents, 12)
-    left = await look_everywhere(people, alice, room, parents + children)
-    assert left.everything == set()
+    await until_redacted(alice, room, parents, 20)
+    return await look_everywhere(people, alice, room, parents + children)
 
 
-async def test_children_sent_while_the_lifetime_was_off_go_with_their_parent(
-    people: People, bots: Bots
-) -> None:
-    bot = await bots()
-    alice, room = await plain_room(people, bot)
-    await set_lifetime(alice, room, 4)
+async def children_without_lifetime(
+    people: People, alice: Person, room: str
+) -> tuple[Remains, bool]:
+    """Return what is left, and whether a message that belongs to nothing stayed."""
+    await set_lifetime(alice, room, 5)
     parents = await send_all(alice, room, family("text", "poll", "emote"))
     await set_lifetime(alice, room, 0)
     kinds = family("edit", "reaction", "reference", "poll vote", "poll end")
     children = await send_children(alice, room, kinds, parents)
-    stays = await alice.send(room, "this stays: no lifetime was set")
-    await until_redacted(alice, room, parents, 12)
+    other = await alice.send(room, "this stays: no lifetime was set")
+    await until_redacted(alice, room, parents, 20)
     left = await look_everywhere(people, alice, room, parents + children)
-    assert left.everything == set()
-    assert not await alice.is_redacted(room, stays)
+    return left, not await alice.is_redacted(room, other)
 
 
-async def test_a_child_of_a_message_that_has_gone_goes_at_once(people: People, bots: Bots) -> None:
-    bot = await bots()
-    alice, room = await plain_room(people, bot)
+async def orphans(people: People, alice: Person, room: str) -> Remains:
     await set_lifetime(alice, room, 2)
     parents = await send_all(alice, room, family("text", "poll"))
-    await until_redacted(alice, room, parents, 10)
-    await set_lifetime(alice, room, 60)
+    await until_redacted(alice, room, parents, 20)
+    await set_lifetime(alice, room, 3600)
     children = await send_children(alice, room, family("edit", "reaction", "poll vote"), parents)
-    await until_redacted(alice, room, children, 5)
-    left = await look_everywhere(people, alice, room, parents + children)
-    assert left.everything == set()
+    await until_redacted(alice, room, children, 10)
+    return await look_everywhere(people, alice, room, parents + children)
 
 
-async def test_replies_and_thread_replies_have_a_time_of_their_own(
-    people: People, bots: Bots
-) -> None:
-    """They are messages in their own right; what is quoted in them goes with them."""
-    bot = await bots()
-    alice, room = await plain_room(people, bot)
-    await set_lifetime(alice, room, 4)
+async def replies(people: People, alice: Person, room: str) -> tuple[list[bool], Remains]:
+    """Return whether each reply was there when its parent had gone, and what is left at last."""
+    await set_lifetime(alice, room, 6)
     parents = await send_all(alice, room, family("text", "notice"))
-    await asyncio.sleep(2.5)
-    replies = await send_children(alice, room, family("reply", "thread reply"), parents)
-    await until_redacted(alice, room, parents, 10)
-    for one in replies:
-        assert not await alice.is_redacted(room, one.event_id)
-    await until_redacted(alice, room, replies, 10)
-    left = await look_everywhere(people, alice, room, parents + replies)
+    await asyncio.sleep(4)
+    answers = await send_children(alice, room, family("reply", "thread reply"), parents)
+    await until_redacted(alice, room, parents, 20)
+    there = [not await alice.is_redacted(room, one.event_id) for one in answers]
+    await until_redacted(alice, room, answers, 20)
+    return there, await look_everywhere(people, alice, room, parents + answers)
+
+
+Play = dict[str, asyncio.Task[Any]]
+
+
+@pytest.fixture(scope="module")
+async def play(
+    homeserver: Homeserver, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Play]:
+    """Play all scenes at the same time, with one bot: most of a scene is waiting."""
+    folder = tmp_path_factory.mktemp("scenes")
+    people, bots = People(homeserver, folder), Bots(homeserver, folder)
+    bot = await bots()
+
+    async def plain(scene: Callable[..., Awaitable[Any]], **more: bool) -> Any:
+        return await scene(people, *await plain_room(people, bot), **more)
+
+    async def encrypted(scene: Callable[..., Awaitable[Any]]) -> Any:
+        return await scene(people, *await encrypted_room(people, bot), searchable=False)
+
+    scenes = {
+        "every kind, plain": plain(every_kind, searchable=True),
+        "every kind, encrypted": encrypted(every_kind),
+        "late children, plain": plain(late_children, searchable=True),
+        "late children, encrypted": encrypted(late_children),
+        "grandchildren": plain(grandchildren),
+        "children without lifetime": plain(children_without_lifetime),
+        "orphans": plain(orphans),
+        "replies": plain(replies),
+    }
+    tasks = {name: asyncio.create_task(scene) for name, scene in scenes.items()}
+    yield tasks
+    for task in tasks.values():
+        task.cancel()
+    await asyncio.gather(*tasks.values(), return_exceptions=True)
+    await bots.close()
+    await people.close()
+
+
+@pytest.mark.parametrize("where", ["plain", "encrypted"])
+async def test_nothing_is_left_of_any_kind(play: Play, where: str) -> None:
+    left, found = await play[f"every kind, {where}"]
+    assert left.everything == set()
+    # What stays is found everywhere: the search for the others was one.
+    for api in (api for api in APIS if api != "/search" or where == "plain"):
+        missing = {"/search": {"reaction"}, "/relations": {"text"}}.get(api, set())
+        assert found.found[api] == {"text", "edit", "reaction"} - missing, api
+
+
+@pytest.mark.parametrize("where", ["plain", "encrypted"])
+async def test_children_go_with_their_parent(play: Play, where: str) -> None:
+    """They were sent 4 s later. They go first: the parent has gone, and nothing is there."""
+    assert (await play[f"late children, {where}"]).everything == set()
+
+
+async def test_children_of_children_go_with_the_first(play: Play) -> None:
+    assert (await play["grandchildren"]).everything == set()
+
+
+async def test_children_sent_while_the_lifetime_was_off_go_with_their_parent(play: Play) -> None:
+    left, other_stayed = await play["children without lifetime"]
+    assert left.everything == set()
+    assert other_stayed
+
+
+async def test_a_child_of_a_message_that_has_gone_goes_at_once(play: Play) -> None:
+    assert (await play["orphans"]).everything == set()
+
+
+async def test_replies_and_thread_replies_have_a_time_of_their_own(play: Play) -> None:
+    """They are messages in their own right; what is quoted in them goes with them."""
+    there, left = await play["replies"]
+    assert there == [True, True]
     assert left.everything == set()
