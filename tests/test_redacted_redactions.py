@@ -19,7 +19,7 @@ pytestmark = pytest.mark.synapse
 async def redact_saying(who: Person, room: str, target: str, words: str) -> str:
     """Redact something with a reason, and with more beside it."""
     body = {"reason": words, "body": words, "org.example.more": {"deep": [words]}}
-    where = ("rooms", room, "redact", target, f"saying-{words}")
+    where = ("rooms", room, "redact", target, "redaction-with-words")
     return str((await who.call("PUT", *where, body=body))["event_id"])
 
 
