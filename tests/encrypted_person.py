@@ -42,10 +42,12 @@ class EncryptedPerson(Person):
     async def encrypt(self, room: str, kind: str, content: dict[str, Any]) -> dict[str, Any]:
         """Return the content of any event encrypted, its relation in clear as clients leave it.
 
-        For those who could read this person's last message.
+        Some message must have been sent before: that makes the room known.
         """
-        device = self._device
-        secret: dict[str, Any] = device._client.encrypt(room, kind, content)[1]
+        client = self._device._client
+        if client.olm.should_share_group_session(room):
+            await client.share_group_session(room, ignore_unverified_devices=True)
+        secret: dict[str, Any] = client.encrypt(room, kind, content)[1]
         relation = content.get("m.relates_to")
         return secret | ({"m.relates_to": relation} if relation else {})
 
