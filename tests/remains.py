@@ -38,6 +38,8 @@ class Remains:
     asked: set[str] = field(default_factory=set)
     names: list[str] = field(default_factory=list)
     """Of all messages that were asked for."""
+    counted: set[str] = field(default_factory=set)
+    """Whom the search does not show and yet counts: members can guess their words."""
 
     def look(self, api: str, answer: Any, sent: Iterable[Sent]) -> None:
         """Search an answer for the words, and for events of ours that have any content."""
@@ -52,6 +54,7 @@ class Remains:
         """Add what was found of other messages."""
         self.asked |= other.asked
         self.names += other.names
+        self.counted |= other.counted
         for api, names in other.found.items():
             self.found[api] |= names
 
@@ -115,7 +118,10 @@ async def remains(
             left.look("/relations", await _ask(member, "relations", room, one, **more), sent)
         if searchable:
             for word in one.words:
-                left.look("/search", await search(member, word), [one])
+                results, count = await search(newcomer, word)
+                left.look("/search", results, [one])
+                if count and not results:
+                    left.counted.add(one.name)
     threads = await member.call("GET", "rooms", room, "threads", root=V1, include="all")
     left.look("/relations", threads, sent)
     left.look("fresh /sync", await fresh_sync(newcomer, room), sent)
@@ -134,13 +140,13 @@ async def _ask(member: Person, what: str, room: str, one: Sent, **query: str) ->
         return {}
 
 
-async def search(member: Person, word: str) -> list[Any]:
-    """Return what the full-text search finds."""
+async def search(who: Person, word: str) -> tuple[list[Any], int]:
+    """Return what the full-text search shows, and how much it says there is."""
     asked = {"room_events": {"search_term": word, "event_context": {}}}
-    answer = await member.call("POST", "search", body={"search_categories": asked})
+    answer = await who.call("POST", "search", body={"search_categories": asked})
     # It repeats the words that were asked for, found or not.
-    results: list[Any] = answer["search_categories"]["room_events"]["results"]
-    return results
+    found = answer["search_categories"]["room_events"]
+    return found["results"], found["count"]
 
 
 async def fresh_sync(newcomer: Person, room: str) -> list[Any]:
