@@ -9,6 +9,7 @@ import pytest
 
 from bot.demo.homeserver import Homeserver
 from bot.store import Store
+from tests.bridge import Puppet, register_bridge
 from tests.fakes import BOT
 from tests.house import BOUNDS, House, Opener
 from tests.peers import People
@@ -16,15 +17,16 @@ from tests.process import Bots
 from tests.worlds import FakeWorld, SynapseWorld, World
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
     from pathlib import Path
     from typing import Any
 
 
 @pytest.fixture(scope="session")
 async def homeserver(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Homeserver]:
-    """A Synapse without rate limits. Where it can't start, tests that want it fail."""
-    async with Homeserver(tmp_path_factory.mktemp("homeserver")) as server:
+    """A Synapse without rate limits, with a bridge. Where it can't start, tests fail."""
+    folder = tmp_path_factory.mktemp("homeserver")
+    async with Homeserver(folder, extra=register_bridge(folder)) as server:
         yield server
 
 
@@ -42,6 +44,20 @@ async def people(homeserver: Homeserver, tmp_path: Path) -> AsyncIterator[People
     made = People(homeserver, tmp_path)
     yield made
     await made.close()
+
+
+@pytest.fixture
+async def puppets(homeserver: Homeserver) -> AsyncIterator[Callable[[], Awaitable[Puppet]]]:
+    """Make users of a bridge: `await puppets()`."""
+    made: list[Puppet] = []
+
+    async def maker() -> Puppet:
+        made.append(await Puppet.make(homeserver.url, homeserver.server_name))
+        return made[-1]
+
+    yield maker
+    for puppet in made:
+        await puppet.close()
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bot.demo.people import Device, Heard
 from tests.person import Person
@@ -38,6 +38,18 @@ class EncryptedPerson(Person):
         """Send an encrypted text message that everybody who has joined by now can read."""
         content = {"msgtype": "m.text", "body": text}
         return await self._device.send(room, "m.room.message", content)
+
+    async def encrypt(self, room: str, kind: str, content: dict[str, Any]) -> dict[str, Any]:
+        """Return the content of any event encrypted, its relation in clear as clients leave it.
+
+        Some message must have been sent before: that makes the room known.
+        """
+        client = self._device._client
+        if client.olm.should_share_group_session(room):
+            await client.share_group_session(room, ignore_unverified_devices=True)
+        secret: dict[str, Any] = client.encrypt(room, kind, content)[1]
+        relation = content.get("m.relates_to")
+        return secret | ({"m.relates_to": relation} if relation else {})
 
     def timeline(self, room: str) -> list[Heard]:
         """Return the encrypted messages that could be read, in the order they became readable."""
