@@ -13,13 +13,24 @@ from nio import AsyncClient
 from rich.console import Console
 from rich.text import Text
 
+from bot.attachments import FORBIDDEN, REJECTED, trouble_of
 from bot.config import Settings
 from bot.identity import REMEDIES, WORDS
+from bot.matrix.admin import Admin
 from bot.matrix.client import Matrix, path
 from bot.matrix.cross_signing import CrossSigning, Standing, read_seeds
+from bot.matrix.media import Media
 from bot.matrix.secret_storage import StorageError
 from bot.matrix.session import DEVICE_NAME, Identity, LoginError, load_identity
-from bot.model import Done, Forbidden, Outcome, OutcomeError, TokenRejectedError, Unreachable
+from bot.model import (
+    Done,
+    Forbidden,
+    NotFound,
+    Outcome,
+    OutcomeError,
+    TokenRejectedError,
+    Unreachable,
+)
 
 VERSIONS: Final = "/_matrix/client/versions"
 OLDEST: Final = (1, 5)
@@ -71,6 +82,9 @@ async def findings(settings: Settings) -> AsyncIterator[Finding]:
         if keys.good and known is not None:
             async for finding in _identity(matrix, settings, known):
                 yield finding
+        token = settings.admin_token_text()
+        if token is not None:
+            yield await _files(Media(Admin(settings.homeserver, token), settings.own_server))
     finally:
         await client.close()
 
@@ -229,3 +243,18 @@ async def _recovery(matrix: Matrix, key: bytes, master: str) -> Finding:
             remedy="ephemeral-bot identity backup --replace makes a new one",
         )
     return Finding(good=True, what="recovery key: it opens the identity kept for the account")
+
+
+async def _files(media: Media) -> Finding:
+    """Try the administrator's token, and whether the homeserver says whose a file is."""
+    try:
+        outcome = await media.usable()
+    finally:
+        await media.close()
+    if isinstance(outcome, NotFound):
+        return Finding(good=True, what=f"files on {media.server} can be deleted")
+    trouble = trouble_of(outcome)
+    remedy = "give it an access token of a server administrator, and restart the bot"
+    if trouble not in {REJECTED, FORBIDDEN}:
+        remedy = "mend that, or set media.delete to false" if trouble else "try again later"
+    return Finding(good=False, what=f"files: {trouble or _short(outcome)}", remedy=remedy)

@@ -138,7 +138,13 @@ class Late:
             await self._homeserver.ask_for_key(room_id, event)
 
     async def _give_up(self, room_id: RoomID, unheard: Unheard, then: RoomState) -> None:
-        """Ask for the message again, once for each key: nobody knows whether it was a command."""
+        """Ask for the message again, once for each key: nobody knows whether it was a command.
+
+        What is certainly none is given up in silence: only a file that it shows may stay.
+        """
+        if unheard.quiet:
+            await self._memory.heard(room_id, unheard, then, [], self._clock.now())
+            return
         digest = self._reader.digest(f"unheard:{unheard.session_id}")
         said = Said(digest=digest, sender=unheard.sender, kind="unheard")
         await self._memory.heard(room_id, unheard, then, [said], self._clock.now())

@@ -51,6 +51,17 @@ class Timer:
     """When a redaction was answered with 200 and is waiting to be seen in the timeline."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class File:
+    """A file whose messages are gone, to be deleted from the homeserver."""
+
+    media_id: str = field(repr=False)
+    owners: frozenset[str]
+    """Digests of those who sent the messages."""
+    attempts: int = 0
+    next: Millis = 0
+
+
 # --- What the homeserver said ------------------------------------------------------------------
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from bot.model import Bounds, EventID, Millis, RoomID, UserID
 from bot.timeline import (
     OFF,
+    Attached,
     Change,
     Item,
     Message,
@@ -83,6 +84,8 @@ class Stamped:
     unheard: list[tuple[Unheard, RoomState]]
     """Messages that may turn out to be commands, each with how the room stood at its place."""
     suspends: bool = False
+    files: list[Attached] = field(default_factory=list)
+    """The files that messages show; only those of messages with a timer are remembered."""
 
 
 def lifetime(setting: Setting, bounds: Bounds) -> Millis | None:
@@ -134,6 +137,7 @@ def stamp(state: RoomState, items: list[Item], *, bounds: Bounds, own_id: UserID
         handled=walk.handled,
         unheard=walk.unheard,
         suspends=walk.suspends,
+        files=walk.files,
     )
 
 
@@ -150,6 +154,7 @@ class _Walk:
         self.handled: list[str] = []
         self.unheard: list[tuple[Unheard, RoomState]] = []
         self.suspends = False
+        self.files: list[Attached] = []
 
     def pass_by(self, item: Item) -> None:
         match item:
@@ -167,6 +172,8 @@ class _Walk:
                 self._said(item)
             case Unheard():
                 self.unheard.append((item, self.state))
+            case Attached():
+                self.files.append(item)
             case Opened():
                 pass  # concerns the key and not the room
 

@@ -62,12 +62,14 @@ class Said:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unheard:
-    """A message whose key has not come, and which is short enough to be a command."""
+    """A message whose key has not come, and which may be a command or show a file."""
 
     event_id: EventID
     sender: UserID
     session_id: str
     at: Millis
+    quiet: bool = False
+    """It is no command: nobody is asked to say it again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +81,17 @@ class Opened:
     at: Millis
 
 
-Item = Message | Change | Redaction | Said | Unheard | Opened
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attached:
+    """The files that a message shows; stands after the message itself."""
+
+    event_id: EventID
+    media_ids: list[str] = field(repr=False)
+    owner: str
+    """Digest of the sender's id: whose files they must be to go with the message."""
+
+
+Item = Message | Change | Redaction | Said | Unheard | Opened | Attached
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -144,6 +144,13 @@ class Commands(_Section):
     require_signed_devices: bool = False
 
 
+class Media(_Section):
+    """Whether the files of expired messages are deleted, and by whose right."""
+
+    delete: bool = False
+    admin_token_file: AnyPath | None = None
+
+
 class Log(_Section):
     """How much is logged, and in what form."""
 
@@ -165,6 +172,7 @@ class Settings(_Section):
     lifetime: Lifetimes = Lifetimes()
     encryption: Encryption = Encryption()
     commands: Commands = Commands()
+    media: Media = Media()
     log: Log = Log()
 
     # Read once, when the settings are: a file that goes away later cannot stop a running bot.
@@ -172,6 +180,7 @@ class Settings(_Section):
     _access_token: SecretStr | None = PrivateAttr(None)
     _pickle_key: SecretStr | None = PrivateAttr(None)
     _recovery_key: SecretStr | None = PrivateAttr(None)
+    _admin_token: SecretStr | None = PrivateAttr(None)
 
     @property
     def own_server(self) -> str:
@@ -206,6 +215,10 @@ class Settings(_Section):
         """Return the key to the account's secret storage, or None when the bot has none."""
         text = _revealed(self._recovery_key)
         return None if text is None else recovery_key.read(text)
+
+    def admin_token_text(self) -> str | None:
+        """Return the token by which files are deleted, or None when they stay."""
+        return _revealed(self._admin_token) if self.media.delete else None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -249,6 +262,16 @@ class Settings(_Section):
             self.recovery_key()
         except recovery_key.RecoveryKeyError as error:
             raise ValueError(f"{key}: {error}") from None
+        return self
+
+    @model_validator(mode="after")
+    def _read_admin_token(self) -> Self:
+        key = "media.admin_token_file"
+        self._admin_token = _read(key, self.media.admin_token_file)
+        if self.media.delete and self._admin_token is None:
+            raise ValueError(f"media.delete: needs {key}")
+        if not re.fullmatch(r"[!-~]*", _revealed(self._admin_token) or ""):
+            raise ValueError(f"{key}: must hold one access token and nothing else")
         return self
 
 

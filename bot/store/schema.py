@@ -159,7 +159,7 @@ MIGRATIONS: Final = (
 
     CREATE TABLE files (
         id INTEGER PRIMARY KEY AUTOINCREMENT,
-        room INTEGER NOT NULL REFERENCES rooms (id) ON DELETE CASCADE,
+        room INTEGER REFERENCES rooms (id) ON DELETE CASCADE,
         timer INTEGER REFERENCES timers (id) ON DELETE SET NULL,
         media_id TEXT NOT NULL,
         owner TEXT NOT NULL,

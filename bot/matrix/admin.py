@@ -1,0 +1,55 @@
+"""The homeserver as its administrator knows it: requests to Synapse's admin API."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+from urllib.parse import quote
+
+import aiohttp
+
+from bot.matrix import answers
+from bot.model import Outcome, Unreachable
+
+BASE: Final = "/_synapse/admin"
+ANSWER_WITHIN: Final = 30.0
+"""Seconds for one request."""
+
+
+def path(*parts: str) -> str:
+    """Return a path under `/_synapse/admin` with every part quoted: ids hold any sign."""
+    return f"{BASE}/{'/'.join(quote(part, safe='') for part in parts)}"
+
+
+class Admin:
+    """Makes requests with the access token of a server administrator, kept apart from the bot's."""
+
+    def __init__(self, homeserver: str, token: str) -> None:
+        self._homeserver = homeserver
+        self._headers = {"Content-Type": "application/json", "Authorization": f"Bearer {token}"}
+        self._http: aiohttp.ClientSession | None = None
+
+    async def request(self, method: str, where: str, body: Any = None) -> Outcome:
+        """Make one request, once; `where` comes from `path`. Return the outcome's name.
+
+        `Forbidden`: the token is no administrator's. `Failed` with status 404: this is no Synapse,
+        or a proxy keeps its admin API from us. Raises `TokenRejectedError` for an unknown token.
+        """
+        if self._http is None:
+            timeout = aiohttp.ClientTimeout(total=ANSWER_WITHIN)
+            self._http = aiohttp.ClientSession(headers=self._headers, timeout=timeout)
+        data = None if body is None else json.dumps(body)
+        try:
+            # Not to be followed: the token is for this address only.
+            async with self._http.request(
+                method, self._homeserver + where, data=data, allow_redirects=False
+            ) as response:
+                raw = await response.read()
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            return Unreachable(reason=type(error).__name__)
+        return answers.name(response.status, answers.parse(raw), response.headers)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._http is not None:
+            await self._http.close()
