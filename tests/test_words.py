@@ -146,8 +146,8 @@ def test_any_change_can_be_announced(setting: Setting, bounds: Bounds, pending: 
             1,
             90_500,
             (
-                "Messages disappear after 1 hour. 1 is waiting; the next goes in 1 minute 30 seconds."
-                " Their files stay on the server."
+                "Messages disappear after 1 hour. 1 is waiting; the next goes in 1 minute 30"
+                " seconds. Their files stay on the server."
             ),
         ),
         (
