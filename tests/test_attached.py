@@ -198,6 +198,29 @@ async def test_nobody_waits_for_the_key_of_a_file_that_cannot_be_deleted(
     assert await house.store.keys.waiting() == []
 
 
+async def test_a_strangers_command_waits_for_its_key_as_ever(encrypted: Encrypted) -> None:
+    house, homeserver = encrypted.house, encrypted.homeserver
+    homeserver.send_encrypted(encrypted.room, "!expire 5m", sender=STRANGER)
+    async with house.running(house.intake):
+        pass
+    ((_, unheard, _, _),) = await house.store.keys.waiting()
+    assert not unheard.quiet
+
+
+async def test_files_stand_after_their_message(encrypted: Encrypted) -> None:
+    house, homeserver = encrypted.house, encrypted.homeserver
+    event = homeserver.encrypt(
+        {"msgtype": "m.image", "url": "mxc://example.org/picture-of-alice"}, ALICE
+    )
+    encrypted.keys.add(event["content"]["ciphertext"])
+    homeserver.add(encrypted.room, event)
+    found = homeserver.rooms[encrypted.room].events[-1:]
+    items = await house.reader.items(
+        encrypted.room, found, encrypted=True, live=True, since=0, now=NOW
+    )
+    assert [type(item).__name__ for item in items] == ["Opened", "Message", "Attached"]
+
+
 async def test_a_file_is_known_although_the_lifetime_changed_before_its_key_came(
     store: Store,
 ) -> None:

@@ -222,6 +222,19 @@ async def test_a_failure_is_repeated_until_the_file_is_gone(
     assert await shelf.rows() == []
 
 
+async def test_a_failure_is_repeated_soon_without_being_woken(shelf: Shelf) -> None:
+    house = shelf.house
+    shelf.media.upload(PICTURE, ALICE)
+    shelf.show(PICTURE)
+    shelf.media.fail_next(Failed(status=500), on="delete")
+    async with house.running(house.intake, house.redactor):
+        await house.advance(6 * SECOND)
+    async with house.running(shelf.service):
+        assert PICTURE in shelf.media.files
+        await house.advance(SECOND)
+        assert shelf.media.files == {}
+
+
 async def test_a_failing_file_does_not_hold_up_others(shelf: Shelf) -> None:
     for media_id in (PICTURE, OTHER):
         shelf.media.upload(media_id, ALICE)

@@ -15,12 +15,12 @@ ATTACH: Final = (
     " SELECT room, id, ?, ? FROM timers WHERE room = ? AND event_id = ?"
 )
 NEXT_FILE: Final = (
-    "SELECT media_id, json_group_array(owner), max(attempts), max(next) AS at FROM files f"
-    " WHERE timer IS NULL AND NOT EXISTS"
+    "SELECT media_id, next FROM files f INDEXED BY files_next WHERE timer IS NULL AND NOT EXISTS"
     " (SELECT 1 FROM files o WHERE o.media_id = f.media_id AND o.timer IS NOT NULL)"
-    " GROUP BY media_id ORDER BY at, min(id) LIMIT 1"
+    " ORDER BY next, id LIMIT 1"
 )
 """A row without a timer is one whose message is gone."""
+OWNERS: Final = "SELECT owner, attempts FROM files WHERE timer IS NULL AND media_id = ?"
 DONE_WITH: Final = (
     "DELETE FROM files WHERE timer IS NULL AND media_id = ?"
     " AND owner IN (SELECT value FROM json_each(?))"
@@ -40,10 +40,15 @@ class Files:
         """Return the file to be deleted next: no message that still has a timer shows it."""
         async with self._db.transaction() as db:
             row = await db.one(NEXT_FILE)
-        if row is None:
-            return None
-        owners = frozenset(map(str, json.loads(row[1])))
-        return File(media_id=row[0], owners=owners, attempts=row[2], next=row[3])
+            if row is None:
+                return None
+            found = await db.rows(OWNERS, row[0])
+        return File(
+            media_id=row[0],
+            owners=frozenset(str(one[0]) for one in found),
+            attempts=max(int(one[1]) for one in found),
+            next=row[1],
+        )
 
     async def done_with(self, file: File) -> None:
         """The file is gone, or is not to be deleted."""

@@ -168,6 +168,7 @@ MIGRATIONS: Final = (
         UNIQUE (timer, media_id)
     ) STRICT;
     CREATE INDEX files_media ON files (media_id);
+    CREATE INDEX files_next ON files (next) WHERE timer IS NULL;
     """,
 )
 """Each entry moves the schema one version on; `PRAGMA user_version` counts them."""
