@@ -131,12 +131,13 @@ class Encrypted:
     async def ask_for_key(self, room_id: RoomID, event: Event) -> None:
         self.asked.append(str(event["content"]["ciphertext"]))
 
-    def send(self, sender: UserID = ALICE) -> str:
+    def send(self, sender: UserID = ALICE, session_id: str = "") -> str:
         """Send a long message that shows a file; return the id of its session."""
         url = "mxc://example.org/picture-of-alice"
         event = self.homeserver.encrypt({"msgtype": "m.image", "file": {"url": url}}, sender)
         clear = self.homeserver.clear.pop(event["content"]["ciphertext"])
-        session_id = event["content"]["ciphertext"] = f"{len(self.events)}" + "x" * 2_000
+        session_id = session_id or f"{len(self.events)}" + "x" * 2_000
+        event["content"]["ciphertext"] = session_id
         self.homeserver.clear[session_id] = clear
         event_id = self.homeserver.add(self.room, event)
         found = self.homeserver.rooms[self.room].find(event_id)
@@ -183,6 +184,19 @@ async def test_a_file_whose_key_never_comes_is_given_up_in_silence(encrypted: En
         assert await house.store.keys.waiting() == []
         assert len(house.homeserver.heard(encrypted.room)) == before
     assert await files(house.store) == []
+
+
+async def test_a_key_is_asked_for_once_while_messages_wait_for_it(encrypted: Encrypted) -> None:
+    house = encrypted.house
+    async with house.running(house.intake, encrypted.late):
+        session_id = encrypted.send()
+        for _ in range(5):
+            await house.rest()
+            encrypted.late.wake.set()
+            await house.rest()
+            await house.advance(ASK_AFTER)
+            encrypted.send(session_id=session_id)
+        assert encrypted.asked == [session_id]
 
 
 @pytest.mark.parametrize(("server", "sender"), [(None, ALICE), ("example.org", STRANGER)])

@@ -16,6 +16,7 @@ from bot.matrix.admin import Admin
 from bot.matrix.media import Media
 from bot.model import (
     Done,
+    Failed,
     Forbidden,
     NotFound,
     OutcomeError,
@@ -328,6 +329,21 @@ async def test_the_admin_api_answers_as_the_bot_expects(
     with pytest.raises(OutcomeError) as caught:
         await media.uploader(media_id)
     assert isinstance(caught.value.outcome, NotFound)
+
+
+async def test_a_disk_that_does_not_let_a_file_go_is_a_failure(
+    people: People, homeserver: Homeserver, media: Media
+) -> None:
+    media_id = (await upload(await people("alice"))).rsplit("/", 1)[1]
+    content = homeserver.folder / "media" / "local_content"
+    stored = content / media_id[:2] / media_id[2:4] / media_id[4:]
+    kept = stored.rename(stored.with_name("aside"))
+    stored.mkdir()  # a folder cannot be removed as a file is
+    assert await media.delete(media_id) == Failed(status=200)
+    stored.rmdir()
+    kept.rename(stored)
+    assert isinstance(await media.delete(media_id), Done)
+    assert not stored.exists()
 
 
 async def test_the_admin_api_knows_who_may_ask(people: People, homeserver: Homeserver) -> None:
