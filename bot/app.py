@@ -13,6 +13,7 @@ from pathlib import Path
 from random import Random, SystemRandom
 from typing import Any, Final
 
+from bot.attachments import Attachments
 from bot.backfill import Backfill
 from bot.clock import Clock, SystemClock
 from bot.config import Settings
@@ -20,8 +21,10 @@ from bot.identity import Identity
 from bot.intake import Intake
 from bot.kin import Kin
 from bot.late import Late
+from bot.matrix.admin import Admin
 from bot.matrix.client import Matrix
 from bot.matrix.cross_signing import CrossSigning
+from bot.matrix.media import Media
 from bot.matrix.session import Credentials, LoginError, connect, lock_secret, open_session
 from bot.matrix.verification import Verification
 from bot.model import DiskError, Failed, Outcome, RateLimited, TokenRejectedError, Unreachable
@@ -164,15 +167,31 @@ async def _serve(settings: Settings, stop: asyncio.Event) -> None:
         verify=settings.verify,
     )
     try:
-        async with session(settings, insist) as matrix:
+        async with session(settings, insist) as matrix, media_of(settings) as media:
             log.info("ready as %s", settings.user_id)
-            await _work(settings, matrix, store, stop)
+            await _work(settings, matrix, media, store, stop)
     finally:
         await store.close()
     log.info("stopped")
 
 
-async def _work(settings: Settings, matrix: Matrix, store: Store, stop: asyncio.Event) -> None:
+@asynccontextmanager
+async def media_of(settings: Settings) -> AsyncIterator[Media | None]:
+    """Give the homeserver's files, if the operator lets the bot delete them."""
+    token = settings.admin_token_text()
+    if token is None:
+        yield None
+        return
+    media = Media(Admin(settings.homeserver, token), settings.own_server)
+    try:
+        yield media
+    finally:
+        await media.close()
+
+
+async def _work(
+    settings: Settings, matrix: Matrix, media: Media | None, store: Store, stop: asyncio.Event
+) -> None:
     """Run the services side by side until `stop`."""
     clock, random = SystemClock(), SystemRandom()
     prefix, bounds = settings.command_prefix, settings.bounds
@@ -180,6 +199,12 @@ async def _work(settings: Settings, matrix: Matrix, store: Store, stop: asyncio.
     def wake() -> None:
         for service in (redactor, backfill, sweeper, rooms, speaker, late, ratchet, kin):
             service.wake.set()
+        if attachments is not None:
+            attachments.wake.set()
+
+    attachments = Attachments(media, store, clock, random=random) if media else None
+    if attachments is None:
+        await store.forget_files()
 
     signing = CrossSigning(matrix, settings.data_dir, settings.recovery_key())
     verification = Verification(matrix, master=lambda: signing.master, now=clock.now)
@@ -191,13 +216,21 @@ async def _work(settings: Settings, matrix: Matrix, store: Store, stop: asyncio.
         digest=store.digest,
         hear_verification=verification.hear_room,
         signed_only=settings.commands.require_signed_devices,
+        media_server=media.server if media else None,
     )
     intake = Intake(matrix, store, reader, clock, bounds=bounds, random=random, wake=wake)
     redactor = Redactor(matrix, store, clock, random=random, wake_rooms=wake)
     backfill = Backfill(matrix, store, reader, clock, random=random, wake_others=wake)
     identity = Identity(signing, clock, random=random)
     speaker = Speaker(
-        matrix, store, clock, prefix=prefix, bounds=bounds, random=random, identity=identity
+        matrix,
+        store,
+        clock,
+        prefix=prefix,
+        bounds=bounds,
+        random=random,
+        identity=identity,
+        files=attachments,
     )
     rooms = Rooms(
         matrix,
@@ -226,6 +259,7 @@ async def _work(settings: Settings, matrix: Matrix, store: Store, stop: asyncio.
             lambda: keep_tidy(store, clock),
             identity.run,
             verification.run,
+            *([attachments.run] if attachments else []),
         ]
         others = [group.create_task(disk.insist(service)) for service in ending]
         await stop.wait()

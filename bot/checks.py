@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -13,11 +12,12 @@ from rich.console import Console
 from rich.text import Text
 
 from bot.config import Settings
-from bot.custody import CustodyError
+from bot.findings import Finding, files, rate, short
 from bot.identity import REMEDIES, WORDS
-from bot.limits import LIFTED, look, read_token
+from bot.matrix.admin import Admin
 from bot.matrix.client import Matrix
 from bot.matrix.cross_signing import CrossSigning, Standing, read_seeds
+from bot.matrix.media import Media
 from bot.matrix.paths import path
 from bot.matrix.secret_storage import StorageError
 from bot.matrix.session import (
@@ -30,20 +30,16 @@ from bot.matrix.session import (
     load_identity,
 )
 from bot.matrix.speaking import Client
-from bot.model import Done, Forbidden, Outcome, OutcomeError, TokenRejectedError, Unreachable
+from bot.model import (
+    Done,
+    Forbidden,
+    OutcomeError,
+    TokenRejectedError,
+)
 
 VERSIONS: Final = "/_matrix/client/versions"
 OLDEST: Final = (1, 5)
 """The oldest version of the client-server API whose requests are all that the bot uses."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """One line of the list; good, with a remedy: it works, and could be better."""
-
-    good: bool
-    what: str
-    remedy: str = ""
 
 
 async def check(
@@ -88,12 +84,15 @@ async def findings(
         if settings.as_token_text():
             client.speak_for(settings.user_id, known.device_id if known else None)
         yield await _login(matrix, settings, known)
-        yield await _rate(settings, admin_token_file)
+        yield await rate(settings, admin_token_file)
         keys = await _keys(matrix, settings.data_dir, known)
         yield keys
         if keys.good and known is not None:
             async for finding in _identity(matrix, settings, known):
                 yield finding
+        token = settings.admin_token_text()
+        if token is not None:
+            yield await files(Media(Admin(settings.homeserver, token), settings.own_server))
     finally:
         await client.close()
 
@@ -122,7 +121,7 @@ async def _homeserver(matrix: Matrix, url: str) -> Finding:
     if not isinstance(versions, list):
         return Finding(
             good=False,
-            what=f"homeserver {url} does not answer as a homeserver ({_short(outcome)})",
+            what=f"homeserver {url} does not answer as a homeserver ({short(outcome)})",
             remedy="is it running, and is homeserver the address that clients connect to?",
         )
     spoken = sorted(filter(None, map(_version, versions)))
@@ -141,10 +140,6 @@ def _version(text: object) -> tuple[int, int] | None:
     if str(text).startswith("v") and dot and major.isdigit() and minor.isdigit():
         return int(major), int(minor)
     return None
-
-
-def _short(outcome: Outcome) -> str:
-    return outcome.reason if isinstance(outcome, Unreachable) else type(outcome).__name__
 
 
 async def _login(matrix: Matrix, settings: Settings, known: Identity | None) -> Finding:
@@ -168,7 +163,7 @@ async def _login(matrix: Matrix, settings: Settings, known: Identity | None) -> 
     if service and isinstance(outcome, Forbidden):
         return _service(settings, known)
     if not isinstance(outcome, Done):
-        return Finding(good=False, what=f"login: {_short(outcome)}", remedy="try again later")
+        return Finding(good=False, what=f"login: {short(outcome)}", remedy="try again later")
     if outcome.body.get("user_id") != settings.user_id:
         return Finding(
             good=False,
@@ -209,7 +204,7 @@ async def _password(matrix: Matrix, settings: Settings) -> Finding:
             what=f"login: the homeserver refuses {settings.user_id}",
             remedy="is the account there, and the password right?",
         )
-    return Finding(good=False, what=f"login: {_short(outcome)}", remedy="try again later")
+    return Finding(good=False, what=f"login: {short(outcome)}", remedy="try again later")
 
 
 async def _keys(matrix: Matrix, folder: Path, known: Identity | None) -> Finding:
@@ -247,7 +242,7 @@ async def _identity(matrix: Matrix, settings: Settings, known: Identity) -> Asyn
             yield await _recovery(matrix, key, signing.master)
     except OutcomeError as error:
         yield Finding(
-            good=False, what=f"cross-signing: {_short(error.outcome)}", remedy="try again later"
+            good=False, what=f"cross-signing: {short(error.outcome)}", remedy="try again later"
         )
 
 
@@ -271,23 +266,3 @@ async def _recovery(matrix: Matrix, key: bytes, master: str) -> Finding:
             remedy="ephemeral-bot identity backup --replace makes a new one",
         )
     return Finding(good=True, what="recovery key: it opens the identity kept for the account")
-
-
-async def _rate(settings: Settings, admin_token_file: Path | None) -> Finding:
-    """Say which rate limit holds, as far as that can be seen: an account cannot see its own."""
-    if settings.as_token_text():
-        return Finding(
-            good=True, what="rate limit: none, if the registration says rate_limited: false"
-        )
-    if admin_token_file is None:
-        return Finding(
-            good=True,
-            what="rate limit: cannot be seen without an administrator's token",
-            remedy="give one with --admin-token-file; lift-rate-limit lifts the limit",
-        )
-    try:
-        found = await look(settings, read_token(admin_token_file))
-    except CustodyError as error:
-        return Finding(good=False, what="rate limit: cannot be seen", remedy=str(error))
-    remedy = "" if found == LIFTED else "ephemeral-bot lift-rate-limit lifts it"
-    return Finding(good=True, what=f"rate limit: {found}", remedy=remedy)

@@ -73,8 +73,10 @@ class Late:
     async def look(self) -> Millis | None:
         """Go through what waits; return when to look again, keys or not."""
         times: list[Millis] = []
-        asked: set[str] = set()
-        for room_id, unheard, then, was_asked in await self._memory.keys.waiting():
+        waiting = await self._memory.keys.waiting()
+        # One key opens many messages: it is asked for once while any of them waits.
+        asked = {_key_of(unheard) for _, unheard, _, was_asked in waiting if was_asked}
+        for room_id, unheard, then, was_asked in waiting:
             try:
                 again = await self._look_at(room_id, unheard, then, asked, was_asked=was_asked)
             except OutcomeError as error:
@@ -98,7 +100,7 @@ class Late:
         room_id: RoomID,
         unheard: Unheard,
         then: RoomState,
-        asked: set[str],
+        asked: set[tuple[str, str]],
         *,
         was_asked: bool,
     ) -> Millis | None:
@@ -114,8 +116,8 @@ class Late:
             return unheard.at + GIVE_UP_AFTER
         if now < unheard.at + ASK_AFTER:
             return unheard.at + ASK_AFTER
-        if unheard.session_id not in asked:
-            asked.add(unheard.session_id)
+        if _key_of(unheard) not in asked:
+            asked.add(_key_of(unheard))
             await self._ask(room_id, unheard)
         await self._memory.keys.asked(room_id, unheard.event_id)
         return unheard.at + GIVE_UP_AFTER
@@ -138,8 +140,19 @@ class Late:
             await self._homeserver.ask_for_key(room_id, event)
 
     async def _give_up(self, room_id: RoomID, unheard: Unheard, then: RoomState) -> None:
-        """Ask for the message again, once for each key: nobody knows whether it was a command."""
+        """Ask for the message again, once for each key: nobody knows whether it was a command.
+
+        What is certainly none is given up in silence: only a file that it shows may stay.
+        """
+        if unheard.quiet:
+            await self._memory.heard(room_id, unheard, then, [], self._clock.now())
+            return
         digest = self._reader.digest(f"unheard:{unheard.session_id}")
         said = Said(digest=digest, sender=unheard.sender, kind="unheard")
         await self._memory.heard(room_id, unheard, then, [said], self._clock.now())
         self._wake_others()
+
+
+def _key_of(unheard: Unheard) -> tuple[str, str]:
+    """Return what names a key: anybody can write another's session id into a message."""
+    return unheard.sender, unheard.session_id

@@ -65,6 +65,17 @@ class Orphan:
     next: Millis = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class File:
+    """A file whose messages are gone, to be deleted from the homeserver."""
+
+    media_id: str = field(repr=False)
+    owners: frozenset[str]
+    """Digests of those who sent the messages."""
+    attempts: int = 0
+    next: Millis = 0
+
+
 # --- What the homeserver said ------------------------------------------------------------------
 
 

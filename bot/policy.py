@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from bot.model import Bounds, EventID, Millis, RoomID, UserID
 from bot.timeline import (
     OFF,
+    Attached,
     Change,
     Item,
     Message,
@@ -95,6 +96,8 @@ class Stamped:
     unheard: list[tuple[Unheard, RoomState]]
     """Messages that may turn out to be commands, each with how the room stood at its place."""
     suspends: bool = False
+    files: list[Attached] = field(default_factory=list)
+    """The files that messages show; only those of messages with a timer are remembered."""
 
 
 def lifetime(setting: Setting, bounds: Bounds) -> Millis | None:
@@ -146,17 +149,19 @@ def stamp(state: RoomState, items: list[Item], *, bounds: Bounds, own_id: UserID
         handled=walk.handled,
         unheard=walk.unheard,
         suspends=walk.suspends,
+        files=walk.files,
     )
 
 
 def stamp_back(
     setting: Setting, items: list[Item], *, bounds: Bounds
-) -> tuple[list[Stamp], Setting]:
+) -> tuple[list[Stamp], list[Attached], Setting]:
     """Walk back along `items`, newest first, from a place where `setting` held.
 
-    Returns the timers, oldest first, and the setting that held at the other end.
+    Returns the timers, oldest first, the files, and the setting that held at the other end.
     """
     found: list[Stamp] = []
+    files = [item for item in items if isinstance(item, Attached)]
     for item in items:
         if isinstance(item, Change):
             setting = item.before
@@ -166,7 +171,7 @@ def stamp_back(
             if due is not None or item.parent is not None:
                 ask = item.parent is not None and due is not None
                 found.append(Stamp(event_id=item.event_id, due=due, parent=item.parent, ask=ask))
-    return found[::-1], setting
+    return found[::-1], files, setting
 
 
 class _Walk:
@@ -182,6 +187,7 @@ class _Walk:
         self.handled: list[str] = []
         self.unheard: list[tuple[Unheard, RoomState]] = []
         self.suspends = False
+        self.files: list[Attached] = []
 
     def pass_by(self, item: Item) -> None:
         match item:
@@ -197,6 +203,8 @@ class _Walk:
                 self._said(item)
             case Unheard():
                 self.unheard.append((item, self.state))
+            case Attached():
+                self.files.append(item)
             case Opened():
                 pass  # concerns the key and not the room
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from bot.addresses import media_ids
 from bot.commands import parse, text_of
 from bot.judging import Authority, Clear, Judge
 from bot.model import (
@@ -19,6 +20,7 @@ from bot.model import (
 )
 from bot.policy import read_setting
 from bot.timeline import (
+    Attached,
     Change,
     Item,
     Message,
@@ -31,6 +33,7 @@ from bot.timeline import (
     is_gone,
     is_state,
     redacts,
+    says_more,
 )
 
 SHAPES_ROOM = frozenset({"m.room.power_levels", "m.room.create", "m.room.tombstone"})
@@ -65,11 +68,14 @@ class Reader:
         digest: Callable[[str], str],
         signed_only: bool = False,
         hear_verification: HearVerification | None = None,
+        media_server: str | None = None,
     ) -> None:
+        """`media_server`: the server whose files go with their messages, if any do."""
         self._homeserver = homeserver
         self._prefix = prefix
         self._judge = Judge(homeserver, bounds=bounds, signed_only=signed_only)
         self._hear_verification = hear_verification
+        self._media_server = media_server
         self.digest = digest
 
     async def items(
@@ -95,15 +101,18 @@ class Reader:
                 continue
             if event.get("type") == "m.room.redaction":
                 items.extend(self._redaction(event))
-                continue
+                if not says_more(event):
+                    continue
             event_id = event.get("event_id")
             if not isinstance(event_id, str) or is_gone(event):
                 continue
             # A command stands before its own message: its lifetime covers it as well.
-            items += await self._heard(room_id, event, encrypted=encrypted, now=now)
+            heard = await self._heard(room_id, event, encrypted=encrypted, now=now)
+            items += [item for item in heard if not isinstance(item, Attached)]
             sent = began(event, live=live, since=since, now=now)
             parent = belongs_to(event)
             items.append(Message(event_id=EventID(event_id), sent=sent, parent=parent))
+            items += [item for item in heard if isinstance(item, Attached)]
         return items
 
     def outline(self, events: list[Event], *, since: Millis, now: Millis) -> list[Item]:
@@ -113,11 +122,14 @@ class Reader:
             event_id = event.get("event_id")
             if is_state(event):
                 items.extend(self.state_change(event, quiet=True))
-            elif event.get("type") == "m.room.redaction" or is_gone(event):
+            elif is_nothing(event):
                 continue
             elif isinstance(event_id, str):
                 sent, parent = began(event, live=False, since=since, now=now), belongs_to(event)
                 items.append(Message(event_id=EventID(event_id), sent=sent, parent=parent))
+                sender, content = str(event.get("sender", "")), event.get("content")
+                if isinstance(content, dict):
+                    items += self._attached(event, sender, event.get("type"), content)
         return items
 
     def state_change(self, event: Event, *, quiet: bool = False) -> list[Item]:
@@ -164,18 +176,19 @@ class Reader:
         if encrypted:
             # A server can put words in clear into an encrypted room: they do not count there.
             if kind != "m.room.encrypted":
-                return []
+                return self._attached(event, sender, kind, content)
             opened = await self._homeserver.decrypt(room_id, event)
             if opened is None:
                 return []
             if isinstance(opened, Locked):
-                return _unheard(event, opened, now) if may_be_command(content) else []
+                return self._unheard(event, sender, opened, now)
             clear = opened
             content, kind = clear.content, clear.type
             identity = f"megolm:{clear.session_id}:{clear.index}"
             found.append(Opened(session_id=clear.session_id, index=clear.index, at=now))
             inside = {"m.relates_to": relates_to, **content} if relates_to else content
             self._offer(room_id, {**event, "type": kind, "content": inside}, encrypted=True)
+        found += self._attached(event, sender, kind, content)
         text = text_of(content, relates_to) if kind == "m.room.message" else None
         parsed = None if text is None else parse(text, self._prefix)
         if parsed is not None:
@@ -183,10 +196,43 @@ class Reader:
             found.append(await self._judge.judge(room_id, UserID(sender), parsed, digest, clear))
         return found
 
+    def _attached(self, event: Event, sender: str, kind: object, content: Event) -> list[Item]:
+        """Return the files that go with a message: only who is on their server can own them."""
+        server = self._media_server
+        if server is None or sender.partition(":")[2] != server:
+            return []
+        found = media_ids(kind, content, server)
+        event_id, owner = EventID(event["event_id"]), self.digest(sender)
+        return [Attached(event_id=event_id, media_ids=found, owner=owner)] if found else []
+
+    def _unheard(self, event: Event, sender: str, opened: Locked, now: Millis) -> list[Item]:
+        """Return the message as one that waits for its key, if it is worth waiting for."""
+        quiet = not may_be_command(event["content"])
+        if quiet and sender.partition(":")[2] != self._media_server:
+            return []
+        unheard = Unheard(
+            event_id=EventID(event["event_id"]),
+            sender=UserID(sender),
+            session_id=opened.session_id,
+            at=now,
+            quiet=quiet,
+        )
+        return [unheard]
+
     def _offer(self, room_id: RoomID, event: Event, *, encrypted: bool) -> None:
         """Hand on what belongs to a verification."""
         if self._hear_verification is not None and is_verification(event):
             self._hear_verification(room_id, event, encrypted=encrypted)
+
+
+def is_nothing(event: Event) -> bool:
+    """Whether nothing of the event is left, or ever was, that a redaction could take away.
+
+    Homeservers show what was redacted long ago as empty, and not always with the reason.
+    """
+    if event.get("type") == "m.room.redaction":
+        return is_gone(event) or not says_more(event)
+    return is_gone(event) or event.get("content") == {}
 
 
 def _before(event: Event) -> Setting:
@@ -197,7 +243,7 @@ def _before(event: Event) -> Setting:
 
 
 def may_be_command(content: dict[str, Any]) -> bool:
-    """Whether an encrypted event without its key is worth waiting for: an edit is not.
+    """Whether an encrypted event without its key may be a command: an edit is none.
 
     What relates to another message does so in clear, and a long message is no valid command.
     """
@@ -212,17 +258,6 @@ def is_verification(event: Event) -> bool:
     if kind == "m.room.message":
         return isinstance(content, dict) and content.get("msgtype") == "m.key.verification.request"
     return isinstance(kind, str) and kind.startswith("m.key.verification.")
-
-
-def _unheard(event: Event, clear: Locked, now: Millis) -> list[Item]:
-    """Return the message as one that waits for its key."""
-    unheard = Unheard(
-        event_id=EventID(str(event["event_id"])),
-        sender=UserID(str(event["sender"])),
-        session_id=clear.session_id,
-        at=now,
-    )
-    return [unheard]
 
 
 def is_encryption(event: Event) -> bool:

@@ -49,7 +49,13 @@ class _Rebuild:
         self._clock = SystemClock()
         self._store = store
         self._bounds = bounds
-        reader = Reader(matrix, prefix=settings.command_prefix, bounds=bounds, digest=store.digest)
+        reader = Reader(
+            matrix,
+            prefix=settings.command_prefix,
+            bounds=bounds,
+            digest=store.digest,
+            media_server=settings.own_server if settings.media.delete else None,
+        )
         self._intake = Intake(
             matrix, store, reader, self._clock, bounds=bounds, random=random, wake=_nobody
         )

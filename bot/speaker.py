@@ -87,6 +87,15 @@ class Identity(Protocol):
     def fingerprints(self) -> Fingerprints: ...  # noqa: D102
 
 
+class Files(Protocol):
+    """What the speaker asks of whoever deletes files."""
+
+    @property
+    def server(self) -> str: ...  # noqa: D102
+    @property
+    def trouble(self) -> str: ...  # noqa: D102
+
+
 def _passing(outcome: Outcome, debt: Debt) -> bool:
     """Whether the same request may succeed later: for ever, if only the answer was missing."""
     if isinstance(outcome, RateLimited | Unreachable):
@@ -107,6 +116,7 @@ class Speaker:
         bounds: Bounds,
         random: Random,
         identity: Identity | None = None,
+        files: Files | None = None,
     ) -> None:
         self._homeserver = homeserver
         self._memory = memory
@@ -115,6 +125,7 @@ class Speaker:
         self._bounds = bounds
         self._random = random
         self._identity = identity
+        self._files = files
         self.wake = asyncio.Event()
 
     async def run(self) -> None:
@@ -260,7 +271,13 @@ class Speaker:
             standing=await self._standing(room.room_id),
             reading=await self._memory.unread.reads(room.room_id),
             trouble="" if self._identity is None else self._identity.trouble,
+            files=self._told_of_files(),
         )
+
+    def _told_of_files(self) -> str:
+        if self._files is None:
+            return words.files_stay()
+        return words.files_wait() if self._files.trouble else words.files_go(self._files.server)
 
     async def _name(self, room: Room, sender: str) -> str:
         return await self._homeserver.name_of(room.room_id, UserID(sender))

@@ -26,7 +26,7 @@ from bot.model import (
 from bot.policy import Stamp, lifetime, stamp_back
 from bot.reading import Reader, is_own_join
 from bot.schedule import PAUSE_CEILING, backoff
-from bot.timeline import Change, Setting, Sweep
+from bot.timeline import Attached, Change, Setting, Sweep
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +61,7 @@ class Sweeps(Protocol):
         self,
         sweep: Sweep,
         stamps: list[Stamp],
+        files: list[Attached],
         now: Millis,
         *,
         token: str | None,
@@ -136,13 +137,13 @@ class Sweeper:
             events, token = await self._homeserver.page_back(sweep.room_id, sweep.token)
             shown, reached = self._up_to_arrival(events)
             items = self._reader.outline(shown, since=sweep.since, now=sweep.until)
-            stamps, setting = stamp_back(sweep.setting, items, bounds=self._bounds)
+            stamps, files, setting = stamp_back(sweep.setting, items, bounds=self._bounds)
             first = any(isinstance(item, Change) and item.before is None for item in items)
             unset = first and lifetime(setting, self._bounds) is None
             over = reached or unset or token in {None, sweep.token} or self._far(events, sweep)
             now = self._clock.now()
             fresh = await self._memory.sweeps.read_on(
-                sweep, stamps, now, token=token, setting=setting, events=len(shown)
+                sweep, stamps, files, now, token=token, setting=setting, events=len(shown)
             )
             self.tally.events += len(shown)
             self.tally.found += fresh

@@ -69,12 +69,14 @@ class Said:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unheard:
-    """A message whose key has not come, and which is short enough to be a command."""
+    """A message whose key has not come, and which may be a command or show a file."""
 
     event_id: EventID
     sender: UserID
     session_id: str
     at: Millis
+    quiet: bool = False
+    """It is no command: nobody is asked to say it again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +88,17 @@ class Opened:
     at: Millis
 
 
-Item = Message | Change | Redaction | Said | Unheard | Opened
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attached:
+    """The files that a message shows; stands after the message itself."""
+
+    event_id: EventID
+    media_ids: list[str] = field(repr=False)
+    owner: str
+    """Digest of the sender's id: whose files they must be to go with the message."""
+
+
+Item = Message | Change | Redaction | Said | Unheard | Opened | Attached
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,6 +208,12 @@ def is_gone(event: Event) -> bool:
     """
     unsigned = event.get("unsigned")
     return isinstance(unsigned, dict) and bool(unsigned.get("redacted_because"))
+
+
+def says_more(redaction: Event) -> bool:
+    """Whether a redaction carries words of its own, such as a reason: they go like a message."""
+    content = redaction.get("content")
+    return not isinstance(content, dict) or bool(set(content) - {"redacts"})
 
 
 def redacts(event: Event) -> EventID | None:

@@ -208,6 +208,7 @@ def status(
     standing: Standing | None,
     reading: bool,
     trouble: str = "",
+    files: str = "",
 ) -> str:
     """Say what is set, what is waiting, and whether the bot can do its work."""
     said = "Messages stay: no lifetime is set."
@@ -220,6 +221,8 @@ def status(
     if pending and next_in is not None:
         whole = max(0, next_in) // SECOND * SECOND
         said += f"; the next goes in {words(whole)}." if whole else "; the next goes now."
+    if lifetime is not None or pending:
+        said += f" {files or files_stay()}"
     if reading:
         said += " I am still reading what was said while I was away."
     if standing is not None and not standing.suffices:
@@ -227,6 +230,21 @@ def status(
     if trouble:
         said += f" {distrusted(trouble)}"
     return said
+
+
+def files_stay() -> str:
+    """Say that only the message goes, and not the file it shows."""
+    return "Their files stay on the server."
+
+
+def files_go(server: str) -> str:
+    """Say whose copies of files go with their messages."""
+    return f"Their files on {server} are deleted too."
+
+
+def files_wait() -> str:
+    """Say that files stay until the operator has mended something."""
+    return "Their files stay for now: my operator should look at my log."
 
 
 def distrusted(trouble: str) -> str:

@@ -61,6 +61,8 @@ class House:
         self.homeserver = FakeHomeserver(self.clock)
         self.allow: list[str] = ["@*:example.org"]
         self.rest_after = 60
+        self.media_server: str | None = None
+        """Whose files the bot may delete."""
         self._keep(store)
 
     @classmethod
@@ -71,7 +73,13 @@ class House:
         """Make a new process's worth of services."""
         homeserver, clock, bounds, random = self.homeserver, self.clock, self.bounds, Random(1)
         self.store = store
-        self.reader = Reader(homeserver, prefix="!expire", bounds=bounds, digest=store.digest)
+        self.reader = Reader(
+            homeserver,
+            prefix="!expire",
+            bounds=bounds,
+            digest=store.digest,
+            media_server=self.media_server,
+        )
         self.intake = Intake(
             homeserver, store, self.reader, clock, bounds=bounds, random=random, wake=self.wake
         )
@@ -101,6 +109,10 @@ class House:
             random=random,
             wake_others=self.wake,
         )
+
+    def keep_anew(self) -> None:
+        """Make the services again over the same store, with what was arranged since."""
+        self._keep(self.store)
 
     def wake(self) -> None:
         for service in self.everything[1:]:

@@ -196,6 +196,17 @@ def test_an_access_token_file_replaces_the_password(
     assert settings.password_text() is None
 
 
+def test_an_administrators_token_counts_only_where_files_are_to_be_deleted(
+    read: Callable[..., Settings], tmp_path: Path
+) -> None:
+    file = tmp_path / "token"
+    file.write_text(f"syt_{SECRET}\n")
+    settings = read(f"{WHOLE}media: {{delete: true, admin_token_file: {file}}}")
+    assert settings.admin_token_text() == f"syt_{SECRET}"
+    assert SECRET not in repr(settings)
+    assert read(f"{WHOLE}media: {{admin_token_file: {file}}}").admin_token_text() is None
+
+
 def test_a_pickle_key_file_is_read(read: Callable[..., Settings], tmp_path: Path) -> None:
     file = tmp_path / "pickle.key"
     file.write_text(f"{PICKLE_KEY}\n")

@@ -44,6 +44,7 @@ FILE_KEYS = [
     "appservice.token_file",
     "encryption.pickle_key_file",
     "encryption.recovery_key_file",
+    "media.admin_token_file",
 ]
 
 
@@ -73,6 +74,22 @@ def test_an_access_token_file_with_more_than_a_token_is_refused(
     file = tmp_path / "token"
     file.write_text(f"token: {SECRET}\nmore")
     assert refusal(LEAST, ACCESS_TOKEN_FILE=str(file)).startswith("access_token_file: must hold")
+
+
+def test_deleting_files_without_a_token_is_refused(refusal: Callable[..., str]) -> None:
+    expected = "media.delete: needs media.admin_token_file"
+    assert refusal(WHOLE + "media: {delete: true}") == expected
+    assert refusal(WHOLE, MEDIA__DELETE="true") == expected
+
+
+def test_an_administrators_token_file_with_more_than_a_token_is_refused(
+    refusal: Callable[..., str], tmp_path: Path
+) -> None:
+    file = tmp_path / "token"
+    file.write_text(f"token: {SECRET}")
+    assert refusal(WHOLE, MEDIA__ADMIN_TOKEN_FILE=str(file)) == (
+        "media.admin_token_file: must hold one access token and nothing else"
+    )
 
 
 @pytest.mark.parametrize("key", [PICKLE_KEY[:-1], PICKLE_KEY + "0", SECRET, "g" * 64])
@@ -288,6 +305,8 @@ def test_a_loop_of_aliases_ends(refusal: Callable[..., str]) -> None:
         f"password: ''\ncommand_prefix: '{SECRET} {SECRET}'",
         f"password: x\nencryption: {{pickle_key: {SECRET}}}",
         f"password: x\nencryption: {{pickle_key_file: {SECRET}}}",
+        f"password: x\nmedia: {{admin_token_file: {SECRET}}}",
+        f"password: x\nmedia: {{delete: {SECRET}}}",
         f"password: x\nhomeserver: {SECRET}",
         f"password: x\nlifetime: {{min: {SECRET}}}",
         f"password: x\nlog: {{level: {SECRET}}}",

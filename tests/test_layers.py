@@ -24,6 +24,7 @@ LAYERS = {
         "commands",
         "words",
         "recovery_key",
+        "addresses",
     },
     "edge": {"store", "matrix", "config"},
     "services": {
@@ -54,6 +55,8 @@ LAYERS = {
         "rebuild",
         "limits",
         "registration",
+        "findings",
+        "attachments",
     },
 }
 SHARED = {"clock", "reading", "judging"}

@@ -10,9 +10,10 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from bot import limits
-from bot.checks import Finding, findings
+from bot.checks import findings
 from bot.config import Settings
 from bot.custody import CustodyError
+from bot.findings import Finding
 from tests.test_cross_signing import signed
 from tests.test_identity_cli import bot_command
 

@@ -140,25 +140,42 @@ def test_any_change_can_be_announced(setting: Setting, bounds: Bounds, pending: 
     ("lifetime", "pending", "next_in", "expected"),
     [
         (None, 0, None, "Messages stay: no lifetime is set."),
-        (HOUR, 0, None, "Messages disappear after 1 hour."),
+        (HOUR, 0, None, "Messages disappear after 1 hour. Their files stay on the server."),
         (
             HOUR,
             1,
             90_500,
-            "Messages disappear after 1 hour. 1 is waiting; the next goes in 1 minute 30 seconds.",
+            (
+                "Messages disappear after 1 hour. 1 is waiting; the next goes in 1 minute 30"
+                " seconds. Their files stay on the server."
+            ),
         ),
         (
             HOUR,
             1_234,
             999,
-            "Messages disappear after 1 hour. 1,234 are waiting; the next goes now.",
+            (
+                "Messages disappear after 1 hour. 1,234 are waiting; the next goes now."
+                " Their files stay on the server."
+            ),
         ),
-        (HOUR, 2, -DAY, "Messages disappear after 1 hour. 2 are waiting; the next goes now."),
+        (
+            HOUR,
+            2,
+            -DAY,
+            (
+                "Messages disappear after 1 hour. 2 are waiting; the next goes now."
+                " Their files stay on the server."
+            ),
+        ),
         (
             None,
             2,
             5_000,
-            "Messages stay: no lifetime is set. 2 are waiting; the next goes in 5 seconds.",
+            (
+                "Messages stay: no lifetime is set. 2 are waiting; the next goes in 5 seconds."
+                " Their files stay on the server."
+            ),
         ),
     ],
 )
@@ -176,6 +193,16 @@ def test_the_status_says_what_is_in_the_way() -> None:
     assert "I am still reading" in said
     assert "that needs power level 50, and I have 0" in said
     assert "it is lost" in said
+
+
+@pytest.mark.parametrize(
+    "files", [words.files_stay(), words.files_wait(), words.files_go("example.org")]
+)
+def test_the_status_says_what_becomes_of_files(files: str) -> None:
+    said = words.status(HOUR, pending=0, next_in=None, standing=STRONG, reading=False, files=files)
+    assert said == f"Messages disappear after 1 hour. {files}"
+    none = words.status(None, pending=0, next_in=None, standing=STRONG, reading=False, files=files)
+    assert files not in none
 
 
 @given(

@@ -5,12 +5,10 @@ import re
 from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     PrivateAttr,
     SecretStr,
@@ -19,8 +17,18 @@ from pydantic import (
 )
 
 from bot import recovery_key
-from bot.durations import DurationError, compact, parse
-from bot.model import Bounds, Millis, UserID
+from bot.config.values import (
+    AnyPath,
+    Lifetime,
+    check_glob,
+    check_pickle_key,
+    check_prefix,
+    check_secret,
+    check_url,
+    check_user_id,
+)
+from bot.durations import compact, parse
+from bot.model import Bounds, UserID
 
 LOGINS: Final = ("password", "password_file", "access_token_file", "appservice.token_file")
 """The keys of which exactly one must be set."""
@@ -28,89 +36,9 @@ LOGINS: Final = ("password", "password_file", "access_token_file", "appservice.t
 MAY_LACK: Final = "appservice.token_file"
 """The context of validation in which the file of that key may be absent."""
 
-_SERVER: Final = r"(?:\[[0-9A-Fa-f:.]{2,45}\]|[0-9A-Za-z.-]{1,230})(?::[0-9]{1,5})?"
-_USER_ID: Final = re.compile(rf"@[^:\s]{{1,200}}:{_SERVER}")
-_PICKLE_KEY: Final = re.compile(r"[0-9A-Fa-f]{64}")
-
 
 class ConfigError(Exception):
     """The settings cannot be used: one line that names the key and never quotes its value."""
-
-
-# --- What a value may look like ----------------------------------------------------------------
-
-
-def _url(value: str) -> str:
-    problem = "must be an http or https URL, such as https://matrix.example.org"
-    try:
-        url = urlsplit(value)
-        usable = url.scheme in {"http", "https"} and url.hostname and url.port != 0
-    except ValueError:
-        usable = False
-    if not usable or not re.fullmatch(r"[!-~]+", value):
-        raise ValueError(problem)
-    if "@" in url.netloc or "?" in value or "#" in value:
-        raise ValueError(problem + ", without user name, query or fragment")
-    return value.rstrip("/")
-
-
-def _user_id(value: str) -> str:
-    if not _USER_ID.fullmatch(value):
-        raise ValueError("must be a full Matrix id in quotes, such as '@bot:example.org'")
-    return value
-
-
-def _prefix(value: str) -> str:
-    if not value or " " in value or not value.isprintable():
-        raise ValueError("must be one visible word without white space")
-    return value
-
-
-def _glob(value: str) -> str:
-    # A pattern that can match no user id would shut out people whom the operator meant to let in.
-    if value != "*" and not re.fullmatch(r"[@*][^:\s]*:\S+", value):
-        raise ValueError("must look like '*:example.org' or '@alice:*'")
-    return value
-
-
-def _lifetime(value: object) -> Millis:
-    if isinstance(value, str):
-        try:
-            return parse(value)
-        except DurationError as error:
-            sentence = str(error).rstrip(".")
-            raise ValueError(sentence[:1].lower() + sentence[1:]) from None
-    # YAML reads a bare 30 as a number; whether it meant seconds, only the operator knows.
-    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-        raise ValueError(f"a number needs a unit: write {value}s for seconds")
-    raise ValueError("must be a length of time, such as 30s, 12h or 1y")
-
-
-def _path(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    if not value or "\0" in value:
-        raise ValueError("must be a path")
-    try:
-        return Path(value).expanduser()
-    except RuntimeError:
-        raise ValueError("must not begin with ~: there is no home directory") from None
-
-
-def _secret(value: SecretStr) -> SecretStr:
-    if not value.get_secret_value():
-        raise ValueError("must not be empty")
-    return value
-
-
-def _pickle_key(value: SecretStr) -> SecretStr:
-    if not _PICKLE_KEY.fullmatch(value.get_secret_value()):
-        raise ValueError("must be 64 hexadecimal characters (32 bytes)")
-    return value
-
-
-Lifetime = Annotated[Millis, BeforeValidator(_lifetime)]
-AnyPath = Annotated[Path, BeforeValidator(_path)]
 
 
 # --- The settings ------------------------------------------------------------------------------
@@ -123,7 +51,7 @@ class _Section(BaseModel):
 class Invites(_Section):
     """Who may invite the bot: globs over user ids; None is everybody on the bot's own server."""
 
-    allow: list[Annotated[str, AfterValidator(_glob)]] | None = None
+    allow: list[Annotated[str, AfterValidator(check_glob)]] | None = None
 
 
 class Lifetimes(_Section):
@@ -137,7 +65,7 @@ class Lifetimes(_Section):
 class Encryption(_Section):
     """What locks the crypto store, opens the lost identity, and how long a used key is kept."""
 
-    pickle_key: Annotated[SecretStr, AfterValidator(_pickle_key)] | None = None
+    pickle_key: Annotated[SecretStr, AfterValidator(check_pickle_key)] | None = None
     pickle_key_file: AnyPath | None = None
     recovery_key_file: AnyPath | None = None
     grace: Lifetime = parse("30s")
@@ -155,6 +83,13 @@ class AppService(_Section):
     token_file: AnyPath | None = None
 
 
+class Media(_Section):
+    """Whether the files of expired messages are deleted, and by whose right."""
+
+    delete: bool = False
+    admin_token_file: AnyPath | None = None
+
+
 class Log(_Section):
     """How much is logged, and in what form."""
 
@@ -165,19 +100,20 @@ class Log(_Section):
 class Settings(_Section):
     """Everything the operator decides; complete and consistent once it exists."""
 
-    homeserver: Annotated[str, AfterValidator(_url)]
-    user_id: Annotated[UserID, AfterValidator(_user_id)]
-    password: Annotated[SecretStr, AfterValidator(_secret)] | None = None
+    homeserver: Annotated[str, AfterValidator(check_url)]
+    user_id: Annotated[UserID, AfterValidator(check_user_id)]
+    password: Annotated[SecretStr, AfterValidator(check_secret)] | None = None
     password_file: AnyPath | None = None
     access_token_file: AnyPath | None = None
     data_dir: AnyPath = Path("data")
-    command_prefix: Annotated[str, AfterValidator(_prefix)] = "!expire"
+    command_prefix: Annotated[str, AfterValidator(check_prefix)] = "!expire"
     verify: bool = False
     invites: Invites = Invites()
     lifetime: Lifetimes = Lifetimes()
     encryption: Encryption = Encryption()
     commands: Commands = Commands()
     appservice: AppService = AppService()
+    media: Media = Media()
     log: Log = Log()
 
     # Read once, when the settings are: a file that goes away later cannot stop a running bot.
@@ -186,6 +122,7 @@ class Settings(_Section):
     _as_token: SecretStr | None = PrivateAttr(None)
     _pickle_key: SecretStr | None = PrivateAttr(None)
     _recovery_key: SecretStr | None = PrivateAttr(None)
+    _admin_token: SecretStr | None = PrivateAttr(None)
 
     @property
     def own_server(self) -> str:
@@ -225,6 +162,10 @@ class Settings(_Section):
         text = _revealed(self._recovery_key)
         return None if text is None else recovery_key.read(text)
 
+    def admin_token_text(self) -> str | None:
+        """Return the token by which files are deleted, or None when they stay."""
+        return _revealed(self._admin_token) if self.media.delete else None
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         lifetime = self.lifetime
@@ -254,7 +195,7 @@ class Settings(_Section):
         self._pickle_key = key or _read("encryption.pickle_key_file", key_file)
         if self._pickle_key:
             try:
-                _pickle_key(self._pickle_key)
+                check_pickle_key(self._pickle_key)
             except ValueError as error:
                 raise ValueError(f"encryption.pickle_key_file: {error}") from None
         return self
@@ -277,6 +218,16 @@ class Settings(_Section):
             self.recovery_key()
         except recovery_key.RecoveryKeyError as error:
             raise ValueError(f"{key}: {error}") from None
+        return self
+
+    @model_validator(mode="after")
+    def _read_admin_token(self) -> Self:
+        key = "media.admin_token_file"
+        self._admin_token = _read(key, self.media.admin_token_file)
+        if self.media.delete and self._admin_token is None:
+            raise ValueError(f"media.delete: needs {key}")
+        if not re.fullmatch(r"[!-~]*", _revealed(self._admin_token) or ""):
+            raise ValueError(f"{key}: must hold one access token and nothing else")
         return self
 
 

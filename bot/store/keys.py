@@ -24,11 +24,12 @@ RATCHET: Final = (
 RATCHETED: Final = "DELETE FROM opened WHERE session_id = ? AND message <= ?"
 WAIT: Final = (
     "INSERT OR IGNORE INTO unheard"
-    " (room, event_id, sender, session_id, at, setting, policy_digest) VALUES (?, ?, ?, ?, ?, ?, ?)"
+    " (room, event_id, sender, session_id, at, quiet, setting, policy_digest)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 )
 WAITING: Final = (
     "SELECT r.room_id, u.event_id, u.sender, u.session_id, u.at, u.setting, u.policy_digest,"
-    " u.asked FROM unheard u JOIN rooms r ON r.id = u.room"
+    " u.asked, u.quiet FROM unheard u JOIN rooms r ON r.id = u.room"
     " WHERE NOT EXISTS (SELECT 1 FROM gaps WHERE room = r.id) ORDER BY u.at"
 )
 HEARD: Final = "DELETE FROM unheard WHERE room = ? AND event_id = ?"
@@ -48,7 +49,10 @@ async def remember_unheard(
     await db.many(
         WAIT,
         [
-            (row, u.event_id, u.sender, u.session_id, u.at, state.setting, state.policy_digest)
+            (
+                *(row, u.event_id, u.sender, u.session_id, u.at, u.quiet),
+                *(state.setting, state.policy_digest),
+            )
             for u, state in found
         ],
     )
@@ -98,7 +102,11 @@ class Keys:
             (
                 RoomID(row[0]),
                 Unheard(
-                    event_id=EventID(row[1]), sender=UserID(row[2]), session_id=row[3], at=row[4]
+                    event_id=EventID(row[1]),
+                    sender=UserID(row[2]),
+                    session_id=row[3],
+                    at=row[4],
+                    quiet=bool(row[8]),
                 ),
                 RoomState(setting=row[5], policy_digest=row[6]),
                 bool(row[7]),

@@ -163,7 +163,7 @@ MIGRATIONS: Final = (
 
     CREATE TABLE files (
         id INTEGER PRIMARY KEY AUTOINCREMENT,
-        room INTEGER NOT NULL REFERENCES rooms (id) ON DELETE CASCADE,
+        room INTEGER REFERENCES rooms (id) ON DELETE CASCADE,
         timer INTEGER REFERENCES timers (id) ON DELETE SET NULL,
         media_id TEXT NOT NULL,
         owner TEXT NOT NULL,
@@ -172,6 +172,7 @@ MIGRATIONS: Final = (
         UNIQUE (timer, media_id)
     ) STRICT;
     CREATE INDEX files_media ON files (media_id);
+    CREATE INDEX files_next ON files (next) WHERE timer IS NULL;
     """,
 )
 """Each entry moves the schema one version on; `PRAGMA user_version` counts them."""

@@ -12,12 +12,13 @@ from bot.model import Bounds, Invite, Millis, RoomID, UserID
 from bot.policy import Debt, Owed, Room, RoomState, Stamped, stamp
 from bot.store.database import Database, Row, run
 from bot.store.debts import Debts, owe
+from bot.store.files import OUTLIVE, Files, attach
 from bot.store.keys import FIRST, HEARD, Keys, remember_opened, remember_unheard, reread
 from bot.store.kin import Kin, add_timers, drop_targets
 from bot.store.sweeps import Sweeps, begin_sweep
 from bot.store.timers import PENDING, Timers
 from bot.store.unread import Unread
-from bot.timeline import Item, Message, Said, Stretch, Unheard
+from bot.timeline import Attached, Item, Message, Said, Stretch, Unheard
 
 HANDLED_FOR: Final = 90 * 24 * 3_600_000
 """How long the digest of a command is kept, in ms; a homeserver repeats events within hours."""
@@ -58,7 +59,7 @@ INVITED: Final = (
 )
 
 
-class Store(Timers, Debts):
+class Store(Timers, Debts, Files):
     """All that is remembered, over one database. Every method is one transaction."""
 
     def __init__(
@@ -175,6 +176,7 @@ class Store(Timers, Debts):
         lacks = (result.suspends, result.suspends)
         await db.rows(SAVE_STATE, state.setting, state.policy_digest, state.commanded, *lacks, row)
         await add_timers(db, row, result.timers, now)
+        await attach(db, row, result.files)
         await drop_targets(db, row, result.dropped, now, verify=self._verify)
         await db.many(
             "INSERT OR IGNORE INTO handled (digest, at) VALUES (?, ?)",
@@ -201,6 +203,8 @@ class Store(Timers, Debts):
             await remember_opened(db, items)
             await db.rows(HEARD, row, unheard.event_id)
             said = [item for item in items if isinstance(item, Said)]
+            files = [item for item in items if isinstance(item, Attached)]
+            await attach(db, row, files)
             if not any(item.setting is not None for item in said):
                 await self._apply(db, row, list(said), now)
             elif (room[1], room[2]) == (then.setting, then.policy_digest):
@@ -210,7 +214,7 @@ class Store(Timers, Debts):
                 gap = reread(room_id, token[0], digest, unheard.at, now)
                 tail = await self.unread.begin(db, row, gap)
                 own = Message(event_id=unheard.event_id, sent=unheard.at)
-                await self.unread.put(db, row, tail - 1, FIRST, [*said, own])
+                await self.unread.put(db, row, tail - 1, FIRST, [*said, own, *files])
 
     # --- rooms ---------------------------------------------------------------------------
 
@@ -243,6 +247,9 @@ class Store(Timers, Debts):
         """Forget a room that the bot is no longer in; return how many timers went with it."""
         async with self._db.transaction() as db:
             row = await db.one(PENDING, room_id)
+            known = await db.one("SELECT id FROM rooms WHERE room_id = ?", room_id)
+            # What waits there stays, and its files with it; those of messages that went, go.
+            await db.rows(OUTLIVE, known[0] if known else None)
             await db.rows("DELETE FROM rooms WHERE room_id = ?", room_id)
         return int(row[0]) if row else 0
 

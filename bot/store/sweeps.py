@@ -9,8 +9,9 @@ from typing import Final
 from bot.model import EventID, Millis, RoomID
 from bot.policy import Stamp
 from bot.store.database import Database, run
+from bot.store.files import attach
 from bot.store.kin import add_timers
-from bot.timeline import Setting, Sweep
+from bot.timeline import Attached, Setting, Sweep
 
 BEGIN: Final = (
     "INSERT INTO sweeps (room, whole, since, until) VALUES (?, ?, ?, ?)"
@@ -92,6 +93,7 @@ class Sweeps:
         self,
         sweep: Sweep,
         stamps: Sequence[Stamp],
+        files: Sequence[Attached],
         now: Millis,
         *,
         token: str | None,
@@ -110,6 +112,7 @@ class Sweeps:
             known = await db.one(KNOWN, row[0], json.dumps(own))
             fresh = len(own) - (int(known[0]) if known else 0)
             await add_timers(db, row[0], stamps, now)
+            await attach(db, row[0], files)
             await db.rows(READ_ON, token, setting, fresh, fresh, events, now, row[0])
         return fresh
 

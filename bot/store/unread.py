@@ -12,7 +12,7 @@ from bot.policy import Owed
 from bot.store.database import Database, Row
 from bot.store.debts import owe
 from bot.store.keys import FIRST, remember_opened
-from bot.timeline import Change, Gap, Item, Message, Opened, Redaction, Said, Unheard
+from bot.timeline import Attached, Change, Gap, Item, Message, Opened, Redaction, Said, Unheard
 
 CHUNK: Final = 500
 """Rows taken over at once, so that other work gets its turn between."""
@@ -50,6 +50,7 @@ KINDS: Final[dict[str, type[Item]]] = {
     "redaction": Redaction,
     "said": Said,
     "unheard": Unheard,
+    "attached": Attached,
 }
 
 Apply = Callable[[Database, int, list[Item], Millis], Awaitable[None]]

@@ -1,0 +1,182 @@
+"""Deletes the files of messages that are gone, where the homeserver's administrator lets it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from random import Random
+from typing import Final, Protocol
+
+from bot.clock import Clock
+from bot.model import (
+    Done,
+    Failed,
+    File,
+    Forbidden,
+    Millis,
+    NotFound,
+    Outcome,
+    OutcomeError,
+    RateLimited,
+    Refused,
+    TokenRejectedError,
+    Unreachable,
+    UserID,
+)
+from bot.schedule import POSTPONE_CEILING, backoff
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY: Final[Millis] = 60_000
+"""A message that was found gone by asking for it wakes nobody: look at least this often."""
+SUMMARY_EVERY: Final[Millis] = 60_000
+PATIENT: Final = 3
+"""Failures with one file that nobody needs to hear of."""
+
+REJECTED: Final = "the homeserver does not accept the token in media.admin_token_file"
+FORBIDDEN: Final = "the token in media.admin_token_file is no server administrator's"
+UNKNOWN: Final = (
+    "the homeserver does not tell who uploaded a file: that takes Synapse 1.140 or newer, and an"
+    " address in homeserver under which /_synapse/admin can be reached"
+)
+
+
+class Homeserver(Protocol):
+    """What this service asks of the homeserver, as its administrator."""
+
+    @property
+    def server(self) -> str: ...  # noqa: D102
+    async def uploader(self, media_id: str) -> UserID | None: ...  # noqa: D102
+    async def delete(self, media_id: str) -> Outcome: ...  # noqa: D102
+    async def usable(self) -> Outcome: ...  # noqa: D102
+
+
+class Memory(Protocol):
+    """What this service asks of the store."""
+
+    def digest(self, text: str) -> str: ...  # noqa: D102
+    async def next_file(self) -> File | None: ...  # noqa: D102
+    async def done_with(self, file: File) -> None: ...  # noqa: D102
+    async def file_later(self, file: File, until: Millis) -> None: ...  # noqa: D102
+
+
+def trouble_of(outcome: Outcome) -> str:
+    """Return what the operator has to mend before any file can be deleted; empty: nothing."""
+    match outcome:
+        case Refused(status=401):
+            return REJECTED
+        case Forbidden():
+            return FORBIDDEN
+        case Refused(status=405) | Failed(status=404 | 405):
+            return UNKNOWN
+    return ""
+
+
+class Attachments:
+    """Deletes one file after the other; each stays noted until it is gone.
+
+    Anybody can name anybody's file in a message. So a file goes only when the homeserver says
+    that the one who sent the message has uploaded it.
+    """
+
+    def __init__(
+        self, homeserver: Homeserver, memory: Memory, clock: Clock, *, random: Random
+    ) -> None:
+        self._homeserver = homeserver
+        self._memory = memory
+        self._clock = clock
+        self._random = random
+        self.wake = asyncio.Event()
+        self.trouble = ""
+        """Why no file can be deleted, when that is up to the operator."""
+        self._paused_until: Millis = 0
+        self._failures = 0
+        self._deleted = self._kept = 0
+        self._said_at: Millis = 0
+
+    @property
+    def server(self) -> str:
+        """The server whose files are deleted."""
+        return self._homeserver.server
+
+    async def run(self) -> None:
+        """Delete what is due until cancelled. No answer ends the bot, whatever the token is."""
+        self._judge(await self._ask(self._homeserver.usable))
+        while True:
+            self.wake.clear()
+            until = await self.look()
+            self._summarise()
+            await self._clock.wait(self.wake, until)
+
+    async def look(self) -> Millis:
+        """Delete what can be deleted now; return when to look again."""
+        while True:
+            now = self._clock.now()
+            if now < self._paused_until:
+                return self._paused_until
+            file = await self._memory.next_file()
+            if file is None:
+                return now + LOOK_EVERY
+            if file.next > now:
+                return min(file.next, now + LOOK_EVERY)
+            await self._see_to(file)
+
+    async def _see_to(self, file: File) -> None:
+        """Bring one file as far as it goes."""
+        outcome = await self._ask(lambda: self._delete(file))
+        if isinstance(outcome, Done | NotFound):
+            await self._memory.done_with(file)
+        else:
+            if file.attempts == PATIENT:
+                log.warning("a file cannot be deleted (%s)", type(outcome).__name__)
+            wait = backoff(file.attempts, ceiling=POSTPONE_CEILING, chance=self._random.random())
+            # Should it be this file that is never answered, others come first.
+            await self._memory.file_later(file, self._clock.now() + wait)
+        self._judge(outcome)
+
+    async def _delete(self, file: File) -> Outcome:
+        """Delete a file if it is its sender's own; `Done` when there is no more to do."""
+        uploader = await self._homeserver.uploader(file.media_id)
+        if uploader is None or self._memory.digest(uploader) not in file.owners:
+            self._kept += 1
+            return Done()
+        outcome = await self._homeserver.delete(file.media_id)
+        self._deleted += isinstance(outcome, Done)
+        return outcome
+
+    async def _ask(self, request: Callable[[], Awaitable[Outcome]]) -> Outcome:
+        """Return what came of a request, whatever it fails with."""
+        try:
+            return await request()
+        except OutcomeError as error:
+            return error.outcome
+        except TokenRejectedError as error:
+            # The administrator's token and not the bot's own: no reason to end.
+            return Refused(status=401, errcode=str(error))
+
+    def _judge(self, outcome: Outcome) -> None:
+        """Pause when it is not this one file that is the reason."""
+        now, trouble = self._clock.now(), trouble_of(outcome)
+        if trouble and trouble != self.trouble:
+            log.warning("files stay for now: %s", trouble)
+        if isinstance(outcome, Done | NotFound):
+            if self.trouble:
+                log.info("files can be deleted again")
+            self.trouble, self._failures = "", 0
+        elif trouble or isinstance(outcome, Unreachable | RateLimited):
+            self.trouble = trouble or self.trouble
+            wait = backoff(self._failures, ceiling=POSTPONE_CEILING, chance=self._random.random())
+            if isinstance(outcome, RateLimited):
+                wait = max(wait, outcome.retry_after)
+            self._failures += 1
+            self._paused_until = now + wait
+
+    def _summarise(self) -> None:
+        """Say in the log what was done, in counts only, once a minute at most."""
+        now = self._clock.now()
+        if self._deleted + self._kept == 0 or now - self._said_at < SUMMARY_EVERY:
+            return
+        log.info("deleted %d files; left %d that are not their sender's", self._deleted, self._kept)
+        self._deleted = self._kept = 0
+        self._said_at = now
