@@ -31,6 +31,7 @@ from bot.rooms import Rooms
 from bot.schedule import PAUSE_CEILING, backoff
 from bot.speaker import Speaker
 from bot.store import Store, StoreError
+from bot.upgrades import Upgrades
 
 log = logging.getLogger(__name__)
 
@@ -169,7 +170,7 @@ async def _work(settings: Settings, matrix: Matrix, store: Store, stop: asyncio.
     prefix, bounds = settings.command_prefix, settings.bounds
 
     def wake() -> None:
-        for service in (redactor, backfill, rooms, speaker, late, ratchet):
+        for service in (redactor, backfill, rooms, speaker, late, ratchet, upgrades):
             service.wake.set()
 
     signing = CrossSigning(matrix, settings.data_dir, settings.recovery_key())
@@ -199,6 +200,10 @@ async def _work(settings: Settings, matrix: Matrix, store: Store, stop: asyncio.
         random=random,
         wake_others=wake,
     )
+    upgrades = Upgrades(
+        matrix, store, clock, may_invite=rooms.may_invite, random=random, wake_others=wake
+    )
+    rooms.follow = upgrades.reviewed
     late = Late(matrix, store, reader, clock, wake_others=wake)
     ratchet = Ratchet(matrix.crypto, store, clock, grace=settings.encryption.grace, bounds=bounds)
     async with asyncio.TaskGroup() as group:
@@ -209,6 +214,7 @@ async def _work(settings: Settings, matrix: Matrix, store: Store, stop: asyncio.
             speaker.run(),
             late.run(),
             ratchet.run(),
+            upgrades.run(),
             keep_tidy(store, clock),
             identity.run(),
             verification.run(),

@@ -18,6 +18,7 @@ from bot.rooms import Rooms
 from bot.speaker import Speaker
 from bot.store import Store
 from bot.timeline import Change, Message, Stretch
+from bot.upgrades import Upgrades
 from tests.fakes import ALICE, BOT, FakeClock, FakeHomeserver
 
 SECOND = 1_000
@@ -74,14 +75,24 @@ class House:
             random=random,
             wake_others=self.wake,
         )
+        self.upgrades = Upgrades(
+            homeserver,
+            store,
+            clock,
+            may_invite=self.rooms.may_invite,
+            random=random,
+            wake_others=self.wake,
+        )
+        self.rooms.follow = self.upgrades.reviewed
 
     def wake(self) -> None:
-        for service in (self.redactor, self.backfill, self.speaker, self.rooms):
+        for service in (self.redactor, self.backfill, self.speaker, self.rooms, self.upgrades):
             service.wake.set()
 
     @property
     def everything(self) -> tuple[Service, ...]:
-        return (self.intake, self.redactor, self.backfill, self.speaker, self.rooms)
+        asleep = (self.backfill, self.speaker, self.rooms, self.upgrades)
+        return (self.intake, self.redactor, *asleep)
 
     async def restart(self) -> None:
         """Begin anew with nothing but the file."""

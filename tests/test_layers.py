@@ -24,6 +24,7 @@ LAYERS = {
         "commands",
         "words",
         "recovery_key",
+        "succession",
     },
     "edge": {"store", "matrix", "config"},
     "services": {
@@ -38,6 +39,7 @@ LAYERS = {
         "speaker",
         "rooms",
         "identity",
+        "upgrades",
     },
     "shell": {"__init__", "__main__", "app", "cli", "checks", "logs", "demo", "custody"},
 }

@@ -185,8 +185,8 @@ class Matrix:
         events = {"m.room.create": None, "m.room.power_levels": None} | {
             str(event.get("type")): event
             for event in [
-                await self._state(room_id, "m.room.create"),
-                await self._state(room_id, "m.room.power_levels"),
+                await self.state(room_id, "m.room.create"),
+                await self.state(room_id, "m.room.power_levels"),
             ]
             if event is not None
         }
@@ -195,11 +195,11 @@ class Matrix:
 
     async def policy_event(self, room_id: RoomID) -> Event | None:
         """Return the state event that holds the room's lifetime. Raises `OutcomeError`."""
-        return await self._state(room_id, POLICY_EVENT)
+        return await self.state(room_id, POLICY_EVENT)
 
-    async def _state(self, room_id: RoomID, kind: str) -> Event | None:
-        """Return a state event with the state key `""`; `None` when the room has none."""
-        where = path("rooms", room_id, "state", kind, "", format="event")
+    async def state(self, room_id: RoomID, kind: str, key: str = "") -> Event | None:
+        """Return a state event; `None` when the room has none. Raises `OutcomeError`."""
+        where = path("rooms", room_id, "state", kind, key, format="event")
         outcome = await self.request("GET", where)
         if isinstance(outcome, NotFound):
             return None
@@ -257,9 +257,10 @@ class Matrix:
         """Set the room's lifetime for everybody to read."""
         return await self.request("PUT", path("rooms", room_id, "state", POLICY_EVENT, ""), content)
 
-    async def join(self, room_id: RoomID) -> Outcome:
-        """Accept an invitation."""
-        return await self.request("POST", path("rooms", room_id, "join"), {})
+    async def join(self, room_id: RoomID, via: str = "") -> Outcome:
+        """Accept an invitation, or enter an open room, which the server `via` knows."""
+        query = {"via": via, "server_name": via} if via else {}  # the latter before v1.12
+        return await self.request("POST", path("join", room_id, **query), {})
 
     async def leave(self, room_id: RoomID) -> Outcome:
         """Decline an invitation."""

@@ -13,6 +13,7 @@ from bot.policy import Debt, Owed, Room, RoomState, Stamped, stamp
 from bot.store.database import Database, Row, run
 from bot.store.debts import Debts, owe
 from bot.store.keys import FIRST, HEARD, Keys, remember_opened, remember_unheard, reread
+from bot.store.successors import Successors, enter
 from bot.store.timers import PENDING, Timers
 from bot.store.unread import Unread
 from bot.timeline import Item, Message, Said, Stretch, Unheard
@@ -70,6 +71,7 @@ class Store(Timers, Debts):
         self._own_id = own_id
         self.unread = Unread(database, self._apply)
         self.keys = Keys(database)
+        self.successors = Successors(database)
         self._swept_at: Millis = 0
 
     @classmethod
@@ -146,7 +148,8 @@ class Store(Timers, Debts):
             await self._apply(db, row, stretch.items, now)
         if stretch.entered:
             await db.rows("UPDATE rooms SET greeting = 1 WHERE id = ?", row)
-            await owe(db, row, [Owed(key=f"welcome:{now}", kind="welcome", args={})])
+            if not await enter(db, stretch.room_id):
+                await owe(db, row, [Owed(key=f"welcome:{now}", kind="welcome", args={})])
 
     async def _apply(self, db: Database, row: int, items: list[Item], now: Millis) -> None:
         """Stamp `items` with the room's setting as it stands, and write down what follows."""
