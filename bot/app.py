@@ -31,6 +31,7 @@ from bot.rooms import Rooms
 from bot.schedule import PAUSE_CEILING, backoff
 from bot.speaker import Speaker
 from bot.store import Store, StoreError
+from bot.timekeeper import Timekeeper
 from bot.upgrades import Upgrades
 
 log = logging.getLogger(__name__)
@@ -170,7 +171,7 @@ async def _work(settings: Settings, matrix: Matrix, store: Store, stop: asyncio.
     prefix, bounds = settings.command_prefix, settings.bounds
 
     def wake() -> None:
-        for service in (redactor, backfill, rooms, speaker, late, ratchet, upgrades):
+        for service in (redactor, backfill, rooms, speaker, late, ratchet, upgrades, timekeeper):
             service.wake.set()
 
     signing = CrossSigning(matrix, settings.data_dir, settings.recovery_key())
@@ -206,6 +207,8 @@ async def _work(settings: Settings, matrix: Matrix, store: Store, stop: asyncio.
     rooms.follow = upgrades.reviewed
     late = Late(matrix, store, reader, clock, wake_others=wake)
     ratchet = Ratchet(matrix.crypto, store, clock, grace=settings.encryption.grace, bounds=bounds)
+    told = (redactor.clock_was_set, ratchet.clock_was_set, wake)
+    timekeeper = Timekeeper(clock, store, clock_was_set=told)
     async with asyncio.TaskGroup() as group:
         finishing = [group.create_task(intake.run()), group.create_task(redactor.run())]
         ending: list[Coroutine[Any, Any, None]] = [
@@ -215,6 +218,7 @@ async def _work(settings: Settings, matrix: Matrix, store: Store, stop: asyncio.
             late.run(),
             ratchet.run(),
             upgrades.run(),
+            timekeeper.run(),
             keep_tidy(store, clock),
             identity.run(),
             verification.run(),
@@ -262,10 +266,10 @@ async def wait_for_homeserver(
 async def keep_tidy(store: Store, clock: Clock) -> None:
     """Wipe from the disk what was deleted: soon when nothing is left to do, else now and then."""
     never = asyncio.Event()
-    last = clock.now()
+    last = clock.elapsed()
     while True:
         await clock.wait(never, clock.now() + TIDY_EVERY)
         busy = await store.any_timer()
-        if not busy or clock.now() - last >= 60 * TIDY_EVERY:
+        if not busy or clock.elapsed() - last >= 60 * TIDY_EVERY:
             await store.tidy()
-            last = clock.now()
+            last = clock.elapsed()

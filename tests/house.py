@@ -17,6 +17,7 @@ from bot.redactor import Redactor
 from bot.rooms import Rooms
 from bot.speaker import Speaker
 from bot.store import Store
+from bot.timekeeper import Timekeeper
 from bot.timeline import Change, Message, Stretch
 from bot.upgrades import Upgrades
 from tests.fakes import ALICE, BOT, FakeClock, FakeHomeserver
@@ -84,19 +85,25 @@ class House:
             wake_others=self.wake,
         )
         self.rooms.follow = self.upgrades.reviewed
+        told = (self.redactor.clock_was_set, self.wake)
+        self.timekeeper = Timekeeper(clock, store, clock_was_set=told)
 
     def wake(self) -> None:
-        for service in (self.redactor, self.backfill, self.speaker, self.rooms, self.upgrades):
-            service.wake.set()
+        for wake in (self.redactor.wake, self.backfill.wake, self.speaker.wake, self.rooms.wake):
+            wake.set()
+        for wake in (self.upgrades.wake, self.timekeeper.wake):
+            wake.set()
 
     @property
     def everything(self) -> tuple[Service, ...]:
-        asleep = (self.backfill, self.speaker, self.rooms, self.upgrades)
+        asleep = (self.backfill, self.speaker, self.rooms, self.upgrades, self.timekeeper)
         return (self.intake, self.redactor, *asleep)
 
-    async def restart(self) -> None:
-        """Begin anew with nothing but the file."""
+    async def restart(self, file: bytes | None = None) -> None:
+        """Begin anew with nothing but the file, or with another one in its place."""
         await self.store.close()
+        if file is not None:
+            self.path.write_bytes(file)
         self._keep(await Store.open(self.path, bounds=self.bounds, own_id=BOT))
 
     @asynccontextmanager

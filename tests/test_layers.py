@@ -40,6 +40,7 @@ LAYERS = {
         "rooms",
         "identity",
         "upgrades",
+        "timekeeper",
     },
     "shell": {"__init__", "__main__", "app", "cli", "checks", "logs", "demo", "custody"},
 }

@@ -13,6 +13,7 @@ from bot.policy import Debt, Owed, Room, RoomState, Stamped, stamp
 from bot.store.database import Database, Row, run
 from bot.store.debts import Debts, owe
 from bot.store.keys import FIRST, HEARD, Keys, remember_opened, remember_unheard, reread
+from bot.store.moments import Moments
 from bot.store.successors import Successors, enter
 from bot.store.timers import PENDING, Timers
 from bot.store.unread import Unread
@@ -62,7 +63,7 @@ INVITED: Final = (
 )
 
 
-class Store(Timers, Debts):
+class Store(Timers, Debts, Moments):
     """All that is remembered, over one database. Every method is one transaction."""
 
     def __init__(self, database: Database, *, bounds: Bounds, own_id: UserID) -> None:
