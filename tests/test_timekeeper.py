@@ -130,6 +130,20 @@ async def test_a_debt_that_was_put_off_by_the_old_clock_is_paid(house: House, ro
     assert len(house.homeserver.heard(room)) == 1
 
 
+async def test_a_timer_put_off_by_the_old_clock_is_looked_at_when_it_is_due(
+    house: House, room: RoomID
+) -> None:
+    now = house.clock.now()
+    past, coming = EventID("$past"), EventID("$coming")
+    await house.remember(room, past, due=now - HOUR)
+    await house.remember(room, coming, due=now + MINUTE)
+    for timer in await house.store.due(now + HOUR, 5):
+        await house.store.postpone(timer, now + 2 * HOUR)
+    await house.store.clock_set_back(HOUR, now, after=0, upto=0)
+    assert [timer.event_id for timer in await house.store.due(now, 5)] == [past]
+    assert await house.store.next_due(now) == now + MINUTE
+
+
 async def test_nothing_in_the_database_waits_for_a_moment_of_the_old_clock(
     house: House, room: RoomID
 ) -> None:
