@@ -10,7 +10,7 @@ import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-from random import Random, SystemRandom
+from random import SystemRandom
 from typing import Any, Final
 
 from bot.attachments import Attachments
@@ -27,16 +27,17 @@ from bot.matrix.cross_signing import CrossSigning
 from bot.matrix.media import Media
 from bot.matrix.session import Credentials, LoginError, connect, lock_secret, open_session
 from bot.matrix.verification import Verification
-from bot.model import DiskError, Failed, Outcome, RateLimited, TokenRejectedError, Unreachable
-from bot.patience import Disk
+from bot.model import DiskError, Outcome, TokenRejectedError
+from bot.patience import Disk, StoppedError, wait_for_homeserver
 from bot.ratchet import Ratchet
 from bot.reading import Reader
 from bot.redactor import Redactor
 from bot.rooms import Rooms
-from bot.schedule import PAUSE_CEILING, backoff
 from bot.speaker import Speaker
 from bot.store import Store, StoreError
 from bot.sweeper import Sweeper
+from bot.timekeeper import Timekeeper
+from bot.upgrades import Upgrades
 
 log = logging.getLogger(__name__)
 
@@ -61,10 +62,6 @@ NOT_ACCEPTED: Final = (
 
 class OccupiedError(Exception):
     """Another bot holds the data folder."""
-
-
-class StoppedError(Exception):
-    """The bot was told to stop before it had begun."""
 
 
 @contextmanager
@@ -197,7 +194,8 @@ async def _work(
     prefix, bounds = settings.command_prefix, settings.bounds
 
     def wake() -> None:
-        for service in (redactor, backfill, sweeper, rooms, speaker, late, ratchet, kin):
+        services = (redactor, backfill, sweeper, rooms, speaker, late, ratchet, kin)
+        for service in (*services, upgrades, timekeeper):
             service.wake.set()
         if attachments is not None:
             attachments.wake.set()
@@ -241,10 +239,16 @@ async def _work(
         random=random,
         wake_others=wake,
     )
+    upgrades = Upgrades(
+        matrix, store, clock, may_invite=rooms.may_invite, random=random, wake_others=wake
+    )
+    rooms.follow = upgrades.reviewed
     late = Late(matrix, store, reader, clock, wake_others=wake)
     sweeper = Sweeper(matrix, store, reader, clock, bounds=bounds, random=random, wake_others=wake)
     kin = Kin(matrix, store, clock, random=random, wake_others=wake)
     ratchet = Ratchet(matrix.crypto, store, clock, grace=settings.encryption.grace, bounds=bounds)
+    told = (redactor.clock_was_set, ratchet.clock_was_set, wake)
+    timekeeper = Timekeeper(clock, store, clock_was_set=told)
     disk = Disk(clock, random)
     async with asyncio.TaskGroup() as group:
         finishing = [group.create_task(disk.insist(one.run)) for one in (intake, redactor)]
@@ -256,6 +260,8 @@ async def _work(
             kin.run,
             sweeper.run,
             ratchet.run,
+            upgrades.run,
+            timekeeper.run,
             lambda: keep_tidy(store, clock),
             identity.run,
             verification.run,
@@ -273,42 +279,13 @@ async def _work(
         ratchet.scrub()
 
 
-async def wait_for_homeserver(
-    request: Callable[[], Awaitable[Outcome]],
-    stop: asyncio.Event,
-    clock: Clock,
-    random: Random,
-) -> Outcome:
-    """Repeat a request until there is somebody to answer it, with a line in the log a minute.
-
-    Raises `StoppedError` when the bot is told to stop meanwhile.
-    """
-    said_at = 0
-    failures = 0
-    while True:
-        outcome = await request()
-        if not isinstance(outcome, Unreachable | RateLimited | Failed):
-            return outcome
-        now = clock.now()
-        if now - said_at >= 60_000:
-            log.warning("waiting for the homeserver (%s)", type(outcome).__name__)
-            said_at = now
-        wait = backoff(failures, ceiling=PAUSE_CEILING, chance=random.random())
-        if isinstance(outcome, RateLimited):
-            wait = outcome.retry_after
-        failures += 1
-        await clock.wait(stop, now + wait)
-        if stop.is_set():
-            raise StoppedError
-
-
 async def keep_tidy(store: Store, clock: Clock) -> None:
     """Wipe from the disk what was deleted: soon when nothing is left to do, else now and then."""
     never = asyncio.Event()
-    last = clock.now()
+    last = clock.elapsed()
     while True:
         await clock.wait(never, clock.now() + TIDY_EVERY)
         busy = await store.any_timer()
-        if not busy or clock.now() - last >= 60 * TIDY_EVERY:
+        if not busy or clock.elapsed() - last >= 60 * TIDY_EVERY:
             await store.tidy()
-            last = clock.now()
+            last = clock.elapsed()

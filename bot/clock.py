@@ -20,6 +20,10 @@ class Clock(Protocol):
         """Return the time in milliseconds since the epoch."""
         ...
 
+    def elapsed(self) -> Millis:
+        """Return milliseconds since some moment, which no setting of the clock changes."""
+        ...
+
     async def wait(self, wake: asyncio.Event, until: Millis | None) -> None:
         """Return once `wake` is set, or at the latest at `until`.
 
@@ -35,6 +39,10 @@ class SystemClock:
     def now(self) -> Millis:
         """Return the wall clock's time: timers must hold across restarts."""
         return time.time_ns() // 1_000_000
+
+    def elapsed(self) -> Millis:
+        """Return the time since the machine was started, its sleep included."""
+        return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
 
     async def wait(self, wake: asyncio.Event, until: Millis | None) -> None:
         """Wait for `wake` or `until`, and never longer than `LONGEST` where there is an `until`."""

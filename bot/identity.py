@@ -89,9 +89,9 @@ class Identity:
                 chance = self._random.random()
                 wait = backoff(failures, ceiling=POSTPONE_CEILING, chance=chance)
                 failures += 1
-                until = self._clock.now() + wait
-                while self._clock.now() < until:
-                    await self._clock.wait(never, until)
+                until = self._clock.elapsed() + wait
+                while (left := until - self._clock.elapsed()) > 0:
+                    await self._clock.wait(never, self._clock.now() + left)
                 continue
             if self.trouble:
                 log.warning("%s (%s)", self.trouble, REMEDIES[self.standing])

@@ -1,15 +1,15 @@
-"""Begins a service anew when the disk does not take what it remembers, until it does."""
+"""Waits for what the bot cannot do without: a disk that takes what it remembers, a homeserver."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from random import Random
 from typing import Any, Final
 
 from bot.clock import Clock
-from bot.model import DiskError, Millis
+from bot.model import DiskError, Failed, Millis, Outcome, RateLimited, Unreachable
 from bot.schedule import PAUSE_CEILING, backoff
 
 log = logging.getLogger(__name__)
@@ -65,3 +65,36 @@ def _first(group: BaseExceptionGroup[DiskError]) -> BaseException:
     while isinstance(found, BaseExceptionGroup):
         found = found.exceptions[0]
     return found
+
+
+class StoppedError(Exception):
+    """The bot was told to stop before it had begun."""
+
+
+async def wait_for_homeserver(
+    request: Callable[[], Awaitable[Outcome]],
+    stop: asyncio.Event,
+    clock: Clock,
+    random: Random,
+) -> Outcome:
+    """Repeat a request until there is somebody to answer it, with a line in the log a minute.
+
+    Raises `StoppedError` when the bot is told to stop meanwhile.
+    """
+    said_at = 0
+    failures = 0
+    while True:
+        outcome = await request()
+        if not isinstance(outcome, Unreachable | RateLimited | Failed):
+            return outcome
+        now = clock.now()
+        if now - said_at >= 60_000:
+            log.warning("waiting for the homeserver (%s)", type(outcome).__name__)
+            said_at = now
+        wait = backoff(failures, ceiling=PAUSE_CEILING, chance=random.random())
+        if isinstance(outcome, RateLimited):
+            wait = outcome.retry_after
+        failures += 1
+        await clock.wait(stop, now + wait)
+        if stop.is_set():
+            raise StoppedError

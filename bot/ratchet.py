@@ -67,6 +67,11 @@ class Ratchet:
         self._dirty = False
         self.wake = asyncio.Event()
 
+    def clock_was_set(self) -> None:
+        """Sweep and scrub by the new clock."""
+        self._swept_at = self._scrubbed_at = 0
+        self.wake.set()
+
     async def run(self) -> None:
         """Take keys away until cancelled."""
         while True:

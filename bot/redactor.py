@@ -122,6 +122,12 @@ class Redactor:
         self._stopping = True
         self.wake.set()
 
+    def clock_was_set(self) -> None:
+        """Look anew at what is due: no pause by the old clock holds."""
+        self._paused_until = 0
+        self._tally.since = min(self._tally.since, self._clock.now())
+        self.wake.set()
+
     async def run(self) -> None:
         """Redact what is due until `stop`. Raises `TokenRejectedError`."""
         async with asyncio.TaskGroup() as group:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from fnmatch import fnmatchcase
 from random import Random
 from typing import Final, Protocol
@@ -29,6 +29,8 @@ from bot.power import Power
 from bot.schedule import PAUSE_CEILING, backoff
 
 log = logging.getLogger(__name__)
+
+Follow = Callable[[RoomID], Awaitable[None]]
 
 TRIES: Final = 12
 """How often an invitation is tried that the homeserver fails on; the last waits are a minute."""
@@ -83,6 +85,8 @@ class Rooms:
         self._bounds = bounds
         self._random = random
         self._wake_others = wake_others
+        self.follow: Follow | None = None
+        """Looks whether a room was replaced; set once, before `run`."""
         self._failures = 0
         self.wake = asyncio.Event()
 
@@ -152,6 +156,16 @@ class Rooms:
             reviews=room.reviews,
         )
         self._wake_others()
+        await self._look_for_successor(room_id)
+
+    async def _look_for_successor(self, room_id: RoomID) -> None:
+        """Whatever becomes of it, the review before it holds."""
+        try:
+            if self.follow is not None:
+                await self.follow(room_id)
+        except OutcomeError:
+            await self._memory.ask_review(room_id)
+            raise
 
     async def _news(self, room: Room, power: Power, *, suspended: bool) -> list[Owed]:
         """Return what to tell a room: each loss of power once, and each return."""

@@ -35,6 +35,7 @@ TRIES: Final = 20
 
 
 PLAIN: Final = {
+    "closed": words.closed,
     "missed": words.missed,
     "reverted": words.reverted,
     "unjudged": words.unjudged,
@@ -235,6 +236,12 @@ class Speaker:
         match debt.kind:
             case kind if kind in PLAIN:
                 return PLAIN[kind]()
+            case "moved":
+                now = lifetime(debt.args["setting"], self._bounds)
+                return words.moved(now, await self._standing(room.room_id))
+            case "needs":
+                standing = Standing(need=debt.args["need"], have=debt.args["have"])
+                return words.needs(lifetime(debt.args["setting"], self._bounds), standing)
             case "outside":
                 return words.outside(self._prefix, self._bounds)
             case "invalid":

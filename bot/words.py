@@ -124,6 +124,33 @@ def resumed(pending: int) -> str:
     return f"I can remove messages again.{waiting}"
 
 
+def moved(lifetime: Millis | None, standing: Standing | None) -> str:
+    """Say in the room that succeeds another that all goes on as before."""
+    if lifetime is None:
+        return "Messages stay here as in the old room."
+    said = f"Messages disappear here as in the old room: after {words(lifetime)}."
+    if standing is not None and not standing.suffices:
+        said += f" {paused(standing)}"
+    return said
+
+
+def needs(lifetime: Millis | None, standing: Standing) -> str:
+    """Say in the room that succeeds another what it takes to go on as before."""
+    there = "messages stay" if lifetime is None else f"messages disappear after {words(lifetime)}"
+    return (
+        f"In the old room, {there}. To go on like that here I need power level {standing.need},"
+        f" and I have {standing.have}. I begin as soon as I have it."
+    )
+
+
+def closed() -> str:
+    """Say in a room that was replaced that the bot needs to be asked into the new one."""
+    return (
+        "This room was replaced by a new one, which I could not join by myself. Invite me there,"
+        " and I go on as here. What waits here still disappears."
+    )
+
+
 def refused(name: str, need: int, have: int) -> str:
     """Tell somebody that the room does not let them."""
     return f"{tame(name)}, changing this needs power level {need} here, and you have {have}."

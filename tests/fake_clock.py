@@ -15,6 +15,7 @@ class FakeClock:
 
     def __init__(self, now: Millis = START) -> None:
         self._now = now
+        self._elapsed: Millis = 0
         self._waiting: dict[asyncio.Future[None], Millis] = {}
         self.waits: list[Millis | None] = []
         """Until when the services have waited, in order."""
@@ -22,12 +23,20 @@ class FakeClock:
     def now(self) -> Millis:
         return self._now
 
+    def elapsed(self) -> Millis:
+        return self._elapsed
+
     def advance(self, ms: Millis) -> None:
         """Let `ms` milliseconds pass."""
         self._now += ms
-        for future, until in self._waiting.items():
-            if until <= self._now and not future.done():
+        self._elapsed += ms
+        for future, end in self._waiting.items():
+            if end <= self._elapsed and not future.done():
                 future.set_result(None)
+
+    def jump(self, ms: Millis) -> None:
+        """Set the clock forward or back; no time passes, and whoever waits does not notice."""
+        self._now += ms
 
     async def wait(self, wake: asyncio.Event, until: Millis | None) -> None:
         """Return once `wake` is set or it is `until`; both may be so already."""
@@ -40,7 +49,7 @@ class FakeClock:
             return
         woken = asyncio.ensure_future(wake.wait())
         reached: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting[reached] = until
+        self._waiting[reached] = self._elapsed + until - self._now
         either: set[asyncio.Future[Any]] = {woken, reached}
         try:
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)

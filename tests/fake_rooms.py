@@ -57,6 +57,11 @@ class FakeRoom:
         event = self.state(before).get(("m.room.member", user))
         return "leave" if event is None else str(event["content"].get("membership", "leave"))
 
+    def is_open(self) -> bool:
+        """Whether anybody may join."""
+        rules = self.state().get(("m.room.join_rules", ""))
+        return rules is not None and rules["content"].get("join_rule") == "public"
+
     def refusal(self, user: str, target_id: str) -> Outcome | None:
         """Return why this user may not redact that event; `None` when nothing is against it."""
         power, target = self.power(), self.find(target_id)
@@ -99,17 +104,23 @@ class FakeRooms:
         invited: bool = True,
         encrypted: bool = False,
         version: str = "11",
+        public: bool = False,
+        predecessor: RoomID | None = None,
         **levels: Any,
     ) -> RoomID:
         """Make a room of alice's; the bot has the level `power` and has joined or was invited."""
         number = next(self._numbers)
         room_id = RoomID(f"!room-{number}:example.org")
         self.rooms[room_id] = FakeRoom(room_id, version)
-        create = {"room_version": version, "creator": ALICE}
+        create: dict[str, Any] = {"room_version": version, "creator": ALICE}
+        if predecessor is not None:
+            create["predecessor"] = {"room_id": predecessor}
         self.set_state(room_id, "m.room.create", create)
         self.set_member(room_id, ALICE, "join", displayname="alice")
         users = {ALICE: 100} | ({self._own_id: power} if power else {})
         self.set_state(room_id, "m.room.power_levels", {"users": users} | levels)
+        if public:
+            self.set_state(room_id, "m.room.join_rules", {"join_rule": "public"})
         if encrypted:
             algorithm = {"algorithm": "m.megolm.v1.aes-sha2"}
             self.set_state(room_id, "m.room.encryption", algorithm)
@@ -118,6 +129,26 @@ class FakeRooms:
         if joined:
             self.set_member(room_id, self._own_id, "join", displayname="Ephemeral")
         return room_id
+
+    def upgrade(
+        self, room_id: RoomID, *, power: int = 50, sender: UserID = ALICE, tombstone: bool = True
+    ) -> RoomID:
+        """Replace a room as Synapse does: levels and join rules are copied, nobody is invited."""
+        public = self.rooms[room_id].is_open()
+        new = self.make_room(
+            power=power, joined=False, invited=False, public=public, predecessor=room_id
+        )
+        if tombstone:
+            self.bury(room_id, new, sender=sender)
+        state = self.rooms[room_id].state()[("m.room.power_levels", "")]
+        levels = {"events_default": 50, "invite": 50}
+        self.set_state(room_id, "m.room.power_levels", state["content"] | levels)
+        return new
+
+    def bury(self, room_id: RoomID, replacement: object, *, sender: UserID = ALICE) -> EventID:
+        """Send a tombstone, whatever it names."""
+        content = {"body": "This room has been replaced", "replacement_room": replacement}
+        return self.set_state(room_id, "m.room.tombstone", content, sender=sender)
 
     def add(self, room_id: RoomID, event: Event) -> EventID:
         """Append an event as it is, but for what a homeserver fills in where it is missing."""

@@ -149,6 +149,10 @@ class FakeHomeserver(FakeRequests):
             event = self._readable(room_id).state().get((POLICY_EVENT, ""))
             return copy.deepcopy(event)
 
+    async def state(self, room_id: RoomID, kind: str, key: str = "") -> Event | None:
+        async with self.question("state"):
+            return copy.deepcopy(self._readable(room_id).state().get((kind, key)))
+
     async def name_of(self, room_id: RoomID, user_id: UserID) -> str:
         names = {
             user: event["content"].get("displayname")
@@ -255,9 +259,11 @@ class FakeHomeserver(FakeRequests):
                 self.notices.append((room_id, content["body"]))
             return Done(body={"event_id": room.transactions[txn]})
 
-    async def join(self, room_id: RoomID) -> Outcome:
+    async def join(self, room_id: RoomID, via: str = "") -> Outcome:
         async with self.request("join") as failure:
-            return failure or self._move(room_id, "join", {"invite", "join"})
+            room = self.rooms.get(room_id)
+            free = {"leave"} if room is not None and room.is_open() else set()
+            return failure or self._move(room_id, "join", {"invite", "join"} | free)
 
     async def leave(self, room_id: RoomID) -> Outcome:
         async with self.request("leave") as failure:

@@ -19,7 +19,9 @@ from bot.rooms import Rooms
 from bot.speaker import Speaker
 from bot.store import Store
 from bot.sweeper import Sweeper
+from bot.timekeeper import Timekeeper
 from bot.timeline import Change, Message, Stretch
+from bot.upgrades import Upgrades
 from tests.fakes import ALICE, BOT, FakeClock, FakeHomeserver
 
 SECOND = 1_000
@@ -109,6 +111,17 @@ class House:
             random=random,
             wake_others=self.wake,
         )
+        self.upgrades = Upgrades(
+            homeserver,
+            store,
+            clock,
+            may_invite=self.rooms.may_invite,
+            random=random,
+            wake_others=self.wake,
+        )
+        self.rooms.follow = self.upgrades.reviewed
+        told = (self.redactor.clock_was_set, self.wake)
+        self.timekeeper = Timekeeper(clock, store, clock_was_set=told)
 
     def keep_anew(self) -> None:
         """Make the services again over the same store, with what was arranged since."""
@@ -128,11 +141,15 @@ class House:
             self.rooms,
             self.kin,
             self.sweeper,
+            self.upgrades,
+            self.timekeeper,
         )
 
-    async def restart(self) -> None:
-        """Begin anew with nothing but the file."""
+    async def restart(self, file: bytes | None = None) -> None:
+        """Begin anew with nothing but the file, or with another one in its place."""
         await self.store.close()
+        if file is not None:
+            self.path.write_bytes(file)
         self._keep(await Store.open(self.path, bounds=self.bounds, own_id=BOT))
 
     @asynccontextmanager

@@ -15,6 +15,7 @@ from bot.model import (
     OutcomeError,
     RoomID,
 )
+from bot.succession import predecessor, replacement
 from bot.timeline import is_gone, redacts
 from tests.worlds import World
 
@@ -186,3 +187,42 @@ async def test_people_are_called_by_their_names_and_by_their_ids_where_they_shar
     assert await world.bot.name_of(room, world.bob) == f"alice ({world.bob})"
     await world.let_bob_in(room, world.alice)
     assert await world.bot.name_of(room, world.bob) == f"{world.alice} ({world.bob})"
+
+
+# --- rooms that are replaced ---------------------------------------------------------------------
+
+
+async def test_a_replaced_room_names_its_successor_and_is_named_by_it(world: World) -> None:
+    old = await world.room()
+    assert await world.bot.state(old, "m.room.tombstone") is None
+    new = await world.upgrade(old, public=True)
+    tombstone = await world.bot.state(old, "m.room.tombstone")
+    assert tombstone is not None
+    assert tombstone["sender"] == world.alice
+    assert replacement(tombstone, old) == new
+    assert type(tombstone["origin_server_ts"]) is int
+    server = world.alice.partition(":")[2]
+    assert isinstance(await world.bot.join(new, server), Done)
+    assert new in await world.bot.joined_rooms()
+    assert predecessor(await world.bot.state(new, "m.room.create")) == old
+    assert await world.bot.policy_event(new) is None
+    assert (await world.bot.power(new)).of(world.bot.own_id) == 50
+
+
+async def test_the_successor_of_a_closed_room_is_closed(world: World) -> None:
+    old = await world.room()
+    await world.set_lifetime(old, MINUTE)
+    new = await world.upgrade(old, public=False)
+    outcome = await world.bot.join(new, world.alice.partition(":")[2])
+    assert isinstance(outcome, Forbidden)
+    sent = await world.send(old, "still here")
+    assert isinstance(await world.bot.redact(old, sent, "t1"), Done)
+    assert await world.bot.is_gone(old, sent)
+
+
+async def test_the_own_member_event_is_state_like_any_other(world: World) -> None:
+    room = await world.room()
+    member = await world.bot.state(room, "m.room.member", world.bot.own_id)
+    assert member is not None
+    assert member["content"]["membership"] == "join"
+    assert type(member["origin_server_ts"]) is int

@@ -25,6 +25,7 @@ LAYERS = {
         "words",
         "recovery_key",
         "addresses",
+        "succession",
     },
     "edge": {"store", "matrix", "config"},
     "services": {
@@ -57,6 +58,8 @@ LAYERS = {
         "registration",
         "findings",
         "attachments",
+        "upgrades",
+        "timekeeper",
     },
 }
 SHARED = {"clock", "reading", "judging"}

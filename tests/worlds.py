@@ -41,6 +41,7 @@ class World(Protocol):
     async def kick(self, room: RoomID) -> None: ...
     async def set_lifetime(self, room: RoomID, lifetime: Millis) -> None: ...
     async def let_bob_in(self, room: RoomID, name: str) -> None: ...
+    async def upgrade(self, room: RoomID, *, public: bool) -> RoomID: ...
     async def event(self, room: RoomID, event_id: EventID) -> Event: ...
     async def history(self, room: RoomID) -> list[Event]: ...
 
@@ -66,6 +67,11 @@ class FakeWorld:
 
     async def let_bob_in(self, room: RoomID, name: str) -> None:
         self.bot.set_member(room, BOB, "join", displayname=name)
+
+    async def upgrade(self, room: RoomID, *, public: bool) -> RoomID:
+        if public:
+            self.bot.set_state(room, "m.room.join_rules", {"join_rule": "public"})
+        return self.bot.upgrade(room)
 
     async def event(self, room: RoomID, event_id: EventID) -> Event:
         found = self.bot.rooms[room].find(event_id)
@@ -128,6 +134,13 @@ class SynapseWorld:
             await self._bob.join(room)
         member = {"membership": "join", "displayname": name}
         await self._bob.state(room, "m.room.member", member, self.bob)
+
+    async def upgrade(self, room: RoomID, *, public: bool) -> RoomID:
+        if public:
+            await self._alice.state(room, "m.room.join_rules", {"join_rule": "public"})
+        body = {"new_version": "11"}
+        answer = await self._alice.call("POST", "rooms", room, "upgrade", body=body)
+        return RoomID(answer["replacement_room"])
 
     async def event(self, room: RoomID, event_id: EventID) -> Event:
         return await self._alice.event(room, event_id)

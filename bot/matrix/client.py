@@ -152,9 +152,11 @@ class Matrix(Lookups):
         """Set the room's lifetime for everybody to read."""
         return await self.request("PUT", path("rooms", room_id, "state", POLICY_EVENT, ""), content)
 
-    async def join(self, room_id: RoomID) -> Outcome:
-        """Accept an invitation."""
-        return await self.request("POST", path("rooms", room_id, "join"), {})
+    async def join(self, room_id: RoomID, via: str = "") -> Outcome:
+        """Accept an invitation, or enter an open room, which the server `via` knows."""
+        # `server_name` is what `via` was called before v1.12.
+        query: dict[str, str | int] = {"via": via, "server_name": via} if via else {}
+        return await self.request("POST", path("join", room_id, query=query), {})
 
     async def leave(self, room_id: RoomID) -> Outcome:
         """Decline an invitation."""

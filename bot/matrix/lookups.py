@@ -54,8 +54,8 @@ class Lookups(Requests):
         events = {"m.room.create": None, "m.room.power_levels": None} | {
             str(event.get("type")): event
             for event in [
-                await self._state(room_id, "m.room.create"),
-                await self._state(room_id, "m.room.power_levels"),
+                await self.state(room_id, "m.room.create"),
+                await self.state(room_id, "m.room.power_levels"),
             ]
             if event is not None
         }
@@ -64,11 +64,11 @@ class Lookups(Requests):
 
     async def policy_event(self, room_id: RoomID) -> Event | None:
         """Return the state event that holds the room's lifetime. Raises `OutcomeError`."""
-        return await self._state(room_id, POLICY_EVENT)
+        return await self.state(room_id, POLICY_EVENT)
 
-    async def _state(self, room_id: RoomID, kind: str) -> Event | None:
-        """Return a state event with the state key `""`; `None` when the room has none."""
-        where = path("rooms", room_id, "state", kind, "", query={"format": "event"})
+    async def state(self, room_id: RoomID, kind: str, key: str = "") -> Event | None:
+        """Return a state event; `None` when the room has none. Raises `OutcomeError`."""
+        where = path("rooms", room_id, "state", kind, key, query={"format": "event"})
         outcome = await self.request("GET", where)
         if isinstance(outcome, NotFound):
             return None

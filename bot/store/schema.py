@@ -152,13 +152,17 @@ MIGRATIONS: Final = (
     ) STRICT;
 
     CREATE TABLE successors (
-        room_id TEXT PRIMARY KEY,
+        room_id TEXT NOT NULL,
         predecessor TEXT NOT NULL,
         setting INTEGER,
         via TEXT NOT NULL,
-        joined INTEGER NOT NULL DEFAULT 0,
+        stage INTEGER NOT NULL,
+        followed INTEGER NOT NULL DEFAULT 0,
+        ungreeted INTEGER NOT NULL DEFAULT 0,
+        told INTEGER NOT NULL DEFAULT 0,
         next INTEGER NOT NULL DEFAULT 0,
-        attempts INTEGER NOT NULL DEFAULT 0
+        attempts INTEGER NOT NULL DEFAULT 0,
+        PRIMARY KEY (room_id, predecessor)
     ) STRICT, WITHOUT ROWID;
 
     CREATE TABLE files (

@@ -15,6 +15,8 @@ from bot.store.debts import Debts, owe
 from bot.store.files import OUTLIVE, Files, attach
 from bot.store.keys import FIRST, HEARD, Keys, remember_opened, remember_unheard, reread
 from bot.store.kin import Kin, add_timers, drop_targets
+from bot.store.moments import Moments
+from bot.store.successors import Successors, enter
 from bot.store.sweeps import Sweeps, begin_sweep
 from bot.store.timers import PENDING, Timers
 from bot.store.unread import Unread
@@ -59,7 +61,7 @@ INVITED: Final = (
 )
 
 
-class Store(Timers, Debts, Files):
+class Store(Timers, Debts, Files, Moments):
     """All that is remembered, over one database. Every method is one transaction."""
 
     def __init__(
@@ -73,6 +75,7 @@ class Store(Timers, Debts, Files):
         self.keys = Keys(database)
         self.kin = Kin(database)
         self.sweeps = Sweeps(database)
+        self.successors = Successors(database)
         self._swept_at: Millis = 0
 
     @classmethod
@@ -157,7 +160,8 @@ class Store(Timers, Debts, Files):
             await begin_sweep(db, row, stretch.sweep)
         if stretch.entered:
             await db.rows("UPDATE rooms SET greeting = 1 WHERE id = ?", row)
-            await owe(db, row, [Owed(key=f"welcome:{now}", kind="welcome", args={})])
+            if not await enter(db, stretch.room_id):
+                await owe(db, row, [Owed(key=f"welcome:{now}", kind="welcome", args={})])
 
     async def _apply(self, db: Database, row: int, items: list[Item], now: Millis) -> None:
         """Stamp `items` with the room's setting as it stands, and write down what follows."""

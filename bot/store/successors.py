@@ -1,0 +1,127 @@
+"""Remembers which rooms were replaced by which, and how far the bot has followed."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from bot.model import Millis, RoomID
+from bot.policy import Owed
+from bot.store.database import Database, Row, run
+from bot.store.debts import owe
+from bot.succession import Stage, Successor
+
+CLAIM: Final = (
+    "INSERT OR IGNORE INTO successors (room_id, predecessor, setting, via, stage)"
+    " VALUES (?, ?, ?, ?, ?)"
+)
+KNOWN: Final = "SELECT 1 FROM successors WHERE room_id = ? AND predecessor = ?"
+FORGET_DONE: Final = (
+    "DELETE FROM successors WHERE stage = ? AND NOT EXISTS"
+    " (SELECT 1 FROM rooms r WHERE r.room_id IN (successors.room_id, successors.predecessor))"
+)
+COLUMNS: Final = (
+    "SELECT room_id, predecessor, setting, via, stage, followed, ungreeted, told, next, attempts"
+    " FROM successors"
+)
+NEXT: Final = f"{COLUMNS} WHERE stage IN (?, ?) ORDER BY next LIMIT 1"
+OF: Final = f"{COLUMNS} WHERE room_id = ? AND stage <> ?"
+ENTER: Final = (
+    "UPDATE successors SET stage = ?, ungreeted = 1, next = 0, attempts = 0"
+    " WHERE room_id = ? AND stage IN (?, ?) RETURNING 1"
+)
+AGAIN: Final = (
+    "UPDATE successors SET stage = ?, next = 0, attempts = 0 WHERE room_id = ? AND stage = ?"
+    " RETURNING 1"
+)
+MOVE: Final = (
+    "UPDATE successors SET stage = ?, told = told OR ?, next = 0, attempts = 0"
+    " WHERE room_id = ? AND predecessor = ?"
+)
+FOLLOWED: Final = "UPDATE successors SET followed = 1 WHERE room_id = ? AND predecessor = ?"
+LATER: Final = (
+    "UPDATE successors SET next = ?, attempts = attempts + 1 WHERE room_id = ? AND predecessor = ?"
+)
+
+
+class Successors:
+    """One row a pair of rooms, kept when all is done: each pair counts once."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    async def is_known(self, room_id: RoomID, predecessor: RoomID) -> bool:
+        """Whether this pair was met before."""
+        async with self._db.transaction() as db:
+            return await db.one(KNOWN, room_id, predecessor) is not None
+
+    async def claim(self, found: Successor, *said: Owed) -> None:
+        """Remember a pair, once, and owe the old room what is to be said of it."""
+        async with self._db.transaction() as db:
+            if await db.one(KNOWN, found.room_id, found.predecessor) is not None:
+                return
+            await db.rows(FORGET_DONE, Stage.DONE)
+            values = (found.room_id, found.predecessor, found.setting, found.via, found.stage)
+            await db.rows(CLAIM, *values)
+            await _owe(db, found.predecessor, list(said))
+
+    async def next(self) -> Successor | None:
+        """Return the successor that is to be seen to next."""
+        async with self._db.transaction() as db:
+            row = await db.one(NEXT, Stage.OUTSIDE, Stage.INSIDE)
+        return None if row is None else _successor(row)
+
+    async def of(self, room_id: RoomID) -> list[Successor]:
+        """Return what is still to be done of the claims that this room succeeds another."""
+        async with self._db.transaction() as db:
+            return [_successor(row) for row in await db.rows(OF, room_id, Stage.DONE)]
+
+    async def follow(self, one: Successor) -> None:
+        """The bot is about to join by itself: should the claim be false, it leaves again."""
+        await run(self._db, FOLLOWED, one.room_id, one.predecessor)
+
+    async def move(
+        self, one: Successor, stage: Stage, *said: Owed, where: RoomID, told: bool = False
+    ) -> None:
+        """Go on to a stage, and owe a room what is to be said of it, in one transaction."""
+        async with self._db.transaction() as db:
+            await db.rows(MOVE, stage, told, one.room_id, one.predecessor)
+            await _owe(db, where, list(said))
+
+    async def later(self, one: Successor, until: Millis) -> None:
+        """It could not be seen to now."""
+        await run(self._db, LATER, until, one.room_id, one.predecessor)
+
+    async def look_again(self, room_id: RoomID) -> bool:
+        """The room's state has changed; return whether something had waited for that."""
+        async with self._db.transaction() as db:
+            return await db.one(AGAIN, Stage.INSIDE, room_id, Stage.POWERLESS) is not None
+
+
+async def enter(db: Database, room_id: RoomID) -> bool:
+    """The bot has come into a room; return whether it succeeds another, so that its greeting waits.
+
+    Part of the transaction that remembers the room.
+    """
+    row = await db.one(ENTER, Stage.INSIDE, room_id, Stage.OUTSIDE, Stage.AWAITED)
+    return row is not None
+
+
+async def _owe(db: Database, room_id: RoomID, said: list[Owed]) -> None:
+    row = await db.one("SELECT id FROM rooms WHERE room_id = ?", room_id)
+    if row is not None:
+        await owe(db, int(row[0]), said)
+
+
+def _successor(row: Row) -> Successor:
+    return Successor(
+        room_id=RoomID(row[0]),
+        predecessor=RoomID(row[1]),
+        setting=row[2],
+        via=row[3],
+        stage=Stage(row[4]),
+        followed=bool(row[5]),
+        ungreeted=bool(row[6]),
+        told=bool(row[7]),
+        next=row[8],
+        attempts=row[9],
+    )
