@@ -140,14 +140,20 @@ class Backfill:
                 return fresh[::-1], True
             if not gap.stop_digest and is_own_join(event, self._homeserver.own_id):
                 return fresh[::-1], True
+            if self._is_old(event, gap):
+                return fresh[::-1], True
             fresh.append(event)
-        if gap.policy_digest:
-            return fresh[::-1], False
-        # Should the known event be gone from the server, its time still ends the gap. Times can
-        # be forged: not where another mark is.
-        stamps = [event.get("origin_server_ts") for event in events]
-        older = all(isinstance(at, int) and at < gap.stop_at for at in stamps)
-        return fresh[::-1], bool(events) and older
+        return fresh[::-1], False
+
+    def _is_old(self, event: Event, gap: Gap) -> bool:
+        """Whether the bot itself sent the event, long before the gap.
+
+        It ends the gap should the known event be gone from the server. The time of other
+        people's events tells nothing: bridges and other homeservers write what they like.
+        """
+        sent = event.get("origin_server_ts")
+        own = event.get("sender") == self._homeserver.own_id
+        return own and isinstance(sent, int) and sent < gap.stop_at
 
     async def _failed(self, gap: Gap, error: OutcomeError) -> None:
         wait = backoff(gap.attempts, ceiling=PAUSE_CEILING, chance=self._random.random())

@@ -33,8 +33,8 @@ LIVE: Final[Millis] = 5_000
 """A sync asked for this soon after the last one brings what has only just happened, in ms."""
 AT_ONCE: Final[Millis] = 1_000
 """A long poll answered sooner than this has something new to say, in ms."""
-OLDER: Final[Millis] = 3_600_000
-"""A page of a gap whose every event is this much older than the last sync ends the gap."""
+OLDER: Final[Millis] = 24 * 3_600_000
+"""An event of the bot's own that is this much older than the last sync ends a gap."""
 
 
 class Homeserver(Protocol):

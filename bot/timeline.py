@@ -111,7 +111,7 @@ class Gap:
     stop_digest: str
     """Digest of the last event read before the gap; empty when nothing was."""
     stop_at: Millis
-    """A whole page of events from well before this time ends the gap as well."""
+    """An event that the bot itself sent before this time ends the gap as well."""
     since: Millis
     until: Millis
     """The lifetime of what is found began between these two times."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from bot.intake import OLDER
 from bot.model import (
+    Bounds,
     Event,
     EventID,
     Failed,
@@ -20,7 +23,7 @@ from bot.model import (
     Unreachable,
 )
 from tests.fakes import ALICE
-from tests.house import MINUTE, House
+from tests.house import DAY, MINUTE, SECOND, House
 
 
 @pytest.fixture
@@ -62,6 +65,25 @@ async def test_a_gap_ends_at_old_messages_where_the_known_one_is_gone(
     async with house.running(house.intake, house.backfill):
         assert await dues(house, sent) == [MINUTE] * 9
         assert await dues(house, stays) == [None] * 8
+
+
+async def test_old_times_that_others_wrote_end_no_gap(tmp_path: Path) -> None:
+    """A bridge that imports history while the bot is away hides nothing that was said before."""
+    house = await House.build(
+        tmp_path / "default.db", Bounds(minimum=SECOND, maximum=DAY, default=MINUTE)
+    )
+    house.homeserver.limit = 3
+    room = house.homeserver.make_room()
+    async with house.running(house.intake):
+        house.homeserver.send(room, "read")
+        await house.rest()
+    house.clock.advance(MINUTE)
+    important = house.homeserver.send(room, "important")
+    imported = [house.homeserver.send(room, f"old {number}", at=1) for number in range(12)]
+    say(house, room, 4)
+    async with house.running(house.intake, house.backfill):
+        assert {important, *imported} <= set(await house.timers())
+    await house.store.close()
 
 
 @pytest.mark.parametrize(
