@@ -229,6 +229,7 @@ async def _work(
         random=random,
         identity=identity,
         files=attachments,
+        load=redactor,
     )
     rooms = Rooms(
         matrix,

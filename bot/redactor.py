@@ -22,8 +22,8 @@ from bot.model import (
     Timer,
     Unreachable,
 )
+from bot.pace import Pace
 from bot.schedule import (
-    IN_FLIGHT,
     POSTPONE_CEILING,
     Inspect,
     Pause,
@@ -41,10 +41,11 @@ log = logging.getLogger(__name__)
 LOOKS: Final = 3
 """How often the homeserver may fail to say what belongs to a message that is due."""
 
-MANY_FAILED: Final = 24
-"""So many redactions in a row that fail are hardly the fault of the messages."""
-FAILING_PAUSE: Final[Millis] = 5_000
-"""Between two requests, while one redaction after the other fails."""
+AGAIN: Final = 2
+"""A message whose request goes unanswered so often may itself be the reason."""
+COUNT_EVERY: Final[Millis] = 10_000
+TOLERABLE: Final[Millis] = 30_000
+"""What a rate limit may delay before somebody is told."""
 SUMMARY_EVERY: Final[Millis] = 60_000
 
 
@@ -70,12 +71,22 @@ class Memory(Protocol):
     async def due(  # noqa: D102
         self, now: Millis, share: int, *, backlog: bool = False
     ) -> list[Timer]: ...
+    async def overdue(self, now: Millis) -> int: ...  # noqa: D102
     async def next_due(self, after: Millis) -> Millis | None: ...  # noqa: D102
     async def sent(self, timer: Timer, now: Millis, check_at: Millis) -> None: ...  # noqa: D102
     async def unsent(self, timer: Timer, now: Millis) -> None: ...  # noqa: D102
     async def postpone(self, timer: Timer, until: Millis) -> None: ...  # noqa: D102
     async def drop(self, timer: Timer) -> None: ...  # noqa: D102
     async def ask_review(self, room_id: RoomID) -> None: ...  # noqa: D102
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Behind:
+    """More is due than a rate limit lets through."""
+
+    late: int
+    interval: Millis
+    """Between two messages that may be removed."""
 
 
 @dataclass(slots=True)
@@ -109,11 +120,10 @@ class Redactor:
         self.wake = asyncio.Event()
         self._stopping = False
         self._working: set[int] = set()
-        self._width = IN_FLIGHT
-        self._paused_until: Millis = 0
-        self._failures = 0
-        self._failed = 0
-        """Redactions that failed one after the other, whichever they were."""
+        self._pace = Pace()
+        self.behind: Behind | None = None
+        """While the homeserver lets through less than is due."""
+        self._counted_at: Millis = 0
         self._last_room: RoomID | None = None
         self._tally = Tally()
 
@@ -124,7 +134,8 @@ class Redactor:
 
     def clock_was_set(self) -> None:
         """Look anew at what is due: no pause by the old clock holds."""
-        self._paused_until = 0
+        self._pace.clock_was_set()
+        self._counted_at = 0
         self._tally.since = min(self._tally.since, self._clock.now())
         self.wake.set()
 
@@ -135,17 +146,18 @@ class Redactor:
                 self.wake.clear()
                 until = await self._begin(group)
                 self._summarise()
+                await self._compare()
                 await self._clock.wait(self.wake, until)
 
     async def _begin(self, group: asyncio.TaskGroup) -> Millis | None:
         """Start as many redactions as may be in flight; return when to look again."""
         now = self._clock.now()
-        free = self._width - len(self._working)
+        free = self._pace.width - len(self._working)
         if free <= 0:
             return None  # whoever finishes wakes us
-        if now < self._paused_until:
-            return self._paused_until
-        share = self._width + len(self._working)
+        if now < self._pace.paused_until:
+            return self._pace.paused_until
+        share = self._pace.width + len(self._working)
         for backlog in (False, True):  # what is live goes before what was overdue when it came
             found = await self._memory.due(now, share, backlog=backlog)
             ready = [timer for timer in found if timer.id not in self._working]
@@ -197,13 +209,12 @@ class Redactor:
         step = self._settle(outcome, timer, now)
         match step:
             case Sent(check_at=check_at):
-                self._width = min(IN_FLIGHT, self._width + 1)
-                self._failures = self._failed = 0
+                self._pace.accepted(now)
                 self._tally.redacted += 1
                 self._tally.worst = max(self._tally.worst, now - timer.due)
                 await self._memory.sent(timer, now, check_at)
             case Pause(until=until):
-                self._pause(step, outcome, now)
+                self._pause(timer, outcome, until, now)
                 if isinstance(outcome, Unreachable):
                     # Should it be this message that is never answered, others come first.
                     await self._memory.postpone(timer, until)
@@ -211,7 +222,7 @@ class Redactor:
                 self._tally.waited += 1
                 log.warning("a redaction failed (%s)", type(outcome).__name__)
                 await self._memory.postpone(timer, until)
-                self._hold_back(now)
+                self._pace.failed(now)
             case Inspect(until=until):
                 self._tally.waited += 1
                 await self._inspect(timer, outcome, until)
@@ -221,17 +232,9 @@ class Redactor:
         now = self._clock.now()
         step = self._settle(outcome, timer, now)
         if isinstance(step, Pause):
-            self._pause(step, outcome, now)
+            self._pause(timer, outcome, step.until, now)
         if not isinstance(outcome, RateLimited) and not isinstance(step, Sent):
             await self._memory.postpone(timer, step.until)
-
-    def _hold_back(self, now: Millis) -> None:
-        """Not the messages but the homeserver may be the reason: it is not to get them all."""
-        self._failed += 1
-        if self._failed >= MANY_FAILED:
-            self._width = 1
-            # No longer than that: should it be the messages, others are waiting.
-            self._paused_until = max(self._paused_until, now + FAILING_PAUSE)
 
     async def _inspect(self, timer: Timer, outcome: Outcome, until: Millis) -> None:
         """The event or the room may be the reason: look at both before going on."""
@@ -266,23 +269,36 @@ class Redactor:
             now = self._clock.now()
             step = self._settle(error.outcome, timer, now)
             if isinstance(step, Pause):
-                self._pause(step, error.outcome, now)
+                self._pause(timer, error.outcome, step.until, now)
             return None
 
     def _settle(self, outcome: Outcome, timer: Timer, now: Millis) -> Step:
         chance = self._random.random()
-        return settle(outcome, timer, now=now, failures=self._failures, chance=chance)
+        return settle(outcome, timer, now=now, failures=self._pace.failures, chance=chance)
 
-    def _pause(self, step: Pause, outcome: Outcome, now: Millis) -> None:
-        """Let everything wait, and be gentle afterwards: fewer requests at once."""
-        if isinstance(outcome, RateLimited):
-            self._width = max(1, self._width // 2)
-        elif now < self._paused_until:
-            return  # requests that were on their way together failed together: one failure
-        else:
-            self._width = 1
-            self._failures += 1
-        self._paused_until = max(self._paused_until, step.until)
+    def _pause(self, timer: Timer, outcome: Outcome, until: Millis, now: Millis) -> None:
+        self._pace.paused(outcome, until, now, again=timer.attempts >= AGAIN)
+
+    async def _compare(self) -> None:
+        """Find out whether more is due than the homeserver lets through; say so once."""
+        now, interval = self._clock.now(), self._pace.interval
+        if (self.behind is None and not interval) or now - self._counted_at < COUNT_EVERY:
+            return
+        self._counted_at = now
+        late = await self._memory.overdue(now)
+        if late * interval <= TOLERABLE and (late == 0 or not interval or self.behind is None):
+            if self.behind is not None:
+                log.info("what was due is caught up with")
+            self.behind = None
+            return
+        if self.behind is None:
+            log.warning(
+                "the homeserver lets the bot remove one message in %.1f s, and %d are due:"
+                " messages go late. Lift its rate limit: ephemeral-bot lift-rate-limit",
+                interval / 1000,
+                late,
+            )
+        self.behind = Behind(late=late, interval=interval)
 
     def _summarise(self) -> None:
         """Say in the log what was done, in counts only, once a minute at most."""

@@ -97,6 +97,22 @@ class Files(Protocol):
     def trouble(self) -> str: ...  # noqa: D102
 
 
+class Behind(Protocol):
+    """More is due than the homeserver lets through."""
+
+    @property
+    def late(self) -> int: ...  # noqa: D102
+    @property
+    def interval(self) -> Millis: ...  # noqa: D102
+
+
+class Load(Protocol):
+    """What the speaker asks of whoever redacts."""
+
+    @property
+    def behind(self) -> Behind | None: ...  # noqa: D102
+
+
 def _passing(outcome: Outcome, debt: Debt) -> bool:
     """Whether the same request may succeed later: for ever, if only the answer was missing."""
     if isinstance(outcome, RateLimited | Unreachable):
@@ -118,6 +134,7 @@ class Speaker:
         random: Random,
         identity: Identity | None = None,
         files: Files | None = None,
+        load: Load | None = None,
     ) -> None:
         self._homeserver = homeserver
         self._memory = memory
@@ -127,6 +144,7 @@ class Speaker:
         self._random = random
         self._identity = identity
         self._files = files
+        self._load = load
         self.wake = asyncio.Event()
 
     async def run(self) -> None:
@@ -279,7 +297,12 @@ class Speaker:
             reading=await self._memory.unread.reads(room.room_id),
             trouble="" if self._identity is None else self._identity.trouble,
             files=self._told_of_files(),
+            slow=self._told_of_limit(),
         )
+
+    def _told_of_limit(self) -> str:
+        behind = None if self._load is None else self._load.behind
+        return "" if behind is None else words.slow(behind.late, behind.interval)
 
     def _told_of_files(self) -> str:
         if self._files is None:

@@ -236,6 +236,7 @@ def status(
     reading: bool,
     trouble: str = "",
     files: str = "",
+    slow: str = "",
 ) -> str:
     """Say what is set, what is waiting, and whether the bot can do its work."""
     said = "Messages stay: no lifetime is set."
@@ -254,9 +255,20 @@ def status(
         said += " I am still reading what was said while I was away."
     if standing is not None and not standing.suffices:
         said += f" {paused(standing)}"
+    if slow:
+        said += f" {slow}"
     if trouble:
         said += f" {distrusted(trouble)}"
     return said
+
+
+def slow(late: int, interval: Millis) -> str:
+    """Say that a rate limit is in the way, which only the operator can lift."""
+    every = words(max(SECOND, round(interval / SECOND) * SECOND))
+    return (
+        f"The server lets me remove one message in {every}, and {late:,} are late in all."
+        " My operator can lift that limit."
+    )
 
 
 def files_stay() -> str:

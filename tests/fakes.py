@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from bot.model import (
     NotFound,
     Outcome,
     OutcomeError,
+    RateLimited,
     RoomBatch,
     RoomID,
     SyncBatch,
@@ -56,6 +58,11 @@ class FakeHomeserver(FakeRequests):
         self.lying = False
         """While set, redactions are answered with 200 and do not happen."""
         self._news = asyncio.Event()
+        self._limit_redactions: Callable[[], Millis] = lambda: 0
+
+    def limit_redactions(self, limit: Callable[[], Millis]) -> None:
+        """Ask before each redaction how long it is to wait; 0 lets it through."""
+        self._limit_redactions = limit
 
     @property
     def own_id(self) -> UserID:
@@ -214,6 +221,9 @@ class FakeHomeserver(FakeRequests):
                 return NotFound()
             if txn in room.transactions:
                 return Done(body={"event_id": room.transactions[txn]})
+            wait = self._limit_redactions()
+            if wait:
+                return RateLimited(retry_after=wait)
             refusal = room.refusal(self._own_id, event_id)
             if refusal is not None:
                 return refusal

@@ -99,7 +99,13 @@ class House:
             homeserver, store, self.reader, clock, random=random, wake_others=self.wake
         )
         self.speaker = Speaker(
-            homeserver, store, clock, prefix="!expire", bounds=bounds, random=random
+            homeserver,
+            store,
+            clock,
+            prefix="!expire",
+            bounds=bounds,
+            random=random,
+            load=self.redactor,
         )
         self.kin = Kin(homeserver, store, clock, random=random, wake_others=self.wake)
         self.rooms = Rooms(

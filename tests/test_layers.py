@@ -24,6 +24,7 @@ LAYERS = {
         "commands",
         "words",
         "recovery_key",
+        "pace",
         "addresses",
         "succession",
     },

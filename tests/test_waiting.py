@@ -66,7 +66,7 @@ async def test_a_message_that_is_never_answered_does_not_hold_up_its_room(house:
         return await answer(room_id, event_id, txn)
 
     house.homeserver.redact = redact  # type: ignore[method-assign]
-    house.redactor._width = 1
+    house.redactor._pace.width = 1
     async with house.running(house.redactor):
         for _ in range(10):
             await house.advance(MINUTE)

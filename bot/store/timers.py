@@ -22,6 +22,11 @@ NEXT: Final = (
     " AND next > ?1), 1 << 62), coalesce((SELECT min(next) FROM timers WHERE room = r.id"
     " AND backlog = 1 AND next > ?1), 1 << 62))) FROM rooms r WHERE NOT r.suspended"
 )
+OVERDUE: Final = (
+    "SELECT sum((SELECT count(*) FROM timers WHERE room = r.id AND backlog = 0 AND next <= ?1"
+    " AND sent_at IS NULL) + (SELECT count(*) FROM timers WHERE room = r.id AND backlog = 1"
+    " AND next <= ?1 AND sent_at IS NULL)) FROM rooms r WHERE NOT r.suspended"
+)
 DROP: Final = "DELETE FROM timers WHERE id = ?"
 SENT: Final = "UPDATE timers SET sent_at = ?, next = ?, attempts = 0 WHERE id = ?"
 UNSENT: Final = (
@@ -45,6 +50,12 @@ class Timers:
         """
         async with self._db.transaction() as db:
             return [_timer(row) for row in await db.rows(DUE, backlog, now, share)]
+
+    async def overdue(self, now: Millis) -> int:
+        """Return how many messages are due in rooms that may act, and not removed yet."""
+        async with self._db.transaction() as db:
+            row = await db.one(OVERDUE, now)
+        return int(row[0]) if row and row[0] else 0
 
     async def next_due(self, after: Millis) -> Millis | None:
         """Return when, after this time, the next timer of a room that may act wants something."""

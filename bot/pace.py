@@ -1,0 +1,104 @@
+"""Decides, purely, how many redactions may be on their way, and when: as the answers tell it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from bot.model import Millis, Outcome, RateLimited
+from bot.schedule import IN_FLIGHT
+
+MANY_FAILED: Final = 24
+"""So many redactions in a row that fail are hardly the fault of the messages."""
+FAILING_PAUSE: Final[Millis] = 5_000
+"""Between two requests, while one redaction after the other fails."""
+SLOWEST: Final[Millis] = 60_000
+FASTEST: Final[Millis] = 100
+"""Between two redactions; what is let through faster than that is no limit."""
+BURST: Final = 10
+"""Redactions at once after a rest; Synapse's own figure."""
+PROBE_AFTER: Final = 10
+"""Redactions at the learnt rate, after which a faster one is tried: the limit may be lifted."""
+
+
+class Pace:
+    """What the homeserver bears now: the width, the pauses, and the rate it lets through."""
+
+    def __init__(self) -> None:
+        self.width = IN_FLIGHT
+        """Requests that may be on their way at once."""
+        self.paused_until: Millis = 0
+        self.interval: Millis = 0
+        """Between two redactions that a rate limit lets through; 0 where there is none."""
+        self.failures = 0
+        """Answers in a row that never came."""
+        self._failed = 0
+        self._accepted_at: Millis | None = None
+        self._refused = False
+        self._streak = 0
+        self._counted_at: Millis = 0
+        self._credit = 0.0
+        """Redactions that the rate would let through at once."""
+
+    def accepted(self, now: Millis) -> None:
+        """A redaction was accepted."""
+        self.failures = self._failed = 0
+        if self.interval:
+            self._keep_to_the_rate(now)
+        if not self.interval:
+            self.width = min(IN_FLIGHT, self.width + 1)
+        self._accepted_at = now
+        self._refused = False
+
+    def _keep_to_the_rate(self, now: Millis) -> None:
+        """What was not used of the rate is let through at once later, up to `BURST`."""
+        passed = max(0, now - self._counted_at)
+        self._credit = min(BURST, self._credit + passed / self.interval) - 1
+        self._counted_at = now
+        self._streak += 1
+        if self._streak >= PROBE_AFTER:
+            self.interval //= 2
+        if self.interval < FASTEST:
+            self.interval = 0
+            return
+        self.width = min(IN_FLIGHT, max(1, int(self._credit)))
+        if self._credit < 1:
+            wait = int(self.interval * min(1, 1 - self._credit))
+            self.paused_until = max(self.paused_until, now + wait)
+
+    def paused(self, outcome: Outcome, until: Millis, now: Millis, *, again: bool) -> None:
+        """The homeserver takes nothing until then; afterwards gently, with fewer at once.
+
+        `again`: the same message met that before. It may be the reason, so others need not wait
+        as long.
+        """
+        if isinstance(outcome, RateLimited):
+            self._learn(until, now)
+            self.paused_until = max(self.paused_until, until)
+        elif now >= self.paused_until:  # what was on its way together failed together: once
+            self.width = 1
+            self.failures += 1
+            self.paused_until = min(until, now + FAILING_PAUSE) if again else until
+
+    def failed(self, now: Millis) -> None:
+        """A redaction failed. After many, the homeserver is not to get them all."""
+        self._failed += 1
+        if self._failed >= MANY_FAILED:
+            self.width = 1
+            # No longer than that: should it be the messages, others are waiting.
+            self.paused_until = max(self.paused_until, now + FAILING_PAUSE)
+
+    def clock_was_set(self) -> None:
+        """No pause by the old clock holds."""
+        self.paused_until = self._counted_at = 0
+        self._accepted_at = None
+
+    def _learn(self, until: Millis, now: Millis) -> None:
+        """From the one accepted last to the next that will be: that is the rate."""
+        if not self._refused or not self.interval:
+            since = now if self._accepted_at is None else self._accepted_at
+            self.interval = min(max(until - since, FASTEST), SLOWEST)
+        self._refused = True
+        self.width = 1
+        self._streak = 0
+        # When it is let through again, there is room for one.
+        self._credit, self._counted_at = 1.0, until
