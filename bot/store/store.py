@@ -68,7 +68,7 @@ class Store(Timers, Debts, Files, Moments):
         self, database: Database, *, bounds: Bounds, own_id: UserID, verify: bool = False
     ) -> None:
         self._db = database
-        self._verify = verify
+        self.verify = verify
         self._bounds = bounds
         self._own_id = own_id
         self.unread = Unread(database, self._apply)
@@ -181,7 +181,7 @@ class Store(Timers, Debts, Files, Moments):
         await db.rows(SAVE_STATE, state.setting, state.policy_digest, state.commanded, *lacks, row)
         await add_timers(db, row, result.timers, now)
         await attach(db, row, result.files)
-        await drop_targets(db, row, result.dropped, now, verify=self._verify)
+        await drop_targets(db, row, result.dropped, now, verify=self.verify)
         await db.many(
             "INSERT OR IGNORE INTO handled (digest, at) VALUES (?, ?)",
             [(digest, now) for digest in result.handled],
