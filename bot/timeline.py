@@ -193,12 +193,14 @@ def descendants(root: EventID, parents: dict[EventID, EventID]) -> list[EventID]
 
     What hangs on a reply or on a message of a thread does not: these live on their own.
     """
-    found, reached = list[EventID](), [root]
-    while reached:
-        ring = [child for child, parent in parents.items() if parent in reached]
-        reached = [child for child in ring if child not in found and child != root]
-        found += reached
-    return found
+    children: dict[EventID, list[EventID]] = {}
+    for child, parent in parents.items():
+        children.setdefault(parent, []).append(child)
+    found, ring = {root: None}, [root]
+    while ring:
+        ring = [one for parent in ring for one in children.get(parent, []) if one not in found]
+        found |= dict.fromkeys(ring)
+    return list(found)[1:]
 
 
 def is_gone(event: Event) -> bool:
