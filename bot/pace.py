@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 from bot.model import Millis, Outcome, RateLimited
@@ -11,6 +12,8 @@ MANY_FAILED: Final = 24
 """So many redactions in a row that fail are hardly the fault of the messages."""
 FAILING_PAUSE: Final[Millis] = 5_000
 """Between two requests, while one redaction after the other fails."""
+TOLERABLE: Final[Millis] = 30_000
+"""What a rate limit may delay before somebody is told."""
 SLOWEST: Final[Millis] = 60_000
 FASTEST: Final[Millis] = 100
 """Between two redactions; what is let through faster than that is no limit."""
@@ -18,6 +21,46 @@ BURST: Final = 10
 """Redactions at once after a rest; Synapse's own figure."""
 PROBE_AFTER: Final = 10
 """Redactions at the learnt rate, after which a faster one is tried: the limit may be lifted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Behind:
+    """More is due than a rate limit lets through."""
+
+    late: int
+    interval: Millis
+    """Between two messages that may be removed."""
+
+    def __str__(self) -> str:
+        return (
+            f"the homeserver lets the bot remove one message in {self.interval / 1000:.1f} s, and"
+            f" {self.late} are due: messages go late. Lift its rate limit: ephemeral-bot"
+            " lift-rate-limit"
+        )
+
+
+@dataclass(slots=True)
+class Tally:
+    """What was done since the last line in the log."""
+
+    redacted: int = 0
+    worst: Millis = 0
+    waited: int = 0
+    unconfirmed: int = 0
+    since: Millis = 0
+
+    def __str__(self) -> str:
+        return (
+            f"redacted {self.redacted}, at worst {self.worst / 1000:.1f} s late;"
+            f" {self.waited} must wait, {self.unconfirmed} did not happen"
+        )
+
+
+def behind(before: Behind | None, late: int, interval: Millis) -> Behind | None:
+    """Say whether more is due than is let through; an episode ends when nothing is late."""
+    begins = late * interval > TOLERABLE
+    goes_on = before is not None and late > 0 and interval > 0
+    return Behind(late=late, interval=interval) if begins or goes_on else None
 
 
 class Pace:

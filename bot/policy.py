@@ -80,6 +80,8 @@ class Stamp:
     due: Millis | None
     """By its own lifetime; `None`: only when the message goes that it belongs to."""
     parent: EventID | None = None
+    live: bool = False
+    """Counted by the bot's own clock."""
     ask: bool = False
     """Should no timer of `parent` be known: it may be gone already."""
 
@@ -215,7 +217,7 @@ class _Walk:
         due = None if span is None else item.sent + span
         # Where nobody ever set a lifetime, nothing has gone that this could belong to.
         ask = item.parent is not None and (span is not None or self.state.setting is not None)
-        stamp = Stamp(event_id=item.event_id, due=due, parent=item.parent, ask=ask)
+        stamp = Stamp(event_id=item.event_id, due=due, parent=item.parent, live=item.live, ask=ask)
         self.timers.append(stamp)
 
     def _redaction(self, item: Redaction) -> None:

@@ -111,7 +111,7 @@ class Reader:
             items += [item for item in heard if not isinstance(item, Attached)]
             sent = began(event, live=live, since=since, now=now)
             parent = belongs_to(event)
-            items.append(Message(event_id=EventID(event_id), sent=sent, parent=parent))
+            items.append(Message(event_id=EventID(event_id), sent=sent, parent=parent, live=live))
             items += [item for item in heard if isinstance(item, Attached)]
         return items
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from random import Random
 from typing import Final, Protocol
 
@@ -22,7 +21,7 @@ from bot.model import (
     Timer,
     Unreachable,
 )
-from bot.pace import Pace
+from bot.pace import Behind, Pace, Tally, behind
 from bot.schedule import (
     POSTPONE_CEILING,
     Inspect,
@@ -41,11 +40,12 @@ log = logging.getLogger(__name__)
 LOOKS: Final = 3
 """How often the homeserver may fail to say what belongs to a message that is due."""
 
+PATIENCE: Final[Millis] = 10_000
+"""How late a message may go for the sake of what belongs to it."""
 AGAIN: Final = 2
 """A message whose request goes unanswered so often may itself be the reason."""
+BACKLOG_EVERY: Final = 8
 COUNT_EVERY: Final[Millis] = 10_000
-TOLERABLE: Final[Millis] = 30_000
-"""What a rate limit may delay before somebody is told."""
 SUMMARY_EVERY: Final[Millis] = 60_000
 
 
@@ -54,13 +54,17 @@ class Homeserver(Protocol):
 
     async def redact(self, room_id: RoomID, event_id: EventID, txn: str) -> Outcome: ...  # noqa: D102
     async def is_gone(self, room_id: RoomID, event_id: EventID) -> bool: ...  # noqa: D102
-    async def relations(self, room_id: RoomID, event_id: EventID) -> list[EventID]: ...  # noqa: D102
+    async def relations(  # noqa: D102
+        self, room_id: RoomID, event_id: EventID
+    ) -> tuple[list[EventID], bool]: ...
 
 
 class Kin(Protocol):
     """What the redactor asks of the store for what belongs to a message."""
 
-    async def found(self, timer: Timer, children: list[EventID], now: Millis) -> None: ...  # noqa: D102
+    async def found(  # noqa: D102
+        self, timer: Timer, children: list[EventID], now: Millis, *, looked: bool
+    ) -> None: ...
 
 
 class Memory(Protocol):
@@ -78,26 +82,6 @@ class Memory(Protocol):
     async def postpone(self, timer: Timer, until: Millis) -> None: ...  # noqa: D102
     async def drop(self, timer: Timer) -> None: ...  # noqa: D102
     async def ask_review(self, room_id: RoomID) -> None: ...  # noqa: D102
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Behind:
-    """More is due than a rate limit lets through."""
-
-    late: int
-    interval: Millis
-    """Between two messages that may be removed."""
-
-
-@dataclass(slots=True)
-class Tally:
-    """What was done since the last line in the log."""
-
-    redacted: int = 0
-    worst: Millis = 0
-    waited: int = 0
-    unconfirmed: int = 0
-    since: Millis = 0
 
 
 class Redactor:
@@ -124,6 +108,8 @@ class Redactor:
         self.behind: Behind | None = None
         """While the homeserver lets through less than is due."""
         self._counted_at: Millis = 0
+        self._started = 0
+        """Redactions since the backlog had its turn."""
         self._last_room: RoomID | None = None
         self._tally = Tally()
 
@@ -158,18 +144,30 @@ class Redactor:
         if now < self._pace.paused_until:
             return self._pace.paused_until
         share = self._pace.width + len(self._working)
-        for backlog in (False, True):  # what is live goes before what was overdue when it came
+        for backlog, most in self._lanes(free):
+            if free <= 0:
+                break
             found = await self._memory.due(now, share, backlog=backlog)
             ready = [timer for timer in found if timer.id not in self._working]
-            for timer in take_turns(ready, self._last_room)[:free]:
+            for timer in take_turns(ready, self._last_room)[: min(free, most)]:
                 self._last_room = timer.room_id
                 self._working.add(timer.id)
                 group.create_task(self._work(timer))
                 free -= 1
-            if free <= 0:
-                break
+                self._started += 1
         # All that is due by now is at work or will be looked at when something finishes.
         return await self._memory.next_due(now)
+
+    def _lanes(self, free: int) -> list[tuple[bool, int]]:
+        """Return which lanes to look at, and for how many: live before backlog.
+
+        One in so many is the backlog's all the same, or a busy room would keep it for ever.
+        """
+        lanes = [(False, free), (True, free)]
+        if self._started >= BACKLOG_EVERY:
+            self._started = 0
+            lanes.insert(0, (True, 1))
+        return lanes
 
     async def _work(self, timer: Timer) -> None:
         """See one timer through one request, whatever comes of it."""
@@ -189,7 +187,7 @@ class Redactor:
         all the same.
         """
         try:
-            children = await self._homeserver.relations(timer.room_id, timer.event_id)
+            children, all_of_them = await self._homeserver.relations(timer.room_id, timer.event_id)
         except OutcomeError as error:
             outcome = error.outcome
             if isinstance(outcome, RateLimited | Unreachable) or (
@@ -199,8 +197,9 @@ class Redactor:
                 return False
             log.warning("what belongs to a message is not known (%s)", type(outcome).__name__)
             return True
-        await self._memory.kin.found(timer, children, self._clock.now())
-        return not children
+        now = self._clock.now()
+        await self._memory.kin.found(timer, children, now, looked=all_of_them)
+        return not children or now - timer.due > PATIENCE
 
     async def _redact(self, timer: Timer) -> None:
         txn = transaction_id(timer.event_id, timer.generation)
@@ -286,30 +285,16 @@ class Redactor:
             return
         self._counted_at = now
         late = await self._memory.overdue(now)
-        if late * interval <= TOLERABLE and (late == 0 or not interval or self.behind is None):
-            if self.behind is not None:
-                log.info("what was due is caught up with")
-            self.behind = None
-            return
-        if self.behind is None:
-            log.warning(
-                "the homeserver lets the bot remove one message in %.1f s, and %d are due:"
-                " messages go late. Lift its rate limit: ephemeral-bot lift-rate-limit",
-                interval / 1000,
-                late,
-            )
-        self.behind = Behind(late=late, interval=interval)
+        before, self.behind = self.behind, behind(self.behind, late, interval)
+        if self.behind is not None and before is None:
+            log.warning("%s", self.behind)
+        elif self.behind is None and before is not None:
+            log.info("what was due is caught up with")
 
     def _summarise(self) -> None:
         """Say in the log what was done, in counts only, once a minute at most."""
         now, tally = self._clock.now(), self._tally
         if tally.redacted + tally.waited == 0 or now - tally.since < SUMMARY_EVERY:
             return
-        log.info(
-            "redacted %d, at worst %.1f s late; %d must wait, %d did not happen",
-            tally.redacted,
-            tally.worst / 1000,
-            tally.waited,
-            tally.unconfirmed,
-        )
+        log.info("%s", tally)
         self._tally = Tally(since=now)

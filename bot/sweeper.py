@@ -141,16 +141,23 @@ class Sweeper:
             first = any(isinstance(item, Change) and item.before is None for item in items)
             unset = first and lifetime(setting, self._bounds) is None
             over = reached or unset or token in {None, sweep.token} or self._far(events, sweep)
-            now = self._clock.now()
+            # Asked before anything is remembered: what lies beyond the end is not to be read.
+            more = over and await self._may_bring_more(sweep)
             fresh = await self._memory.sweeps.read_on(
-                sweep, stamps, files, now, token=token, setting=setting, events=len(shown)
+                sweep,
+                stamps,
+                files,
+                self._clock.now(),
+                token=None if over else token,
+                setting=setting,
+                events=len(shown),
             )
             self.tally.events += len(shown)
             self.tally.found += fresh
             if fresh:
                 self._wake_others()
             if over:
-                await self._walked(sweep, fresh, len(shown))
+                await self._walked(sweep, fresh, len(shown), more=more)
             else:
                 log.info("sweeping a room: %d events so far", sweep.events + len(shown))
         except OutcomeError as error:
@@ -183,13 +190,17 @@ class Sweeper:
         # What nobody knows may be overdue for years: on, until there is only what was removed.
         return not sweep.whole or not self._reader.outline(events, since=0, now=0)
 
-    async def _walked(self, sweep: Sweep, fresh: int, events: int) -> None:
+    async def _may_bring_more(self, sweep: Sweep) -> bool:
+        """Whether another walk may find what other homeservers have not handed over yet."""
+        return bool(self._again) and await self._homeserver.is_shared(sweep.room_id)
+
+    async def _walked(self, sweep: Sweep, fresh: int, events: int, *, more: bool) -> None:
         """A walk has come to its end: whether another one is to follow."""
         fresh += sweep.fresh
         empty = 0 if fresh else sweep.empty + 1
         # Nothing was known of the room: what other homeservers keep back has no bearing on that.
         again = self._again[:2] if sweep.whole else self._again
-        if empty >= len(again) or not await self._homeserver.is_shared(sweep.room_id):
+        if empty >= len(again) or not more:
             await self._memory.sweeps.end(sweep)
             log.info(
                 "swept a room: %d messages had no timer, in %d events read",

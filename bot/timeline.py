@@ -25,6 +25,8 @@ class Message:
     """When its lifetime began, in milliseconds since the epoch."""
     parent: EventID | None = None
     """The message that it belongs to, and goes with."""
+    live: bool = False
+    """It was seen to arrive: `sent` is the bot's own time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +120,8 @@ class Gap:
     attempts: int = 0
     policy_digest: str = ""
     """Digest of the state event that the room's lifetime was read from when the gap began."""
+    again: bool = False
+    """It was read before, and a command in it was understood late."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,7 +219,7 @@ def is_gone(event: Event) -> bool:
 def says_more(redaction: Event) -> bool:
     """Whether a redaction carries words of its own, such as a reason: they go like a message."""
     content = redaction.get("content")
-    return not isinstance(content, dict) or bool(set(content) - {"redacts"})
+    return isinstance(content, dict) and bool(set(content) - {"redacts"})
 
 
 def redacts(event: Event) -> EventID | None:

@@ -172,14 +172,14 @@ class FakeHomeserver(FakeRequests):
         shared = list(names.values()).count(name) > 1 or name in names
         return f"{name} ({user_id})" if shared else name
 
-    async def relations(self, room_id: RoomID, event_id: EventID) -> list[EventID]:
+    async def relations(self, room_id: RoomID, event_id: EventID) -> tuple[list[EventID], bool]:
         async with self.question("relations"):
             standing = {
                 event["event_id"]: parent
                 for event in self._readable(room_id).events
                 if (parent := belongs_to(event)) and not is_state(event) and not is_gone(event)
             }
-            return descendants(event_id, standing)
+            return descendants(event_id, standing), True
 
     async def is_shared(self, room_id: RoomID) -> bool:
         async with self.question("is_shared"):

@@ -88,8 +88,12 @@ async def read(events: list[Event], store: Store, *, encrypted: bool) -> list[It
 
 
 def should_expire(event: Event) -> bool:
-    if is_state(event) or event.get("type") == "m.room.redaction" or is_gone(event):
+    if is_state(event) or is_gone(event):
         return False
+    if event.get("type") == "m.room.redaction":
+        content = event.get("content")
+        if not isinstance(content, dict) or not [key for key in content if key != "redacts"]:
+            return False
     return isinstance(event.get("event_id"), str)
 
 

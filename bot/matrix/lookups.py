@@ -117,10 +117,11 @@ class Lookups(Requests):
             raise OutcomeError(outcome)
         return outcome.body
 
-    async def relations(self, room_id: RoomID, event_id: EventID) -> list[EventID]:
+    async def relations(self, room_id: RoomID, event_id: EventID) -> tuple[list[EventID], bool]:
         """Return what belongs to an event and still stands: edits, reactions, votes, and theirs.
 
-        Raises `OutcomeError`. spec: client-server API v1.13, 11.30.2 relationships API.
+        The second says whether that is all. Raises `OutcomeError`.
+        spec: client-server API v1.13, 11.30.2 relationships API.
         """
         found: dict[EventID, EventID] = {}
         query: dict[str, str | int] = {"recurse": "true", "limit": RELATED}
@@ -132,9 +133,9 @@ class Lookups(Requests):
                 if parent and isinstance(child, str) and not is_state(event) and not is_gone(event):
                     found[EventID(child)] = parent
             if not isinstance(body.get("next_batch"), str):
-                break
+                return descendants(event_id, found), True
             query["from"] = body["next_batch"]
-        return descendants(event_id, found)
+        return descendants(event_id, found), False
 
     async def is_gone(self, room_id: RoomID, event_id: EventID) -> bool:
         """Whether the homeserver serves the event as redacted, or not at all.

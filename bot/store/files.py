@@ -16,7 +16,8 @@ ATTACH: Final = (
 )
 NEXT_FILE: Final = (
     "SELECT media_id, next FROM files f INDEXED BY files_next WHERE timer IS NULL AND NOT EXISTS"
-    " (SELECT 1 FROM files o WHERE o.media_id = f.media_id AND o.timer IS NOT NULL)"
+    " (SELECT 1 FROM files o WHERE o.media_id = f.media_id AND o.owner = f.owner"
+    " AND o.timer IS NOT NULL)"
     " ORDER BY next, id LIMIT 1"
 )
 """A row without a timer is one whose message is gone."""

@@ -130,7 +130,8 @@ def reread(room_id: RoomID, token: str, digest: str, at: Millis, now: Millis) ->
         room_id=room_id,
         token=token,
         stop_digest=digest,
-        stop_at=at - 3_600_000,
+        stop_at=at - 24 * 3_600_000,
         since=at,
         until=now,
+        again=True,
     )

@@ -11,17 +11,20 @@ from bot.policy import Stamp
 from bot.store.database import Database, run
 
 ADD: Final = (
-    "INSERT INTO timers (room, event_id, due, next, backlog) VALUES (?, ?, ?, ?, ?)"
-    " ON CONFLICT (room, event_id) DO NOTHING"
+    "INSERT INTO timers (room, event_id, due, next, backlog, local) VALUES (?, ?, ?, ?, ?, ?)"
+    " ON CONFLICT (room, event_id) DO "
 )
+KEEP: Final = "NOTHING"
+RENEW: Final = "UPDATE SET due = excluded.due, next = excluded.due WHERE sent_at IS NULL"
 ADD_CHILD: Final = (
-    "INSERT INTO timers (room, event_id, due, next, backlog, parent, looked)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?)"
+    "INSERT INTO timers (room, event_id, due, next, backlog, parent, looked, local)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
     " ON CONFLICT (room, event_id) DO UPDATE SET parent = excluded.parent, due = excluded.due,"
     " next = min(next, excluded.due) WHERE excluded.due < due AND sent_at IS NULL"
 )
 PARENT: Final = "SELECT due FROM timers WHERE room = ? AND event_id = ?"
 ADD_ORPHAN: Final = "INSERT OR IGNORE INTO orphans (room, event_id, parent) VALUES (?, ?, ?)"
+SETTLED: Final = "DELETE FROM orphans WHERE room = ? AND parent IN (SELECT value FROM json_each(?))"
 LOWER: Final = (
     "UPDATE timers SET due = p.due, next = min(timers.next, p.due) FROM timers AS p"
     " WHERE p.room = ? AND p.event_id IN (SELECT value FROM json_each(?))"
@@ -41,13 +44,22 @@ DEPTH: Final = 8
 """Generations that are followed: a vote on an edit of an edit… Clients make two."""
 
 
-async def add_timers(db: Database, row: int, stamps: Sequence[Stamp], now: Millis) -> None:
+async def add_timers(
+    db: Database, row: int, stamps: Sequence[Stamp], now: Millis, *, again: bool = False
+) -> None:
     """Give messages their timers; a child's is due with its parent's, or before.
 
-    `backlog`: what is overdue already waits behind what is live.
+    What is overdue already is backlog, and waits behind what is live. `again`: a timer that is
+    there is not kept.
     """
     plain = [one for one in stamps if one.parent is None and one.due is not None]
-    await db.many(ADD, [(row, s.event_id, s.due, s.due, _overdue(s, now)) for s in plain])
+    await db.many(
+        ADD + (RENEW if again else KEEP),
+        [(row, s.event_id, s.due, s.due, _overdue(s, now), s.live) for s in plain],
+    )
+    if plain:  # the question about a parent is settled when it has a timer
+        parents = json.dumps([one.event_id for one in plain])
+        await db.rows(SETTLED, row, parents)
     for stamp in stamps:
         if stamp.parent is None:
             continue
@@ -55,7 +67,8 @@ async def add_timers(db: Database, row: int, stamps: Sequence[Stamp], now: Milli
         known = [] if parent is None else [int(parent[0])]
         due = min(known if stamp.due is None else [*known, stamp.due], default=None)
         if due is not None:
-            values = (due, due, _overdue(stamp, now), stamp.parent, parent is not None)
+            local = stamp.live and due == stamp.due
+            values = (due, due, _overdue(stamp, now), stamp.parent, parent is not None, local)
             await db.rows(ADD_CHILD, row, stamp.event_id, *values)
         if parent is None and stamp.ask:
             await db.rows(ADD_ORPHAN, row, stamp.event_id, stamp.parent)
@@ -103,17 +116,22 @@ class Kin:
     def __init__(self, database: Database) -> None:
         self._db = database
 
-    async def found(self, timer: Timer, children: Sequence[EventID], now: Millis) -> None:
-        """What belongs to the timer's message was looked up: it goes first."""
+    async def found(
+        self, timer: Timer, children: Sequence[EventID], now: Millis, *, looked: bool
+    ) -> None:
+        """What belongs to the timer's message was looked up: it goes first.
+
+        `looked`: that is all of it.
+        """
         async with self._db.transaction() as db:
             found = await db.one("SELECT room, due, backlog FROM timers WHERE id = ?", timer.id)
             if found is None:
                 return
             row, due, backlog = found
             for child in children:
-                values = (due, now, backlog, timer.event_id, False)
+                values = (due, now, backlog, timer.event_id, False, False)
                 await db.rows(ADD_CHILD, row, child, *values)
-            await db.rows("UPDATE timers SET looked = 1 WHERE id = ?", timer.id)
+            await db.rows("UPDATE timers SET looked = ? WHERE id = ?", looked, timer.id)
 
     async def next_orphan(self) -> Orphan | None:
         """Return the message whose parent is to be asked about next."""
@@ -146,6 +164,6 @@ class Kin:
                 return
             await db.rows("DELETE FROM orphans WHERE id = ?", orphan.id)
             if gone:
-                values = (now, now, False, orphan.parent, False)
+                values = (now, now, False, orphan.parent, False, False)
                 await db.rows(ADD_CHILD, room[0], orphan.event_id, *values)
                 await _lower(db, room[0], [orphan.event_id])

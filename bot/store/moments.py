@@ -9,7 +9,15 @@ from bot.store.database import Database
 
 LATEST: Final = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'timers'"
 
-MOVE_TIMERS: Final = "UPDATE timers SET due = due - ?, next = next - ? WHERE id > ? AND id <= ?"
+MOVE_TIMERS: Final = (
+    "UPDATE timers SET due = due - ?, next = next - ? WHERE id > ? AND id <= ? AND local"
+)
+MOVE_CHILDREN: Final = (
+    "UPDATE timers SET due = p.due, next = min(timers.next, p.due) FROM timers AS p"
+    " WHERE timers.parent IS NOT NULL AND p.room = timers.room AND p.event_id = timers.parent"
+    " AND p.local AND timers.due > p.due"
+)
+"""What belongs to a message is due with it, or before."""
 LOOK_AT_TIMERS: Final = "UPDATE timers SET next = max(due, ?1) WHERE next > max(due, ?1)"
 MOVE_GAPS: Final = (
     "UPDATE gaps SET since = min(since, ?1), until = min(until, ?1), stop_at = stop_at - ?2"
@@ -58,6 +66,7 @@ class Moments:
         """
         async with self._db.transaction() as db:
             await db.rows(MOVE_TIMERS, by, by, after, upto)
+            await db.rows(MOVE_CHILDREN)
             await db.rows(LOOK_AT_TIMERS, now)
             await db.rows(MOVE_GAPS, now, by)
             await db.rows(MOVE_SWEEPS, now)

@@ -124,6 +124,8 @@ MIGRATIONS: Final = (
     DROP INDEX timers_next;
     CREATE INDEX timers_next ON timers (room, backlog, next);
 
+    ALTER TABLE timers ADD COLUMN local INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE gaps ADD COLUMN again INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE unheard ADD COLUMN quiet INTEGER NOT NULL DEFAULT 0;
 
     CREATE TABLE orphans (
@@ -135,6 +137,9 @@ MIGRATIONS: Final = (
         attempts INTEGER NOT NULL DEFAULT 0,
         UNIQUE (room, event_id)
     ) STRICT;
+
+    CREATE INDEX orphans_next ON orphans (next, id);
+    CREATE INDEX orphans_parent ON orphans (room, parent);
 
     CREATE TABLE sweeps (
         room INTEGER PRIMARY KEY REFERENCES rooms (id) ON DELETE CASCADE,

@@ -163,7 +163,9 @@ class Store(Timers, Debts, Files, Moments):
             if not await enter(db, stretch.room_id):
                 await owe(db, row, [Owed(key=f"welcome:{now}", kind="welcome", args={})])
 
-    async def _apply(self, db: Database, row: int, items: list[Item], now: Millis) -> None:
+    async def _apply(
+        self, db: Database, row: int, items: list[Item], now: Millis, *, again: bool = False
+    ) -> None:
         """Stamp `items` with the room's setting as it stands, and write down what follows."""
         items = await _count_once(db, items)
         if not items:
@@ -172,14 +174,16 @@ class Store(Timers, Debts, Files, Moments):
         assert room is not None
         state = RoomState(setting=room[0], policy_digest=room[1], commanded=bool(room[2]))
         result = stamp(state, items, bounds=self._bounds, own_id=self._own_id)
-        await self._write(db, row, result, now)
+        await self._write(db, row, result, now, again=again)
 
-    async def _write(self, db: Database, row: int, result: Stamped, now: Millis) -> None:
+    async def _write(
+        self, db: Database, row: int, result: Stamped, now: Millis, *, again: bool
+    ) -> None:
         state = result.state
         # The verdict may be old by now: have the bot's power looked at again.
         lacks = (result.suspends, result.suspends)
         await db.rows(SAVE_STATE, state.setting, state.policy_digest, state.commanded, *lacks, row)
-        await add_timers(db, row, result.timers, now)
+        await add_timers(db, row, result.timers, now, again=again)
         await attach(db, row, result.files)
         await drop_targets(db, row, result.dropped, now, verify=self.verify)
         await db.many(

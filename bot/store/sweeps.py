@@ -17,12 +17,17 @@ BEGIN: Final = (
     "INSERT INTO sweeps (room, whole, since, until) VALUES (?, ?, ?, ?)"
     " ON CONFLICT (room) DO UPDATE SET whole = max(whole, excluded.whole),"
     " since = min(since, excluded.since), until = max(until, excluded.until),"
-    " token = NULL, empty = 0, fresh = 0, next = 0, attempts = 0"
+    # A long walk through a room that is not known at all goes on; others follow it.
+    " token = CASE WHEN whole AND NOT excluded.whole THEN token END,"
+    " fresh = CASE WHEN whole AND NOT excluded.whole THEN fresh ELSE 0 END,"
+    " empty = 0, next = 0, attempts = 0"
 )
 NEXT: Final = (
     "SELECT r.room_id, s.whole, s.since, s.until, s.token, s.setting, s.fresh, s.found, s.events,"
     " s.empty, s.attempts, s.next FROM sweeps s JOIN rooms r ON r.id = s.room"
-    " WHERE NOT EXISTS (SELECT 1 FROM gaps WHERE room = s.room) ORDER BY s.next, s.room LIMIT 1"
+    " WHERE NOT EXISTS (SELECT 1 FROM gaps WHERE room = s.room)"
+    # A lifetime that a command has just set holds from its place on, which the walk cannot see.
+    " AND (s.token IS NOT NULL OR NOT r.commanded) ORDER BY s.next, s.room LIMIT 1"
 )
 ROW: Final = "SELECT id FROM rooms WHERE room_id = ?"
 START: Final = (
@@ -43,7 +48,7 @@ KNOWN: Final = (
 
 
 async def begin_sweep(db: Database, row: int, sweep: Sweep) -> None:
-    """Have a room swept; a walk that is under way begins anew."""
+    """Have a room swept, or swept again."""
     await db.rows(BEGIN, row, sweep.whole, sweep.since, sweep.until)
 
 

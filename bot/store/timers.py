@@ -7,14 +7,18 @@ from typing import Final
 from bot.model import EventID, Millis, RoomID, Timer
 from bot.store.database import Database, Row, run
 
+PATIENCE: Final[Millis] = 10_000
+"""How long a message waits for what belongs to it: somebody may add to that for ever."""
+
 DUE: Final = (
     "SELECT t.id, r.room_id, t.event_id, t.due, t.attempts, t.generation, t.sent_at, t.looked"
     " FROM rooms r JOIN timers t ON t.id IN"
-    " (SELECT id FROM timers AS f WHERE room = r.id AND backlog = ? AND next <= ?"
+    " (SELECT id FROM timers AS f WHERE room = r.id AND backlog = ?1 AND next <= ?2"
     # Children first, as far as a first try goes; `id`: nothing waits for what came before it.
-    " AND (sent_at IS NOT NULL OR NOT EXISTS (SELECT 1 FROM timers AS c WHERE c.room = f.room"
-    " AND c.parent = f.event_id AND c.id > f.id AND c.sent_at IS NULL AND c.attempts = 0))"
-    " ORDER BY next LIMIT ?)"
+    " AND (sent_at IS NOT NULL OR due <= ?3 OR NOT EXISTS (SELECT 1 FROM timers AS c"
+    " WHERE c.room = f.room AND c.parent = f.event_id AND c.id > f.id AND c.sent_at IS NULL"
+    " AND c.attempts = 0 AND c.next <= ?2))"
+    " ORDER BY next LIMIT ?4)"
     " WHERE NOT r.suspended ORDER BY t.next"
 )
 NEXT: Final = (
@@ -49,7 +53,7 @@ class Timers:
         `backlog`: those that were overdue when they were stored; else the live ones.
         """
         async with self._db.transaction() as db:
-            return [_timer(row) for row in await db.rows(DUE, backlog, now, share)]
+            return [_timer(row) for row in await db.rows(DUE, backlog, now, now - PATIENCE, share)]
 
     async def overdue(self, now: Millis) -> int:
         """Return how many messages are due in rooms that may act, and not removed yet."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from dataclasses import asdict
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from bot.model import Millis, RoomID
 from bot.policy import Owed
@@ -18,8 +18,8 @@ CHUNK: Final = 500
 """Rows taken over at once, so that other work gets its turn between."""
 
 BEGIN: Final = (
-    "INSERT INTO gaps (room, segment, token, stop_digest, stop_at, since, until, policy_digest)"
-    " SELECT id, ?, ?, ?, ?, ?, ?, policy_digest FROM rooms WHERE id = ?"
+    "INSERT INTO gaps (room, segment, token, stop_digest, stop_at, since, until, again,"
+    " policy_digest) SELECT id, ?, ?, ?, ?, ?, ?, ?, policy_digest FROM rooms WHERE id = ?"
 )
 NEXT_GAP: Final = (
     "SELECT g.id, r.room_id, g.token, g.stop_digest, g.stop_at, g.since, g.until, g.attempts,"
@@ -53,7 +53,15 @@ KINDS: Final[dict[str, type[Item]]] = {
     "attached": Attached,
 }
 
-Apply = Callable[[Database, int, list[Item], Millis], Awaitable[None]]
+
+class Apply(Protocol):
+    """Stamps items, and writes down what follows."""
+
+    def __call__(
+        self, db: Database, row: int, items: list[Item], now: Millis, *, again: bool
+    ) -> Awaitable[None]:
+        """`again`: they were stamped before, and what they say now holds."""
+        ...
 
 
 class Unread:
@@ -74,7 +82,7 @@ class Unread:
         assert found is not None
         segment = int(found[0]) // 2 * 2 + 2
         await db.rows("UPDATE rooms SET segment = ? WHERE id = ?", segment + 1, row)
-        values = (gap.token, gap.stop_digest, gap.stop_at, gap.since, gap.until)
+        values = (gap.token, gap.stop_digest, gap.stop_at, gap.since, gap.until, gap.again)
         await db.rows(BEGIN, segment, *values, row)
         return segment + 1
 
@@ -164,7 +172,9 @@ class Unread:
                 return None
             row = int(room[0])
             found = await db.rows(TAKE, row, CHUNK)
-            await self._apply(db, row, [_item(one) for one in found], now)
+            again = await db.one("SELECT 1 FROM gaps WHERE room = ? AND again LIMIT 1", row)
+            items = [_item(one) for one in found]
+            await self._apply(db, row, items, now, again=again is not None)
             await db.many(
                 "DELETE FROM unread WHERE room = ? AND segment = ? AND position = ?",
                 [(row, one[0], one[1]) for one in found],
