@@ -223,4 +223,4 @@ async def test_messages_that_cannot_be_had_when_the_bot_reads_back_go_later(
     theirs += await say(shared.ben, shared.room, 1)
     await until_there(shared.alice, shared.room, theirs[-1])
     assert len(await shared.alice.messages(shared.room)) > len(theirs)
-    await assert_all_go(shared, theirs, 30)
+    await assert_all_go(shared, theirs, 60)
