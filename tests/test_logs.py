@@ -46,15 +46,15 @@ def test_a_json_line_is_one_object(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("fmt", ["text", "json"])
-def test_every_record_is_one_line(
-    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, fmt: str
-) -> None:
+def test_every_record_is_one_line(capsys: pytest.CaptureFixture[str], fmt: str) -> None:
     configure("info", "json" if fmt == "json" else "text")
-    logging.getLogger("bot").info("a\nb\r\x1b[31m\u2028\ud800")
+    # Past pytest's own handlers: half a surrogate pair cannot be handed on between processes.
+    [own] = [one for one in logging.getLogger().handlers if type(one) is logging.StreamHandler]
+    record = {"name": "bot", "levelno": logging.INFO, "levelname": "INFO"}
+    own.handle(logging.makeLogRecord(record | {"msg": "a\nb\r\x1b[31m\u2028\ud800"}))
     err = capsys.readouterr().err
     assert len(err.splitlines()) == 1
     assert err.rstrip("\n").isprintable()
-    caplog.clear()  # half a surrogate pair cannot be handed on between processes
 
 
 def test_records_below_the_level_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
