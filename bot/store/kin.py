@@ -21,7 +21,12 @@ ADD_CHILD: Final = (
     " next = min(next, excluded.due) WHERE excluded.due < due AND sent_at IS NULL"
 )
 PARENT: Final = "SELECT due FROM timers WHERE room = ? AND event_id = ?"
-ADD_ORPHAN: Final = "INSERT OR IGNORE INTO orphans (room, event_id, parent) VALUES (?, ?, ?)"
+MOST_ORPHANS: Final = 2_000
+"""Of one room, to be asked about one after another; those beyond stand on their own."""
+ADD_ORPHAN: Final = (
+    "INSERT OR IGNORE INTO orphans (room, event_id, parent) SELECT ?1, ?2, ?3"
+    " WHERE (SELECT count(*) FROM orphans WHERE room = ?1) < ?4"
+)
 LOWER: Final = (
     "UPDATE timers SET due = p.due, next = min(timers.next, p.due) FROM timers AS p"
     " WHERE p.room = ? AND p.event_id IN (SELECT value FROM json_each(?))"
@@ -58,7 +63,7 @@ async def add_timers(db: Database, row: int, stamps: Sequence[Stamp], now: Milli
             values = (due, due, _overdue(stamp, now), stamp.parent, parent is not None)
             await db.rows(ADD_CHILD, row, stamp.event_id, *values)
         if parent is None and stamp.ask:
-            await db.rows(ADD_ORPHAN, row, stamp.event_id, stamp.parent)
+            await db.rows(ADD_ORPHAN, row, stamp.event_id, stamp.parent, MOST_ORPHANS)
     # A child may have come before its parent.
     await _lower(db, row, [one.event_id for one in stamps])
 
