@@ -17,8 +17,6 @@ log = logging.getLogger(__name__)
 
 PER_HOUR: Final = 200
 """Encrypted messages to the device that are opened of one account; most bring a room key."""
-AT_ONCE: Final = 10
-"""Of those, before others have their turn in the event loop: each takes some milliseconds."""
 PER_DEVICE: Final = 5
 """Olm sessions kept with one device; the protocol itself keeps as many receiving chains."""
 MOST_DEVICES: Final = 10_000
@@ -46,12 +44,14 @@ class Gate:
 
 
 def in_turns(body: Event) -> Iterator[Event]:
-    """Cut the to-device events of a sync into parts; what else it says comes last."""
+    """Give each to-device event of a sync by itself, and last what else it says.
+
+    Each takes some milliseconds, and some writes to the disk.
+    """
     part: Any = body.get("to_device")
-    found: Any = part.get("events") if isinstance(part, dict) else None
-    events = found if isinstance(found, list) else []
-    for first in range(0, len(events), AT_ONCE):
-        yield {"to_device": {"events": events[first : first + AT_ONCE]}}
+    events = part.get("events") if isinstance(part, dict) else None
+    for event in events if isinstance(events, list) else []:
+        yield {"to_device": {"events": [event]}}
     yield {key: part for key, part in body.items() if key != "to_device"}
 
 
