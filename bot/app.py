@@ -215,6 +215,7 @@ async def _work(
         hear_verification=verification.hear_room,
         signed_only=settings.commands.require_signed_devices,
         media_server=media.server if media else None,
+        per_minute=settings.commands.per_minute,
     )
     intake = Intake(matrix, store, reader, clock, bounds=bounds, random=random, wake=wake)
     redactor = Redactor(matrix, store, clock, random=random, wake_rooms=wake)
@@ -235,14 +236,12 @@ async def _work(
         matrix,
         store,
         clock,
-        allow=settings.allow,
+        guests=settings.guests,
         bounds=bounds,
         random=random,
         wake_others=wake,
     )
-    upgrades = Upgrades(
-        matrix, store, clock, may_invite=rooms.may_invite, random=random, wake_others=wake
-    )
+    upgrades = Upgrades(matrix, store, clock, door=rooms, random=random, wake_others=wake)
     rooms.follow = upgrades.reviewed
     late = Late(matrix, store, reader, clock, wake_others=wake)
     sweeper = Sweeper(matrix, store, reader, clock, bounds=bounds, random=random, wake_others=wake)

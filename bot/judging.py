@@ -5,10 +5,20 @@ from __future__ import annotations
 import logging
 from typing import Any, Protocol
 
+from bot.allowance import MINUTE, Allowance
 from bot.commands import Parsed
-from bot.model import POLICY_EVENT, Bounds, OutcomeError, RateLimited, RoomID, Unreachable, UserID
+from bot.model import (
+    POLICY_EVENT,
+    Bounds,
+    Millis,
+    OutcomeError,
+    RateLimited,
+    RoomID,
+    Unreachable,
+    UserID,
+)
 from bot.power import Power
-from bot.timeline import OFF, Said
+from bot.timeline import OFF, SURPLUS, Said
 
 log = logging.getLogger(__name__)
 
@@ -42,10 +52,28 @@ class Authority(Protocol):
 class Judge:
     """Decides whether a command may do what it says."""
 
-    def __init__(self, authority: Authority, *, bounds: Bounds, signed_only: bool) -> None:
+    def __init__(
+        self, authority: Authority, *, bounds: Bounds, signed_only: bool, per_minute: int
+    ) -> None:
+        """`per_minute`: the commands of one sender, over all rooms, that count."""
         self._authority = authority
         self._bounds = bounds
         self._signed_only = signed_only
+        self._allowance = Allowance(per_minute, MINUTE)
+        self._powers: dict[RoomID, Power] = {}
+
+    def look_anew(self, room_id: RoomID) -> None:
+        """Judge what comes next by the room's state as it is now."""
+        self._powers.pop(room_id, None)
+
+    def over_limit(self, sender: UserID, digest: str, at: Millis) -> Said | None:
+        """Return the verdict on a command said at `at` that is one too many, else `None`."""
+        if self._allowance.admits(sender, digest, at):
+            return None
+        if not self._allowance.begins(sender, digest, at):
+            return Said(digest=digest, sender=sender, kind=SURPLUS)
+        log.warning("somebody says too many commands: those over the limit do not count")
+        return Said(digest=digest, sender=sender, kind="hasty")
 
     async def judge(
         self, room_id: RoomID, sender: UserID, parsed: Parsed, digest: str, clear: Clear | None
@@ -61,13 +89,19 @@ class Judge:
                 device = (clear.device_id, clear.device_key)
                 if not await self._authority.is_signed(sender, *device):
                     return Said(digest=digest, sender=sender, kind="unsigned")
-            power = await self._authority.power(room_id)
+            power = await self._power(room_id)
         except OutcomeError as error:
             if isinstance(error.outcome, Unreachable | RateLimited):
                 raise
             log.warning("a command could not be judged (%s)", type(error.outcome).__name__)
             return Said(digest=digest, sender=sender, kind="unjudged")
         return self._verdict(power, sender, parsed.setting, digest)
+
+    async def _power(self, room_id: RoomID) -> Power:
+        """Return who may do what: many commands in one stretch of timeline ask only once."""
+        if room_id not in self._powers:
+            self._powers[room_id] = await self._authority.power(room_id)
+        return self._powers[room_id]
 
     def _verdict(self, power: Power, sender: UserID, setting: int, digest: str) -> Said:
         own_id, need = self._authority.own_id, power.to_send_state(POLICY_EVENT)

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from bot.allowance import HOUR, Allowance
 from bot.clock import Clock
 from bot.model import Event, EventID, Forbidden, Millis, OutcomeError, RoomID, TokenRejectedError
 from bot.policy import RoomState
@@ -18,6 +19,8 @@ log = logging.getLogger(__name__)
 ASK_AFTER: Final[Millis] = 5_000
 """A key may be that late by itself; then its maker is asked for it."""
 GIVE_UP_AFTER: Final[Millis] = 60_000
+ASKED_TO_REPEAT: Final = 5
+"""Messages without a key of which one sender is told in an hour; anybody can make any number."""
 
 
 class Homeserver(Protocol):
@@ -62,6 +65,7 @@ class Late:
         self._reader = reader
         self._clock = clock
         self._wake_others = wake_others
+        self._told = Allowance(ASKED_TO_REPEAT, HOUR)
         self.wake = asyncio.Event()
 
     async def run(self) -> None:
@@ -144,10 +148,10 @@ class Late:
 
         What is certainly none is given up in silence: only a file that it shows may stay.
         """
-        if unheard.quiet:
+        digest = self._reader.digest(f"unheard:{unheard.session_id}")
+        if unheard.quiet or not self._told.admits(unheard.sender, digest, self._clock.now()):
             await self._memory.heard(room_id, unheard, then, [], self._clock.now())
             return
-        digest = self._reader.digest(f"unheard:{unheard.session_id}")
         said = Said(digest=digest, sender=unheard.sender, kind="unheard")
         await self._memory.heard(room_id, unheard, then, [said], self._clock.now())
         self._wake_others()

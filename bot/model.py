@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NewType
 
@@ -34,6 +35,16 @@ class Bounds:
     def allows(self, lifetime: Millis) -> bool:
         """Whether a command may ask for this lifetime."""
         return self.minimum <= lifetime <= self.maximum
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guests:
+    """Who may invite the bot, by globs over user ids; how often in an hour; how many rooms."""
+
+    allow: Sequence[str]
+    per_inviter: int = 20
+    per_hour: int = 100
+    max_rooms: int | None = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ from typing import Any, Final
 from bot.model import Bounds, EventID, Millis, RoomID, UserID
 from bot.timeline import (
     OFF,
+    SURPLUS,
     Attached,
     Change,
     Item,
@@ -95,6 +96,8 @@ class Stamped:
     dropped: list[EventID]
     owed: list[Owed]
     handled: list[str]
+    surplus: list[str]
+    """Digests of commands over the limit of their sender."""
     unheard: list[tuple[Unheard, RoomState]]
     """Messages that may turn out to be commands, each with how the room stood at its place."""
     suspends: bool = False
@@ -149,6 +152,7 @@ def stamp(state: RoomState, items: list[Item], *, bounds: Bounds, own_id: UserID
         dropped=walk.dropped,
         owed=walk.owed,
         handled=walk.handled,
+        surplus=walk.surplus,
         unheard=walk.unheard,
         suspends=walk.suspends,
         files=walk.files,
@@ -187,6 +191,7 @@ class _Walk:
         self.dropped: list[EventID] = []
         self.owed: list[Owed] = []
         self.handled: list[str] = []
+        self.surplus: list[str] = []
         self.unheard: list[tuple[Unheard, RoomState]] = []
         self.suspends = False
         self.files: list[Attached] = []
@@ -228,6 +233,9 @@ class _Walk:
             self._change(change, cause=item.digest)
 
     def _said(self, item: Said) -> None:
+        if item.kind == SURPLUS:
+            self.surplus.append(item.digest)
+            return
         self.handled.append(item.digest)
         was = lifetime(self.state.setting, self._bounds)
         args = item.args | {"base": self.state.policy_digest, "was": was, "sender": item.sender}

@@ -98,7 +98,10 @@ class Ratchet:
         return min(later)
 
     async def _sweep(self, now: Millis) -> None:
-        """Delete keys that rest longer than any client uses one, and than their room's lifetime."""
+        """Delete keys that rest longer than any client uses one, and than their room's lifetime.
+
+        Those of a room that the bot is not in, which anybody can send, go with the second sweep.
+        """
         self._swept_at = now
         sessions = self._crypto.sessions
         used = await self._keys.used(list(sessions), now)
@@ -107,7 +110,7 @@ class Ratchet:
         unused = [
             session
             for session, at in used.items()
-            if now - at > max(UNUSED_FOR, lifetimes.get(sessions.get(session, NOWHERE), 0))
+            if now - at > _kept_for(lifetimes.get(sessions.get(session, NOWHERE)))
         ]
         if unused:
             self._crypto.forget(unused)
@@ -121,3 +124,8 @@ class Ratchet:
             self._crypto.scrub()
             self._scrubbed_at = self._clock.now()
             self._dirty = False
+
+
+def _kept_for(lifetime: Millis | None) -> Millis:
+    """Return how long an unused key is kept in a room with that lifetime; `None`: not in it."""
+    return SWEEP_EVERY // 2 if lifetime is None else max(UNUSED_FOR, lifetime)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -40,6 +41,9 @@ SHAPES_ROOM = frozenset({"m.room.power_levels", "m.room.create", "m.room.tombsto
 """State that says what the bot may do."""
 
 
+AT_ONCE = 50
+"""Events read without a turn for the others in the event loop; decrypting takes its time."""
+
 LONGEST_COMMAND = 1_024
 """Characters of ciphertext in which every valid command fits, whatever its client adds."""
 
@@ -69,11 +73,17 @@ class Reader:
         signed_only: bool = False,
         hear_verification: HearVerification | None = None,
         media_server: str | None = None,
+        per_minute: int = 30,
     ) -> None:
-        """`media_server`: the server whose files go with their messages, if any do."""
+        """`media_server`: the server whose files go with their messages, if any do.
+
+        `per_minute`: the commands of one sender that count.
+        """
         self._homeserver = homeserver
         self._prefix = prefix
-        self._judge = Judge(homeserver, bounds=bounds, signed_only=signed_only)
+        self._judge = Judge(
+            homeserver, bounds=bounds, signed_only=signed_only, per_minute=per_minute
+        )
         self._hear_verification = hear_verification
         self._media_server = media_server
         self.digest = digest
@@ -94,7 +104,10 @@ class Reader:
         answer: read the same events again later.
         """
         items: list[Item] = []
-        for event in events:
+        self._judge.look_anew(room_id)
+        for number, event in enumerate(events):
+            if number % AT_ONCE == AT_ONCE - 1:
+                await asyncio.sleep(0)
             if is_state(event):
                 encrypted = encrypted or is_encryption(event)
                 items.extend(self.state_change(event))
@@ -107,12 +120,13 @@ class Reader:
             if not isinstance(event_id, str) or is_gone(event):
                 continue
             # A command stands before its own message: its lifetime covers it as well.
-            heard = await self._heard(room_id, event, encrypted=encrypted, now=now)
-            items += [item for item in heard if not isinstance(item, Attached)]
             sent = began(event, live=live, since=since, now=now)
+            heard = await self._heard(room_id, event, encrypted=encrypted, sent=sent, now=now)
+            items += [item for item in heard if not isinstance(item, Attached)]
             parent = belongs_to(event)
             items.append(Message(event_id=EventID(event_id), sent=sent, parent=parent, live=live))
             items += [item for item in heard if isinstance(item, Attached)]
+        self._judge.look_anew(room_id)
         return items
 
     def outline(self, events: list[Event], *, since: Millis, now: Millis) -> list[Item]:
@@ -160,7 +174,7 @@ class Reader:
         return [redaction]
 
     async def _heard(
-        self, room_id: RoomID, event: Event, *, encrypted: bool, now: Millis
+        self, room_id: RoomID, event: Event, *, encrypted: bool, sent: Millis, now: Millis
     ) -> list[Item]:
         """Return what a message says to the bot, if it says anything to it."""
         content, sender = event.get("content"), event.get("sender")
@@ -192,8 +206,9 @@ class Reader:
         text = text_of(content, relates_to) if kind == "m.room.message" else None
         parsed = None if text is None else parse(text, self._prefix)
         if parsed is not None:
-            digest = self.digest(identity)
-            found.append(await self._judge.judge(room_id, UserID(sender), parsed, digest, clear))
+            who, digest = UserID(sender), self.digest(identity)
+            surplus = self._judge.over_limit(who, digest, sent)
+            found.append(surplus or await self._judge.judge(room_id, who, parsed, digest, clear))
         return found
 
     def _attached(self, event: Event, sender: str, kind: object, content: Event) -> list[Item]:

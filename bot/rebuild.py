@@ -55,6 +55,7 @@ class _Rebuild:
             bounds=bounds,
             digest=store.digest,
             media_server=settings.own_server if settings.media.delete else None,
+            per_minute=settings.commands.per_minute,
         )
         self._intake = Intake(
             matrix, store, reader, self._clock, bounds=bounds, random=random, wake=_nobody

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from fnmatch import fnmatchcase
 from random import Random
 from typing import Final, Protocol
 
+from bot.allowance import HOUR, Allowance
 from bot.clock import Clock
 from bot.model import (
     Bounds,
     Failed,
     Forbidden,
+    Guests,
     Invite,
     Millis,
     NotFound,
@@ -32,6 +34,8 @@ log = logging.getLogger(__name__)
 
 Follow = Callable[[RoomID], Awaitable[None]]
 
+AT_ONCE: Final = 10
+"""Invitations answered in one go; what becomes of the bot's own rooms is looked at between."""
 TRIES: Final = 12
 """How often an invitation is tried that the homeserver fails on; the last waits are a minute."""
 
@@ -73,7 +77,7 @@ class Rooms:
         memory: Memory,
         clock: Clock,
         *,
-        allow: Sequence[str],
+        guests: Guests,
         bounds: Bounds,
         random: Random,
         wake_others: Callable[[], None],
@@ -81,7 +85,12 @@ class Rooms:
         self._homeserver = homeserver
         self._memory = memory
         self._clock = clock
-        self._allow = allow
+        self._guests = guests
+        self._of_each = Allowance(guests.per_inviter, HOUR)
+        self._of_all = Allowance(guests.per_hour, HOUR)
+        self._counted: set[RoomID] = set()
+        """Invitations that were within the limits, and are still to be answered."""
+        self._full = False
         self._bounds = bounds
         self._random = random
         self._wake_others = wake_others
@@ -194,8 +203,8 @@ class Rooms:
     # --- invitations ---------------------------------------------------------------------
 
     async def _invites(self) -> Millis | None:
-        """Answer invitations; return when the next one is to be tried again."""
-        while True:
+        """Answer some invitations; return when the next one is to be answered."""
+        for _ in range(AT_ONCE):
             found = await self._memory.next_invite()
             if found is None:
                 return None
@@ -203,11 +212,15 @@ class Rooms:
             if at > self._clock.now():
                 return at
             await self._answer(invite, attempts)
+        return self._clock.now()
 
     async def _answer(self, invite: Invite, attempts: int) -> None:
-        welcome = self.may_invite(invite.inviter)
-        answer = self._homeserver.join if welcome else self._homeserver.leave
-        outcome = await answer(invite.room_id)
+        try:
+            welcome = await self._welcomes(invite)
+            answer = self._homeserver.join if welcome else self._homeserver.leave
+            outcome = await answer(invite.room_id)
+        except OutcomeError as error:
+            welcome, outcome = False, error.outcome
         transient = isinstance(outcome, Failed) and attempts < TRIES
         if transient or isinstance(outcome, RateLimited | Unreachable):
             wait = backoff(attempts, ceiling=PAUSE_CEILING, chance=self._random.random())
@@ -221,7 +234,45 @@ class Rooms:
             type(outcome).__name__,
         )
         await self._memory.answered(invite)
+        self._counted.discard(invite.room_id)
+
+    async def _welcomes(self, invite: Invite) -> bool:
+        """Whether to accept an invitation. Raises `OutcomeError`."""
+        if not self.may_invite(invite.inviter):
+            return False
+        if invite.room_id not in self._counted:
+            if not self._in_measure(invite, f"{self._clock.now()}"):
+                return False
+            self._counted.add(invite.room_id)
+        return await self.has_space()
+
+    def admits(self, invite: Invite) -> bool:
+        """Whether somebody may send the bot into another room now; the same one counts once."""
+        return self.may_invite(invite.inviter) and self._in_measure(invite, "")
+
+    def _in_measure(self, invite: Invite, which: str) -> bool:
+        """Whether it keeps within the limits of invitations, where it counts from now on."""
+        who, what, now = str(invite.inviter), f"{which} {invite.room_id}", self._clock.now()
+        for allowance, whose in ((self._of_each, who), (self._of_all, "")):
+            if not allowance.admits(whose, what, now):
+                if allowance.begins(whose, what, now):
+                    log.warning(
+                        "too many invitations %s: those over the limit are declined",
+                        "by one account" if whose else "in this hour",
+                    )
+                return False
+        return True
+
+    async def has_space(self) -> bool:
+        """Whether the bot may be in another room. Raises `OutcomeError`."""
+        most = self._guests.max_rooms
+        full = most is not None and len(await self._homeserver.joined_rooms()) >= most
+        if full and not self._full:
+            log.warning("in %d rooms, as many as may be: invitations are declined", most)
+        self._full = full
+        return not full
 
     def may_invite(self, inviter: UserID | None) -> bool:
         """Whether the operator lets this person invite the bot."""
-        return inviter is not None and any(fnmatchcase(inviter, glob) for glob in self._allow)
+        allow = self._guests.allow
+        return inviter is not None and any(fnmatchcase(inviter, glob) for glob in allow)

@@ -70,7 +70,7 @@ class Memory(Protocol):
     def unread(self) -> Unread: ...  # noqa: D102
     def digest(self, text: str) -> str: ...  # noqa: D102
     async def next_debt(self) -> Debt | None: ...  # noqa: D102
-    async def paid(self, debt: Debt, *followed_by: Owed) -> None: ...  # noqa: D102
+    async def paid(self, debt: Debt, now: Millis) -> None: ...  # noqa: D102
     async def owed_later(self, debt: Debt, until: Millis) -> None: ...  # noqa: D102
     async def room(self, room_id: RoomID) -> Room | None: ...  # noqa: D102
     async def pending(self, room_id: RoomID) -> tuple[int, Millis | None]: ...  # noqa: D102
@@ -175,7 +175,7 @@ class Speaker:
         except Exception as error:  # noqa: BLE001 - it is on the disk, and would come again
             outcome = Failed(status=0, errcode=type(error).__name__)
         if isinstance(outcome, Done):
-            await self._memory.paid(debt)
+            await self._memory.paid(debt, self._clock.now())
         elif _passing(outcome, debt):
             wait = backoff(debt.attempts, ceiling=PAUSE_CEILING, chance=self._random.random())
             if isinstance(outcome, RateLimited):
@@ -183,7 +183,7 @@ class Speaker:
             await self._memory.owed_later(debt, self._clock.now() + wait)
         else:
             log.warning("a notice could not be sent (%s)", type(outcome).__name__)
-            await self._memory.paid(debt)
+            await self._memory.paid(debt, self._clock.now())
 
     async def _set(self, debt: Debt) -> bool:
         """Write the commanded lifetime into the room's state; `False` when there is no more to say.
@@ -197,7 +197,7 @@ class Speaker:
         # Some homeservers do not tell the sender of state; with them the command is written.
         foreign = sender not in {"", self._homeserver.own_id}
         if current is not None and digest != debt.args["base"] and foreign:
-            await self._memory.paid(debt)
+            await self._memory.paid(debt, self._clock.now())
             return False
         if there == wanted or (wanted == 0 and current is None and self._bounds.default is None):
             return True
@@ -241,6 +241,8 @@ class Speaker:
             case "refused":
                 name = await self._name(room, args["sender"])
                 return words.refused(name, args["need"], args["have"])
+            case "hasty":
+                return words.hasty(await self._name(room, args["sender"]))
             case "unsigned":
                 return words.unsigned(await self._name(room, args["sender"]))
             case "unheard":

@@ -12,6 +12,9 @@ Setting = int | None
 
 OFF: Final = 0
 
+SURPLUS: Final = "surplus"
+"""The kind of a command over its sender's limit: it does nothing, and is not answered."""
+
 BELONGS: Final = frozenset({"m.replace", "m.annotation", "m.reference"})
 """Relations of what is nothing by itself: edits, reactions, votes and ends of polls."""
 

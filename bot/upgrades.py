@@ -15,6 +15,7 @@ from bot.model import (
     Event,
     Failed,
     Forbidden,
+    Invite,
     Millis,
     NotFound,
     Outcome,
@@ -72,6 +73,13 @@ class Memory(Protocol):
     async def room(self, room_id: RoomID) -> Room | None: ...  # noqa: D102
 
 
+class Door(Protocol):
+    """What this service asks of whoever answers invitations."""
+
+    def admits(self, invite: Invite) -> bool: ...  # noqa: D102
+    async def has_space(self) -> bool: ...  # noqa: D102
+
+
 class Upgrades:
     """Goes on in the successor as in the old room, when both rooms say that it is one."""
 
@@ -81,7 +89,7 @@ class Upgrades:
         memory: Memory,
         clock: Clock,
         *,
-        may_invite: Callable[[UserID | None], bool],
+        door: Door,
         random: Random,
         wake_others: Callable[[], None],
     ) -> None:
@@ -89,7 +97,7 @@ class Upgrades:
         self._memory = memory
         self._successors = memory.successors
         self._clock = clock
-        self._may_invite = may_invite
+        self._door = door
         self._random = random
         self._wake_others = wake_others
         self.wake = asyncio.Event()
@@ -131,7 +139,8 @@ class Upgrades:
             return
         sender = UserID(str(tombstone.get("sender", "")))
         known = await self._memory.room(named)
-        stage = Stage.OUTSIDE if self._may_invite(sender) else Stage.AWAITED
+        admitted = self._door.admits(Invite(room_id=named, inviter=sender))
+        stage = Stage.OUTSIDE if admitted else Stage.AWAITED
         found = Successor(
             room_id=named,
             predecessor=room_id,
@@ -167,6 +176,11 @@ class Upgrades:
             # Its coming is in a sync that was not read yet, or is being read.
             stage = Stage.AWAITED if await self._memory.room(one.room_id) is None else Stage.INSIDE
             await self._successors.move(one, stage, where=one.predecessor)
+            return
+        if not await self._door.has_space():
+            await self._successors.move(
+                one, Stage.AWAITED, self._closed(one), where=one.predecessor
+            )
             return
         await self._successors.follow(one)
         outcome = await self._homeserver.join(one.room_id, one.via)

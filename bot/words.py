@@ -198,6 +198,11 @@ def unheard(name: str) -> str:
     )
 
 
+def hasty(name: str) -> str:
+    """Say that commands over the limit are passed over."""
+    return f"{tame(name)}, that was a lot of commands. I listen again in a minute."
+
+
 def unsigned(name: str) -> str:
     """Refuse a command from a device that its owner has not verified."""
     return (

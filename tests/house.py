@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Protocol
@@ -12,7 +13,7 @@ from typing import Protocol
 from bot.backfill import Backfill
 from bot.intake import Intake
 from bot.kin import Kin
-from bot.model import Bounds, EventID, Millis, RoomID, Timer, UserID
+from bot.model import Bounds, EventID, Guests, Millis, RoomID, Timer, UserID
 from bot.reading import Reader
 from bot.redactor import Redactor
 from bot.rooms import Rooms
@@ -62,6 +63,8 @@ class House:
         self.clock = FakeClock()
         self.homeserver = FakeHomeserver(self.clock)
         self.allow: list[str] = ["@*:example.org"]
+        self.guests = Guests(allow=[])
+        self.per_minute = 30
         self.rest_after = 60
         self.media_server: str | None = None
         """Whose files the bot may delete."""
@@ -81,6 +84,7 @@ class House:
             bounds=bounds,
             digest=store.digest,
             media_server=self.media_server,
+            per_minute=self.per_minute,
         )
         self.intake = Intake(
             homeserver, store, self.reader, clock, bounds=bounds, random=random, wake=self.wake
@@ -112,7 +116,7 @@ class House:
             homeserver,
             store,
             clock,
-            allow=self.allow,
+            guests=replace(self.guests, allow=self.allow),
             bounds=bounds,
             random=random,
             wake_others=self.wake,
@@ -121,7 +125,7 @@ class House:
             homeserver,
             store,
             clock,
-            may_invite=self.rooms.may_invite,
+            door=self.rooms,
             random=random,
             wake_others=self.wake,
         )

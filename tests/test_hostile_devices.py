@@ -19,8 +19,10 @@ from nio.events import Event as RoomEvent
 from nio.events import ToDeviceEvent
 from nio.exceptions import EncryptionError
 
+from bot.matrix import gate
 from bot.matrix.client import Matrix
-from bot.model import Done, Unreachable, UserID
+from bot.matrix.gate import Gate
+from bot.model import Done, RoomID, Unreachable, UserID
 from tests.engines import ROOM, Bot, Peer, Writer
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
@@ -134,6 +136,7 @@ def mutate(event: dict[str, Any], path: list[int], value: Any) -> Any:
 async def test_ten_thousand_malformed_messages_do_not_stop_the_sync(alice: Peer, bot: Bot) -> None:
     seeds = [*hostile(alice, bot).values(), alice.tell(bot, "m.room_key", Writer(alice).room_key())]
     fed = 0
+    bot.crypto.gate = Gate(10**6)
 
     @settings(
         max_examples=500,
@@ -385,3 +388,70 @@ async def test_two_messages_at_once_do_not_take_each_others_keys_away(bot: Bot) 
         *(matrix.send(ROOM, "m.room.message", {}, txn, encrypted=True) for txn in ("a", "b"))
     )
     assert outcomes == [Done(), Done()]
+
+
+# --- floods ------------------------------------------------------------------------------------
+
+
+async def test_a_flood_of_keys_is_dropped_and_troubles_nobody_else(
+    tmp_path: Path, alice: Peer, bot: Bot
+) -> None:
+    mallory = Peer("mallory", tmp_path / "mallory")
+    mallory.meet(bot)
+    bot.crypto.gate = Gate(10)
+    keys = [mallory.tell(bot, "m.room_key", Writer(mallory).room_key()) for _ in range(30)]
+    writer = Writer(alice)
+    bot.feed(*keys, alice.tell(bot, "m.room_key", writer.room_key()))
+    assert len(bot.crypto.sessions) == 10 + 1
+    assert await bot.reads(writer.write("heard")) == "heard"
+
+
+async def test_a_flood_of_keys_is_taken_in_turns(alice: Peer, bot: Bot) -> None:
+    events = [alice.tell(bot, "m.room_key", Writer(alice).room_key()) for _ in range(10)]
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    counting = asyncio.create_task(count())
+    await bot.crypto.feed_by_turns(
+        {"to_device": {"events": events}, "device_one_time_keys_count": {"signed_curve25519": 7}}
+    )
+    counting.cancel()
+    assert turns >= 10
+    assert len(bot.crypto.sessions) == len(events)
+    assert bot.olm.uploaded_key_count == 7
+
+
+async def test_devices_that_were_silent_for_longest_are_forgotten(
+    tmp_path: Path, bot: Bot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate, "MOST_DEVICES", 10)
+    many = [Peer(f"peer{number}", tmp_path / f"peer{number}") for number in range(12)]
+    for one in many:
+        bot.meet(one)
+        one.meet(bot)
+        bot.feed(one.tell(bot, "m.dummy", {}))
+    kept = {key for key, channels in bot.olm.session_store.items() if channels}
+    assert kept == {one.device.curve25519 for one in many[2:]}
+    bot.restart()
+    assert {key for key, found in bot.olm.session_store.items() if found} == kept
+    last = Writer(many[0])
+    bot.feed(many[0].tell(bot, "m.room_key", last.room_key()))  # it is heard from again
+    assert bot.olm._unknown | set(bot.olm.wedged_devices)
+
+
+async def test_only_so_many_keys_are_asked_for_at_once(
+    alice: Peer, bot: Bot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate, "MOST_REQUESTS", 3)
+    for _ in range(10):
+        bot.crypto.ask_for_key(RoomID(ROOM), Writer(alice).write("?") | {"event_id": "$one"})
+        [message] = bot.client.outgoing_to_device_messages
+        bot.olm._mark_to_device_message_as_sent(message)
+    assert len(bot.olm.outgoing_key_requests) == 3
+    bot.restart()
+    assert len(bot.olm.outgoing_key_requests) == 3

@@ -16,6 +16,7 @@ LONGEST = 320
 LAYERS = {
     "core": {
         "model",
+        "allowance",
         "durations",
         "power",
         "timeline",

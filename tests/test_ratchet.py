@@ -100,6 +100,7 @@ async def test_keys_that_rest_too_long_are_deleted(tmp_path: Path, store: Store)
     alice.meet(bot)
     writer = Writer(alice)
     bot.feed(alice.tell(bot, "m.room_key", writer.room_key()))
+    await commit(store, [], clock.now())
     ratchet = Ratchet(bot.crypto, store, clock, grace=GRACE, bounds=BOUNDS)
     await ratchet.turn()
     clock.advance(UNUSED_FOR)
@@ -108,6 +109,24 @@ async def test_keys_that_rest_too_long_are_deleted(tmp_path: Path, store: Store)
     clock.advance(3_600_001)
     await ratchet.turn()
     assert bot.crypto.sessions == {}
+
+
+async def test_keys_of_a_room_that_the_bot_is_not_in_are_deleted_soon(
+    tmp_path: Path, store: Store
+) -> None:
+    alice, bot, clock = Peer("alice", tmp_path / "alice"), Bot(tmp_path / "bot"), FakeClock()
+    bot.meet(alice)
+    alice.meet(bot)
+    here, nowhere = Writer(alice), Writer(alice)
+    for writer, where in ((here, ROOM), (nowhere, "!nowhere:example.org")):
+        bot.feed(alice.tell(bot, "m.room_key", writer.room_key(where)))
+    ratchet = Ratchet(bot.crypto, store, clock, grace=GRACE, bounds=BOUNDS)
+    await ratchet.turn()
+    assert len(bot.crypto.sessions) == 2  # it may be about to join
+    await commit(store, [], clock.now())
+    clock.advance(3_600_000)
+    await ratchet.turn()
+    assert list(bot.crypto.sessions) == [here.session.id]
 
 
 def reader_over(homeserver: Homeserver, store: Store) -> Reader:

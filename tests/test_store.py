@@ -13,8 +13,9 @@ import pytest
 from bot.model import DiskError, EventID, Invite, Millis, RoomID, UserID
 from bot.policy import Owed
 from bot.store import Store, StoreError
+from bot.store.handled import HANDLED_FOR
 from bot.store.schema import MIGRATIONS
-from bot.store.store import HANDLED_FOR, SWEEP_EVERY
+from bot.store.store import SWEEP_EVERY
 from bot.timeline import Change, Gap, Item, Message, Redaction, Said, Stretch
 from tests.house import Opener, whatever_is_due
 

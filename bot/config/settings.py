@@ -19,6 +19,7 @@ from pydantic import (
 from bot import recovery_key
 from bot.config.values import (
     AnyPath,
+    Count,
     Lifetime,
     check_glob,
     check_pickle_key,
@@ -28,7 +29,7 @@ from bot.config.values import (
     check_user_id,
 )
 from bot.durations import compact, parse
-from bot.model import Bounds, UserID
+from bot.model import Bounds, Guests, UserID
 
 LOGINS: Final = ("password", "password_file", "access_token_file", "appservice.token_file")
 """The keys of which exactly one must be set."""
@@ -49,9 +50,15 @@ class _Section(BaseModel):
 
 
 class Invites(_Section):
-    """Who may invite the bot: globs over user ids; None is everybody on the bot's own server."""
+    """Who may invite the bot: globs over user ids; None is everybody on the bot's own server.
+
+    And how often, in an hour; and how many rooms it is in at most, or None for any number.
+    """
 
     allow: list[Annotated[str, AfterValidator(check_glob)]] | None = None
+    per_inviter: Count = 20
+    per_hour: Count = 100
+    max_rooms: Count | None = 1000
 
 
 class Lifetimes(_Section):
@@ -72,9 +79,10 @@ class Encryption(_Section):
 
 
 class Commands(_Section):
-    """Which commands count."""
+    """Which commands count, and how many of one sender in a minute."""
 
     require_signed_devices: bool = False
+    per_minute: Count = 30
 
 
 class AppService(_Section):
@@ -133,6 +141,11 @@ class Settings(_Section):
     def allow(self) -> list[str]:
         """The globs of those who may invite the bot; an empty list means nobody."""
         return [f"*:{self.own_server}"] if self.invites.allow is None else self.invites.allow
+
+    @property
+    def guests(self) -> Guests:
+        """Whose invitations the bot accepts, and how many."""
+        return Guests(**(self.invites.model_dump() | {"allow": self.allow}))
 
     @property
     def bounds(self) -> Bounds:

@@ -67,6 +67,15 @@ def check_lifetime(value: object) -> Millis:
     raise ValueError("must be a length of time, such as 30s, 12h or 1y")
 
 
+def check_count(value: object) -> int:
+    """A whole number above 0, from the environment as text."""
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,9}", value):
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 10**9:
+        raise ValueError("must be a whole number, 1 or more")
+    return value
+
+
 def check_path(value: object) -> object:
     """A path; `~` is the home directory."""
     if not isinstance(value, str):
@@ -93,5 +102,6 @@ def check_pickle_key(value: SecretStr) -> SecretStr:
     return value
 
 
+Count = Annotated[int, BeforeValidator(check_count)]
 Lifetime = Annotated[Millis, BeforeValidator(check_lifetime)]
 AnyPath = Annotated[Path, BeforeValidator(check_path)]

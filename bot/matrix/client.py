@@ -104,7 +104,7 @@ class Matrix(Lookups):
             raise OutcomeError(outcome)
         if not isinstance(outcome.body.get("next_batch"), str):
             raise OutcomeError(Failed(status=200))
-        self.crypto.feed(outcome.body)
+        await self.crypto.feed_by_turns(outcome.body)
         await self.crypto.keep_up()
         batch = answers.read_sync(outcome.body, self.own_id)
         return replace(batch, keys=self.crypto.has_news)

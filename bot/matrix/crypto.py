@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from peewee import OperationalError
 
 from bot.matrix import answers
 from bot.matrix.files import disk
+from bot.matrix.gate import Gate, in_turns, make_room
 from bot.matrix.olm import CarefulOlm
 from bot.matrix.upkeep import Request, Upkeep
 from bot.model import (
@@ -66,6 +68,7 @@ class Crypto:
         self._client = client
         self._upkeep = Upkeep(client, request)
         self._met: dict[UserID, float] = {}
+        self.gate = Gate()
         self.hear_verification: Callable[[Event], None] = lambda _: None
         """Takes to-device events of verifications; must not raise."""
 
@@ -125,6 +128,12 @@ class Crypto:
             count = counts.get("signed_curve25519", 0)
             self._olm.uploaded_key_count = count if isinstance(count, int) else 0
 
+    async def feed_by_turns(self, body: Event) -> None:
+        """Take all of an answer, and let others have their turn between. Raises `DiskError`."""
+        for part in in_turns(body):
+            self.feed(part)
+            await asyncio.sleep(0)
+
     def _take(self, body: Event) -> None:
         for event in _list(body, "to_device", "events"):
             if not isinstance(event, dict):
@@ -132,7 +141,7 @@ class Crypto:
             if str(event.get("type")).startswith("m.key.verification."):
                 self.hear_verification(event)
             # Key requests are not answered: the bot has nobody's trust to give.
-            if event.get("type") != "m.room.encrypted":
+            if event.get("type") != "m.room.encrypted" or not self.gate.admits(event):
                 continue
             try:
                 parsed = ToDeviceEvent.parse_event(event)
@@ -231,6 +240,8 @@ class Crypto:
         except Exception as error:  # noqa: BLE001 - a stranger's event, of any shape
             log.warning("a key cannot be asked for (%s)", type(error).__name__)
             return
+        with disk():
+            make_room(self._olm.store, self._olm.outgoing_key_requests)
         self._client.outgoing_to_device_messages.append(message)
 
     def has_key(self, room_id: RoomID, session_id: str) -> bool:

@@ -11,10 +11,11 @@ import aiohttp
 import vodozemac
 from nio.crypto import InboundGroupSession, Olm, OutboundGroupSession
 from nio.events import ForwardedRoomKeyEvent
-from nio.store import MegolmInboundSessions, OlmSessions, SqliteStore
+from nio.store import MegolmInboundSessions, SqliteStore
 from peewee import PeeweeException
 
 from bot.matrix import answers
+from bot.matrix.gate import prune
 from bot.matrix.http import LARGE, read
 from bot.matrix.speaking import Client
 from bot.model import RoomID
@@ -28,10 +29,6 @@ KEY_ERRORS: Final = (
     vodozemac.KeyException,
     vodozemac.OlmDecryptionException,
 )
-SESSIONS_PER_DEVICE: Final = 5
-"""Olm sessions kept with one device; the protocol itself keeps as many receiving chains."""
-
-
 CLAIMS: Final = 4
 """How many may claim to have made one session."""
 
@@ -197,18 +194,8 @@ class CarefulOlm(Olm):  # type: ignore[misc]
             return None
         # nio saves the account before its one-time key is used up, and not after.
         self.save_account()
-        self._prune(sender_key)
+        prune(self.store, self.session_store, sender_key)
         return event
-
-    def _prune(self, sender_key: str) -> None:
-        """Delete the channels of a device that were not used for longest: nio keeps them all."""
-        channels = self.session_store[sender_key]
-        channels.sort(key=lambda channel: channel.use_time, reverse=True)
-        surplus = channels[SESSIONS_PER_DEVICE:]
-        del channels[SESSIONS_PER_DEVICE:]
-        with self.store.database.bind_ctx(self.store.models):
-            for channel in surplus:
-                OlmSessions.delete().where(OlmSessions.session_id == channel.id).execute()
 
     def _mark_device_for_unwedging(self, sender: str, sender_key: str) -> None:
         """Have a new channel made; for a device that is not known yet, once it is."""

@@ -11,12 +11,19 @@ from bot.policy import Debt, Owed
 from bot.store.database import Database, run
 
 OWE: Final = "INSERT OR IGNORE INTO owed (room, key, kind, args) VALUES (?, ?, ?, ?)"
+OWING: Final = "SELECT count(*) FROM owed WHERE room = ?"
+MOST_OWED: Final = 100
+"""Answers that wait for one room at once; more were asked for than anybody reads."""
+MUST: Final = frozenset({"set", "reverted", "suspended", "resumed", "welcome", "moved", "needs"})
+"""What is owed all the same: it tells whether messages disappear, and nobody can ask for many."""
 SUPERSEDE: Final = "DELETE FROM owed WHERE room = ? AND kind = 'set'"
 NEXT_OWED: Final = (
     "SELECT o.id, r.room_id, o.key, o.kind, o.args, o.attempts, o.next FROM rooms r"
-    " JOIN owed o ON o.id = (SELECT min(id) FROM owed WHERE room = r.id) ORDER BY o.next LIMIT 1"
+    " JOIN owed o ON o.id = (SELECT min(id) FROM owed WHERE room = r.id)"
+    " ORDER BY o.next, o.id LIMIT 1"
 )
 PAID: Final = "DELETE FROM owed WHERE id = ?"
+WAIT_TURN: Final = "UPDATE owed SET next = max(next, ?) WHERE room = ?"
 OWED_LATER: Final = "UPDATE owed SET next = ?, attempts = attempts + 1 WHERE id = ?"
 
 
@@ -61,13 +68,13 @@ class Debts:
             next=row[6],
         )
 
-    async def paid(self, debt: Debt, *followed_by: Owed) -> None:
-        """The debt is paid; what follows from it is owed in the same transaction."""
+    async def paid(self, debt: Debt, now: Millis = 0) -> None:
+        """The debt is paid; the room's next one comes after those that wait in other rooms."""
         async with self._db.transaction() as db:
             row = await db.one("SELECT id FROM rooms WHERE room_id = ?", debt.room_id)
             await db.rows(PAID, debt.id)
             if row is not None:
-                await owe(db, row[0], list(followed_by))
+                await db.rows(WAIT_TURN, now, row[0])
 
     async def owed_later(self, debt: Debt, until: Millis) -> None:
         """The debt could not be paid now."""
@@ -75,7 +82,16 @@ class Debts:
 
 
 async def owe(db: Database, row: int, owed: list[Owed]) -> None:
-    """Add what is owed to a room, once each; a new lifetime takes the place of one not set yet."""
+    """Add what is owed to a room, once each; a new lifetime takes the place of one not set yet.
+
+    Of answers, no more than somebody may read.
+    """
     if any(one.kind == "set" for one in owed):
         await db.rows(SUPERSEDE, row)
+    found = await db.one(OWING, row) if owed else None
+    free = max(0, MOST_OWED - int(found[0])) if found else 0
+    answers = [one for one in owed if one.kind not in MUST]
+    if len(answers) > free:
+        dropped = {one.key for one in answers[free:]}
+        owed = [one for one in owed if one.kind in MUST or one.key not in dropped]
     await db.many(OWE, [(row, one.key, one.kind, json.dumps(asdict(one)["args"])) for one in owed])

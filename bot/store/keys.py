@@ -22,10 +22,15 @@ RATCHET: Final = (
     "SELECT session_id, max(message) FROM opened WHERE at <= ? GROUP BY session_id LIMIT ?"
 )
 RATCHETED: Final = "DELETE FROM opened WHERE session_id = ? AND message <= ?"
+MOST_WAITING: Final = 500
+MOST_OF_ONE: Final = 50
+"""Messages of one room, and of one sender there, that wait for their keys at once."""
 WAIT: Final = (
     "INSERT OR IGNORE INTO unheard"
     " (room, event_id, sender, session_id, at, quiet, setting, policy_digest)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+    " SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8"
+    " WHERE (SELECT count(*) FROM unheard WHERE room = ?1) < ?9"
+    " AND (SELECT count(*) FROM unheard WHERE room = ?1 AND sender = ?3) < ?10"
 )
 WAITING: Final = (
     "SELECT r.room_id, u.event_id, u.sender, u.session_id, u.at, u.setting, u.policy_digest,"
@@ -45,13 +50,16 @@ async def remember_opened(db: Database, items: Sequence[Item]) -> None:
 async def remember_unheard(
     db: Database, row: int, found: Sequence[tuple[Unheard, RoomState]]
 ) -> None:
-    """Note which messages wait for their key, and how the room stood at their place."""
+    """Note which messages wait for their key, and how the room stood at their place.
+
+    Beyond the bounds they are passed over: they disappear, but are no commands.
+    """
     await db.many(
         WAIT,
         [
             (
                 *(row, u.event_id, u.sender, u.session_id, u.at, u.quiet),
-                *(state.setting, state.policy_digest),
+                *(state.setting, state.policy_digest, MOST_WAITING, MOST_OF_ONE),
             )
             for u, state in found
         ],

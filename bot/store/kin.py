@@ -23,8 +23,13 @@ ADD_CHILD: Final = (
     " next = min(next, excluded.due) WHERE excluded.due < due AND sent_at IS NULL"
 )
 PARENT: Final = "SELECT due FROM timers WHERE room = ? AND event_id = ?"
-ADD_ORPHAN: Final = "INSERT OR IGNORE INTO orphans (room, event_id, parent) VALUES (?, ?, ?)"
 SETTLED: Final = "DELETE FROM orphans WHERE room = ? AND parent IN (SELECT value FROM json_each(?))"
+MOST_ORPHANS: Final = 2_000
+"""Of one room, to be asked about one after another; those beyond stand on their own."""
+ADD_ORPHAN: Final = (
+    "INSERT OR IGNORE INTO orphans (room, event_id, parent) SELECT ?1, ?2, ?3"
+    " WHERE (SELECT count(*) FROM orphans WHERE room = ?1) < ?4"
+)
 LOWER: Final = (
     "UPDATE timers SET due = p.due, next = min(timers.next, p.due) FROM timers AS p"
     " WHERE p.room = ? AND p.event_id IN (SELECT value FROM json_each(?))"
@@ -71,7 +76,7 @@ async def add_timers(
             values = (due, due, _overdue(stamp, now), stamp.parent, parent is not None, local)
             await db.rows(ADD_CHILD, row, stamp.event_id, *values)
         if parent is None and stamp.ask:
-            await db.rows(ADD_ORPHAN, row, stamp.event_id, stamp.parent)
+            await db.rows(ADD_ORPHAN, row, stamp.event_id, stamp.parent, MOST_ORPHANS)
     # A child may have come before its parent.
     await _lower(db, row, [one.event_id for one in stamps])
 

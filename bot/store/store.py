@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
@@ -13,6 +12,7 @@ from bot.policy import Debt, Owed, Room, RoomState, Stamped, stamp
 from bot.store.database import Database, Row, run
 from bot.store.debts import Debts, owe
 from bot.store.files import OUTLIVE, Files, attach
+from bot.store.handled import count_once, forget_handled, remember_handled
 from bot.store.keys import FIRST, HEARD, Keys, remember_opened, remember_unheard, reread
 from bot.store.kin import Kin, add_timers, drop_targets
 from bot.store.moments import Moments
@@ -21,9 +21,6 @@ from bot.store.sweeps import Sweeps, begin_sweep
 from bot.store.timers import PENDING, Timers
 from bot.store.unread import Unread
 from bot.timeline import Attached, Item, Message, Said, Stretch, Unheard
-
-HANDLED_FOR: Final = 90 * 24 * 3_600_000
-"""How long the digest of a command is kept, in ms; a homeserver repeats events within hours."""
 
 SWEEP_EVERY: Final = 3_600_000
 
@@ -54,9 +51,11 @@ ASK_REVIEW: Final = "UPDATE rooms SET review = review + 1 WHERE room_id = ?"
 REVIEWED: Final = (
     "UPDATE rooms SET review = max(0, review - ?), suspended = ?, greeting = 0 WHERE id = ?"
 )
-HANDLED: Final = "SELECT digest FROM handled WHERE digest IN (SELECT value FROM json_each(?))"
+MOST_INVITED: Final = 1_000
+"""Invitations that wait for an answer at once; it takes a moment to give one."""
 INVITED: Final = (
-    "INSERT INTO invites (room_id, inviter) VALUES (?, ?)"
+    "INSERT INTO invites (room_id, inviter) SELECT ?1, ?2"
+    " WHERE (SELECT count(*) FROM invites) < ?3 OR ?1 IN (SELECT room_id FROM invites)"
     " ON CONFLICT (room_id) DO UPDATE SET inviter = excluded.inviter, next = 0, attempts = 0"
 )
 
@@ -131,14 +130,15 @@ class Store(Timers, Debts, Files, Moments):
     ) -> None:
         """Remember one sync as a whole: timers, changes, gaps, and the token itself."""
         async with self._db.transaction() as db:
-            await db.many(INVITED, [(one.room_id, one.inviter) for one in invited])
+            asked = [(one.room_id, one.inviter, MOST_INVITED) for one in invited]
+            await db.many(INVITED, asked)
             await db.many(ASK_REVIEW, [(room_id,) for room_id in left])
             for stretch in stretches:
                 await self._commit_stretch(db, stretch, now)
             await db.rows(SAVE_META, "token", token)
             await db.rows(SAVE_META, "synced_at", now)
             if now - self._swept_at >= SWEEP_EVERY:
-                await db.rows("DELETE FROM handled WHERE at < ?", now - HANDLED_FOR)
+                await forget_handled(db, now)
                 self._swept_at = now
 
     async def _commit_stretch(self, db: Database, stretch: Stretch, now: Millis) -> None:
@@ -167,7 +167,7 @@ class Store(Timers, Debts, Files, Moments):
         self, db: Database, row: int, items: list[Item], now: Millis, *, again: bool = False
     ) -> None:
         """Stamp `items` with the room's setting as it stands, and write down what follows."""
-        items = await _count_once(db, items)
+        items = await count_once(db, items)
         if not items:
             return
         room = await db.one("SELECT setting, policy_digest, commanded FROM rooms WHERE id = ?", row)
@@ -186,10 +186,7 @@ class Store(Timers, Debts, Files, Moments):
         await add_timers(db, row, result.timers, now, again=again)
         await attach(db, row, result.files)
         await drop_targets(db, row, result.dropped, now, verify=self.verify)
-        await db.many(
-            "INSERT OR IGNORE INTO handled (digest, at) VALUES (?, ?)",
-            [(digest, now) for digest in result.handled],
-        )
+        await remember_handled(db, result.handled, result.surplus, now)
         await remember_unheard(db, row, result.unheard)
         await owe(db, row, result.owed)
 
@@ -272,20 +269,6 @@ class Store(Timers, Debts, Files, Moments):
                 await db.rows(REVERT, setting, digest, row[0])
                 await db.rows("DELETE FROM owed WHERE id = ?", debt.id)
                 await owe(db, row[0], [owed])
-
-
-async def _count_once(db: Database, items: list[Item]) -> list[Item]:
-    """Leave out the commands that were counted before, in this stretch or an earlier one."""
-    said = json.dumps([item.digest for item in items if isinstance(item, Said)])
-    seen = {str(row[0]) for row in await db.rows(HANDLED, said)} if said != "[]" else set()
-    fresh: list[Item] = []
-    for item in items:
-        if isinstance(item, Said):
-            if item.digest in seen:
-                continue
-            seen.add(item.digest)
-        fresh.append(item)
-    return fresh
 
 
 def _room(row: Row) -> Room:
