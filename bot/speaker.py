@@ -74,6 +74,7 @@ class Memory(Protocol):
     async def owed_later(self, debt: Debt, until: Millis) -> None: ...  # noqa: D102
     async def room(self, room_id: RoomID) -> Room | None: ...  # noqa: D102
     async def pending(self, room_id: RoomID) -> tuple[int, Millis | None]: ...  # noqa: D102
+    async def refusals(self, room_id: RoomID) -> tuple[int, Millis]: ...  # noqa: D102
     async def revert(  # noqa: D102
         self, debt: Debt, setting: int | None, digest: str, owed: Owed
     ) -> None: ...
@@ -213,11 +214,14 @@ class Speaker:
         match debt.kind:
             case "welcome":
                 now = lifetime(room.setting, self._bounds)
-                return words.welcome(self._prefix, await self._standing(room.room_id), now)
+                standing = await self._standing(room.room_id)
+                return words.welcome(self._prefix, standing, now, args.get("back", 0))
             case "set" | "changed":
                 return await self._announce(debt, room)
             case "suspended":
                 return words.suspended(Standing(need=args["need"], have=args["have"]))
+            case "stuck":
+                return words.stuck(args["older_than"])
             case "resumed":
                 return words.resumed((await self._memory.pending(room.room_id))[0])
             case "refused":
@@ -277,6 +281,7 @@ class Speaker:
             next_in=None if due is None else due - self._clock.now(),
             standing=await self._standing(room.room_id),
             reading=await self._memory.unread.reads(room.room_id),
+            refused=(await self._memory.refusals(room.room_id))[0],
             trouble="" if self._identity is None else self._identity.trouble,
             files=self._told_of_files(),
         )

@@ -43,8 +43,8 @@ def tame(name: str) -> str:
     return clean if len(clean) <= LONGEST_NAME else clean[:LONGEST_NAME] + "…"
 
 
-def welcome(prefix: str, standing: Standing | None, lifetime: Millis | None) -> str:
-    """Greet a room: what the bot does, what it needs, where help is."""
+def welcome(prefix: str, standing: Standing | None, lifetime: Millis | None, back: int = 0) -> str:
+    """Greet a room: what the bot does, what it needs, what waits since it was removed."""
     does = f"I make messages disappear: say {prefix} 1d, and every new message goes after a day."
     if lifetime is not None:
         does = f"I make messages disappear: here, every new one goes after {words(lifetime)}."
@@ -53,7 +53,13 @@ def welcome(prefix: str, standing: Standing | None, lifetime: Millis | None) -> 
         needs += f" (power level {standing.need}; I have {standing.have})"
     elif standing is not None:
         needs += ", which I have"
-    return f"{does}\n{needs}. {prefix} help says more."
+    said = f"{does}\n{needs}. {prefix} help says more."
+    return f"{said}\nWhat waited when I was removed still goes: {messages(back)}." if back else said
+
+
+def messages(count: int) -> str:
+    """Count messages."""
+    return "1 message" if count == 1 else f"{count:,} messages"
 
 
 def announcement(
@@ -118,10 +124,17 @@ def suspended(standing: Standing) -> str:
 
 def resumed(pending: int) -> str:
     """Tell the room that its messages go again."""
-    waiting = {0: "", 1: " 1 message is waiting."}.get(
-        pending, f" {pending:,} messages are waiting."
-    )
+    are = "is" if pending == 1 else "are"
+    waiting = f" {messages(pending)} {are} waiting." if pending else ""
     return f"I can remove messages again.{waiting}"
+
+
+def stuck(older_than: Millis) -> str:
+    """Tell the room that messages stay which should go, and that the homeserver is the reason."""
+    which = f"messages older than {words(older_than)}" if older_than else "some messages"
+    return (
+        f"The server does not let me remove {which} here. They stay until it does; I keep trying."
+    )
 
 
 def moved(lifetime: Millis | None, standing: Standing | None) -> str:
@@ -234,20 +247,22 @@ def status(
     next_in: Millis | None,
     standing: Standing | None,
     reading: bool,
+    refused: int = 0,
     trouble: str = "",
     files: str = "",
 ) -> str:
-    """Say what is set, what is waiting, and whether the bot can do its work."""
+    """Say what is set, what is waiting or refused, and whether the bot can do its work."""
+    waiting = pending - refused
     said = "Messages stay: no lifetime is set."
     if lifetime is not None:
         said = f"Messages disappear after {words(lifetime)}."
-    if pending == 1:
-        said += " 1 is waiting"
-    elif pending:
-        said += f" {pending:,} are waiting"
-    if pending and next_in is not None:
+    if waiting:
+        said += " 1 is waiting" if waiting == 1 else f" {waiting:,} are waiting"
+    if waiting and next_in is not None:
         whole = max(0, next_in) // SECOND * SECOND
         said += f"; the next goes in {words(whole)}." if whole else "; the next goes now."
+    if refused:
+        said += f" The server does not let me remove {messages(refused)} that should be gone."
     if lifetime is not None or pending:
         said += f" {files or files_stay()}"
     if reading:
