@@ -80,9 +80,7 @@ class Memory(Protocol):
     async def sent(self, timer: Timer, now: Millis, check_at: Millis) -> None: ...  # noqa: D102
     async def unsent(self, timer: Timer, now: Millis) -> None: ...  # noqa: D102
     async def postpone(self, timer: Timer, until: Millis) -> None: ...  # noqa: D102
-    async def refused(  # noqa: D102
-        self, timer: Timer, now: Millis, until: Millis, older_than: Millis
-    ) -> None: ...
+    async def refused(self, timer: Timer, until: Millis, older_than: Millis) -> None: ...  # noqa: D102
     async def drop(self, timer: Timer) -> None: ...  # noqa: D102
     async def ask_review(self, room_id: RoomID) -> None: ...  # noqa: D102
 
@@ -251,15 +249,14 @@ class Redactor:
         older_than = outcome.older_than if isinstance(outcome, Forbidden) else 0
         if gone is False and (older_than or timer.refused or timer.attempts >= REFUSALS):
             # Whether it is for want of power, the review finds out; if not, it tells the room.
-            now = self._clock.now()
             if older_than:
-                until = now + int(REFUSED_AGAIN * (0.5 + self._random.random() / 2))
-            await self._memory.refused(timer, now, until, older_than)
+                until = self._clock.now() + int(REFUSED_AGAIN * (0.5 + self._random.random() / 2))
+            await self._memory.refused(timer, until, older_than)
         else:
             await self._memory.postpone(timer, until)
         await self._memory.ask_review(timer.room_id)
         self._wake_rooms()
-        if timer.attempts == 3:
+        if timer.attempts == REFUSALS and not older_than:
             log.warning("a message cannot be redacted (%s)", type(outcome).__name__)
 
     async def _check(self, timer: Timer) -> None:

@@ -55,6 +55,8 @@ class FakeHomeserver(FakeRequests):
         """Most events in one page back."""
         self.lying = False
         """While set, redactions are answered with 200 and do not happen."""
+        self.allowed_period: Millis | None = None
+        """Nobody redacts a text message that is older than this."""
         self._news = asyncio.Event()
 
     @property
@@ -214,12 +216,19 @@ class FakeHomeserver(FakeRequests):
                 return NotFound()
             if txn in room.transactions:
                 return Done(body={"event_id": room.transactions[txn]})
-            refusal = room.refusal(self._own_id, event_id)
+            refusal = self._too_old(room, event_id) or room.refusal(self._own_id, event_id)
             if refusal is not None:
                 return refusal
             said = EventID("$lie") if self.lying else self.redact_as(room_id, event_id, self.own_id)
             room.transactions[txn] = said
             return Done(body={"event_id": said})
+
+    def _too_old(self, room: FakeRoom, event_id: EventID) -> Outcome | None:
+        target, period = room.find(event_id), self.allowed_period
+        if period is None or target is None or target["type"] != "m.room.message":
+            return None
+        age = self.clock.now() - target["origin_server_ts"]
+        return Forbidden(reason="M_FORBIDDEN", older_than=period) if age > period else None
 
     async def set_policy(self, room_id: RoomID, content: dict[str, Any]) -> Outcome:
         async with self.request("set_policy") as failure:

@@ -30,14 +30,17 @@ UNSENT: Final = (
 )
 POSTPONE: Final = "UPDATE timers SET next = ?, attempts = attempts + 1 WHERE id = ?"
 REFUSED: Final = "UPDATE timers SET next = ?, attempts = attempts + 1, refused = ? WHERE id = ?"
-REST: Final = (
-    "UPDATE timers SET next = ?1 WHERE refused IS NOT NULL AND next <= ?2"
-    " AND room = (SELECT room FROM timers WHERE id = ?3)"
+OLDER_TOO: Final = (
+    "UPDATE timers SET next = ?1 WHERE refused IS NOT NULL AND next < ?1 AND due <= ?2"
+    " AND id <> ?3 AND room = (SELECT room FROM timers WHERE id = ?3)"
 )
+AFTER_IT: Final[Millis] = 60_000
+"""How much later those are looked at that one of them is tried for."""
 RELEASE: Final = (
     "UPDATE timers SET refused = NULL, attempts = 0, next = min(next, ?1) WHERE refused IS NOT NULL"
     " AND room = (SELECT room FROM timers WHERE id = ?2)"
 )
+TELL_ANEW: Final = "UPDATE rooms SET stuck = 0 WHERE id = (SELECT room FROM timers WHERE id = ?)"
 PENDING: Final = (
     "SELECT count(*), min(CASE WHEN refused IS NULL THEN due END)"
     " FROM timers JOIN rooms r ON r.id = room WHERE r.room_id = ?"
@@ -71,6 +74,7 @@ class Timers:
         async with self._db.transaction() as db:
             if timer.refused:
                 await db.rows(RELEASE, now, timer.id)
+                await db.rows(TELL_ANEW, timer.id)
             await db.rows(SENT, now, check_at, timer.id)
 
     async def unsent(self, timer: Timer, now: Millis) -> None:
@@ -81,15 +85,15 @@ class Timers:
         """Let only this timer wait."""
         await run(self._db, POSTPONE, until, timer.id)
 
-    async def refused(self, timer: Timer, now: Millis, until: Millis, older_than: Millis) -> None:
+    async def refused(self, timer: Timer, until: Millis, older_than: Millis) -> None:
         """The homeserver refuses this one, though the message stands; 0: not for its age.
 
-        If it was refused before, the others of the room that were need not be tried either.
+        If it is too old still, so are those that were refused and are older: one is tried for all.
         """
         async with self._db.transaction() as db:
             await db.rows(REFUSED, until, older_than, timer.id)
-            if timer.refused:
-                await db.rows(REST, until, now, timer.id)
+            if timer.refused and older_than:
+                await db.rows(OLDER_TOO, until + AFTER_IT, timer.due, timer.id)
 
     async def drop(self, timer: Timer) -> None:
         """The message is gone for certain."""
