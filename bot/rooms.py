@@ -59,7 +59,7 @@ class Memory(Protocol):
         self, room_id: RoomID, *, suspended: bool, owed: list[Owed], reviews: int, stuck: bool
     ) -> None: ...
     async def refusals(self, room_id: RoomID) -> tuple[int, Millis]: ...  # noqa: D102
-    async def forget(self, room_id: RoomID, *, kept_at: Millis | None) -> int: ...  # noqa: D102
+    async def forget(self, room_id: RoomID, now: Millis) -> int: ...  # noqa: D102
     async def pending(self, room_id: RoomID) -> tuple[int, Millis | None]: ...  # noqa: D102
     async def next_invite(self) -> tuple[Invite, int, Millis] | None: ...  # noqa: D102
     async def answered(self, invite: Invite) -> None: ...  # noqa: D102
@@ -148,8 +148,7 @@ class Rooms:
                 return
             raise
         if room_id not in await self._homeserver.joined_rooms():
-            # A room that was left still shows its state: it is there, and may ask the bot back.
-            await self._forget(room_id, kept_at=self._clock.now())
+            await self._forget(room_id)  # a room that was left still shows its state
             return
         suspended = not power.may_redact(self._homeserver.own_id)
         refused, older_than = await self._memory.refusals(room_id)
@@ -200,13 +199,12 @@ class Rooms:
         """The room's state is closed to the bot: is it still in the room?"""
         if room_id in await self._homeserver.joined_rooms():
             raise error
-        await self._forget(room_id, kept_at=None)
+        await self._forget(room_id)
 
-    async def _forget(self, room_id: RoomID, *, kept_at: Millis | None) -> None:
-        """The bot is not in the room; `kept_at`: it may be asked back."""
-        lost = await self._memory.forget(room_id, kept_at=kept_at)
-        back = "" if kept_at is None else "; invited again within 30 days, I go on with them"
-        log.warning("no longer in a room: %d messages there can no longer be removed%s", lost, back)
+    async def _forget(self, room_id: RoomID) -> None:
+        """A room that was deleted answers as one that banned the bot and may ask it back."""
+        lost = await self._memory.forget(room_id, self._clock.now())
+        log.warning("no longer in a room: %d messages there can no longer be removed", lost)
         log.debug("forgot %s", room_id)
         self._wake_others()
 

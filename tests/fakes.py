@@ -196,11 +196,16 @@ class FakeHomeserver(FakeRequests):
             return event is None or is_gone(event)
 
     def _readable(self, room_id: RoomID) -> FakeRoom:
-        """Return a room that the bot is or was in: what it saw stays readable."""
+        """Return a room that the bot is or was in: what it saw stays readable, unless banned."""
         room = self.rooms.get(room_id)
-        if room is None or not any(
-            event.get("state_key") == self._own_id and event["content"].get("membership") == "join"
-            for event in room.events
+        if (
+            room is None
+            or room.membership(self._own_id) == "ban"
+            or not any(
+                event.get("state_key") == self._own_id
+                and event["content"].get("membership") == "join"
+                for event in room.events
+            )
         ):
             raise OutcomeError(Forbidden())
         return room

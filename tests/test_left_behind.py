@@ -109,11 +109,20 @@ async def test_after_a_month_it_is_forgotten(house: House, room: RoomID) -> None
     assert "What waited" not in "".join(house.homeserver.heard(room))
 
 
-async def test_of_a_room_that_was_deleted_nothing_is_kept(house: House, room: RoomID) -> None:
-    await messages(house, room, 3, due=DAY)
-    del house.homeserver.rooms[room]
-    async with house.running(house.rooms):
+async def test_a_room_that_was_deleted_is_forgotten_after_a_month_too(
+    house: House, room: RoomID
+) -> None:
+    """It answers as one does that has banned the bot."""
+    async with house.running(*house.everything):
+        await messages(house, room, 3, due=MINUTE)
+        del house.homeserver.rooms[room]
+        await house.advance(MINUTE)
         assert await house.store.room(room) is None
+        house.homeserver.asked.clear()
+        await house.advance(KEPT_FOR + SECOND)
+        assert house.homeserver.asked == []
+        house.homeserver.make_room()
+        await house.rest()
     assert await kept(house) == 0
 
 

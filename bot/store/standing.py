@@ -92,18 +92,17 @@ class Standing:
             row = await db.one(REFUSALS, room_id)
         return (int(row[0]), int(row[1] or 0)) if row else (0, 0)
 
-    async def forget(self, room_id: RoomID, *, kept_at: Millis | None = None) -> int:
+    async def forget(self, room_id: RoomID, now: Millis) -> int:
         """Forget a room that the bot is no longer in; return how many timers it had.
 
-        `kept_at`: the timers are put by, from that time on, should the bot be asked back.
+        They are put by for `KEPT_FOR`, should the bot be asked back.
         """
         async with self._db.transaction() as db:
             known = await db.one(ROOM, room_id)
             if known is None:
                 return 0
             found = await db.one(COUNT, known[0])
-            if kept_at is not None:
-                await db.rows(LEAVE, room_id, kept_at, known[0])
+            await db.rows(LEAVE, room_id, now, known[0])
             # What waits there stays, and its files with it; those of messages that went, go.
             await db.rows(OUTLIVE, known[0])
             await db.rows("DELETE FROM rooms WHERE id = ?", known[0])
