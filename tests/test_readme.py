@@ -69,6 +69,8 @@ def says() -> str:
         "a lifetime is too short": words.outside(prefix, bounds),
         "it loses its rights": words.suspended(weak),
         "it has them again": words.resumed(12),
+        "the server refuses": words.stuck(3 * DAY),
+        "it is invited again": words.welcome(prefix, strong, DAY, 12),
         "the room was upgraded": words.moved(DAY, strong),
         "it cannot set the lifetime there": words.needs(DAY, weak),
         "it cannot join the new room": words.closed(),

@@ -13,6 +13,7 @@ from bot.model import Bounds, EventID, Millis, RoomID, Timer, UserID
 from bot.store import Store
 from bot.store.database import Row
 from bot.store.debts import NEXT_OWED
+from bot.store.standing import KEPT_FOR
 from bot.store.timers import DUE, NEXT
 from bot.store.unread import NEXT_GAP, READY, TAKE
 from bot.timeline import Change, Gap, Item, Message, Redaction, Stretch
@@ -214,6 +215,7 @@ async def test_no_id_of_a_message_that_is_gone_can_be_read_from_the_disk(
     elif way == "forget":
         for room in rooms:
             await store.forget(room, NOW)
+        await store.commit("s2", NOW + KEPT_FOR + 1, [])  # nobody has asked the bot back
     else:
         for room in rooms:
             redactions: list[Item] = [

@@ -239,6 +239,22 @@ def test_a_resumed_room_hears_what_is_waiting(pending: int, tail: str) -> None:
     assert words.resumed(pending).startswith(f"I can remove messages again.{tail}")
 
 
+@pytest.mark.parametrize(("count", "counted"), [(1, "1 message"), (1_234, "1,234 messages")])
+def test_what_stays_or_comes_back_is_counted(count: int, counted: str) -> None:
+    back = words.welcome("!expire", STRONG, DAY, count)
+    assert back.endswith(f"\nWhat waited when I was removed still goes: {counted}.")
+    said = words.status(
+        DAY, pending=count + 1, next_in=DAY, standing=STRONG, reading=False, refused=count
+    )
+    assert " 1 is waiting; the next goes in 1 day." in said
+    assert f"The server does not let me remove {counted} that should be gone." in said
+
+
+def test_who_cannot_be_helped_is_told_of_what_age_if_that_is_known() -> None:
+    assert "messages older than 3 days here" in words.stuck(3 * DAY)
+    assert "some messages here" in words.stuck(0)
+
+
 def test_a_bot_that_lacks_a_right_names_the_level_and_its_own() -> None:
     for said in (words.suspended(WEAK), words.paused(WEAK), words.powerless(50, 0)):
         assert "power level 50, and I have 0" in said
