@@ -60,6 +60,22 @@ async def test_with_its_power_back_the_room_is_resumed_and_everything_redacted(
     assert resumed.startswith(RESUMED)
 
 
+async def test_what_was_tried_in_vain_goes_at_once_with_the_power(house: House) -> None:
+    """However long it took to find out why."""
+    room = house.homeserver.make_room(power=0)
+    sent = await messages(house, room, 3)
+    house.homeserver.fail_next(*[Unreachable(reason="reset")] * 5, on="power")
+    async with house.running(*house.everything):
+        for _ in range(20):
+            await house.advance(MINUTE)
+        known = await house.store.room(room)
+        assert known is not None
+        assert known.suspended
+        house.homeserver.set_power(room, BOT, 50)
+        await house.rest()
+        assert gone(house, room, sent) == 3
+
+
 async def test_what_has_not_changed_is_not_told_again(house: House) -> None:
     room = house.homeserver.make_room(power=50)
     async with house.running(*house.everything):
