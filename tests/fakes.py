@@ -188,24 +188,26 @@ class FakeHomeserver(FakeRequests):
 
     async def event(self, room_id: RoomID, event_id: EventID) -> Event | None:
         async with self.question("event"):
-            return copy.deepcopy(self._readable(room_id).find(event_id))
+            return copy.deepcopy(self._seen(room_id).find(event_id))
 
     async def is_gone(self, room_id: RoomID, event_id: EventID) -> bool:
         async with self.question("is_gone"):
-            event = self._readable(room_id).find(event_id)
+            event = self._seen(room_id).find(event_id)
             return event is None or is_gone(event)
 
     def _readable(self, room_id: RoomID) -> FakeRoom:
-        """Return a room that the bot is or was in: what it saw stays readable, unless banned."""
+        """Return a room whose state the bot may see: it is or was in it, and is not banned."""
+        room = self._seen(room_id)
+        if room.membership(self._own_id) == "ban":
+            raise OutcomeError(Forbidden())
+        return room
+
+    def _seen(self, room_id: RoomID) -> FakeRoom:
+        """Return a room that the bot is or was in: the events that it saw stay readable."""
         room = self.rooms.get(room_id)
-        if (
-            room is None
-            or room.membership(self._own_id) == "ban"
-            or not any(
-                event.get("state_key") == self._own_id
-                and event["content"].get("membership") == "join"
-                for event in room.events
-            )
+        if room is None or not any(
+            event.get("state_key") == self._own_id and event["content"].get("membership") == "join"
+            for event in room.events
         ):
             raise OutcomeError(Forbidden())
         return room
