@@ -60,6 +60,8 @@ class Timer:
     """How many redactions of it reported success and did not happen."""
     sent_at: Millis | None = None
     """When a redaction was answered with 200 and is waiting to be seen in the timeline."""
+    refused: bool = False
+    """Whether the homeserver refuses to redact it, though the room's state allows it."""
     looked: bool = True
     """Whether what belongs to the message is known, so that it can go first."""
 
@@ -109,6 +111,8 @@ class Forbidden:
     """Status 403: a right or the membership is missing; which one, the room's state tells."""
 
     reason: str = field(default="", repr=False)
+    older_than: Millis = 0
+    """Nobody may redact what is older than this; 0: that is not what the homeserver says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -58,6 +58,8 @@ class Room:
     """How often a look at the room's state was asked for since the last one."""
     greeting: bool = False
     """The bot has just come, and its greeting says what it lacks."""
+    stuck: bool = False
+    """The room was told that the homeserver refuses to redact some of its messages."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

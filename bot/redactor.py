@@ -12,6 +12,7 @@ from bot.clock import Clock
 from bot.model import (
     EventID,
     Failed,
+    Forbidden,
     Millis,
     NotFound,
     Outcome,
@@ -48,6 +49,11 @@ BACKLOG_EVERY: Final = 8
 COUNT_EVERY: Final[Millis] = 10_000
 SUMMARY_EVERY: Final[Millis] = 60_000
 
+REFUSALS: Final = 3
+"""So many refusals in a row are not about a power that was just taken or given."""
+REFUSED_AGAIN: Final[Millis] = 3_600_000
+"""A room with messages that are too old for the homeserver is tried at least this often."""
+
 
 class Homeserver(Protocol):
     """What the redactor asks of the homeserver."""
@@ -80,6 +86,7 @@ class Memory(Protocol):
     async def sent(self, timer: Timer, now: Millis, check_at: Millis) -> None: ...  # noqa: D102
     async def unsent(self, timer: Timer, now: Millis) -> None: ...  # noqa: D102
     async def postpone(self, timer: Timer, until: Millis) -> None: ...  # noqa: D102
+    async def refused(self, timer: Timer, until: Millis, older_than: Millis) -> None: ...  # noqa: D102
     async def drop(self, timer: Timer) -> None: ...  # noqa: D102
     async def ask_review(self, room_id: RoomID) -> None: ...  # noqa: D102
 
@@ -237,13 +244,21 @@ class Redactor:
 
     async def _inspect(self, timer: Timer, outcome: Outcome, until: Millis) -> None:
         """The event or the room may be the reason: look at both before going on."""
-        if not isinstance(outcome, NotFound) and await self._gone(timer):
+        gone = None if isinstance(outcome, NotFound) else await self._gone(timer)
+        if gone:
             await self._memory.drop(timer)
             return
-        await self._memory.postpone(timer, until)
+        older_than = outcome.older_than if isinstance(outcome, Forbidden) else 0
+        if gone is False and (older_than or timer.refused or timer.attempts >= REFUSALS):
+            # Whether it is for want of power, the review finds out; if not, it tells the room.
+            if older_than:
+                until = self._clock.now() + int(REFUSED_AGAIN * (0.5 + self._random.random() / 2))
+            await self._memory.refused(timer, until, older_than)
+        else:
+            await self._memory.postpone(timer, until)
         await self._memory.ask_review(timer.room_id)
         self._wake_rooms()
-        if timer.attempts == 3:
+        if timer.attempts == REFUSALS and not older_than:
             log.warning("a message cannot be redacted (%s)", type(outcome).__name__)
 
     async def _check(self, timer: Timer) -> None:

@@ -11,6 +11,7 @@ from typing import Final, Protocol
 
 from bot.allowance import HOUR, Allowance
 from bot.clock import Clock
+from bot.durations import words
 from bot.model import (
     Bounds,
     Failed,
@@ -59,9 +60,10 @@ class Memory(Protocol):
     async def to_review(self) -> list[RoomID]: ...  # noqa: D102
     async def ask_review(self, room_id: RoomID) -> None: ...  # noqa: D102
     async def reviewed(  # noqa: D102
-        self, room_id: RoomID, *, suspended: bool, owed: list[Owed], reviews: int
+        self, room_id: RoomID, *, suspended: bool, owed: list[Owed], reviews: int, stuck: bool
     ) -> None: ...
-    async def forget(self, room_id: RoomID) -> int: ...  # noqa: D102
+    async def refusals(self, room_id: RoomID) -> tuple[int, Millis]: ...  # noqa: D102
+    async def forget(self, room_id: RoomID, now: Millis) -> int: ...  # noqa: D102
     async def pending(self, room_id: RoomID) -> tuple[int, Millis | None]: ...  # noqa: D102
     async def next_invite(self) -> tuple[Invite, int, Millis] | None: ...  # noqa: D102
     async def answered(self, invite: Invite) -> None: ...  # noqa: D102
@@ -158,11 +160,13 @@ class Rooms:
             await self._forget(room_id)  # a room that was left still shows its state
             return
         suspended = not power.may_redact(self._homeserver.own_id)
+        refused, older_than = await self._memory.refusals(room_id)
+        stuck = room.stuck if suspended else refused > 0
+        owed = await self._news(room, power, suspended=suspended)
+        if stuck and not room.stuck:
+            owed.append(self._stuck(older_than))
         await self._memory.reviewed(
-            room_id,
-            suspended=suspended,
-            owed=await self._news(room, power, suspended=suspended),
-            reviews=room.reviews,
+            room_id, suspended=suspended, owed=owed, reviews=room.reviews, stuck=stuck
         )
         self._wake_others()
         await self._look_for_successor(room_id)
@@ -188,6 +192,18 @@ class Rooms:
         args = {"need": power.to_redact, "have": power.of(self._homeserver.own_id)}
         return [Owed(key=f"{kind}:{self._clock.now()}", kind=kind, args=args)]
 
+    def _stuck(self, older_than: Millis) -> Owed:
+        """The power suffices, and the homeserver refuses all the same: it has to be told."""
+        why = "for a reason of its own; its log may say which"
+        if older_than:
+            why = (
+                f"because they are older than {words(older_than)}: make redaction_allowed_period"
+                " in Synapse's configuration longer than the longest lifetime, or take it out"
+            )
+        log.warning("messages stay in a room that should go: the homeserver refuses, %s", why)
+        args = {"older_than": older_than}
+        return Owed(key=f"stuck:{self._clock.now()}", kind="stuck", args=args)
+
     async def _leave_behind(self, room_id: RoomID, error: OutcomeError) -> None:
         """The room's state is closed to the bot: is it still in the room?"""
         if room_id in await self._homeserver.joined_rooms():
@@ -195,7 +211,8 @@ class Rooms:
         await self._forget(room_id)
 
     async def _forget(self, room_id: RoomID) -> None:
-        lost = await self._memory.forget(room_id)
+        """A room that was deleted answers as one that banned the bot and may ask it back."""
+        lost = await self._memory.forget(room_id, self._clock.now())
         log.warning("no longer in a room: %d messages there can no longer be removed", lost)
         log.debug("forgot %s", room_id)
         self._wake_others()

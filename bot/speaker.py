@@ -7,7 +7,7 @@ import logging
 from random import Random
 from typing import Any, Final, Protocol
 
-from bot import words
+from bot import report, words
 from bot.clock import Clock
 from bot.model import (
     Bounds,
@@ -25,6 +25,7 @@ from bot.model import (
 )
 from bot.policy import Debt, Owed, Room, lifetime, policy_content, read_setting
 from bot.power import Power
+from bot.report import Files, Load
 from bot.schedule import PAUSE_CEILING, backoff
 from bot.words import Fingerprints, Standing
 
@@ -41,6 +42,12 @@ PLAIN: Final = {
     "unjudged": words.unjudged,
 }
 """What is said in the same words always."""
+TO_SOMEBODY: Final = {
+    "hasty": words.hasty,
+    "unsigned": words.unsigned,
+    "unheard": words.unheard,
+}
+"""What needs the name of whom it is said to."""
 
 
 class Homeserver(Protocol):
@@ -74,6 +81,7 @@ class Memory(Protocol):
     async def owed_later(self, debt: Debt, until: Millis) -> None: ...  # noqa: D102
     async def room(self, room_id: RoomID) -> Room | None: ...  # noqa: D102
     async def pending(self, room_id: RoomID) -> tuple[int, Millis | None]: ...  # noqa: D102
+    async def refusals(self, room_id: RoomID) -> tuple[int, Millis]: ...  # noqa: D102
     async def revert(  # noqa: D102
         self, debt: Debt, setting: int | None, digest: str, owed: Owed
     ) -> None: ...
@@ -86,31 +94,6 @@ class Identity(Protocol):
     def trouble(self) -> str: ...  # noqa: D102
     @property
     def fingerprints(self) -> Fingerprints: ...  # noqa: D102
-
-
-class Files(Protocol):
-    """What the speaker asks of whoever deletes files."""
-
-    @property
-    def server(self) -> str: ...  # noqa: D102
-    @property
-    def trouble(self) -> str: ...  # noqa: D102
-
-
-class Behind(Protocol):
-    """More is due than the homeserver lets through."""
-
-    @property
-    def late(self) -> int: ...  # noqa: D102
-    @property
-    def interval(self) -> Millis: ...  # noqa: D102
-
-
-class Load(Protocol):
-    """What the speaker asks of whoever redacts."""
-
-    @property
-    def behind(self) -> Behind | None: ...  # noqa: D102
 
 
 def _passing(outcome: Outcome, debt: Debt) -> bool:
@@ -231,22 +214,21 @@ class Speaker:
         match debt.kind:
             case "welcome":
                 now = lifetime(room.setting, self._bounds)
-                return words.welcome(self._prefix, await self._standing(room.room_id), now)
+                standing = await self._standing(room.room_id)
+                return words.welcome(self._prefix, standing, now, args.get("back", 0))
             case "set" | "changed":
                 return await self._announce(debt, room)
             case "suspended":
                 return words.suspended(Standing(need=args["need"], have=args["have"]))
+            case "stuck":
+                return words.stuck(args["older_than"])
             case "resumed":
                 return words.resumed((await self._memory.pending(room.room_id))[0])
             case "refused":
                 name = await self._name(room, args["sender"])
                 return words.refused(name, args["need"], args["have"])
-            case "hasty":
-                return words.hasty(await self._name(room, args["sender"]))
-            case "unsigned":
-                return words.unsigned(await self._name(room, args["sender"]))
-            case "unheard":
-                return words.unheard(await self._name(room, args["sender"]))
+            case kind if kind in TO_SOMEBODY:
+                return TO_SOMEBODY[kind](await self._name(room, args["sender"]))
             case "powerless":
                 return words.powerless(args["need"], args["have"])
             case _:
@@ -291,12 +273,13 @@ class Speaker:
 
     async def _status(self, room: Room) -> str:
         pending, due = await self._memory.pending(room.room_id)
-        return words.status(
+        return report.status(
             lifetime(room.setting, self._bounds),
             pending=pending,
             next_in=None if due is None else due - self._clock.now(),
             standing=await self._standing(room.room_id),
             reading=await self._memory.unread.reads(room.room_id),
+            refused=(await self._memory.refusals(room.room_id))[0],
             trouble="" if self._identity is None else self._identity.trouble,
             files=self._told_of_files(),
             slow=self._told_of_limit(),
@@ -304,12 +287,12 @@ class Speaker:
 
     def _told_of_limit(self) -> str:
         behind = None if self._load is None else self._load.behind
-        return "" if behind is None else words.slow(behind.late, behind.interval)
+        return "" if behind is None else report.slow(behind.late, behind.interval)
 
     def _told_of_files(self) -> str:
         if self._files is None:
-            return words.files_stay()
-        return words.files_wait() if self._files.trouble else words.files_go(self._files.server)
+            return report.files_stay()
+        return report.files_wait() if self._files.trouble else report.files_go(self._files.server)
 
     async def _name(self, room: Room, sender: str) -> str:
         return await self._homeserver.name_of(room.room_id, UserID(sender))

@@ -43,8 +43,8 @@ def tame(name: str) -> str:
     return clean if len(clean) <= LONGEST_NAME else clean[:LONGEST_NAME] + "…"
 
 
-def welcome(prefix: str, standing: Standing | None, lifetime: Millis | None) -> str:
-    """Greet a room: what the bot does, what it needs, where help is."""
+def welcome(prefix: str, standing: Standing | None, lifetime: Millis | None, back: int = 0) -> str:
+    """Greet a room: what the bot does, what it needs, what waits since it was removed."""
     does = f"I make messages disappear: say {prefix} 1d, and every new message goes after a day."
     if lifetime is not None:
         does = f"I make messages disappear: here, every new one goes after {words(lifetime)}."
@@ -53,7 +53,13 @@ def welcome(prefix: str, standing: Standing | None, lifetime: Millis | None) -> 
         needs += f" (power level {standing.need}; I have {standing.have})"
     elif standing is not None:
         needs += ", which I have"
-    return f"{does}\n{needs}. {prefix} help says more."
+    said = f"{does}\n{needs}. {prefix} help says more."
+    return f"{said}\nWhat waited when I was removed still goes: {messages(back)}." if back else said
+
+
+def messages(count: int) -> str:
+    """Count messages."""
+    return "1 message" if count == 1 else f"{count:,} messages"
 
 
 def announcement(
@@ -118,10 +124,17 @@ def suspended(standing: Standing) -> str:
 
 def resumed(pending: int) -> str:
     """Tell the room that its messages go again."""
-    waiting = {0: "", 1: " 1 message is waiting."}.get(
-        pending, f" {pending:,} messages are waiting."
-    )
+    are = "is" if pending == 1 else "are"
+    waiting = f" {messages(pending)} {are} waiting." if pending else ""
     return f"I can remove messages again.{waiting}"
+
+
+def stuck(older_than: Millis) -> str:
+    """Tell the room that messages stay which should go, and that the homeserver is the reason."""
+    which = f"messages older than {words(older_than)}" if older_than else "some messages"
+    return (
+        f"The server does not let me remove {which} here. They stay until it does; I keep trying."
+    )
 
 
 def moved(lifetime: Millis | None, standing: Standing | None) -> str:
@@ -230,65 +243,6 @@ def missed() -> str:
 def unjudged() -> str:
     """Answer a command whose right could not be looked up."""
     return "I could not look up who may do this here. Nothing was changed; please say it again."
-
-
-def status(
-    lifetime: Millis | None,
-    *,
-    pending: int,
-    next_in: Millis | None,
-    standing: Standing | None,
-    reading: bool,
-    trouble: str = "",
-    files: str = "",
-    slow: str = "",
-) -> str:
-    """Say what is set, what is waiting, and whether the bot can do its work."""
-    said = "Messages stay: no lifetime is set."
-    if lifetime is not None:
-        said = f"Messages disappear after {words(lifetime)}."
-    if pending == 1:
-        said += " 1 is waiting"
-    elif pending:
-        said += f" {pending:,} are waiting"
-    if pending and next_in is not None:
-        whole = max(0, next_in) // SECOND * SECOND
-        said += f"; the next goes in {words(whole)}." if whole else "; the next goes now."
-    if lifetime is not None or pending:
-        said += f" {files or files_stay()}"
-    if reading:
-        said += " I am still reading what was said while I was away."
-    if standing is not None and not standing.suffices:
-        said += f" {paused(standing)}"
-    if slow:
-        said += f" {slow}"
-    if trouble:
-        said += f" {distrusted(trouble)}"
-    return said
-
-
-def slow(late: int, interval: Millis) -> str:
-    """Say that a rate limit is in the way, which only the operator can lift."""
-    every = words(max(SECOND, round(interval / SECOND) * SECOND))
-    return (
-        f"The server lets me remove one message in {every}, and {late:,} are late in all."
-        " My operator can lift that limit."
-    )
-
-
-def files_stay() -> str:
-    """Say that only the message goes, and not the file it shows."""
-    return "Their files stay on the server."
-
-
-def files_go(server: str) -> str:
-    """Say whose copies of files go with their messages."""
-    return f"Their files on {server} are deleted too."
-
-
-def files_wait() -> str:
-    """Say that files stay until the operator has mended something."""
-    return "Their files stay for now: my operator should look at my log."
 
 
 def distrusted(trouble: str) -> str:

@@ -57,6 +57,8 @@ class FakeHomeserver(FakeRequests):
         """Most events in one page back."""
         self.lying = False
         """While set, redactions are answered with 200 and do not happen."""
+        self.allowed_period: Millis | None = None
+        """Nobody redacts a text message that is older than this."""
         self._news = asyncio.Event()
         self._limit_redactions: Callable[[], Millis] = lambda: 0
 
@@ -193,15 +195,22 @@ class FakeHomeserver(FakeRequests):
 
     async def event(self, room_id: RoomID, event_id: EventID) -> Event | None:
         async with self.question("event"):
-            return copy.deepcopy(self._readable(room_id).find(event_id))
+            return copy.deepcopy(self._seen(room_id).find(event_id))
 
     async def is_gone(self, room_id: RoomID, event_id: EventID) -> bool:
         async with self.question("is_gone"):
-            event = self._readable(room_id).find(event_id)
+            event = self._seen(room_id).find(event_id)
             return event is None or is_gone(event)
 
     def _readable(self, room_id: RoomID) -> FakeRoom:
-        """Return a room that the bot is or was in: what it saw stays readable."""
+        """Return a room whose state the bot may see: it is or was in it, and is not banned."""
+        room = self._seen(room_id)
+        if room.membership(self._own_id) == "ban":
+            raise OutcomeError(Forbidden())
+        return room
+
+    def _seen(self, room_id: RoomID) -> FakeRoom:
+        """Return a room that the bot is or was in: the events that it saw stay readable."""
         room = self.rooms.get(room_id)
         if room is None or not any(
             event.get("state_key") == self._own_id and event["content"].get("membership") == "join"
@@ -224,12 +233,19 @@ class FakeHomeserver(FakeRequests):
             wait = self._limit_redactions()
             if wait:
                 return RateLimited(retry_after=wait)
-            refusal = room.refusal(self._own_id, event_id)
+            refusal = self._too_old(room, event_id) or room.refusal(self._own_id, event_id)
             if refusal is not None:
                 return refusal
             said = EventID("$lie") if self.lying else self.redact_as(room_id, event_id, self.own_id)
             room.transactions[txn] = said
             return Done(body={"event_id": said})
+
+    def _too_old(self, room: FakeRoom, event_id: EventID) -> Outcome | None:
+        target, period = room.find(event_id), self.allowed_period
+        if period is None or target is None or target["type"] != "m.room.message":
+            return None
+        age = self.clock.now() - target["origin_server_ts"]
+        return Forbidden(reason="M_FORBIDDEN", older_than=period) if age > period else None
 
     async def set_policy(self, room_id: RoomID, content: dict[str, Any]) -> Outcome:
         async with self.request("set_policy") as failure:

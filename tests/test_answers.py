@@ -30,6 +30,14 @@ from bot.model import (
 BOT = UserID("@bot:example.org")
 
 
+def too_old(said: object) -> dict[str, Any]:
+    return {"errcode": "M_FORBIDDEN", "error": said}
+
+
+TOO_OLD = Forbidden(reason="M_FORBIDDEN", older_than=3000)
+NOT_TOLD = Forbidden(reason="M_FORBIDDEN")
+
+
 def error(errcode: str, **more: Any) -> dict[str, Any]:
     return {"errcode": errcode, "error": "words for people"} | more
 
@@ -68,6 +76,9 @@ HTML = {"Content-Type": "text/html; charset=utf-8"}
         (429, None, {}, RateLimited(retry_after=5_000)),
         (400, error(LIMITED, retry_after_ms=900), {}, RateLimited(retry_after=900)),
         (403, error("M_FORBIDDEN"), {}, Forbidden(reason="M_FORBIDDEN")),
+        (403, too_old("Events older than 3000ms cannot be redacted."), {}, TOO_OLD),
+        (403, too_old("Events older than 3 days cannot be redacted."), {}, NOT_TOLD),
+        (403, too_old(["Events older than 3000ms cannot be redacted."]), {}, NOT_TOLD),
         (403, error("M_GUEST_ACCESS_FORBIDDEN"), {}, Forbidden(reason="M_GUEST_ACCESS_FORBIDDEN")),
         (403, None, {}, Failed(status=403)),
         (403, {"error": "words"}, {}, Failed(status=403)),

@@ -320,7 +320,7 @@ async def test_leaving_a_room_keeps_the_files_of_messages_that_stay(shelf: Shelf
     house.homeserver.redact_as(shelf.room, gone)
     async with house.running(house.intake):
         pass
-    assert await house.store.forget(shelf.room) == 1
+    assert await house.store.forget(shelf.room, 0) == 1
     await shelf.go(0)
     assert set(shelf.media.files) == {OTHER}
     assert await shelf.rows() == []

@@ -184,7 +184,7 @@ async def test_a_page_that_comes_late_belongs_to_no_other_room(house: House, roo
     say(house, room, 9)
     house.homeserver.hold("page_back", answer=True)
     async with house.running(house.intake, house.backfill):
-        await house.store.forget(room)
+        await house.store.forget(room, 0)
         sent = say(house, other, 9)
         await house.rest()
         house.homeserver.release("page_back")

@@ -128,6 +128,20 @@ async def test_a_room_that_was_left_still_shows_its_state_and_its_events(world: 
     assert not await world.bot.is_gone(room, sent)
 
 
+async def test_a_room_that_has_banned_the_bot_shows_it_the_events_that_it_saw(
+    world: World,
+) -> None:
+    room = await world.room()
+    sent = await world.send(room, "hello")
+    await world.ban(room)
+    with pytest.raises(OutcomeError) as caught:
+        await world.bot.power(room)
+    assert isinstance(caught.value.outcome, Forbidden)
+    assert isinstance(await world.bot.redact(room, sent, "t1"), Forbidden)
+    assert not await world.bot.is_gone(room, sent)
+    assert room not in await world.bot.joined_rooms()
+
+
 # --- a room's state ------------------------------------------------------------------------------
 
 

@@ -24,6 +24,7 @@ LAYERS = {
         "schedule",
         "commands",
         "words",
+        "report",
         "recovery_key",
         "pace",
         "addresses",

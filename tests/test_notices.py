@@ -103,7 +103,7 @@ async def test_the_status_says_what_waits(house: House, room: RoomID) -> None:
 
 async def test_what_is_owed_to_a_room_goes_with_it(house: House, room: RoomID) -> None:
     await command(house, room, "!expire help")
-    await house.store.forget(room)
+    await house.store.forget(room, 0)
     assert await house.store.next_debt() is None
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from bot import app, cli, words
+from bot import app, cli, report, words
 from bot.commands import TABLE
 from bot.config import Settings
 from bot.config.loading import KEYS, PREFIX, variable
@@ -57,7 +57,7 @@ def commands() -> str:
 def says() -> str:
     bounds, prefix = DEFAULTS.bounds, DEFAULTS.command_prefix
     weak, strong = Standing(have=0, need=50), Standing(have=50, need=50)
-    waiting = words.status(
+    waiting = report.status(
         DAY, pending=12, next_in=3 * HOUR + 5 * MINUTE, standing=strong, reading=False
     )
     rows = {
@@ -69,6 +69,8 @@ def says() -> str:
         "a lifetime is too short": words.outside(prefix, bounds),
         "it loses its rights": words.suspended(weak),
         "it has them again": words.resumed(12),
+        "the server refuses": words.stuck(3 * DAY),
+        "it is invited again": words.welcome(prefix, strong, DAY, 12),
         "the room was upgraded": words.moved(DAY, strong),
         "it cannot set the lifetime there": words.needs(DAY, weak),
         "it cannot join the new room": words.closed(),

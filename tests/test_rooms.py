@@ -60,6 +60,20 @@ async def test_with_its_power_back_the_room_is_resumed_and_everything_redacted(
     assert resumed.startswith(RESUMED)
 
 
+async def test_what_was_tried_in_vain_goes_at_once_with_the_power(house: House) -> None:
+    """However long it would have waited for its next try."""
+    room = house.homeserver.make_room(power=0)
+    sent = await messages(house, room, 3)
+    async with house.running(*house.everything):
+        known = await house.store.room(room)
+        assert known is not None
+        assert known.suspended
+        assert len(house.homeserver.times("redact")) == 3
+        house.homeserver.set_power(room, BOT, 50)
+        await house.rest()
+        assert gone(house, room, sent) == 3
+
+
 async def test_what_has_not_changed_is_not_told_again(house: House) -> None:
     room = house.homeserver.make_room(power=50)
     async with house.running(*house.everything):
@@ -94,6 +108,56 @@ async def test_a_suspended_room_does_not_hold_up_another(house: House) -> None:
     sent = await messages(house, strong, 5)
     async with house.running(house.redactor, house.rooms, house.speaker):
         assert gone(house, strong, sent) == 5
+
+
+async def test_a_suspended_room_costs_nothing_while_it_waits(house: House) -> None:
+    room = house.homeserver.make_room(power=0)
+    sent = await messages(house, room, 20)
+    await messages(house, room, 1, due=365 * DAY)
+    async with house.running(*house.everything):
+        await house.advance(MINUTE)
+        known = await house.store.room(room)
+        assert known is not None
+        assert known.suspended
+        house.homeserver.asked.clear()
+        house.clock.waits.clear()
+        for _ in range(60):
+            await house.advance(DAY)
+        assert house.homeserver.asked == []
+        # Only the timekeeper looks at the clock, in bots without a single timer too.
+        until = [at for at in house.clock.waits if at is not None]
+        assert len(until) == len(house.clock.waits) == 60
+        assert await house.store.next_due(house.clock.now()) is None
+        house.homeserver.set_power(room, BOT, 50)  # and no restart is needed
+        await house.advance(SECOND)
+    assert gone(house, room, sent) == 20
+
+
+async def test_the_timers_of_a_suspended_room_are_not_looked_at(house: House) -> None:
+    room = house.homeserver.make_room()
+
+    async def effort() -> int:
+        """Count SQLite's steps when the redactor asks what is due."""
+        steps = 0
+
+        def step() -> int:
+            nonlocal steps
+            steps += 1
+            return 0
+
+        connection = house.store._db._connection
+        await connection.set_progress_handler(step, 1)
+        for backlog in (False, True):
+            assert await house.store.due(house.clock.now(), 8, backlog=backlog) == []
+        assert await house.store.next_due(house.clock.now()) is None
+        await connection.set_progress_handler(lambda: 0, 1_000_000)
+        return steps
+
+    await messages(house, room, 1)
+    await house.store.reviewed(room, suspended=True, owed=[])
+    one = await effort()
+    await messages(house, room, 500)
+    assert await effort() == one
 
 
 async def test_nobody_is_told_of_lost_power_where_nothing_is_to_be_removed(house: House) -> None:

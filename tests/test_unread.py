@@ -229,7 +229,7 @@ async def test_a_page_of_a_room_that_was_left_meanwhile_is_dropped(store: Store)
     await say(store, gap=True)
     found = await store.unread.next_gap()
     assert found is not None
-    await store.forget(ROOM)
+    await store.forget(ROOM, 0)
     await store.unread.read_on(found[0], messages("late"), "t", 0, done=False)
     assert await rows(store, "SELECT count(*) FROM unread") == [(0,)]
 

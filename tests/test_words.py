@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot import words
+from bot import report, words
 from bot.commands import TABLE, parse
 from bot.durations import LONGEST
 from bot.model import Bounds, Millis
@@ -182,12 +182,12 @@ def test_any_change_can_be_announced(setting: Setting, bounds: Bounds, pending: 
 def test_the_status(
     lifetime: Millis | None, pending: int, next_in: Millis | None, expected: str
 ) -> None:
-    said = words.status(lifetime, pending=pending, next_in=next_in, standing=STRONG, reading=False)
+    said = report.status(lifetime, pending=pending, next_in=next_in, standing=STRONG, reading=False)
     assert said == expected
 
 
 def test_the_status_says_what_is_in_the_way() -> None:
-    said = words.status(
+    said = report.status(
         HOUR, pending=0, next_in=None, standing=WEAK, reading=True, trouble="it is lost"
     )
     assert "I am still reading" in said
@@ -196,12 +196,12 @@ def test_the_status_says_what_is_in_the_way() -> None:
 
 
 @pytest.mark.parametrize(
-    "files", [words.files_stay(), words.files_wait(), words.files_go("example.org")]
+    "files", [report.files_stay(), report.files_wait(), report.files_go("example.org")]
 )
 def test_the_status_says_what_becomes_of_files(files: str) -> None:
-    said = words.status(HOUR, pending=0, next_in=None, standing=STRONG, reading=False, files=files)
+    said = report.status(HOUR, pending=0, next_in=None, standing=STRONG, reading=False, files=files)
     assert said == f"Messages disappear after 1 hour. {files}"
-    none = words.status(None, pending=0, next_in=None, standing=STRONG, reading=False, files=files)
+    none = report.status(None, pending=0, next_in=None, standing=STRONG, reading=False, files=files)
     assert files not in none
 
 
@@ -213,7 +213,7 @@ def test_the_status_says_what_becomes_of_files(files: str) -> None:
 def test_any_status_can_be_said(
     lifetime: Millis | None, pending: int, next_in: Millis | None
 ) -> None:
-    said = words.status(lifetime, pending=pending, next_in=next_in, standing=None, reading=False)
+    said = report.status(lifetime, pending=pending, next_in=next_in, standing=None, reading=False)
     assert said
 
 
@@ -237,6 +237,22 @@ def test_an_answer_to_nonsense_gives_the_reason_and_a_way_out() -> None:
 @pytest.mark.parametrize(("pending", "tail"), [(0, ""), (1, " 1 message is"), (9, " 9 mess")])
 def test_a_resumed_room_hears_what_is_waiting(pending: int, tail: str) -> None:
     assert words.resumed(pending).startswith(f"I can remove messages again.{tail}")
+
+
+@pytest.mark.parametrize(("count", "counted"), [(1, "1 message"), (1_234, "1,234 messages")])
+def test_what_stays_or_comes_back_is_counted(count: int, counted: str) -> None:
+    back = words.welcome("!expire", STRONG, DAY, count)
+    assert back.endswith(f"\nWhat waited when I was removed still goes: {counted}.")
+    said = report.status(
+        DAY, pending=count + 1, next_in=DAY, standing=STRONG, reading=False, refused=count
+    )
+    assert " 1 is waiting; the next goes in 1 day." in said
+    assert f"The server does not let me remove {counted} that should be gone." in said
+
+
+def test_who_cannot_be_helped_is_told_of_what_age_if_that_is_known() -> None:
+    assert "messages older than 3 days here" in words.stuck(3 * DAY)
+    assert "some messages here" in words.stuck(0)
 
 
 def test_a_bot_that_lacks_a_right_names_the_level_and_its_own() -> None:

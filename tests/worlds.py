@@ -39,6 +39,7 @@ class World(Protocol):
     async def room(self, *, power: int = 50, joined: bool = True, **levels: Any) -> RoomID: ...
     async def send(self, room: RoomID, text: str) -> EventID: ...
     async def kick(self, room: RoomID) -> None: ...
+    async def ban(self, room: RoomID) -> None: ...
     async def set_lifetime(self, room: RoomID, lifetime: Millis) -> None: ...
     async def let_bob_in(self, room: RoomID, name: str) -> None: ...
     async def upgrade(self, room: RoomID, *, public: bool) -> RoomID: ...
@@ -61,6 +62,9 @@ class FakeWorld:
 
     async def kick(self, room: RoomID) -> None:
         self.bot.kick(room)
+
+    async def ban(self, room: RoomID) -> None:
+        self.bot.set_member(room, self.bot.own_id, "ban", sender=ALICE)
 
     async def set_lifetime(self, room: RoomID, lifetime: Millis) -> None:
         self.bot.set_lifetime(room, lifetime)
@@ -123,6 +127,9 @@ class SynapseWorld:
 
     async def kick(self, room: RoomID) -> None:
         await self._alice.kick(room, self.bot.own_id)
+
+    async def ban(self, room: RoomID) -> None:
+        await self._alice.ban(room, self.bot.own_id)
 
     async def set_lifetime(self, room: RoomID, lifetime: Millis) -> None:
         content = {"type": "after_send", "timer": lifetime}

@@ -38,6 +38,9 @@ ITS_OWN: Final = frozenset({400, 413, 414, 431, 500})
 TOO_LARGE: Final = Failed(status=200, errcode="TOO_LARGE")
 """An answer that is longer than what is read of it."""
 
+TOO_OLD: Final = re.compile(r"Events older than ([0-9]{1,15})ms cannot be redacted\.?")
+"""What Synapse says for `redaction_allowed_period`; its error code says only `M_FORBIDDEN`."""
+
 SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 TIMELINE: Final = 100
 """Events of a room in one sync; Synapse's own limit."""
@@ -72,7 +75,7 @@ def name(status: int, body: Any, headers: Mapping[str, str]) -> Outcome:
     if status in GATEWAY:
         return Unreachable(reason=f"status {status}")
     if status == 403 and errcode:
-        return Forbidden(reason=errcode)
+        return Forbidden(reason=errcode, older_than=_older_than(body))
     if status == 404:
         # Only this word says that something does not exist; others, that nobody was asked.
         return NotFound() if errcode == "M_NOT_FOUND" else Failed(status=status, errcode=errcode)
@@ -93,6 +96,13 @@ def parse(raw: bytes | bytearray) -> Any:
     except (ValueError, RecursionError):
         return None
     return found
+
+
+def _older_than(body: Event) -> Millis:
+    """Return the age from which on the homeserver lets nobody redact, if that is what it says."""
+    said = body.get("error")
+    found = TOO_OLD.fullmatch(said) if isinstance(said, str) else None
+    return int(found[1]) if found else 0
 
 
 def _wait(body: Any, headers: Mapping[str, str]) -> Millis:

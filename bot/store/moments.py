@@ -44,6 +44,7 @@ SINCE: Final = (
     "UPDATE opened SET at = ?1 WHERE at > ?1",
     "UPDATE sessions SET used_at = ?1 WHERE used_at > ?1",
     "UPDATE handled SET at = ?1 WHERE at > ?1",
+    "UPDATE left_behind SET at = ?1 WHERE at > ?1",
 )
 """Moments from which something counts that is to happen later: none lies in the future."""
 

@@ -126,6 +126,21 @@ MIGRATIONS: Final = (
 
     ALTER TABLE timers ADD COLUMN local INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE gaps ADD COLUMN again INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE timers ADD COLUMN refused INTEGER;
+    CREATE INDEX timers_refused ON timers (room) WHERE refused IS NOT NULL;
+    ALTER TABLE rooms ADD COLUMN stuck INTEGER NOT NULL DEFAULT 0;
+
+    CREATE TABLE left_behind (
+        room_id TEXT NOT NULL,
+        event_id TEXT NOT NULL,
+        due INTEGER NOT NULL,
+        generation INTEGER NOT NULL,
+        parent TEXT,
+        at INTEGER NOT NULL,
+        PRIMARY KEY (room_id, event_id)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX left_behind_at ON left_behind (at);
+
     ALTER TABLE unheard ADD COLUMN quiet INTEGER NOT NULL DEFAULT 0;
 
     CREATE TABLE orphans (

@@ -9,16 +9,17 @@ from typing import Final
 
 from bot.model import Bounds, Invite, Millis, RoomID, UserID
 from bot.policy import Debt, Owed, Room, RoomState, Stamped, stamp
-from bot.store.database import Database, Row, run
+from bot.store.database import Database, Row
 from bot.store.debts import Debts, owe
-from bot.store.files import OUTLIVE, Files, attach
+from bot.store.files import Files, attach
 from bot.store.handled import count_once, forget_handled, remember_handled
 from bot.store.keys import FIRST, HEARD, Keys, remember_opened, remember_unheard, reread
 from bot.store.kin import Kin, add_timers, drop_targets
 from bot.store.moments import Moments
+from bot.store.standing import ASK_REVIEW, ROOM, Standing, come_back, forget_left_behind
 from bot.store.successors import Successors, enter
 from bot.store.sweeps import Sweeps, begin_sweep
-from bot.store.timers import PENDING, Timers
+from bot.store.timers import Timers
 from bot.store.unread import Unread
 from bot.timeline import Attached, Item, Message, Said, Stretch, Unheard
 
@@ -30,14 +31,10 @@ SAVE_META: Final = (
     " ON CONFLICT (key) DO UPDATE SET value = excluded.value"
 )
 ROOMS: Final = (
-    "SELECT room_id, setting, encrypted, suspended, last_digest, policy_digest, review, greeting"
-    " FROM rooms"
+    "SELECT room_id, setting, encrypted, suspended, last_digest, policy_digest, review, greeting,"
+    " stuck FROM rooms"
 )
 ENTER: Final = "INSERT OR IGNORE INTO rooms (room_id) VALUES (?)"
-ROOM: Final = (
-    "SELECT id, setting, policy_digest, commanded, encrypted, suspended, segment, last_digest"
-    " FROM rooms WHERE room_id = ?"
-)
 SAVE_STATE: Final = (
     "UPDATE rooms SET setting = ?, policy_digest = ?, commanded = ?,"
     " suspended = suspended OR ?, review = review + ? WHERE id = ?"
@@ -47,10 +44,6 @@ SEEN: Final = (
     " last_digest = coalesce(nullif(?, ''), last_digest) WHERE id = ?"
 )
 REVERT: Final = "UPDATE rooms SET setting = ?, policy_digest = ?, commanded = 0 WHERE id = ?"
-ASK_REVIEW: Final = "UPDATE rooms SET review = review + 1 WHERE room_id = ?"
-REVIEWED: Final = (
-    "UPDATE rooms SET review = max(0, review - ?), suspended = ?, greeting = 0 WHERE id = ?"
-)
 MOST_INVITED: Final = 1_000
 """Invitations that wait for an answer at once; it takes a moment to give one."""
 INVITED: Final = (
@@ -60,7 +53,7 @@ INVITED: Final = (
 )
 
 
-class Store(Timers, Debts, Files, Moments):
+class Store(Timers, Standing, Debts, Files, Moments):
     """All that is remembered, over one database. Every method is one transaction."""
 
     def __init__(
@@ -139,6 +132,7 @@ class Store(Timers, Debts, Files, Moments):
             await db.rows(SAVE_META, "synced_at", now)
             if now - self._swept_at >= SWEEP_EVERY:
                 await forget_handled(db, now)
+                await forget_left_behind(db, now)
                 self._swept_at = now
 
     async def _commit_stretch(self, db: Database, stretch: Stretch, now: Millis) -> None:
@@ -160,8 +154,9 @@ class Store(Timers, Debts, Files, Moments):
             await begin_sweep(db, row, stretch.sweep)
         if stretch.entered:
             await db.rows("UPDATE rooms SET greeting = 1 WHERE id = ?", row)
+            args = {"back": await come_back(db, row, stretch.room_id, now)}
             if not await enter(db, stretch.room_id):
-                await owe(db, row, [Owed(key=f"welcome:{now}", kind="welcome", args={})])
+                await owe(db, row, [Owed(key=f"welcome:{now}", kind="welcome", args=args)])
 
     async def _apply(
         self, db: Database, row: int, items: list[Item], now: Millis, *, again: bool = False
@@ -223,41 +218,6 @@ class Store(Timers, Debts, Files, Moments):
 
     # --- rooms ---------------------------------------------------------------------------
 
-    async def to_review(self) -> list[RoomID]:
-        """Return the rooms whose power or membership changed."""
-        async with self._db.transaction() as db:
-            return [
-                RoomID(row[0]) for row in await db.rows("SELECT room_id FROM rooms WHERE review")
-            ]
-
-    async def ask_review(self, room_id: RoomID) -> None:
-        """Have the room's state looked at."""
-        await run(self._db, ASK_REVIEW, room_id)
-
-    async def reviewed(
-        self, room_id: RoomID, *, suspended: bool, owed: list[Owed], reviews: int = 1
-    ) -> None:
-        """Remember what the room's state says, and what is to be said of it.
-
-        `reviews` is how many looks had been asked for when it was looked at: what was asked
-        for since is still to be done.
-        """
-        async with self._db.transaction() as db:
-            row = await db.one(ROOM, room_id)
-            if row is not None:
-                await db.rows(REVIEWED, reviews, suspended, row[0])
-                await owe(db, row[0], owed)
-
-    async def forget(self, room_id: RoomID) -> int:
-        """Forget a room that the bot is no longer in; return how many timers went with it."""
-        async with self._db.transaction() as db:
-            row = await db.one(PENDING, room_id)
-            known = await db.one("SELECT id FROM rooms WHERE room_id = ?", room_id)
-            # What waits there stays, and its files with it; those of messages that went, go.
-            await db.rows(OUTLIVE, known[0] if known else None)
-            await db.rows("DELETE FROM rooms WHERE room_id = ?", room_id)
-        return int(row[0]) if row else 0
-
     async def revert(self, debt: Debt, setting: int | None, digest: str, owed: Owed) -> None:
         """A commanded lifetime could not be set: the room's own state holds again.
 
@@ -281,4 +241,5 @@ def _room(row: Row) -> Room:
         policy_digest=row[5],
         reviews=row[6],
         greeting=bool(row[7]),
+        stuck=bool(row[8]),
     )

@@ -11,15 +11,16 @@ PATIENCE: Final[Millis] = 10_000
 """How long a message waits for what belongs to it: somebody may add to that for ever."""
 
 DUE: Final = (
-    "SELECT t.id, r.room_id, t.event_id, t.due, t.attempts, t.generation, t.sent_at, t.looked"
+    "SELECT t.id, r.room_id, t.event_id, t.due, t.attempts, t.generation, t.sent_at, t.looked,"
+    " t.refused IS NOT NULL"
     " FROM rooms r JOIN timers t ON t.id IN"
     " (SELECT id FROM timers AS f WHERE room = r.id AND backlog = ?1 AND next <= ?2"
     # Children first, as far as a first try goes; `id`: nothing waits for what came before it.
     " AND (sent_at IS NOT NULL OR due <= ?3 OR NOT EXISTS (SELECT 1 FROM timers AS c"
     " WHERE c.room = f.room AND c.parent = f.event_id AND c.id > f.id AND c.sent_at IS NULL"
     " AND c.attempts = 0 AND c.next <= ?2))"
-    " ORDER BY next LIMIT ?4)"
-    " WHERE NOT r.suspended ORDER BY t.next"
+    " ORDER BY next, parent IS NULL LIMIT ?4)"
+    " WHERE NOT r.suspended ORDER BY t.next, t.parent IS NULL"
 )
 NEXT: Final = (
     "SELECT min(min(coalesce((SELECT min(next) FROM timers WHERE room = r.id AND backlog = 0"
@@ -37,8 +38,21 @@ UNSENT: Final = (
     "UPDATE timers SET sent_at = NULL, next = ?, generation = generation + 1 WHERE id = ?"
 )
 POSTPONE: Final = "UPDATE timers SET next = ?, attempts = attempts + 1 WHERE id = ?"
+REFUSED: Final = "UPDATE timers SET next = ?, attempts = attempts + 1, refused = ? WHERE id = ?"
+OLDER_TOO: Final = (
+    "UPDATE timers SET next = ?1 WHERE refused IS NOT NULL AND next < ?1 AND due <= ?2"
+    " AND id <> ?3 AND room = (SELECT room FROM timers WHERE id = ?3)"
+)
+AFTER_IT: Final[Millis] = 60_000
+"""How much later those are looked at that one of them is tried for."""
+RELEASE: Final = (
+    "UPDATE timers SET refused = NULL, attempts = 0, next = min(next, ?1) WHERE refused IS NOT NULL"
+    " AND room = (SELECT room FROM timers WHERE id = ?2)"
+)
+TELL_ANEW: Final = "UPDATE rooms SET stuck = 0 WHERE id = (SELECT room FROM timers WHERE id = ?)"
 PENDING: Final = (
-    "SELECT count(*), min(due) FROM timers JOIN rooms r ON r.id = room WHERE r.room_id = ?"
+    "SELECT count(*), min(CASE WHEN refused IS NULL THEN due END)"
+    " FROM timers JOIN rooms r ON r.id = room WHERE r.room_id = ?"
 )
 
 
@@ -68,8 +82,15 @@ class Timers:
         return None if row is None or row[0] is None or row[0] == 1 << 62 else int(row[0])
 
     async def sent(self, timer: Timer, now: Millis, check_at: Millis) -> None:
-        """A redaction was accepted; the timer stays until it has been seen."""
-        await run(self._db, SENT, now, check_at, timer.id)
+        """A redaction was accepted; the timer stays until it has been seen.
+
+        If it was refused before, so may others of the room be no longer.
+        """
+        async with self._db.transaction() as db:
+            if timer.refused:
+                await db.rows(RELEASE, now, timer.id)
+                await db.rows(TELL_ANEW, timer.id)
+            await db.rows(SENT, now, check_at, timer.id)
 
     async def unsent(self, timer: Timer, now: Millis) -> None:
         """A redaction was accepted and did not happen: do it anew, as another request."""
@@ -78,6 +99,16 @@ class Timers:
     async def postpone(self, timer: Timer, until: Millis) -> None:
         """Let only this timer wait."""
         await run(self._db, POSTPONE, until, timer.id)
+
+    async def refused(self, timer: Timer, until: Millis, older_than: Millis) -> None:
+        """The homeserver refuses this one, though the message stands; 0: not for its age.
+
+        If it is too old still, so are those that were refused and are older: one is tried for all.
+        """
+        async with self._db.transaction() as db:
+            await db.rows(REFUSED, until, older_than, timer.id)
+            if timer.refused and older_than:
+                await db.rows(OLDER_TOO, until + AFTER_IT, timer.due, timer.id)
 
     async def drop(self, timer: Timer) -> None:
         """The message is gone for certain."""
@@ -89,7 +120,7 @@ class Timers:
             return await db.one("SELECT 1 FROM timers LIMIT 1") is not None
 
     async def pending(self, room_id: RoomID) -> tuple[int, Millis | None]:
-        """Return how many timers the room has, and when the first is due."""
+        """Return how many timers the room has, and when the first is due that is not refused."""
         async with self._db.transaction() as db:
             row = await db.one(PENDING, room_id)
         return (0, None) if row is None else (int(row[0]), row[1])
@@ -105,4 +136,5 @@ def _timer(row: Row) -> Timer:
         generation=row[5],
         sent_at=row[6],
         looked=bool(row[7]),
+        refused=bool(row[8]),
     )
