@@ -315,3 +315,26 @@ def test_a_loop_of_aliases_ends(refusal: Callable[..., str]) -> None:
 )
 def test_a_mistake_never_repeats_what_was_written(refusal: Callable[..., str], text: str) -> None:
     refusal(LEAST + text)  # the fixture looks for the secret
+
+
+@pytest.mark.parametrize("value", [0, -1, True, "many", 1.5, 10**9])
+@pytest.mark.parametrize("key", ["invites.per_hour", "invites.max_rooms", "commands.per_minute"])
+def test_a_limit_that_is_no_whole_number_above_zero_is_refused(
+    refusal: Callable[..., str], value: object, key: str
+) -> None:
+    section, name = key.split(".")
+    text = f"{WHOLE}{section}: {{{name}: {json.dumps(value)}}}\n"
+    assert refusal(text) == f"{key}: must be a whole number, 1 or more"
+
+
+def test_limits_come_from_the_environment_too(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(WHOLE)
+    environ = {
+        "EPHEMERAL_BOT_INVITES__PER_HOUR": "7",
+        "EPHEMERAL_BOT_INVITES__MAX_ROOMS": "",
+        "EPHEMERAL_BOT_COMMANDS__PER_MINUTE": "5",
+    }
+    settings = load(path, environ=environ)
+    assert (settings.guests.per_hour, settings.guests.max_rooms) == (7, None)
+    assert settings.commands.per_minute == 5
