@@ -20,6 +20,8 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 
 from benchmarks.verdict import Fate, fates, requests, spread
@@ -32,8 +34,8 @@ from tests.process import BotProcess, Bots
 
 LIFETIMES = (2_000, 5_000, 10_000, 20_000)
 """Of a plain and an encrypted room each."""
-LIVES = (0.2, 3.0)
-"""How long the bot lives, from its start to its end, in seconds."""
+LIFE = 0.2
+"""How long the bot lives at least, from its start to its end, in seconds."""
 PATIENCE = 180
 """Seconds after the last kill in which everything must go."""
 
@@ -97,17 +99,39 @@ async def trouble(proxy: FaultProxy, chance: random.Random, made: Counter[str]) 
         proxy.mend()
 
 
-async def killing(bot: BotProcess, kills: int, chance: random.Random) -> list[int]:
-    """Kill the bot so often; return how it ended where it did so by itself."""
-    ends = []
-    for _ in range(kills):
-        await asyncio.sleep(chance.uniform(*LIVES))
-        status = bot.status()
-        if status is not None:
-            ends.append(status)
-        await bot.kill()
-        await bot.start(ready=False)
-    return ends
+@dataclass(slots=True)
+class Killer:
+    """Kills the bot at random moments."""
+
+    bot: BotProcess
+    life: float
+    chance: random.Random
+    times: list[float] = field(default_factory=list)
+    ends: list[int] = field(default_factory=list)
+    """How the bot ended, where it did so by itself."""
+
+    async def run(self, kills: int) -> None:
+        for _ in range(kills):
+            await asyncio.sleep(self.chance.uniform(LIFE, self.life))
+            status = self.bot.status()
+            if status is not None:
+                self.ends.append(status)
+            await self.bot.kill()
+            self.times.append(time.time())
+            await self.bot.start(ready=False)
+
+    def starts(self) -> list[float]:
+        """Return when the bot was ready, of which it was not always given the time."""
+        lines = [line for line in self.bot.words().splitlines() if "ready as" in line]
+        return [datetime.fromisoformat(line.split()[0]).timestamp() for line in lines]
+
+    def longest(self) -> float:
+        """Return the longest time without a bot that was ready."""
+        longest = 0.0
+        for ready, again in pairwise(self.starts()):
+            killed = min(at for at in self.times if at > ready)
+            longest = max(longest, again - killed)
+        return longest
 
 
 async def until_gone(rooms: list[Room]) -> float:
@@ -127,7 +151,7 @@ async def fates_of(room: Room) -> list[Fate]:
     return list(found.values())
 
 
-async def run(kills: int, messages: int, seed: int) -> bool:
+async def run(kills: int, messages: int, seed: int, life: float) -> bool:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "synapse").mkdir()
@@ -147,7 +171,7 @@ async def run(kills: int, messages: int, seed: int) -> bool:
                     for lifetime in LIFETIMES
                 ]
                 ordeal = Ordeal(bot, proxy, rooms)
-                return await ordeal.go(kills, messages, seed)
+                return await ordeal.go(kills, messages, seed, life)
             finally:
                 await bots.close()
                 await people.close()
@@ -161,10 +185,10 @@ class Ordeal:
     proxy: FaultProxy
     rooms: list[Room]
 
-    async def go(self, kills: int, messages: int, seed: int) -> bool:
+    async def go(self, kills: int, messages: int, seed: int, life: float) -> bool:
         """Talk, kill and make trouble at once; whether every promise was kept."""
         share = messages // len(self.rooms)
-        pause = kills * sum(LIVES) / 2 / share
+        pause = kills * (LIFE + life) / 2 / share
         made: Counter[str] = Counter()
         talks = [
             room.talk(share, pause, random.Random(f"{seed} {number}"))
@@ -174,7 +198,8 @@ class Ordeal:
         faults = random.Random(f"{seed} faults")
         troubling = asyncio.create_task(trouble(self.proxy, faults, made))
         began = time.monotonic()
-        ends = await killing(self.bot, kills, random.Random(seed))
+        killer = Killer(self.bot, life, random.Random(seed))
+        await killer.run(kills)
         lasted = time.monotonic() - began
         await talking
         troubling.cancel()
@@ -182,16 +207,17 @@ class Ordeal:
             await troubling
         self.proxy.mend()
         healed = await until_gone(self.rooms)
-        unready = kills + 1 - self.bot.words().count("ready as")
+        unready = kills + 1 - len(killer.starts())
         print(f"kills {kills} in {lasted:.0f} s, {unready} of them before the bot was ready")
+        print(f"longest time without a bot that was ready: {killer.longest():.1f} s")
         print(
             f"faults {made.total()}: {', '.join(f'{n} {name}' for name, n in made.most_common())}"
         )
         print(f"requests {requests(self.proxy)}")
-        print(f"ended by itself {len(ends)} {ends or ''}")
+        print(f"ended by itself {len(killer.ends)} {killer.ends or ''}")
         print(f"all gone {healed:.1f} s after the last kill, fault and message")
         good = [await report(room) for room in self.rooms]
-        return all(good) and not ends and self.bot.status() is None
+        return all(good) and not killer.ends and self.bot.status() is None
 
 
 async def report(room: Room) -> bool:
@@ -215,8 +241,9 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--messages", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--life", type=float, default=3, help="how long the bot lives at most")
     options = parser.parse_args()
-    good = asyncio.run(run(options.kills, options.messages, options.seed))
+    good = asyncio.run(run(options.kills, options.messages, options.seed, options.life))
     sys.exit(0 if good else 1)
 
 
