@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
 from bot.clock import SystemClock
@@ -20,6 +21,7 @@ from tests.house import BOUNDS, House
 COST, LOOK = 0.025, 0.005
 """Seconds that a Synapse works for a redaction, and for a question, one after the other."""
 DAY = 86_400_000
+MADE_UP = "$made-up-"
 KEPT = 300
 """How many events of the mountain's room the homeserver remembers: only the bot is measured."""
 
@@ -39,18 +41,24 @@ class Trial:
 class Laborious(FakeHomeserver):
     """Takes its time for each request, and forgets what was long ago in the mountain's room."""
 
-    def __init__(self, clock: SystemClock) -> None:
+    def __init__(self, clock: SystemClock, lifetime: int) -> None:
         super().__init__(clock)  # type: ignore[arg-type]
         self._working = asyncio.Lock()
         self.mountain, self.live = self.make_room(), self.make_room()
+        for room in (self.mountain, self.live):
+            self.set_lifetime(room, lifetime)
         self._first = len(self.rooms[self.mountain].events)
         self.moved = 0
+        self.redacted: dict[EventID, int] = {}
+        """When, for messages that were really said."""
 
     async def redact(self, room_id: RoomID, event_id: EventID, txn: str) -> Outcome:
         async with self._working:
             await asyncio.sleep(COST)
         outcome = await super().redact(room_id, event_id, txn)
-        if room_id == self.mountain:
+        if not event_id.startswith(MADE_UP):
+            self.redacted.setdefault(event_id, self.clock.now())
+        elif room_id == self.mountain:
             self.moved += 1
             room = self.rooms[room_id]
             del room.events[self._first : -KEPT], room.places[self._first : -KEPT]
@@ -94,29 +102,33 @@ class TimelyHouse(House):
             await self.store.close()
 
 
-async def trial(timers: int, lifetime: int, messages: int, *, backlog: bool) -> Trial:
-    """Say things in one room, two in a second, while another's timers are overdue.
+async def trial(
+    timers: int, lifetime: int, messages: int, *, backlog: bool = False, same_room: bool = False
+) -> Trial:
+    """Say things, two in a second, while the timers of another room, or this one, are overdue.
 
     `backlog`: they were overdue already when the bot read of them.
     """
     with tempfile.TemporaryDirectory() as folder:
-        path, homeserver = Path(folder) / "timers.db", Laborious(SystemClock())
-        homeserver.set_lifetime(homeserver.live, lifetime)
+        path, homeserver = Path(folder) / "timers.db", Laborious(SystemClock(), lifetime)
+        room = homeserver.mountain if same_room else homeserver.live
         house = await TimelyHouse.open(path, homeserver)
         await house.intake.once()
-        await house.enter(homeserver.mountain, lifetime)
         await house.store.close()
         pile_up(path, homeserver.mountain, timers, backlog=backlog)
         house = await TimelyHouse.open(path, homeserver)
+        sent: dict[EventID, int] = {}
         async with house.working():
             await asyncio.sleep(2)
-            before, sent = memory(), []
+            before = memory()
             for number in range(messages):
-                sent.append(homeserver.send(homeserver.live, f"message {number}"))
+                said = homeserver.clock.now()
+                sent[homeserver.send(room, f"message {number}", at=said)] = said
                 await asyncio.sleep(0.5)
             await asyncio.sleep(lifetime / 1000 + 3)
             after = memory()
-        late = [lateness(homeserver, event_id, lifetime) for event_id in sent]
+        times = [(said, homeserver.redacted.get(event_id)) for event_id, said in sent.items()]
+        late = [inf if gone is None else (gone - said - lifetime) / 1000 for said, gone in times]
         return Trial(late=late, before=before, after=after, moved=homeserver.moved)
 
 
@@ -127,17 +139,8 @@ def pile_up(path: Path, room_id: RoomID, timers: int, *, backlog: bool) -> None:
         (row,) = db.execute("SELECT id FROM rooms WHERE room_id = ?", (room_id,)).fetchone()
         db.executemany(
             "INSERT INTO timers (room, event_id, due, next, backlog) VALUES (?, ?, ?, ?, ?)",
-            ((row, f"${n:043}", then + n, then + n, backlog) for n in range(timers)),
+            ((row, f"{MADE_UP}{n:034}", then + n, then + n, backlog) for n in range(timers)),
         )
-
-
-def lateness(homeserver: Laborious, event_id: EventID, lifetime: int) -> float:
-    event = homeserver.rooms[homeserver.live].find(event_id)
-    assert event is not None
-    because = event["unsigned"].get("redacted_because")
-    if because is None:
-        return float("inf")
-    return float(because["origin_server_ts"] - event["origin_server_ts"] - lifetime) / 1000
 
 
 def memory() -> float:
