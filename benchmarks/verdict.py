@@ -41,16 +41,20 @@ class Fate:
 async def fates(person: Person, room: str) -> dict[str, Fate]:
     """Return the fate of everything that is neither state nor a redaction, by event id."""
     events = await person.messages(room)
-    redacted: dict[str, list[int]] = defaultdict(list)
+    redacted: dict[str, dict[str, int]] = defaultdict(dict)
     for event in events:
         if event["type"] == "m.room.redaction":
             target = event["content"].get("redacts") or event.get("redacts")
-            redacted[target].append(event["origin_server_ts"])
+            redacted[target][event["event_id"]] = event["origin_server_ts"]
+        elif is_gone(event):
+            # It may have happened while the pages were read, and stand on none of them.
+            because = event["unsigned"]["redacted_because"]
+            redacted[event["event_id"]][because["event_id"]] = because["origin_server_ts"]
     return {
         event["event_id"]: Fate(
             sent=event["origin_server_ts"],
             gone=is_gone(event),
-            redacted=redacted[event["event_id"]],
+            redacted=list(redacted[event["event_id"]].values()),
         )
         for event in events
         if event["type"] != "m.room.redaction" and "state_key" not in event
