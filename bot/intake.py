@@ -11,6 +11,7 @@ from typing import Final, Protocol
 from bot.clock import Clock
 from bot.model import (
     Bounds,
+    Event,
     Failed,
     Invite,
     Millis,
@@ -176,9 +177,8 @@ class Intake:
         )
         # A known room's state was read before; what changed since holds at the timeline's start.
         early = gap is not None and known is None
-        shaping = [
-            event for event in before + timeline if wants_review(event, self._homeserver.own_id)
-        ]
+        told = before if known is None else [e for e in before if not _is_joined(e)]
+        review = any(wants_review(event, self._homeserver.own_id) for event in told + timeline)
         return Stretch(
             room_id=batch.room_id,
             items=items if early else found + items,
@@ -186,7 +186,7 @@ class Intake:
             gap=gap,
             sweep=self._sweep(batch, known, found, live=live, first=first, since=since, now=now),
             encrypted=encrypted or any(is_encryption(e) for e in timeline if is_state(e)),
-            review=bool(shaping) or known is None,
+            review=review or known is None,
             entered=known is None and not first,
             last_digest=self._last(batch),
         )
@@ -256,3 +256,13 @@ class Intake:
         ids = [event.get("event_id") for event in batch.timeline]
         last = next((one for one in reversed(ids) if isinstance(one, str)), None)
         return "" if last is None else self._reader.digest(last)
+
+
+def _is_joined(event: Event) -> bool:
+    """Whether it says of a member that he is in the room, which of the bot itself is no news.
+
+    Synapse tells it again with what the bot sends: with every sync while it redacts in two rooms.
+    """
+    content = event.get("content")
+    joined = isinstance(content, dict) and content.get("membership") == "join"
+    return joined and event.get("type") == "m.room.member"

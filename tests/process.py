@@ -67,6 +67,12 @@ class BotProcess:
         """Return the exit status, or `None` while the bot runs."""
         return None if self._process is None else self._process.poll()
 
+    def memory(self, what: str = "VmRSS") -> float:
+        """Return how many MB of memory the bot has; `VmHWM`: had at most since its start."""
+        assert self._process is not None
+        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        return int(status.partition(f"{what}:")[2].split()[0]) / 1024
+
     async def stop(self, number: int = signal.SIGTERM) -> int:
         """Ask the bot to stop; return its exit status."""
         assert self._process is not None

@@ -14,7 +14,9 @@ from bot.model import (
     Millis,
     OutcomeError,
     RateLimited,
+    RoomBatch,
     RoomID,
+    SyncBatch,
     TokenRejectedError,
     Unreachable,
 )
@@ -130,6 +132,29 @@ async def test_a_sync_that_comes_soon_after_the_last_is_live(house: House, room:
     sent = house.homeserver.send(room, "hello", at=house.clock.now() - DAY)
     async with house.running(house.intake):
         assert await dues(house, sent) == [MINUTE]
+
+
+# --- what asks for a review ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("told", "reviews"),
+    [
+        ([("m.room.member", BOT)], []),
+        ([("m.room.member", BOT), ("m.room.power_levels", "")], ["the room"]),
+    ],
+)
+async def test_the_own_membership_told_again_asks_for_no_review(
+    house: House, room: RoomID, told: list[tuple[str, str]], reviews: list[str]
+) -> None:
+    """As Synapse does with every sync while the bot redacts in two rooms."""
+    await house.store.reviewed(room, suspended=False, owed=[])
+    _, synced_at = await house.store.position()
+    state = house.homeserver.rooms[room].state()
+    batch = RoomBatch(room_id=room, state=[state[key] for key in told], timeline=[])
+    sync = SyncBatch(next_batch="s99", joined=[batch])
+    await house.intake.take(sync, live=True, first=False, synced_at=synced_at)
+    assert await house.store.to_review() == [room for _ in reviews]
 
 
 # --- all or nothing ------------------------------------------------------------------------------
