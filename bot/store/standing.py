@@ -38,8 +38,9 @@ LEAVE: Final = (
 )
 RETURN: Final = (
     "INSERT OR IGNORE INTO timers (room, event_id, due, next, generation, parent, backlog)"
-    " SELECT ?1, event_id, due, due, generation, parent, due <= ?3 FROM left_behind"
-    " WHERE room_id = ?2 ORDER BY due RETURNING 1"
+    # From now on they wait for what belongs to them, which needs the greater ids for that.
+    " SELECT ?1, event_id, due, max(due, ?3), generation, parent, due <= ?3 FROM left_behind"
+    " WHERE room_id = ?2 ORDER BY due, parent IS NOT NULL RETURNING 1"
 )
 RETURNED: Final = "DELETE FROM left_behind WHERE room_id = ?"
 

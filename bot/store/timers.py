@@ -16,11 +16,11 @@ DUE: Final = (
     " FROM rooms r JOIN timers t ON t.id IN"
     " (SELECT id FROM timers AS f WHERE room = r.id AND backlog = ?1 AND next <= ?2"
     # Children first, as far as a first try goes; `id`: nothing waits for what came before it.
-    " AND (sent_at IS NOT NULL OR due <= ?3 OR NOT EXISTS (SELECT 1 FROM timers AS c"
+    " AND (sent_at IS NOT NULL OR next <= ?3 OR NOT EXISTS (SELECT 1 FROM timers AS c"
     " WHERE c.room = f.room AND c.parent = f.event_id AND c.id > f.id AND c.sent_at IS NULL"
     " AND c.attempts = 0 AND c.next <= ?2))"
-    " ORDER BY next, parent IS NULL LIMIT ?4)"
-    " WHERE NOT r.suspended ORDER BY t.next, t.parent IS NULL"
+    " ORDER BY next, parent IS NULL AND next > ?3 LIMIT ?4)"
+    " WHERE NOT r.suspended ORDER BY t.next, t.parent IS NULL AND t.next > ?3"
 )
 NEXT: Final = (
     "SELECT min(min(coalesce((SELECT min(next) FROM timers WHERE room = r.id AND backlog = 0"
