@@ -4,8 +4,10 @@
 
 Lateness is what another person's client sees: the time from one sync that shows a message to one
 that shows its redaction, less the lifetime. An edit or a reaction is due with the message that it
-belongs to, if that is earlier. Exit status 0 only when every message is redacted, none before its
-time, none twice. `benchmarks/plot.py` draws what was written.
+belongs to, if that is earlier. On a busy machine a sync may show a message late, and its redaction
+then looks less late than it was, or early; so the server's stamps of both say what was early.
+Exit status 0 only when every message is redacted, none before its time, none twice.
+`benchmarks/plot.py` draws what was written.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ WARM = 180
 PATIENCE = 300
 """Seconds that the last messages have to go; the longest lifetime is 60."""
 EARLY = -0.05
-"""Seconds that the two syncs of a message and its redaction may differ in their delay."""
+"""Seconds before its time at which a redaction counts as early."""
 SHORTEST, LONGEST = 10, 60
 FILTER = {
     "presence": {"types": []},
@@ -291,11 +293,11 @@ def report(
     gone = [one for one in known if one.gone]
     lost = len(seen) - len(gone)
     twice = sum(len(one.gone) > 1 for one in known)
-    early = sum(one.gone[0][0] - one.due < EARLY for one in gone)
-    early_stamp = sum(one.gone[0][1] < one.due_stamp for one in gone)
+    early = sum(one.gone[0][1] - one.due_stamp < EARLY for one in gone)
+    looked = sum(one.gone[0][0] - one.due < EARLY for one in gone)
     kinds = ", ".join(f"{count} {kind}s" for kind, count in sorted(talk.kinds.items()))
     print(f"{duration:.0f} s, sent {len(seen)} ({kinds}), refused when sent {talk.refused}")
-    print(f"redacted {len(gone)}, early {early}, by the server's stamps {early_stamp}", end="")
+    print(f"redacted {len(gone)}, early {early} (to the watching client {looked})", end="")
     print(f", lost {lost}, twice {twice}, limited syncs of the watcher {watcher.limited}")
     steady = [one for one in gauge.samples if WARM <= one.seconds <= duration]
     if steady:
@@ -321,7 +323,7 @@ def report(
     print(f", {sizes[-1]:.0f} KB when all is gone")
     bad = [line for line in log.splitlines() if " WARNING " in line or " ERROR " in line]
     print(f"warnings and errors in the log: {len(bad)}", *bad[-10:], sep="\n  ")
-    return lost == 0 and twice == 0 and early == 0 and early_stamp == 0
+    return lost == 0 and twice == 0 and early == 0
 
 
 async def run(options: argparse.Namespace, folder: Path) -> bool:
