@@ -63,6 +63,12 @@ class BotProcess:
         """Return the whole log."""
         return self.log.read_text() if self.log.exists() else ""
 
+    @property
+    def pid(self) -> int:
+        """The process that runs now, or ran last."""
+        assert self._process is not None
+        return self._process.pid
+
     def status(self) -> int | None:
         """Return the exit status, or `None` while the bot runs."""
         return None if self._process is None else self._process.poll()
