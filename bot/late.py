@@ -18,7 +18,10 @@ log = logging.getLogger(__name__)
 
 ASK_AFTER: Final[Millis] = 5_000
 """A key may be that late by itself; then its maker is asked for it."""
+ASK_AGAIN_AFTER: Final[Millis] = 12_000
+"""The answer may have come by a channel that was lost, and has been made anew since."""
 GIVE_UP_AFTER: Final[Millis] = 60_000
+MOST_ASKED_TWICE: Final = 1_000
 ASKED_TO_REPEAT: Final = 5
 """Messages without a key of which one sender is told in an hour; anybody can make any number."""
 
@@ -28,7 +31,9 @@ class Homeserver(Protocol):
 
     async def event(self, room_id: RoomID, event_id: EventID) -> Event | None: ...  # noqa: D102
     def has_key(self, room_id: RoomID, session_id: str) -> bool: ...  # noqa: D102
-    async def ask_for_key(self, room_id: RoomID, event: Event) -> None: ...  # noqa: D102
+    async def ask_for_key(  # noqa: D102
+        self, room_id: RoomID, event: Event, *, again: bool
+    ) -> None: ...
 
 
 class Keys(Protocol):
@@ -65,6 +70,7 @@ class Late:
         self._reader = reader
         self._clock = clock
         self._wake_others = wake_others
+        self._asked_twice: set[tuple[str, str]] = set()
         self._told = Allowance(ASKED_TO_REPEAT, HOUR)
         self.wake = asyncio.Event()
 
@@ -117,13 +123,24 @@ class Late:
             await self._give_up(room_id, unheard, then)
             return None
         if was_asked:
-            return unheard.at + GIVE_UP_AFTER
+            return await self._once_more(room_id, unheard, now)
         if now < unheard.at + ASK_AFTER:
             return unheard.at + ASK_AFTER
         if _key_of(unheard) not in asked:
             asked.add(_key_of(unheard))
             await self._ask(room_id, unheard)
         await self._memory.keys.asked(room_id, unheard.event_id)
+        return unheard.at + ASK_AGAIN_AFTER
+
+    async def _once_more(self, room_id: RoomID, unheard: Unheard, now: Millis) -> Millis:
+        """Ask a second time for a key that does not come; return when to look again."""
+        if now < unheard.at + ASK_AGAIN_AFTER:
+            return unheard.at + ASK_AGAIN_AFTER
+        if _key_of(unheard) not in self._asked_twice:
+            if len(self._asked_twice) >= MOST_ASKED_TWICE:
+                self._asked_twice.clear()
+            self._asked_twice.add(_key_of(unheard))
+            await self._ask(room_id, unheard, again=True)
         return unheard.at + GIVE_UP_AFTER
 
     async def _read(self, room_id: RoomID, unheard: Unheard, then: RoomState) -> None:
@@ -138,10 +155,10 @@ class Late:
         await self._memory.heard(room_id, unheard, then, items, self._clock.now())
         self._wake_others()
 
-    async def _ask(self, room_id: RoomID, unheard: Unheard) -> None:
+    async def _ask(self, room_id: RoomID, unheard: Unheard, *, again: bool = False) -> None:
         event = await self._homeserver.event(room_id, unheard.event_id)
         if event is not None:
-            await self._homeserver.ask_for_key(room_id, event)
+            await self._homeserver.ask_for_key(room_id, event, again=again)
 
     async def _give_up(self, room_id: RoomID, unheard: Unheard, then: RoomState) -> None:
         """Ask for the message again, once for each key: nobody knows whether it was a command.

@@ -367,7 +367,7 @@ class Keyless:
     def has_key(self, room_id: RoomID, session_id: str) -> bool:
         return False
 
-    async def ask_for_key(self, room_id: RoomID, event: Event) -> None:
+    async def ask_for_key(self, room_id: RoomID, event: Event, *, again: bool = False) -> None:
         raise AssertionError
 
 

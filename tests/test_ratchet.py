@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bot.late import ASK_AFTER, GIVE_UP_AFTER, Late
+from bot.late import ASK_AFTER, ASK_AGAIN_AFTER, GIVE_UP_AFTER, Late
 from bot.model import Bounds, Event, EventID, Locked, RoomID, UserID
 from bot.power import Power
 from bot.ratchet import UNUSED_FOR, Ratchet
@@ -58,7 +58,7 @@ class Homeserver:
     def has_key(self, room_id: RoomID, session_id: str) -> bool:
         return False
 
-    async def ask_for_key(self, room_id: RoomID, event: Event) -> None:
+    async def ask_for_key(self, room_id: RoomID, event: Event, *, again: bool = False) -> None:
         self.asked.append(event["event_id"])
 
 
@@ -147,7 +147,7 @@ async def test_a_message_without_a_key_is_asked_for_and_then_said_to_be_unreadab
     assert await late.look() == start + ASK_AFTER
     assert homeserver.asked == []
     clock.advance(ASK_AFTER)
-    assert await late.look() == start + GIVE_UP_AFTER
+    assert await late.look() == start + ASK_AGAIN_AFTER
     assert homeserver.asked == [events[0]["event_id"]]
     clock.advance(GIVE_UP_AFTER - ASK_AFTER)
     assert await late.look() is None

@@ -137,9 +137,9 @@ class Matrix(Lookups):
         """Whether a room key has come."""
         return self.crypto.has_key(room_id, session_id)
 
-    async def ask_for_key(self, room_id: RoomID, event: Event) -> None:
+    async def ask_for_key(self, room_id: RoomID, event: Event, *, again: bool = False) -> None:
         """Ask the sender's device for the key of an event."""
-        self.crypto.ask_for_key(room_id, event)
+        self.crypto.ask_for_key(room_id, event, again=again)
         await self.crypto.keep_up()
 
     # --- writing -------------------------------------------------------------------------

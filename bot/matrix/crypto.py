@@ -222,19 +222,21 @@ class Crypto:
                 return device
         return None
 
-    def ask_for_key(self, room_id: RoomID, event: Event) -> None:
+    def ask_for_key(self, room_id: RoomID, event: Event, *, again: bool = False) -> None:
         """Ask the sender's device for a room key that has not come; sent with the next sync.
+
+        `again`: though it was asked for, as another request.
 
         spec: client-server API v1.13, 11.12.4.1 key requests.
         """
         parsed = RoomEvent.parse_encrypted_event({**event, "room_id": room_id})
-        if (
-            not isinstance(parsed, MegolmEvent)
-            or parsed.session_id in self._olm.outgoing_key_requests
+        if not isinstance(parsed, MegolmEvent) or (
+            parsed.session_id in self._olm.outgoing_key_requests and not again
         ):
             return
         parsed.room_id = room_id
-        wanted = (parsed.sender, self.device_id, parsed.session_id, parsed.device_id)
+        request_id = f"{parsed.session_id}-again" if again else parsed.session_id
+        wanted = (parsed.sender, self.device_id, request_id, parsed.device_id)
         try:
             message = parsed.as_key_request(*wanted)
         except Exception as error:  # noqa: BLE001 - a stranger's event, of any shape
