@@ -186,7 +186,7 @@ async def test_a_file_whose_key_never_comes_is_given_up_in_silence(encrypted: En
     assert await files(house.store) == []
 
 
-async def test_a_key_is_asked_for_twice_at_most_however_many_messages_wait(
+async def test_a_key_is_asked_for_twice_however_many_messages_wait(
     encrypted: Encrypted,
 ) -> None:
     house = encrypted.house
