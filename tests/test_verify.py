@@ -31,7 +31,7 @@ async def test_a_redaction_that_was_seen_and_did_not_happen_is_done_anew(
     house.store.verify = True
     room = await seen_but_not_gone(house, SAMPLED)
     async with house.running(house.redactor, house.intake):
-        await house.advance(SECOND)
+        await house.advance(MINUTE)  # when its time has come, and not before
         assert house.homeserver.is_redacted(room, SAMPLED)
         await house.advance(SECOND)
         assert await house.timers() == {}
@@ -80,3 +80,16 @@ async def test_what_is_gone_is_done_with_and_an_outage_is_waited_for(
 def test_the_sample_is_about_a_tenth() -> None:
     found = sum(sampled(EventID(f"$event-{number}")) for number in range(10_000))
     assert 800 < found < 1_200
+
+
+async def test_a_redaction_that_did_not_happen_makes_no_message_go_before_its_time(
+    house: House,
+) -> None:
+    house.store.verify = True
+    room = await seen_but_not_gone(house, SAMPLED)
+    async with house.running(house.redactor):
+        await house.advance(SECOND)
+        assert house.homeserver.times("is_gone") != []
+        assert not house.homeserver.is_redacted(room, SAMPLED)
+        await house.advance(MINUTE)
+        assert house.homeserver.is_redacted(room, SAMPLED)

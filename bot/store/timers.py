@@ -35,7 +35,7 @@ OVERDUE: Final = (
 DROP: Final = "DELETE FROM timers WHERE id = ?"
 SENT: Final = "UPDATE timers SET sent_at = ?, next = ?, attempts = 0 WHERE id = ?"
 UNSENT: Final = (
-    "UPDATE timers SET sent_at = NULL, next = ?, generation = generation + 1 WHERE id = ?"
+    "UPDATE timers SET sent_at = NULL, next = max(due, ?), generation = generation + 1 WHERE id = ?"
 )
 POSTPONE: Final = "UPDATE timers SET next = ?, attempts = attempts + 1 WHERE id = ?"
 REFUSED: Final = "UPDATE timers SET next = ?, attempts = attempts + 1, refused = ? WHERE id = ?"
