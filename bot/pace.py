@@ -20,7 +20,11 @@ FASTEST: Final[Millis] = 100
 BURST: Final = 10
 """Redactions at once after a rest; Synapse's own figure."""
 PROBE_AFTER: Final = 10
-"""Redactions at the learnt rate, after which a faster one is tried: the limit may be lifted."""
+"""Most redactions at the learnt rate before a faster one is tried: the limit may be lifted.
+
+The first try comes after one, since a limit may have passed with the pause; each that is refused
+doubles the number.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +82,9 @@ class Pace:
         self._accepted_at: Millis | None = None
         self._refused = False
         self._streak = 0
+        self._probe_after = 1
+        self._trial: Millis = 0
+        """A shorter interval that is being tried; 0 while none is."""
         self._counted_at: Millis = 0
         self._credit = 0.0
         """Redactions that the rate would let through at once."""
@@ -94,18 +101,19 @@ class Pace:
 
     def _keep_to_the_rate(self, now: Millis) -> None:
         """What was not used of the rate is let through at once later, up to `BURST`."""
+        self.interval = self._trial or self.interval
         passed = max(0, now - self._counted_at)
         self._credit = min(BURST, self._credit + passed / self.interval) - 1
         self._counted_at = now
         self._streak += 1
-        if self._streak >= PROBE_AFTER:
-            self.interval //= 2
-        if self.interval < FASTEST:
-            self.interval = 0
+        self._trial = self.interval // 2 if self._streak >= self._probe_after else 0
+        interval = self._trial or self.interval
+        if interval < FASTEST:
+            self.interval, self._trial, self._probe_after = 0, 0, 1
             return
         self.width = min(IN_FLIGHT, max(1, int(self._credit)))
         if self._credit < 1:
-            wait = int(self.interval * min(1, 1 - self._credit))
+            wait = int(interval * min(1, 1 - self._credit))
             self.paused_until = max(self.paused_until, now + wait)
 
     def paused(self, outcome: Outcome, until: Millis, now: Millis, *, again: bool) -> None:
@@ -140,7 +148,9 @@ class Pace:
         if not self._refused or not self.interval:
             since = now if self._accepted_at is None else self._accepted_at
             self.interval = min(max(until - since, FASTEST), SLOWEST)
-        self._refused = True
+        if self._trial:
+            self._probe_after = min(PROBE_AFTER, self._probe_after * 2)
+        self._refused, self._trial = True, 0
         self.width = 1
         self._streak = 0
         # When it is let through again, there is room for one.
