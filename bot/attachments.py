@@ -24,7 +24,7 @@ from bot.model import (
     Unreachable,
     UserID,
 )
-from bot.schedule import POSTPONE_CEILING, backoff
+from bot.schedule import POSTPONE_CEILING, backoff, retry_in
 
 log = logging.getLogger(__name__)
 
@@ -166,9 +166,9 @@ class Attachments:
             self.trouble, self._failures = "", 0
         elif trouble or isinstance(outcome, Unreachable | RateLimited):
             self.trouble = trouble or self.trouble
-            wait = backoff(self._failures, ceiling=POSTPONE_CEILING, chance=self._random.random())
-            if isinstance(outcome, RateLimited):
-                wait = max(wait, outcome.retry_after)
+            wait = retry_in(
+                outcome, self._failures, chance=self._random.random(), ceiling=POSTPONE_CEILING
+            )
             self._failures += 1
             self._paused_until = now + wait
 

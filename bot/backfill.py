@@ -16,14 +16,13 @@ from bot.model import (
     Millis,
     NotFound,
     OutcomeError,
-    RateLimited,
     Refused,
     RoomID,
     UserID,
 )
 from bot.policy import Room
 from bot.reading import Reader, is_own_join
-from bot.schedule import PAUSE_CEILING, backoff
+from bot.schedule import retry_in
 from bot.timeline import Gap, Item
 
 log = logging.getLogger(__name__)
@@ -156,9 +155,7 @@ class Backfill:
         return own and isinstance(sent, int) and sent < gap.stop_at
 
     async def _failed(self, gap: Gap, error: OutcomeError) -> None:
-        wait = backoff(gap.attempts, ceiling=PAUSE_CEILING, chance=self._random.random())
-        if isinstance(error.outcome, RateLimited):
-            wait = max(wait, error.outcome.retry_after)
+        wait = retry_in(error.outcome, gap.attempts, chance=self._random.random())
         if isinstance(error.outcome, Forbidden | NotFound):
             await self._memory.ask_review(gap.room_id)
             self._wake_others()

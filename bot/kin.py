@@ -8,7 +8,7 @@ from collections.abc import Callable
 from random import Random
 from typing import Final, Protocol
 
-from bot.clock import Clock
+from bot.clock import Clock, work_through
 from bot.model import (
     Event,
     EventID,
@@ -19,7 +19,7 @@ from bot.model import (
     RoomID,
     Unreachable,
 )
-from bot.schedule import PAUSE_CEILING, backoff
+from bot.schedule import retry_in
 from bot.timeline import is_gone
 
 log = logging.getLogger(__name__)
@@ -70,15 +70,7 @@ class Kin:
 
     async def run(self) -> None:
         """Ask about orphans until cancelled. Raises `TokenRejectedError`."""
-        while True:
-            self.wake.clear()
-            orphan = await self._memory.kin.next_orphan()
-            if orphan is None:
-                await self._clock.wait(self.wake, None)
-            elif orphan.next > self._clock.now():
-                await self._clock.wait(self.wake, orphan.next)
-            else:
-                await self.ask(orphan)
+        await work_through(self._clock, self.wake, self._memory.kin.next_orphan, self.ask)
 
     async def ask(self, orphan: Orphan) -> None:
         """Find out whether the parent is gone.
@@ -102,8 +94,6 @@ class Kin:
         if not isinstance(outcome, RateLimited | Unreachable) and orphan.attempts >= TRIES:
             log.warning("not known whether a message is gone (%s)", type(outcome).__name__)
             return False
-        wait = backoff(orphan.attempts, ceiling=PAUSE_CEILING, chance=self._random.random())
-        if isinstance(outcome, RateLimited):
-            wait = max(wait, outcome.retry_after)
+        wait = retry_in(outcome, orphan.attempts, chance=self._random.random())
         await self._memory.kin.later(orphan, self._clock.now() + wait)
         return True

@@ -29,7 +29,7 @@ from bot.model import (
 )
 from bot.policy import Owed, Room, lifetime
 from bot.power import Power
-from bot.schedule import PAUSE_CEILING, backoff
+from bot.schedule import PAUSE_CEILING, backoff, retry_in
 
 log = logging.getLogger(__name__)
 
@@ -240,9 +240,7 @@ class Rooms:
             welcome, outcome = False, error.outcome
         transient = isinstance(outcome, Failed) and attempts < TRIES
         if transient or isinstance(outcome, RateLimited | Unreachable):
-            wait = backoff(attempts, ceiling=PAUSE_CEILING, chance=self._random.random())
-            if isinstance(outcome, RateLimited):
-                wait = max(wait, outcome.retry_after)
+            wait = retry_in(outcome, attempts, chance=self._random.random())
             await self._memory.invite_later(invite, self._clock.now() + wait)
             return
         log.info(

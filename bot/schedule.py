@@ -74,6 +74,17 @@ def backoff(attempts: int, *, ceiling: Millis, chance: float) -> Millis:
     return int(step * (0.5 + chance / 2))
 
 
+def retry_in(
+    outcome: Outcome, attempts: int, *, chance: float, ceiling: Millis = PAUSE_CEILING
+) -> Millis:
+    """Return how long to wait before the same is asked again: as long as was asked for, if it was.
+
+    `attempts` and `chance` are those of `backoff`.
+    """
+    wait = backoff(attempts, ceiling=ceiling, chance=chance)
+    return max(wait, outcome.retry_after) if isinstance(outcome, RateLimited) else wait
+
+
 def settle(outcome: Outcome, timer: Timer, *, now: Millis, failures: int, chance: float) -> Step:
     """Say what follows from the answer to a redaction.
 

@@ -8,7 +8,7 @@ from random import Random
 from typing import Any, Final, Protocol
 
 from bot import report, words
-from bot.clock import Clock
+from bot.clock import Clock, work_through
 from bot.model import (
     Bounds,
     Done,
@@ -26,7 +26,7 @@ from bot.model import (
 from bot.policy import Debt, Owed, Room, lifetime, policy_content, read_setting
 from bot.power import Power
 from bot.report import Files, Load
-from bot.schedule import PAUSE_CEILING, backoff
+from bot.schedule import retry_in
 from bot.words import Fingerprints, Standing
 
 log = logging.getLogger(__name__)
@@ -132,15 +132,7 @@ class Speaker:
 
     async def run(self) -> None:
         """Pay debts until cancelled. Raises `TokenRejectedError`."""
-        while True:
-            self.wake.clear()
-            debt = await self._memory.next_debt()
-            if debt is None:
-                await self._clock.wait(self.wake, None)
-            elif debt.next > self._clock.now():
-                await self._clock.wait(self.wake, debt.next)
-            else:
-                await self.pay(debt)
+        await work_through(self._clock, self.wake, self._memory.next_debt, self.pay)
 
     async def pay(self, debt: Debt) -> None:
         """Pay one debt, or put it off, or give it up where it can never be paid."""
@@ -160,9 +152,7 @@ class Speaker:
         if isinstance(outcome, Done):
             await self._memory.paid(debt, self._clock.now())
         elif _passing(outcome, debt):
-            wait = backoff(debt.attempts, ceiling=PAUSE_CEILING, chance=self._random.random())
-            if isinstance(outcome, RateLimited):
-                wait = max(wait, outcome.retry_after)
+            wait = retry_in(outcome, debt.attempts, chance=self._random.random())
             await self._memory.owed_later(debt, self._clock.now() + wait)
         else:
             log.warning("a notice could not be sent (%s)", type(outcome).__name__)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final, Protocol
 
-from bot.clock import Clock
+from bot.clock import Clock, work_through
 from bot.model import (
     Bounds,
     Event,
@@ -18,14 +18,13 @@ from bot.model import (
     Millis,
     NotFound,
     OutcomeError,
-    RateLimited,
     Refused,
     RoomID,
     UserID,
 )
 from bot.policy import Stamp, lifetime, stamp_back
 from bot.reading import Reader, is_own_join
-from bot.schedule import PAUSE_CEILING, backoff
+from bot.schedule import retry_in
 from bot.timeline import Attached, Change, Setting, Sweep
 
 log = logging.getLogger(__name__)
@@ -117,15 +116,7 @@ class Sweeper:
 
     async def run(self) -> None:
         """Sweep until cancelled. Raises `TokenRejectedError`."""
-        while True:
-            self.wake.clear()
-            sweep = await self._memory.sweeps.next()
-            if sweep is None:
-                await self._clock.wait(self.wake, None)
-            elif sweep.next > self._clock.now():
-                await self._clock.wait(self.wake, sweep.next)
-            else:
-                await self.step(sweep)
+        await work_through(self._clock, self.wake, self._memory.sweeps.next, self.step)
 
     async def step(self, sweep: Sweep) -> None:
         """Read one page of a walk and remember it."""
@@ -212,9 +203,7 @@ class Sweeper:
 
     async def _failed(self, sweep: Sweep, error: OutcomeError) -> None:
         outcome = error.outcome
-        wait = backoff(sweep.attempts, ceiling=PAUSE_CEILING, chance=self._random.random())
-        if isinstance(outcome, RateLimited):
-            wait = max(wait, outcome.retry_after)
+        wait = retry_in(outcome, sweep.attempts, chance=self._random.random())
         if isinstance(outcome, Forbidden | NotFound):
             await self._memory.ask_review(sweep.room_id)
             self._wake_others()

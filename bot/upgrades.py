@@ -8,7 +8,7 @@ from collections.abc import Callable
 from random import Random
 from typing import Any, Final, Protocol
 
-from bot.clock import Clock
+from bot.clock import Clock, work_through
 from bot.model import (
     POLICY_EVENT,
     Done,
@@ -27,7 +27,7 @@ from bot.model import (
 )
 from bot.policy import Owed, Room, policy_content, read_setting
 from bot.power import Power
-from bot.schedule import POSTPONE_CEILING, backoff
+from bot.schedule import POSTPONE_CEILING, retry_in
 from bot.succession import Stage, Successor, goes_along, predecessor, replacement
 from bot.timeline import Setting
 
@@ -104,23 +104,18 @@ class Upgrades:
 
     async def run(self) -> None:
         """Follow until cancelled. Raises `TokenRejectedError`."""
-        while True:
-            self.wake.clear()
-            one = await self._successors.next()
-            if one is None or one.next > self._clock.now():
-                await self._clock.wait(self.wake, None if one is None else one.next)
-                continue
-            try:
-                await (self._enter(one) if one.stage == Stage.OUTSIDE else self._take_over(one))
-            except OutcomeError as error:
-                await self._later(one, error.outcome)
-            self._wake_others()
+        await work_through(self._clock, self.wake, self._successors.next, self._see_to)
+
+    async def _see_to(self, one: Successor) -> None:
+        try:
+            await (self._enter(one) if one.stage == Stage.OUTSIDE else self._take_over(one))
+        except OutcomeError as error:
+            await self._later(one, error.outcome)
+        self._wake_others()
 
     async def _later(self, one: Successor, outcome: Outcome) -> None:
         chance = self._random.random()
-        wait = backoff(one.attempts, ceiling=POSTPONE_CEILING, chance=chance)
-        if isinstance(outcome, RateLimited):
-            wait = max(wait, outcome.retry_after)
+        wait = retry_in(outcome, one.attempts, chance=chance, ceiling=POSTPONE_CEILING)
         log.info("a successor must wait (%s)", type(outcome).__name__)
         await self._successors.later(one, self._clock.now() + wait)
 

@@ -31,6 +31,7 @@ from bot.schedule import (
     Sent,
     Step,
     backoff,
+    retry_in,
     settle,
     take_turns,
     transaction_id,
@@ -128,6 +129,16 @@ def test_a_wait_lies_between_half_a_step_and_a_step(
 def test_more_failures_never_make_a_shorter_step(attempts: int, chance: float) -> None:
     first = backoff(attempts, ceiling=POSTPONE_CEILING, chance=chance)
     assert backoff(attempts + 1, ceiling=POSTPONE_CEILING, chance=chance) >= first
+
+
+@given(st.integers(0, 200), CHANCES, st.integers(0, 10 * PAUSE_CEILING))
+def test_what_a_homeserver_asks_for_is_waited_for_and_never_less_than_without(
+    attempts: int, chance: float, asked: Millis
+) -> None:
+    alone = backoff(attempts, ceiling=PAUSE_CEILING, chance=chance)
+    limited = RateLimited(retry_after=asked)
+    assert retry_in(limited, attempts, chance=chance) == max(asked, alone)
+    assert retry_in(Failed(status=500), attempts, chance=chance) == alone
 
 
 def test_the_waits_differ_by_chance() -> None:
