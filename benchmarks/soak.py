@@ -336,7 +336,7 @@ async def run(options: argparse.Namespace, folder: Path) -> bool:
                 await people("bob"),
                 await people.encrypted("eve"),
             )
-            bot = await bots()
+            bot = await bots(invites={"per_inviter": options.rooms})
             lifetimes, encrypted = await make_rooms(alice, eve, bob, bot, options.rooms)
             watcher = Watcher(bob, lifetimes, {alice.user_id, eve.user_id})
             talk = Talk(alice, eve, list(lifetimes), encrypted, options.seed)
