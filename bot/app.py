@@ -253,6 +253,7 @@ async def _work(
     async with asyncio.TaskGroup() as group:
         finishing = [group.create_task(disk.insist(one.run)) for one in (intake, redactor)]
         ending: list[Callable[[], Coroutine[Any, Any, None]]] = [
+            matrix.crypto.run,
             backfill.run,
             rooms.run,
             speaker.run,

@@ -9,6 +9,7 @@ from random import Random
 from typing import Final, Protocol
 
 from bot.clock import Clock
+from bot.events import is_own_join
 from bot.model import (
     Event,
     Failed,
@@ -21,7 +22,7 @@ from bot.model import (
     UserID,
 )
 from bot.policy import Room
-from bot.reading import Reader, is_own_join
+from bot.reading import Reader
 from bot.schedule import retry_in
 from bot.timeline import Gap, Item
 

@@ -9,6 +9,7 @@ from random import Random
 from typing import Final, Protocol
 
 from bot.clock import Clock
+from bot.events import is_encryption, is_own_join, wants_review
 from bot.model import (
     Bounds,
     Event,
@@ -23,7 +24,7 @@ from bot.model import (
     UserID,
 )
 from bot.policy import Room
-from bot.reading import Reader, is_encryption, is_own_join, wants_review
+from bot.reading import Reader
 from bot.schedule import PAUSE_CEILING, backoff
 from bot.timeline import Gap, Item, Stretch, Sweep, is_state
 

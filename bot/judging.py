@@ -38,6 +38,8 @@ class Clear(Protocol):
     def device_id(self) -> str: ...  # noqa: D102
     @property
     def device_key(self) -> str: ...  # noqa: D102
+    @property
+    def known(self) -> bool: ...  # noqa: D102
 
 
 class Authority(Protocol):

@@ -150,7 +150,7 @@ class Late:
         if event is not None:
             now = self._clock.now()
             items = await self._reader.items(
-                room_id, [event], encrypted=True, live=False, since=unheard.at, now=now
+                room_id, [event], encrypted=True, live=False, since=unheard.at, now=now, meet=True
             )
         await self._memory.heard(room_id, unheard, then, items, self._clock.now())
         self._wake_others()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 from bot.addresses import media_ids
-from bot.commands import parse, text_of
+from bot.commands import Parsed, parse, text_of
+from bot.events import is_encryption, is_nothing, is_verification, may_be_command
 from bot.judging import Authority, Clear, Judge
 from bot.model import (
     POLICY_EVENT,
@@ -37,21 +38,16 @@ from bot.timeline import (
     says_more,
 )
 
-SHAPES_ROOM = frozenset({"m.room.power_levels", "m.room.create", "m.room.tombstone"})
-"""State that says what the bot may do."""
-
-
 AT_ONCE = 50
 """Events read without a turn for the others in the event loop; decrypting takes its time."""
-
-LONGEST_COMMAND = 1_024
-"""Characters of ciphertext in which every valid command fits, whatever its client adds."""
 
 
 class Homeserver(Authority, Protocol):
     """What reading asks of the homeserver."""
 
-    async def decrypt(self, room_id: RoomID, event: Event) -> Clear | Locked | None: ...  # noqa: D102
+    async def decrypt(  # noqa: D102
+        self, room_id: RoomID, event: Event, *, meet: bool
+    ) -> Clear | Locked | None: ...
 
 
 class HearVerification(Protocol):
@@ -97,8 +93,12 @@ class Reader:
         live: bool,
         since: Millis,
         now: Millis,
+        meet: bool = False,
     ) -> list[Item]:
         """Return what `events`, in the timeline's order, come to.
+
+        `meet`: find out whose devices they are from that are not known; else what such a one
+        says to the bot waits, so that nobody's homeserver holds up the rest.
 
         Raises `OutcomeError` when a command could not be judged because the homeserver did not
         answer: read the same events again later.
@@ -121,7 +121,9 @@ class Reader:
                 continue
             # A command stands before its own message: its lifetime covers it as well.
             sent = began(event, live=live, since=since, now=now)
-            heard = await self._heard(room_id, event, encrypted=encrypted, sent=sent, now=now)
+            heard = await self._heard(
+                room_id, event, encrypted=encrypted, sent=sent, now=now, meet=meet
+            )
             items += [item for item in heard if not isinstance(item, Attached)]
             parent = belongs_to(event)
             items.append(Message(event_id=EventID(event_id), sent=sent, parent=parent, live=live))
@@ -141,9 +143,8 @@ class Reader:
             elif isinstance(event_id, str):
                 sent, parent = began(event, live=False, since=since, now=now), belongs_to(event)
                 items.append(Message(event_id=EventID(event_id), sent=sent, parent=parent))
-                sender, content = str(event.get("sender", "")), event.get("content")
-                if isinstance(content, dict):
-                    items += self._attached(event, sender, event.get("type"), content)
+                if isinstance(event.get("content"), dict):
+                    items += self._attached(event, event.get("type"), event["content"])
         return items
 
     def state_change(self, event: Event, *, quiet: bool = False) -> list[Item]:
@@ -174,7 +175,14 @@ class Reader:
         return [redaction]
 
     async def _heard(
-        self, room_id: RoomID, event: Event, *, encrypted: bool, sent: Millis, now: Millis
+        self,
+        room_id: RoomID,
+        event: Event,
+        *,
+        encrypted: bool,
+        sent: Millis,
+        now: Millis,
+        meet: bool,
     ) -> list[Item]:
         """Return what a message says to the bot, if it says anything to it."""
         content, sender = event.get("content"), event.get("sender")
@@ -182,57 +190,67 @@ class Reader:
             return []
         if sender == self._homeserver.own_id:
             return []
-        clear: Clear | None = None
-        identity, relates_to = f"event:{event['event_id']}", content.get("m.relates_to")
-        kind, found = event.get("type"), list[Item]()
         # Clients verify in clear even in encrypted rooms: nothing in it is secret or believed.
         self._offer(room_id, event, encrypted=False)
-        if encrypted:
+        if not encrypted:
+            return await self._said(room_id, event, None, sent)
+        if event.get("type") != "m.room.encrypted":
             # A server can put words in clear into an encrypted room: they do not count there.
-            if kind != "m.room.encrypted":
-                return self._attached(event, sender, kind, content)
-            opened = await self._homeserver.decrypt(room_id, event)
-            if opened is None:
-                return []
-            if isinstance(opened, Locked):
-                return self._unheard(event, sender, opened, now)
-            clear = opened
-            content, kind = clear.content, clear.type
-            identity = f"megolm:{clear.session_id}:{clear.index}"
-            found.append(Opened(session_id=clear.session_id, index=clear.index, at=now))
-            inside = {"m.relates_to": relates_to, **content} if relates_to else content
-            self._offer(room_id, {**event, "type": kind, "content": inside}, encrypted=True)
-        found += self._attached(event, sender, kind, content)
-        text = text_of(content, relates_to) if kind == "m.room.message" else None
-        parsed = None if text is None else parse(text, self._prefix)
-        if parsed is not None:
-            who, digest = UserID(sender), self.digest(identity)
-            surplus = self._judge.over_limit(who, digest, sent)
-            found.append(surplus or await self._judge.judge(room_id, who, parsed, digest, clear))
-        return found
+            return self._attached(event, event.get("type"), content)
+        clear = await self._homeserver.decrypt(room_id, event, meet=meet)
+        if clear is None:
+            return []
+        if isinstance(clear, Locked):
+            quiet = not may_be_command(content)
+            worth = not quiet or sender.partition(":")[2] == self._media_server
+            return [_unheard(event, clear.session_id, now, quiet=quiet)] if worth else []
+        told = _opened(event, clear)
+        if not clear.known and self._matters(event, clear, told):
+            return [_unheard(event, clear.session_id, now, quiet=False)]
+        read = Opened(session_id=clear.session_id, index=clear.index, at=now)
+        if not clear.known:
+            return [read]
+        self._offer(room_id, told, encrypted=True)
+        return [read, *await self._said(room_id, event, clear, sent)]
 
-    def _attached(self, event: Event, sender: str, kind: object, content: Event) -> list[Item]:
+    async def _said(
+        self, room_id: RoomID, event: Event, clear: Clear | None, sent: Millis
+    ) -> list[Item]:
+        """Return the files that a message shows, and what it commands; `clear` if encrypted."""
+        kind, content = (event.get("type"), event["content"])
+        identity = f"event:{event['event_id']}"
+        if clear is not None:
+            kind, content = clear.type, clear.content
+            identity = f"megolm:{clear.session_id}:{clear.index}"
+        items = self._attached(event, kind, content)
+        parsed = self._command(event, kind, content)
+        if parsed is not None:
+            who, digest = UserID(event["sender"]), self.digest(identity)
+            surplus = self._judge.over_limit(who, digest, sent)
+            items.append(surplus or await self._judge.judge(room_id, who, parsed, digest, clear))
+        return items
+
+    def _command(self, event: Event, kind: object, content: Event) -> Parsed | None:
+        """Return the command that a message with this content is, if it is one."""
+        text = text_of(content, event["content"].get("m.relates_to"))
+        return parse(text, self._prefix) if text is not None and kind == "m.room.message" else None
+
+    def _matters(self, event: Event, clear: Clear, told: Event) -> bool:
+        """Whether it makes any difference whose message it is."""
+        return (
+            self._command(event, clear.type, clear.content) is not None
+            or bool(self._attached(event, clear.type, clear.content))
+            or is_verification(told)
+        )
+
+    def _attached(self, event: Event, kind: object, content: Event) -> list[Item]:
         """Return the files that go with a message: only who is on their server can own them."""
-        server = self._media_server
+        server, sender = self._media_server, str(event.get("sender", ""))
         if server is None or sender.partition(":")[2] != server:
             return []
         found = media_ids(kind, content, server)
         event_id, owner = EventID(event["event_id"]), self.digest(sender)
         return [Attached(event_id=event_id, media_ids=found, owner=owner)] if found else []
-
-    def _unheard(self, event: Event, sender: str, opened: Locked, now: Millis) -> list[Item]:
-        """Return the message as one that waits for its key, if it is worth waiting for."""
-        quiet = not may_be_command(event["content"])
-        if quiet and sender.partition(":")[2] != self._media_server:
-            return []
-        unheard = Unheard(
-            event_id=EventID(event["event_id"]),
-            sender=UserID(sender),
-            session_id=opened.session_id,
-            at=now,
-            quiet=quiet,
-        )
-        return [unheard]
 
     def _offer(self, room_id: RoomID, event: Event, *, encrypted: bool) -> None:
         """Hand on what belongs to a verification."""
@@ -240,14 +258,21 @@ class Reader:
             self._hear_verification(room_id, event, encrypted=encrypted)
 
 
-def is_nothing(event: Event) -> bool:
-    """Whether nothing of the event is left, or ever was, that a redaction could take away.
+def _opened(event: Event, clear: Clear) -> Event:
+    """Return the event as it would be in clear."""
+    outer = {key: event["content"][key] for key in ("m.relates_to",) if event["content"].get(key)}
+    return {**event, "type": clear.type, "content": {**outer, **clear.content}}
 
-    Homeservers show what was redacted long ago as empty, and not always with the reason.
-    """
-    if event.get("type") == "m.room.redaction":
-        return is_gone(event) or not says_more(event)
-    return is_gone(event) or event.get("content") == {}
+
+def _unheard(event: Event, session_id: str, now: Millis, *, quiet: bool) -> Unheard:
+    """Return the message as one that cannot be read yet, or not be believed."""
+    return Unheard(
+        event_id=EventID(event["event_id"]),
+        sender=UserID(event["sender"]),
+        session_id=session_id,
+        at=now,
+        quiet=quiet,
+    )
 
 
 def _before(event: Event) -> Setting:
@@ -255,54 +280,3 @@ def _before(event: Event) -> Setting:
     unsigned = event.get("unsigned")
     before = unsigned.get("prev_content") if isinstance(unsigned, dict) else None
     return read_setting(before)[0] if isinstance(before, dict) else None
-
-
-def may_be_command(content: dict[str, Any]) -> bool:
-    """Whether an encrypted event without its key may be a command: an edit is none.
-
-    What relates to another message does so in clear, and a long message is no valid command.
-    """
-    relation = content.get("m.relates_to")
-    edits = isinstance(relation, dict) and relation.get("rel_type") == "m.replace"
-    return not edits and len(str(content.get("ciphertext", ""))) <= LONGEST_COMMAND
-
-
-def is_verification(event: Event) -> bool:
-    """Whether the event is part of a verification (spec: client-server API v1.13, 11.12.2)."""
-    kind, content = event.get("type"), event.get("content")
-    if kind == "m.room.message":
-        return isinstance(content, dict) and content.get("msgtype") == "m.key.verification.request"
-    return isinstance(kind, str) and kind.startswith("m.key.verification.")
-
-
-def is_encryption(event: Event) -> bool:
-    """Whether the state event turns on encryption (spec: client-server API v1.13, 11.12.1)."""
-    return event.get("type") == "m.room.encryption" and event.get("state_key") == ""
-
-
-def is_own_join(event: Event, own_id: UserID) -> bool:
-    """Whether the state event is the bot's own coming into the room."""
-    content = event.get("content")
-    return (
-        event.get("type") == "m.room.member"
-        and event.get("state_key") == own_id
-        and isinstance(content, dict)
-        and content.get("membership") == "join"
-        and not _was_joined(event)
-    )
-
-
-def _was_joined(event: Event) -> bool:
-    """Whether the member was in the room before, and only the name or the picture changed."""
-    unsigned = event.get("unsigned")
-    before = unsigned.get("prev_content") if isinstance(unsigned, dict) else None
-    return isinstance(before, dict) and before.get("membership") == "join"
-
-
-def wants_review(event: Event, own_id: UserID) -> bool:
-    """Whether the state event may change what the bot can do in the room."""
-    if not is_state(event):
-        return False
-    own = event.get("type") == "m.room.member" and event.get("state_key") == own_id
-    kind = event.get("type")
-    return own or (isinstance(kind, str) and kind in SHAPES_ROOM)

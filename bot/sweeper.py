@@ -10,6 +10,7 @@ from random import Random
 from typing import Final, Protocol
 
 from bot.clock import Clock, work_through
+from bot.events import is_own_join
 from bot.model import (
     Bounds,
     Event,
@@ -23,7 +24,7 @@ from bot.model import (
     UserID,
 )
 from bot.policy import Stamp, lifetime, stamp_back
-from bot.reading import Reader, is_own_join
+from bot.reading import Reader
 from bot.schedule import retry_in
 from bot.timeline import Attached, Change, Setting, Sweep
 

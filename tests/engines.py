@@ -147,6 +147,6 @@ class Bot:
             pass
 
         self.crypto.query = nobody_answers  # type: ignore[method-assign, assignment]
-        clear = await self.crypto.decrypt(ROOM, event)
+        clear = await self.crypto.decrypt(ROOM, event, meet=True)
         content = getattr(clear, "content", None)
         return str(content["body"]) if content else None

@@ -44,6 +44,7 @@ class Clear:
     index: int = 0
     device_id: str = "DEVICE"
     device_key: str = ""
+    known: bool = True
 
 
 class FakeHomeserver(FakeRequests):
@@ -130,7 +131,7 @@ class FakeHomeserver(FakeRequests):
             first = room.places[room.events.index(page[0])]
             return copy.deepcopy(page[::-1]), f"s{first}"
 
-    async def decrypt(self, room_id: RoomID, event: Event) -> Clear | None:
+    async def decrypt(self, room_id: RoomID, event: Event, *, meet: bool = False) -> Clear | None:
         content = event.get("content")
         ciphertext = content.get("ciphertext") if isinstance(content, dict) else None
         clear = self.clear.get(ciphertext) if isinstance(ciphertext, str) else None

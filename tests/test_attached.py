@@ -116,10 +116,10 @@ class Encrypted:
         self.homeserver.decrypt = self.decrypt  # type: ignore[method-assign,assignment]
         self.late = Late(self, house.store, house.reader, house.clock, wake_others=house.wake)
 
-    async def decrypt(self, room_id: RoomID, event: Event) -> Clear | Locked | None:
+    async def decrypt(self, room_id: RoomID, event: Event, *, meet: bool) -> Clear | Locked | None:
         session_id = str(event["content"].get("ciphertext"))
         if session_id in self.keys:
-            return await self._decrypt(room_id, event)
+            return await self._decrypt(room_id, event, meet=meet)
         return Locked(session_id=session_id)
 
     async def event(self, room_id: RoomID, event_id: EventID) -> Event | None:

@@ -20,6 +20,7 @@ LAYERS = {
         "durations",
         "power",
         "timeline",
+        "events",
         "policy",
         "schedule",
         "commands",

@@ -47,10 +47,10 @@ class Homeserver:
     async def is_signed(self, user_id: UserID, device_id: str, device_key: str) -> bool:
         return False
 
-    async def decrypt(self, room_id: RoomID, event: Event) -> Any:
+    async def decrypt(self, room_id: RoomID, event: Event, *, meet: bool) -> Any:
         if self.crypto is None:
             return Locked(session_id=event["content"]["session_id"])
-        return await self.crypto.decrypt(room_id, event)
+        return await self.crypto.decrypt(room_id, event, meet=meet)
 
     async def event(self, room_id: RoomID, event_id: EventID) -> Event | None:
         return self.events.get(event_id)

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from bot.events import is_encryption, is_own_join, wants_review
 from bot.model import POLICY_EVENT, Bounds, Event, RoomID, UserID
-from bot.reading import Reader, is_encryption, is_own_join, wants_review
+from bot.reading import Reader
 from bot.store import Store
 from bot.timeline import Item, Message, Stretch, is_gone, is_state
 from tests.fakes import ALICE, BOT, FakeHomeserver

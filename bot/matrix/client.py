@@ -12,9 +12,10 @@ import aiohttp
 from nio import AsyncClient, ErrorResponse
 
 from bot.matrix import answers
-from bot.matrix.crypto import Crypto, Decrypted
+from bot.matrix.crypto import Crypto
 from bot.matrix.http import ANSWER_WITHIN, LARGE
 from bot.matrix.lookups import Lookups
+from bot.matrix.megolm import Decrypted
 from bot.matrix.paths import path
 from bot.model import (
     POLICY_EVENT,
@@ -105,7 +106,7 @@ class Matrix(Lookups):
         if not isinstance(outcome.body.get("next_batch"), str):
             raise OutcomeError(Failed(status=200))
         await self.crypto.feed_by_turns(outcome.body)
-        await self.crypto.keep_up()
+        self.crypto.wake.set()
         batch = answers.read_sync(outcome.body, self.own_id)
         return replace(batch, keys=self.crypto.has_news)
 
@@ -129,9 +130,11 @@ class Matrix(Lookups):
         where = path("rooms", room_id, "messages", query=query)
         return await self.must("GET", where, most=LARGE)
 
-    async def decrypt(self, room_id: RoomID, event: Event) -> Decrypted | Locked | None:
-        """Return an encrypted event in clear, if it is readable and its sender's own."""
-        return await self.crypto.decrypt(room_id, event)
+    async def decrypt(
+        self, room_id: RoomID, event: Event, *, meet: bool
+    ) -> Decrypted | Locked | None:
+        """Return an encrypted event in clear, if it is readable; see `Crypto.decrypt`."""
+        return await self.crypto.decrypt(room_id, event, meet=meet)
 
     def has_key(self, room_id: RoomID, session_id: str) -> bool:
         """Whether a room key has come."""

@@ -6,21 +6,19 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
-import vodozemac
 from nio import AsyncClient, MatrixRoom
 from nio.crypto import InboundGroupSession, OlmDevice
 from nio.events import Event as RoomEvent
 from nio.events import MegolmEvent, ToDeviceEvent
-from nio.exceptions import EncryptionError
 from peewee import OperationalError
 
-from bot.matrix import answers
 from bot.matrix.files import disk
 from bot.matrix.gate import Gate, in_turns, make_room
+from bot.matrix.megolm import LONGEST_ID, MEGOLM, Decrypted, open_with
 from bot.matrix.olm import CarefulOlm
 from bot.matrix.upkeep import Request, Upkeep
 from bot.model import (
@@ -35,30 +33,8 @@ from bot.model import (
 
 log = logging.getLogger(__name__)
 
-MEGOLM = "m.megolm.v1.aes-sha2"
-LONGEST_ID = 255
 MEET_EVERY = 60.0
 """Seconds."""
-UNREADABLE = (
-    vodozemac.MegolmDecryptionException,
-    vodozemac.DecodeException,
-    EncryptionError,
-    ValueError,
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decrypted:
-    """A room event in clear, held in memory only."""
-
-    type: str
-    content: dict[str, Any] = field(repr=False)
-    session_id: str
-    index: int
-    """Where in its Megolm session it stands: with the session's id, what a replay repeats."""
-    device_id: str = ""
-    """The sender's device that made the session."""
-    device_key: str = field(default="", repr=False)
 
 
 class Crypto:
@@ -68,6 +44,7 @@ class Crypto:
         self._client = client
         self._upkeep = Upkeep(client, request)
         self._met: dict[UserID, float] = {}
+        self.wake = asyncio.Event()
         self.gate = Gate()
         self.hear_verification: Callable[[Event], None] = lambda _: None
         """Takes to-device events of verifications; must not raise."""
@@ -160,6 +137,17 @@ class Crypto:
         arrived, self._olm.arrived = self._olm.arrived, False
         return arrived
 
+    async def run(self) -> None:
+        """Do what the engine asks for after every sync, until cancelled.
+
+        Beside the sync, which waits for nobody: strangers' homeservers are slow to say whose
+        devices are whose. Raises `TokenRejectedError`.
+        """
+        while True:
+            await self.wake.wait()
+            self.wake.clear()
+            await self.keep_up()
+
     async def keep_up(self) -> None:
         """Do what the engine asks for. Raises `TokenRejectedError`."""
         await self._upkeep.keep_up()
@@ -168,12 +156,15 @@ class Crypto:
         """Fetch the devices of `users`. Raises `aiohttp.ClientError` or `TimeoutError`."""
         await self._upkeep.query(users)
 
-    async def decrypt(self, room_id: RoomID, event: Event) -> Decrypted | Locked | None:
+    async def decrypt(
+        self, room_id: RoomID, event: Event, *, meet: bool = False
+    ) -> Decrypted | Locked | None:
         """Decrypt a room event; `Locked` without its key, `None` when nothing can open it.
 
         What it says counts only when its session belongs to a device of its sender whose keys
         are known. nio does not see to that: with it, whoever holds alice's ciphertext can send
-        it as bob. Where it does not belong, the type and the content are left empty.
+        it as bob. `meet`: the homeserver is asked for devices that are not known. Where the
+        session belongs to none of them, the type and the content are left empty then.
         Raises `OutcomeError` when the homeserver did not say whose device it is.
         """
         content = event.get("content")
@@ -189,22 +180,30 @@ class Crypto:
         claims = self._olm.sessions_of(room_id, session_id)
         if not claims:
             return Locked(session_id=session_id)
-        clear = _open(claims[0], str(content.get("ciphertext")), room_id)
+        clear = open_with(claims[0], str(content.get("ciphertext")), room_id)
         if clear is None:
             return None
         owner = self._owner(UserID(sender), claims)
+        if owner is None and not meet:
+            return clear
         if owner is None:
             await self._meet(UserID(sender))
             owner = self._owner(UserID(sender), claims)
         if owner is None:
             log.warning("a message came under another name than its key: not a command")
             return replace(clear, type="", content={})
-        return replace(clear, device_id=owner.device_id, device_key=owner.curve25519)
+        return replace(clear, device_id=owner.device_id, device_key=owner.curve25519, known=True)
 
     async def _meet(self, user_id: UserID) -> None:
-        """Fetch a sender's devices, at most once a minute: not for every message of a stranger."""
+        """Fetch a sender's devices, at most once a minute: not for every message of a stranger.
+
+        Those that are known to have changed are fetched all the same.
+        """
         now = time.monotonic()
         if now - self._met.get(user_id, -MEET_EVERY) < MEET_EVERY:
+            await self.keep_up()
+            if user_id in self._olm.users_for_key_query:
+                raise OutcomeError(Unreachable(reason="the devices are not known yet"))
             return
         try:
             await self.query({user_id})
@@ -283,20 +282,6 @@ class Crypto:
             # Who left must not read on, and who came has no key of the session in use.
             client.invalidate_outbound_session(room_id)
         await self.query(set())
-
-
-def _open(session: InboundGroupSession, ciphertext: str, room_id: RoomID) -> Decrypted | None:
-    try:
-        plaintext, index = session.decrypt(ciphertext)
-        payload = answers.parse(plaintext.encode(errors="replace"))
-    except UNREADABLE:
-        return None
-    if not isinstance(payload, dict) or payload.get("room_id") != room_id:
-        return None
-    content, kind = payload.get("content"), payload.get("type")
-    if not isinstance(content, dict) or not isinstance(kind, str):
-        return None
-    return Decrypted(type=kind, content=content, session_id=session.id, index=index)
 
 
 def _list(body: Event, outer: str, inner: str) -> list[Any]:

@@ -1,0 +1,156 @@
+"""Whose device it is that wrote, somebody's homeserver may be slow to say: timers do not wait."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import pytest
+
+from bot.model import POLICY_EVENT, Bounds, Event, OutcomeError, RoomID
+from bot.reading import Reader
+from bot.timeline import Item, Message, Opened, Unheard
+from tests.engines import ROOM, Bot, Peer, Writer
+from tests.fakes import ALICE, BOT, Clear
+from tests.fault_proxy import FaultProxy
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bot.demo.homeserver import Homeserver as Synapse
+    from tests.peers import People
+    from tests.process import Bots
+
+IMAGE = {"msgtype": "m.image", "body": "x", "url": "mxc://example.org/filefile"}
+
+
+class Homeserver:
+    """Opens what somebody wrote whose devices are not known."""
+
+    own_id = BOT
+
+    def __init__(self, kind: str, content: dict[str, Any]) -> None:
+        self.clear = Clear(type=kind, content=content, session_id="s", known=False)
+
+    async def decrypt(self, room_id: RoomID, event: Event, *, meet: bool) -> Clear:
+        return self.clear
+
+
+async def read(kind: str, content: dict[str, Any]) -> tuple[list[Item], list[Event]]:
+    """Return what comes of a message, and what was handed on of it."""
+    heard: list[Event] = []
+    reader = Reader(
+        Homeserver(kind, content),  # type: ignore[arg-type]
+        prefix="!expire",
+        bounds=Bounds(minimum=1_000, maximum=10_000),
+        digest=str,
+        hear_verification=lambda _, event, *, encrypted: heard.append(event),
+        media_server="example.org",
+    )
+    event = {"type": "m.room.encrypted", "event_id": "$event", "sender": ALICE}
+    full = event | {"origin_server_ts": 1, "content": {"ciphertext": "x" * 2_000}}
+    items = await reader.items(ROOM, [full], encrypted=True, live=True, since=0, now=1)
+    return items, heard
+
+
+@pytest.mark.parametrize(
+    ("kind", "content"),
+    [
+        ("m.room.message", {"msgtype": "m.text", "body": "!expire 5s"}),
+        ("m.room.message", {"msgtype": "m.text", "body": "!expire help"}),
+        ("m.room.message", IMAGE),
+        ("m.key.verification.key", {"key": "public"}),
+    ],
+)
+async def test_what_somebody_unknown_says_to_the_bot_waits(
+    kind: str, content: dict[str, Any]
+) -> None:
+    items, heard = await read(kind, content)
+    assert [type(item) for item in items] == [Unheard, Message]
+    assert isinstance(items[0], Unheard)
+    assert not items[0].quiet
+    assert heard == []
+
+
+async def test_of_what_somebody_unknown_says_to_others_nothing_waits() -> None:
+    items, heard = await read("m.room.message", {"msgtype": "m.text", "body": "hello"})
+    assert [type(item) for item in items] == [Opened, Message]
+    assert heard == []
+
+
+@pytest.fixture
+def bot(tmp_path: Path) -> Bot:
+    return Bot(tmp_path / "bot")
+
+
+@pytest.fixture
+def alice(tmp_path: Path, bot: Bot) -> Peer:
+    """Somebody whose devices the bot does not know."""
+    made = Peer("alice", tmp_path / "alice")
+    made.meet(bot)
+    return made
+
+
+async def test_nobody_is_asked_while_the_timeline_is_read(alice: Peer, bot: Bot) -> None:
+    async def keys_query() -> None:
+        raise aiohttp.ClientConnectionError
+
+    bot.client.keys_query = keys_query
+    writer = Writer(alice)
+    bot.feed(alice.tell(bot, "m.room_key", writer.room_key()))
+    event = writer.write("hello")
+    clear = await bot.crypto.decrypt(ROOM, event)
+    assert isinstance(clear, object)
+    assert getattr(clear, "known", None) is False
+    with pytest.raises(OutcomeError):
+        await bot.crypto.decrypt(ROOM, event, meet=True)
+
+
+async def test_a_device_that_is_new_is_met_though_its_owner_was_met_just_now(
+    alice: Peer, bot: Bot
+) -> None:
+    known: list[Peer] = []
+
+    async def keys_query() -> None:
+        for peer in known:
+            bot.olm.device_store.add(peer.device)
+
+    bot.client.keys_query = keys_query
+    writer = Writer(alice)
+    bot.feed(alice.tell(bot, "m.room_key", writer.room_key()))
+    event = writer.write("hello")
+    clear = await bot.crypto.decrypt(ROOM, event, meet=True)
+    assert getattr(clear, "content", None) == {}
+    known.append(alice)
+    bot.olm.users_for_key_query.add(alice.user_id)
+    clear = await bot.crypto.decrypt(ROOM, event, meet=True)
+    assert getattr(clear, "known", None) is True
+
+
+@pytest.mark.synapse
+async def test_silence_about_keys_delays_no_redaction_and_loses_no_command(
+    homeserver: Synapse, people: People, bots: Bots
+) -> None:
+    async with FaultProxy(homeserver.url) as proxy:
+        bot = await bots(homeserver=proxy.url)
+        eve = await people.encrypted("eve")
+        room = await eve.create_room(encrypted=True, invite=[bot.user_id])
+        await eve.until_heard(room, "I make messages disappear")
+        await eve.set_power(room, bot.user_id, 50)
+        await eve.send_text(room, "!expire 3s")
+        await eve.until_heard(room, "eve set disappearing messages to 3 seconds.")
+        proxy.stall("/keys/query", 120)
+        bob = await people.encrypted("bob")
+        await eve.invite(room, bob.user_id)
+        await bob.join(room)
+        await eve.set_power(room, bob.user_id, 50)
+        said = [await bob.send_text(room, "hello"), await eve.send_text(room, "hello, bob")]
+        for event_id in said:
+            await eve.until_redacted(room, event_id, 8)
+        await bob.send_text(room, "!expire 1h")
+        await asyncio.sleep(1)
+        assert proxy.count("/keys/query")
+        assert await eve.get_state(room, POLICY_EVENT) == {"type": "after_send", "timer": 3_000}
+        proxy.mend()
+        await bob.until_heard(room, "bob set disappearing messages to 1 hour.", 20)
