@@ -51,7 +51,7 @@ class Unread(Protocol):
         self, gap: Gap, items: list[Item], token: str, now: Millis, *, done: bool
     ) -> None: ...
     async def later(self, gap: Gap, until: Millis) -> None: ...  # noqa: D102
-    async def give_up(self, gap: Gap) -> None: ...  # noqa: D102
+    async def give_up(self, gap: Gap, now: Millis) -> None: ...  # noqa: D102
     async def take_over(self, now: Millis) -> tuple[RoomID, int] | None: ...  # noqa: D102
 
 
@@ -163,7 +163,7 @@ class Backfill:
         log.warning("a gap could not be read (%s)", type(error.outcome).__name__)
         if isinstance(error.outcome, Failed | Refused) and gap.attempts >= TRIES:
             # What was said since waits behind the gap, and may not wait for ever.
-            log.error("a gap is given up: messages in it may stay")
-            await self._memory.unread.give_up(gap)
+            log.error("a gap cannot be read: messages in it stay until the room can be swept")
+            await self._memory.unread.give_up(gap, self._clock.now())
             return
         await self._memory.unread.later(gap, self._clock.now() + wait)

@@ -14,7 +14,6 @@ from bot.events import is_own_join
 from bot.model import (
     Bounds,
     Event,
-    Failed,
     Forbidden,
     Millis,
     NotFound,
@@ -25,13 +24,13 @@ from bot.model import (
 )
 from bot.policy import Stamp, lifetime, stamp_back
 from bot.reading import Reader
-from bot.schedule import retry_in
+from bot.schedule import POSTPONE_CEILING, retry_in
 from bot.timeline import Attached, Change, Setting, Sweep
 
 log = logging.getLogger(__name__)
 
 TRIES: Final = 60
-"""How often a page is asked for that the homeserver fails on: about an hour long."""
+"""How often a page is asked for that the homeserver refuses; one that it fails on, for ever."""
 
 REACH: Final[Millis] = 30 * 86_400_000
 """How long two homeservers may have been apart for their messages to be found afterwards."""
@@ -71,6 +70,7 @@ class Sweeps(Protocol):
     async def again(self, sweep: Sweep, at: Millis) -> None: ...  # noqa: D102
     async def later(self, sweep: Sweep, until: Millis) -> None: ...  # noqa: D102
     async def end(self, sweep: Sweep) -> None: ...  # noqa: D102
+    async def give_up(self, sweep: Sweep) -> None: ...  # noqa: D102
 
 
 class Memory(Protocol):
@@ -204,14 +204,15 @@ class Sweeper:
 
     async def _failed(self, sweep: Sweep, error: OutcomeError) -> None:
         outcome = error.outcome
-        wait = retry_in(outcome, sweep.attempts, chance=self._random.random())
+        chance = self._random.random()
+        wait = retry_in(outcome, sweep.attempts, chance=chance, ceiling=POSTPONE_CEILING)
         if isinstance(outcome, Forbidden | NotFound):
             await self._memory.ask_review(sweep.room_id)
             self._wake_others()
         log.warning("a room could not be swept (%s)", type(outcome).__name__)
-        lasting = isinstance(outcome, Failed | Refused | Forbidden | NotFound)
-        if lasting and sweep.attempts >= TRIES:
+        if isinstance(outcome, Refused | Forbidden | NotFound) and sweep.attempts >= TRIES:
             log.error("a room's sweep is given up: messages in it may stay")
-            await self._memory.sweeps.end(sweep)
+            await self._memory.sweeps.give_up(sweep)
+            self._wake_others()
             return
         await self._memory.sweeps.later(sweep, self._clock.now() + wait)

@@ -235,8 +235,8 @@ def reverted() -> str:
 def missed() -> str:
     """Own up to a stretch of the room that the homeserver does not let the bot read."""
     return (
-        "I could not read everything that was said here while I was away: the homeserver does not"
-        " give it to me. Messages among it may stay."
+        "I could not read everything that was said here: the homeserver did not give it to me."
+        " Messages among it may stay."
     )
 
 

@@ -121,6 +121,23 @@ async def test_a_gap_that_can_never_be_read_does_not_hold_up_its_room_for_ever(
         assert await dues(house, [live]) != [None]
 
 
+async def test_what_a_homeserver_fails_on_for_half_a_day_is_found_when_it_heals(
+    house: House, room: RoomID
+) -> None:
+    sent = say(house, room, 9)
+    house.homeserver.fail_next(*[Failed(status=500)] * 72, on="page_back")
+    services = (house.intake, house.backfill, house.sweeper, house.speaker)
+    async with house.running(*services):
+        for _ in range(6 * 11):  # every ten minutes it is asked again, by then
+            await house.advance(10 * MINUTE)
+        assert (await dues(house, sent))[:6] == [None] * 6
+        for _ in range(6 * 2):
+            await house.advance(10 * MINUTE)
+        assert None not in await dues(house, sent)
+    said = [one for one in house.homeserver.heard(room) if "could not read everything" in one]
+    assert len(said) == 1
+
+
 async def test_a_homeserver_that_leads_in_a_circle_is_not_followed(
     house: House, room: RoomID
 ) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bot.model import Bounds, EventID, Failed, RoomID, Unreachable, UserID
+from bot.model import Bounds, EventID, Failed, Refused, RoomID, Unreachable, UserID
+from bot.sweeper import TRIES
 from bot.timeline import Sweep
 from tests.fakes import ALICE
 from tests.house import DAY, MINUTE, SECOND, House
@@ -165,6 +166,20 @@ async def shared_room(house: House) -> RoomID:
 async def clear(house: House) -> None:
     while (sweep := await house.store.sweeps.next()) is not None:
         await house.store.sweeps.end(sweep)
+
+
+async def test_a_room_that_the_homeserver_refuses_to_show_is_told(house: House) -> None:
+    room = house.homeserver.make_room()
+    house.homeserver.set_lifetime(room, DAY)
+    async with house.running(house.intake):
+        pass
+    await house.store.sweeps.begin(Sweep(room_id=room, whole=True, since=0, until=1))
+    house.homeserver.fail_next(*[Refused(status=400, errcode="M_UNKNOWN")] * 99, on="page_back")
+    async with house.running(house.sweeper, house.speaker):
+        for _ in range(TRIES + 10):
+            await house.advance(10 * MINUTE)
+    assert await house.store.sweeps.left() == 0
+    assert any("could not read everything" in one for one in house.homeserver.heard(room))
 
 
 def put_below(house: House, room: RoomID, text: str) -> EventID:

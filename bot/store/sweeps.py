@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import Final
 
 from bot.model import EventID, Millis, RoomID
-from bot.policy import Stamp
+from bot.policy import Owed, Stamp
 from bot.store.database import Database, run
+from bot.store.debts import owe
 from bot.store.files import attach
 from bot.store.kin import add_timers
 from bot.timeline import Attached, Setting, Sweep
@@ -140,6 +141,15 @@ class Sweeps:
         """The room is swept."""
         sql = "DELETE FROM sweeps WHERE room = (SELECT id FROM rooms WHERE room_id = ?)"
         await run(self._db, sql, sweep.room_id)
+
+    async def give_up(self, sweep: Sweep) -> None:
+        """The room cannot be swept: owe it a word."""
+        async with self._db.transaction() as db:
+            row = await db.one(ROW, sweep.room_id)
+            if row is not None:
+                await db.rows("DELETE FROM sweeps WHERE room = ?", row[0])
+                owed = Owed(key=f"missed:{sweep.until}", kind="missed", args={})
+                await owe(db, row[0], [owed])
 
     async def left(self) -> int:
         """Return how many rooms are still to be swept."""

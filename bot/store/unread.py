@@ -12,7 +12,19 @@ from bot.policy import Owed
 from bot.store.database import Database, Row
 from bot.store.debts import owe
 from bot.store.keys import FIRST, remember_opened
-from bot.timeline import Attached, Change, Gap, Item, Message, Opened, Redaction, Said, Unheard
+from bot.store.sweeps import begin_sweep
+from bot.timeline import (
+    Attached,
+    Change,
+    Gap,
+    Item,
+    Message,
+    Opened,
+    Redaction,
+    Said,
+    Sweep,
+    Unheard,
+)
 
 CHUNK: Final = 500
 """Rows taken over at once, so that other work gets its turn between."""
@@ -152,13 +164,18 @@ class Unread:
             sql = "UPDATE gaps SET next = ?, attempts = attempts + 1 WHERE id = ?"
             await db.rows(sql, until, gap.id)
 
-    async def give_up(self, gap: Gap) -> None:
-        """The gap cannot be read: go on with what stands behind it, and owe the room a word."""
+    async def give_up(self, gap: Gap, now: Millis) -> None:
+        """The gap cannot be read now: go on with what stands behind it, and owe the room a word.
+
+        The room is swept, for as long as it takes, for what was in the gap.
+        """
         async with self._db.transaction() as db:
             await db.rows("UPDATE gaps SET done = 1 WHERE id = ?", gap.id)
             row = await db.one("SELECT id FROM rooms WHERE room_id = ?", gap.room_id)
             if row is not None:
                 await owe(db, row[0], [Owed(key=f"missed:{gap.id}", kind="missed", args={})])
+                sweep = Sweep(room_id=gap.room_id, whole=True, since=0, until=now)
+                await begin_sweep(db, row[0], sweep)
 
     async def take_over(self, now: Millis) -> tuple[RoomID, int] | None:
         """Give timers to a chunk of what was read, in the timeline's order.
