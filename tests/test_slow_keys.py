@@ -128,6 +128,16 @@ async def test_a_device_that_is_new_is_met_though_its_owner_was_met_just_now(
     assert getattr(clear, "known", None) is True
 
 
+async def test_only_the_devices_of_whom_the_bot_has_met_are_followed(
+    alice: Peer, bot: Bot, tmp_path: Path
+) -> None:
+    bot.meet(Peer("bob", tmp_path / "bob"))
+    bot.olm.tracked_users.update({"@carol:example.org", BOT})
+    changed = [alice.user_id, "@bob:example.org", "@carol:example.org", BOT, None]
+    bot.crypto.feed({"device_lists": {"changed": changed}})
+    assert bot.olm.users_for_key_query == {"@bob:example.org", "@carol:example.org"}
+
+
 @pytest.mark.synapse
 async def test_silence_about_keys_delays_no_redaction_and_loses_no_command(
     homeserver: Synapse, people: People, bots: Bots

@@ -128,8 +128,11 @@ class Crypto:
                 raise  # the disk's, not the event's
             except Exception as error:  # noqa: BLE001 - a stranger's input, of any shape
                 log.warning("passed over a to-device event (%s)", type(error).__name__)
-        changed = _list(body, "device_lists", "changed")
-        self._olm.add_changed_users({user for user in changed if isinstance(user, str)})
+        changed = {u for u in _list(body, "device_lists", "changed") if isinstance(u, str)}
+        # Others are asked for when they matter, and Synapse names the bot itself with every sync
+        # while it redacts.
+        met = (self._olm.tracked_users | self._olm.device_store.users) - {self._client.user_id}
+        self._olm.add_changed_users(changed & met)
 
     @property
     def has_news(self) -> bool:
