@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -12,13 +13,19 @@ from bot.timeline import (
     Attached,
     Change,
     Item,
+    Mark,
     Message,
     Opened,
+    Place,
     Redaction,
     Said,
     Setting,
     Unheard,
 )
+
+SINCE: Final = "io.github.matrix-ephemeral-bot.since"
+"""In the bot's own state events: since which messages what it set holds."""
+MOST_MARKS: Final = 20
 
 LARGEST: Final = 2**53 - 1
 """The largest integer in canonical JSON; larger ones cannot have come through a homeserver."""
@@ -135,9 +142,28 @@ def read_setting(content: Any) -> tuple[Setting, str]:
     return (timer, "after_read") if kind == "after_read" else (OFF, "unreadable")
 
 
-def policy_content(setting: int) -> dict[str, Any]:
-    """Return the content that says `setting` in the room's state."""
-    return {} if setting == OFF else {"type": "after_send", "timer": setting}
+def policy_content(setting: int, marks: Sequence[Mark] = ()) -> dict[str, Any]:
+    """Return the content that says `setting` in the room's state, and since which messages.
+
+    A lifetime counts from the command on, which may stand long before the state event.
+    """
+    content: dict[str, Any] = {} if setting == OFF else {"type": "after_send", "timer": setting}
+    return content | ({SINCE: [list(mark) for mark in marks]} if marks else {})
+
+
+def read_marks(content: Any) -> tuple[Mark, ...]:
+    """Read since which messages the bot's own state event says that its setting holds."""
+    marks = content.get(SINCE) if isinstance(content, dict) else None
+    if not isinstance(marks, list) or len(marks) > MOST_MARKS:
+        return ()
+    match [tuple(mark) for mark in marks if isinstance(mark, list)]:
+        case found if len(found) == len(marks) and all(map(_is_mark, found)):
+            return tuple((EventID(mark[0]), int(mark[1])) for mark in found)
+    return ()
+
+
+def _is_mark(mark: tuple[Any, ...]) -> bool:
+    return len(mark) == 2 and isinstance(mark[0], str) and type(mark[1]) is int
 
 
 def stamp(state: RoomState, items: list[Item], *, bounds: Bounds, own_id: UserID) -> Stamped:
@@ -161,25 +187,16 @@ def stamp(state: RoomState, items: list[Item], *, bounds: Bounds, own_id: UserID
     )
 
 
-def stamp_back(
-    setting: Setting, items: list[Item], *, bounds: Bounds
-) -> tuple[list[Stamp], list[Attached], Setting]:
-    """Walk back along `items`, newest first, from a place where `setting` held.
+def succeed(before: Iterable[Owed], owed: Owed) -> Owed:
+    """Let a lifetime that is to be set take the place of others, which were not set yet.
 
-    Returns the timers, oldest first, the files, and the setting that held at the other end.
+    Nobody else remembers since where those held.
     """
-    found: list[Stamp] = []
-    files = [item for item in items if isinstance(item, Attached)]
-    for item in items:
-        if isinstance(item, Change):
-            setting = item.before
-        elif isinstance(item, Message):
-            span = lifetime(setting, bounds)
-            due = None if span is None else item.sent + span
-            if due is not None or item.parent is not None:
-                ask = item.parent is not None and due is not None
-                found.append(Stamp(event_id=item.event_id, due=due, parent=item.parent, ask=ask))
-    return found[::-1], files, setting
+    own = owed.args.get("marks", [])
+    places = {mark[0] for mark in own}
+    others = [mark for one in before if one.kind == "set" for mark in one.args.get("marks", [])]
+    marks = [mark for mark in others if mark[0] not in places] + own
+    return replace(owed, args=owed.args | {"marks": marks[-MOST_MARKS:]})
 
 
 class _Walk:
@@ -214,8 +231,8 @@ class _Walk:
                 self.unheard.append((item, self.state))
             case Attached():
                 self.files.append(item)
-            case Opened():
-                pass  # concerns the key and not the room
+            case Opened() | Place():
+                pass  # concerns the key, or who walks back
 
     def _message(self, item: Message) -> None:
         span = lifetime(self.state.setting, self._bounds)
@@ -242,11 +259,15 @@ class _Walk:
         was = lifetime(self.state.setting, self._bounds)
         args = item.args | {"base": self.state.policy_digest, "was": was, "sender": item.sender}
         if item.setting is not None:
-            args["setting"] = item.setting
+            marks = [] if item.event_id is None else [(item.event_id, item.setting)]
+            args |= {"setting": item.setting, "marks": marks}
             self.state = replace(self.state, setting=item.setting, commanded=True)
-            self.owed = [one for one in self.owed if one.kind != "set"]
             self.suspends = item.suspends
-        self.owed.append(Owed(key=item.digest, kind=item.kind, args=args))
+        owed = Owed(key=item.digest, kind=item.kind, args=args)
+        if item.setting is not None:
+            owed = succeed(self.owed, owed)
+            self.owed = [one for one in self.owed if one.kind != "set"]
+        self.owed.append(owed)
 
     def _change(self, change: Change, *, cause: str = "") -> None:
         """Apply a state event; what the bot itself set was announced with the command.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 from bot.addresses import media_ids
@@ -20,13 +21,14 @@ from bot.model import (
     RoomID,
     UserID,
 )
-from bot.policy import read_setting
+from bot.policy import read_marks, read_setting
 from bot.timeline import (
     Attached,
     Change,
     Item,
     Message,
     Opened,
+    Place,
     Redaction,
     Setting,
     Unheard,
@@ -137,15 +139,23 @@ class Reader:
         for event in events:
             event_id = event.get("event_id")
             if is_state(event):
-                items.extend(self.state_change(event, quiet=True))
+                items.extend(self._with_marks(event))
             elif is_nothing(event):
-                continue
+                items += [Place(event_id=EventID(event_id))] if isinstance(event_id, str) else []
             elif isinstance(event_id, str):
                 sent, parent = began(event, live=False, since=since, now=now), belongs_to(event)
                 items.append(Message(event_id=EventID(event_id), sent=sent, parent=parent))
                 if isinstance(event.get("content"), dict):
                     items += self._attached(event, event.get("type"), event["content"])
         return items
+
+    def _with_marks(self, event: Event) -> list[Item]:
+        marks = read_marks(event.get("content")) if self._is_own(event) else ()
+        found = self.state_change(event, quiet=True)
+        return [replace(one, marks=marks) if isinstance(one, Change) else one for one in found]
+
+    def _is_own(self, event: Event) -> bool:
+        return event.get("sender") == self._homeserver.own_id
 
     def state_change(self, event: Event, *, quiet: bool = False) -> list[Item]:
         """Return the change that a state event makes to the room's lifetime, if any."""
@@ -227,7 +237,8 @@ class Reader:
         if parsed is not None:
             who, digest = UserID(event["sender"]), self.digest(identity)
             surplus = self._judge.over_limit(who, digest, sent)
-            items.append(surplus or await self._judge.judge(room_id, who, parsed, digest, clear))
+            said = surplus or await self._judge.judge(room_id, who, parsed, digest, clear)
+            items.append(replace(said, event_id=EventID(event["event_id"])))
         return items
 
     def _command(self, event: Event, kind: object, content: Event) -> Parsed | None:

@@ -38,11 +38,11 @@ from bot.schedule import (
 
 log = logging.getLogger(__name__)
 
-LOOKS: Final = 3
-"""How often the homeserver may fail to say what belongs to a message that is due."""
+LOOKS: Final = 8
+"""How often the homeserver may fail to say what belongs to a message: for four minutes."""
 
 PATIENCE: Final[Millis] = 10_000
-"""How late a message may go for the sake of what belongs to it."""
+"""How long a message waits, once it was looked at, for what belongs to it."""
 AGAIN: Final = 2
 """A message whose request goes unanswered so often may itself be the reason."""
 BACKLOG_EVERY: Final = 8
@@ -69,7 +69,7 @@ class Kin(Protocol):
     """What the redactor asks of the store for what belongs to a message."""
 
     async def found(  # noqa: D102
-        self, timer: Timer, children: list[EventID], now: Millis, *, looked: bool
+        self, timer: Timer, children: list[EventID], *, looked: bool
     ) -> None: ...
 
 
@@ -78,13 +78,11 @@ class Memory(Protocol):
 
     @property
     def kin(self) -> Kin: ...  # noqa: D102
-    async def due(  # noqa: D102
-        self, now: Millis, share: int, *, backlog: bool = False
-    ) -> list[Timer]: ...
+    async def due(self, now: Millis, share: int, *, backlog: bool) -> list[Timer]: ...  # noqa: D102
     async def overdue(self, now: Millis) -> int: ...  # noqa: D102
     async def next_due(self, after: Millis) -> Millis | None: ...  # noqa: D102
     async def sent(self, timer: Timer, now: Millis, check_at: Millis) -> None: ...  # noqa: D102
-    async def unsent(self, timer: Timer, now: Millis) -> None: ...  # noqa: D102
+    async def unsent(self, timer: Timer, at: Millis) -> None: ...  # noqa: D102
     async def postpone(self, timer: Timer, until: Millis) -> None: ...  # noqa: D102
     async def refused(self, timer: Timer, until: Millis, older_than: Millis) -> None: ...  # noqa: D102
     async def drop(self, timer: Timer) -> None: ...  # noqa: D102
@@ -111,6 +109,8 @@ class Redactor:
         self.wake = asyncio.Event()
         self._stopping = False
         self._working: set[int] = set()
+        self._looked_at: dict[int, Millis] = {}
+        """When messages were first looked at that more belongs to than one answer says."""
         self._pace = Pace()
         self.behind: Behind | None = None
         """While the homeserver lets through less than is due."""
@@ -205,10 +205,13 @@ class Redactor:
             log.warning("what belongs to a message is not known (%s)", type(outcome).__name__)
             return True
         now = self._clock.now()
-        await self._memory.kin.found(timer, children, now, looked=all_of_them)
-        return not children or now - timer.due > PATIENCE
+        await self._memory.kin.found(timer, children, looked=all_of_them)
+        if not children or all_of_them:
+            return not children  # what was found goes first; then nothing is looked up again
+        return now - self._looked_at.setdefault(timer.id, now) > PATIENCE  # some add for ever
 
     async def _redact(self, timer: Timer) -> None:
+        self._looked_at.pop(timer.id, None)
         txn = transaction_id(timer.event_id, timer.generation)
         outcome = await self._homeserver.redact(timer.room_id, timer.event_id, txn)
         now = self._clock.now()
@@ -264,7 +267,8 @@ class Redactor:
     async def _check(self, timer: Timer) -> None:
         """A redaction was accepted but not seen in the timeline: ask for the event itself."""
         now = self._clock.now()
-        later = backoff(timer.attempts, ceiling=POSTPONE_CEILING, chance=self._random.random())
+        tries = max(timer.attempts, timer.generation)
+        later = backoff(tries, ceiling=POSTPONE_CEILING, chance=self._random.random())
         gone = await self._gone(timer)
         if gone:
             await self._memory.drop(timer)
@@ -273,7 +277,8 @@ class Redactor:
         else:
             self._tally.unconfirmed += 1
             log.warning("a redaction was accepted and did not happen: done anew")
-            await self._memory.unsent(timer, now)
+            # At once the first time; who never shows it is not flooded.
+            await self._memory.unsent(timer, now + later * bool(timer.generation))
 
     async def _gone(self, timer: Timer) -> bool | None:
         """Whether the event is provably gone; `None` when that cannot be told now."""

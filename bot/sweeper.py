@@ -22,10 +22,11 @@ from bot.model import (
     RoomID,
     UserID,
 )
-from bot.policy import Stamp, lifetime, stamp_back
+from bot.policy import Stamp
 from bot.reading import Reader
 from bot.schedule import POSTPONE_CEILING, retry_in
-from bot.timeline import Attached, Change, Setting, Sweep
+from bot.timeline import Attached, Sweep
+from bot.wayback import WayBack
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ class Sweeps(Protocol):
         now: Millis,
         *,
         token: str | None,
-        setting: Setting,
+        way: WayBack,
         events: int,
     ) -> int: ...
     async def again(self, sweep: Sweep, at: Millis) -> None: ...  # noqa: D102
@@ -129,9 +130,10 @@ class Sweeper:
             events, token = await self._homeserver.page_back(sweep.room_id, sweep.token)
             shown, reached = self._up_to_arrival(events)
             items = self._reader.outline(shown, since=sweep.since, now=sweep.until)
-            stamps, files, setting = stamp_back(sweep.setting, items, bounds=self._bounds)
-            first = any(isinstance(item, Change) and item.before is None for item in items)
-            unset = first and lifetime(setting, self._bounds) is None
+            back = WayBack(setting=sweep.setting, until=list(sweep.before))
+            stamps, files = back.stamp(items, bounds=self._bounds)
+            # Before the first setting messages stay, unless the operator says otherwise.
+            unset = back.setting is None and self._bounds.default is None
             over = reached or unset or token in {None, sweep.token} or self._far(events, sweep)
             # Asked before anything is remembered: what lies beyond the end is not to be read.
             more = over and await self._may_bring_more(sweep)
@@ -141,12 +143,12 @@ class Sweeper:
                 files,
                 self._clock.now(),
                 token=None if over else token,
-                setting=setting,
+                way=back,
                 events=len(shown),
             )
             self.tally.events += len(shown)
             self.tally.found += fresh
-            if fresh:
+            if stamps:  # what is there already may go sooner, with what was found
                 self._wake_others()
             if over:
                 await self._walked(sweep, fresh, len(shown), more=more)

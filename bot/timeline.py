@@ -12,6 +12,9 @@ Setting = int | None
 
 OFF: Final = 0
 
+Mark = tuple[EventID, int]
+"""A command's message, and the setting (or `OFF`) that holds from there on."""
+
 SURPLUS: Final = "surplus"
 """The kind of a command over its sender's limit: it does nothing, and is not answered."""
 
@@ -45,6 +48,8 @@ class Change:
     """What held until then; `None` also where the homeserver does not say."""
     note: str = ""
     """`after_read` or `unreadable` when the content asks for what the bot cannot do."""
+    marks: tuple[Mark, ...] = ()
+    """Where the bot's own change was commanded, the oldest first, for who walks back."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +75,8 @@ class Said:
     """The lifetime (or `OFF`) that an accepted command sets from here on; `None`: sets nothing."""
     suspends: bool = False
     """The lifetime was set, but the bot lacks the power to redact."""
+    event_id: EventID | None = None
+    """The message that says it, where it sets a lifetime."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +110,14 @@ class Attached:
     """Digest of the sender's id: whose files they must be to go with the message."""
 
 
-Item = Message | Change | Redaction | Said | Unheard | Opened | Attached
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where something stood that is gone: it may have been a command."""
+
+    event_id: EventID
+
+
+Item = Message | Change | Redaction | Said | Unheard | Opened | Attached | Place
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +155,8 @@ class Sweep:
     """What comes before it is still to be read; `None`: the walk has not begun."""
     setting: Setting = None
     """The room's setting at `token`."""
+    before: tuple[tuple[EventID, Setting], ...] = ()
+    """Messages, the newest first, before which another setting held."""
     fresh: int = 0
     """Messages found in this walk, and in all of them."""
     found: int = 0

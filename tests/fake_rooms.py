@@ -17,6 +17,7 @@ from bot.model import (
     RoomID,
     UserID,
 )
+from bot.policy import SINCE
 from bot.power import Power
 from tests.fake_clock import FakeClock
 
@@ -279,4 +280,4 @@ class FakeRooms:
     def lifetime_of(self, room_id: RoomID) -> dict[str, Any] | None:
         """Return the content of the state event that holds the room's lifetime."""
         event = self.rooms[room_id].state().get((POLICY_EVENT, ""))
-        return None if event is None else event["content"]
+        return None if event is None else {k: v for k, v in event["content"].items() if k != SINCE}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -198,9 +199,90 @@ async def test_a_homeserver_that_cannot_tell_relations_keeps_no_message(house: H
     async with house.running(*house.everything):
         whole = await house.said_in(room, "hello")
         house.homeserver.fail_next(*[Failed(status=500)] * 50, on="relations")
+        for _ in range(10):
+            await house.advance(MINUTE)
+        assert house.homeserver.is_redacted(room, whole)
+
+
+async def test_what_belongs_to_it_is_found_though_the_homeserver_fails_for_a_minute(
+    house: House,
+) -> None:
+    room = house.homeserver.make_room()
+    whole = house.homeserver.send(room, "hello")
+    unknown = relate(house, room, "m.replace", whole)
+    await house.remember(room, whole, due=house.clock.now())
+    house.homeserver.fail_next(*[Failed(status=500)] * 6, on="relations")
+    async with house.running(house.redactor):
+        for _ in range(12):
+            await house.advance(20 * SECOND)
+    assert await order_of_redactions(house, room) == [unknown, whole]
+
+
+def one_each(house: House, every: int) -> Callable[[], int]:
+    """Return a limit that lets one redaction through in `every` milliseconds."""
+    last = [0]
+
+    def limit() -> int:
+        now = house.clock.now()
+        if now - last[0] < every:
+            return every - (now - last[0])
+        last[0] = now
+        return 0
+
+    return limit
+
+
+@pytest.mark.parametrize("away", [0, 60 * MINUTE])
+async def test_what_belongs_to_a_message_goes_first_however_late(house: House, away: int) -> None:
+    room = await live_in(house, MINUTE)
+    pairs = []
+    async with house.running(*house.everything):
+        for _ in range(5):
+            whole = await house.said_in(room, "hello")
+            await house.advance(10)
+            pairs.append((whole, relate(house, room, "m.replace", whole)))
+            await house.rest()
+    house.clock.advance(away)
+    house.homeserver.limit_redactions(one_each(house, 5 * SECOND))
+    async with house.running(*house.everything):
+        for _ in range(200):
+            await house.advance(SECOND)
+    order = await order_of_redactions(house, room)
+    assert len(order) == 10
+    assert all(order.index(edit) < order.index(whole) for whole, edit in pairs)
+
+
+async def test_an_unknown_edit_goes_before_its_message_however_late(house: House) -> None:
+    room = await live_in(house, MINUTE)
+    async with house.running(*house.everything):
+        whole = await house.said_in(room, "hello")
+        for number in range(40):
+            await house.said_in(room, f"{number}")
+    edit = relate(house, room, "m.replace", whole)  # the bot is away
+    house.clock.advance(60 * MINUTE)
+    house.homeserver.limit_redactions(one_each(house, 5 * SECOND))
+    async with house.running(*house.everything):
+        for _ in range(300):
+            await house.advance(SECOND)
+    order = await order_of_redactions(house, room)
+    assert order.index(edit) < order.index(whole)
+
+
+@pytest.mark.parametrize(("before", "every"), [(1, 5), (30, 60)])
+async def test_whoever_reacts_for_ever_keeps_no_message_that_is_late(
+    house: House, before: int, every: int
+) -> None:
+    room = await live_in(house, MINUTE)
+    house.homeserver.limit_redactions(one_each(house, 5 * SECOND))
+    async with house.running(*house.everything):
+        whole = await house.said_in(room, "hello")
+        for _ in range(before):
+            relate(house, room, "m.annotation", whole)
         await house.advance(MINUTE)
-        for _ in range(3):
-            await house.advance(10 * SECOND)
+        for second in range(50):
+            if second % every == 0:
+                relate(house, room, "m.annotation", whole)
+            await house.advance(SECOND)
         assert house.homeserver.is_redacted(room, whole)
 
 

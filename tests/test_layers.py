@@ -21,6 +21,7 @@ LAYERS = {
         "power",
         "timeline",
         "events",
+        "wayback",
         "policy",
         "schedule",
         "commands",

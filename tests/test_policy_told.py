@@ -164,7 +164,8 @@ def test_a_later_command_takes_the_place_of_one_in_the_same_stretch() -> None:
 def test_a_command_remembers_what_it_was_said_upon() -> None:
     state = RoomState(setting=MINUTE, policy_digest="before")
     [owed] = walk(said(HOUR, "c"), state=state).owed
-    assert owed.args == {"base": "before", "was": MINUTE, "setting": HOUR, "sender": ALICE}
+    expected = {"base": "before", "was": MINUTE, "setting": HOUR, "sender": ALICE, "marks": []}
+    assert owed.args == expected
 
 
 @pytest.mark.parametrize("kind", ["help", "status", "refused", "invalid", "outside"])

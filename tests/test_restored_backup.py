@@ -49,4 +49,4 @@ async def test_after_a_restore_everything_that_is_due_goes(
     assert "Traceback" not in bot.words()
     assert "logged in as a new device" not in bot.words().split("stopped")[-1]
     state = await alice.get_state(room, "com.beeper.disappearing_timer")
-    assert state == {"type": "after_send", "timer": 4000}
+    assert state["timer"] == 4000

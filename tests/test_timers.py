@@ -156,7 +156,7 @@ async def test_a_forgotten_room_leaves_nothing(store: Store) -> None:
 @pytest.mark.parametrize(
     ("sql", "args", "table"),
     [
-        (DUE, (0, NOW, NOW, 8), "timers"),
+        (DUE, (0, NOW, NOW, 8, 5), "timers"),
         (NEXT, (NOW,), "timers"),
         (TAKE, (1, 500), "unread"),
         (READY, (), "unread"),

@@ -38,6 +38,22 @@ async def test_a_redaction_that_was_seen_and_did_not_happen_is_done_anew(
     assert "a redaction was accepted and did not happen: done anew" in caplog.messages
 
 
+async def test_a_message_that_never_seems_gone_is_not_redacted_again_and_again(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.store.verify = True
+
+    async def never(_room: RoomID, _event: EventID) -> bool:
+        return False
+
+    monkeypatch.setattr(house.homeserver, "is_gone", never)
+    room = await seen_but_not_gone(house, SAMPLED)
+    async with house.running(house.redactor, house.intake):
+        for _ in range(60):
+            await house.advance(MINUTE)
+    assert 3 < len(house.homeserver.redactions(room, SAMPLED)) < 20
+
+
 async def test_only_a_sample_is_read_back(house: House) -> None:
     house.store.verify = True
     room = await seen_but_not_gone(house, OTHER)

@@ -18,8 +18,10 @@ KEEP: Final = "NOTHING"
 RENEW: Final = "UPDATE SET due = excluded.due, next = excluded.due WHERE sent_at IS NULL"
 ADD_CHILD: Final = (
     "INSERT INTO timers (room, event_id, due, next, backlog, parent, looked, local)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-    " ON CONFLICT (room, event_id) DO UPDATE SET parent = excluded.parent, due = excluded.due,"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (room, event_id) DO "
+)
+SOONER: Final = (
+    "UPDATE SET parent = excluded.parent, due = excluded.due,"
     " next = min(next, excluded.due) WHERE excluded.due < due AND sent_at IS NULL"
 )
 PARENT: Final = "SELECT due FROM timers WHERE room = ? AND event_id = ?"
@@ -50,12 +52,19 @@ DEPTH: Final = 8
 
 
 async def add_timers(
-    db: Database, row: int, stamps: Sequence[Stamp], now: Millis, *, again: bool = False
+    db: Database,
+    row: int,
+    stamps: Sequence[Stamp],
+    now: Millis,
+    *,
+    again: bool = False,
+    found: bool = False,
 ) -> None:
     """Give messages their timers; a child's is due with its parent's, or before.
 
     What is overdue already is backlog, and waits behind what is live. `again`: a timer that is
-    there is not kept.
+    there is not kept. `found`: who stamped them saw less than whoever made the timers that are
+    there, so only a parent's shorter life changes those.
     """
     plain = [one for one in stamps if one.parent is None and one.due is not None]
     await db.many(
@@ -73,8 +82,10 @@ async def add_timers(
         due = min(known if stamp.due is None else [*known, stamp.due], default=None)
         if due is not None:
             local = stamp.live and due == stamp.due
-            values = (due, due, _overdue(stamp, now), stamp.parent, parent is not None, local)
-            await db.rows(ADD_CHILD, row, stamp.event_id, *values)
+            # What comes after its time is nothing its parent waits for: some add for ever.
+            first = max(due, now) if stamp.live else due
+            values = (due, first, _overdue(stamp, now), stamp.parent, parent is not None, local)
+            await db.rows(ADD_CHILD + (KEEP if found else SOONER), row, stamp.event_id, *values)
         if parent is None and stamp.ask:
             await db.rows(ADD_ORPHAN, row, stamp.event_id, stamp.parent, MOST_ORPHANS)
     # A child may have come before its parent.
@@ -121,9 +132,7 @@ class Kin:
     def __init__(self, database: Database) -> None:
         self._db = database
 
-    async def found(
-        self, timer: Timer, children: Sequence[EventID], now: Millis, *, looked: bool
-    ) -> None:
+    async def found(self, timer: Timer, children: Sequence[EventID], *, looked: bool) -> None:
         """What belongs to the timer's message was looked up: it goes first.
 
         `looked`: that is all of it.
@@ -134,8 +143,8 @@ class Kin:
                 return
             row, due, backlog = found
             for child in children:
-                values = (due, now, backlog, timer.event_id, False, False)
-                await db.rows(ADD_CHILD, row, child, *values)
+                values = (due, due, backlog, timer.event_id, False, False)
+                await db.rows(ADD_CHILD + SOONER, row, child, *values)
             await db.rows("UPDATE timers SET looked = ? WHERE id = ?", looked, timer.id)
 
     async def next_orphan(self) -> Orphan | None:
@@ -170,5 +179,5 @@ class Kin:
             await db.rows("DELETE FROM orphans WHERE id = ?", orphan.id)
             if gone:
                 values = (now, now, False, orphan.parent, False, False)
-                await db.rows(ADD_CHILD, room[0], orphan.event_id, *values)
+                await db.rows(ADD_CHILD + SOONER, room[0], orphan.event_id, *values)
                 await _lower(db, room[0], [orphan.event_id])

@@ -198,5 +198,8 @@ MIGRATIONS: Final = (
     CREATE INDEX files_media ON files (media_id);
     CREATE INDEX files_next ON files (next) WHERE timer IS NULL;
     """,
+    """
+    ALTER TABLE sweeps ADD COLUMN before TEXT NOT NULL DEFAULT '[]';
+    """,
 )
 """Each entry moves the schema one version on; `PRAGMA user_version` counts them."""

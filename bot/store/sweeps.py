@@ -12,7 +12,8 @@ from bot.store.database import Database, run
 from bot.store.debts import owe
 from bot.store.files import attach
 from bot.store.kin import add_timers
-from bot.timeline import Attached, Setting, Sweep
+from bot.timeline import Attached, Sweep
+from bot.wayback import WayBack
 
 BEGIN: Final = (
     "INSERT INTO sweeps (room, whole, since, until) VALUES (?, ?, ?, ?)"
@@ -25,7 +26,7 @@ BEGIN: Final = (
 )
 NEXT: Final = (
     "SELECT r.room_id, s.whole, s.since, s.until, s.token, s.setting, s.fresh, s.found, s.events,"
-    " s.empty, s.attempts, s.next FROM sweeps s JOIN rooms r ON r.id = s.room"
+    " s.empty, s.attempts, s.next, s.before FROM sweeps s JOIN rooms r ON r.id = s.room"
     " WHERE NOT EXISTS (SELECT 1 FROM gaps WHERE room = s.room)"
     # A lifetime that a command has just set holds from its place on, which the walk cannot see.
     " AND (s.token IS NOT NULL OR NOT r.commanded) ORDER BY s.next, s.room LIMIT 1"
@@ -33,10 +34,11 @@ NEXT: Final = (
 ROW: Final = "SELECT id FROM rooms WHERE room_id = ?"
 START: Final = (
     "UPDATE sweeps SET token = (SELECT value FROM meta WHERE key = 'token'), fresh = 0,"
+    " before = '[]',"
     " setting = (SELECT setting FROM rooms WHERE id = room) WHERE room = ?"
 )
 READ_ON: Final = (
-    "UPDATE sweeps SET token = ?, setting = ?, fresh = fresh + ?, found = found + ?,"
+    "UPDATE sweeps SET token = ?, setting = ?, before = ?, fresh = fresh + ?, found = found + ?,"
     " events = events + ?, next = ?, attempts = 0 WHERE room = ?"
 )
 AGAIN: Final = (
@@ -93,6 +95,7 @@ class Sweeps:
             empty=found[9],
             attempts=found[10],
             next=found[11],
+            before=tuple((EventID(one[0]), one[1]) for one in json.loads(found[12])),
         )
 
     async def read_on(
@@ -103,7 +106,7 @@ class Sweeps:
         now: Millis,
         *,
         token: str | None,
-        setting: Setting,
+        way: WayBack,
         events: int,
     ) -> int:
         """Remember one page of a walk: what is to get timers, and where the walk goes on.
@@ -117,9 +120,11 @@ class Sweeps:
             own: list[EventID] = [one.event_id for one in stamps if one.due is not None]
             known = await db.one(KNOWN, row[0], json.dumps(own))
             fresh = len(own) - (int(known[0]) if known else 0)
-            await add_timers(db, row[0], stamps, now)
+            await add_timers(db, row[0], stamps, now, found=True)
             await attach(db, row[0], files)
-            await db.rows(READ_ON, token, setting, fresh, fresh, events, now, row[0])
+            before = json.dumps(way.until)
+            found = (fresh, fresh, events, now)
+            await db.rows(READ_ON, token, way.setting, before, *found, row[0])
         return fresh
 
     async def again(self, sweep: Sweep, at: Millis) -> None:

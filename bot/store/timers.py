@@ -8,7 +8,9 @@ from bot.model import EventID, Millis, RoomID, Timer
 from bot.store.database import Database, Row, run
 
 PATIENCE: Final[Millis] = 10_000
-"""How long a message waits for what belongs to it: somebody may add to that for ever."""
+"""How long a message waits for all that belongs to it: somebody may add to that for ever."""
+FEW: Final = 5
+"""So many that belong to a message, and did before its time, go first however late it is."""
 
 DUE: Final = (
     "SELECT t.id, r.room_id, t.event_id, t.due, t.attempts, t.generation, t.sent_at, t.looked,"
@@ -16,11 +18,12 @@ DUE: Final = (
     " FROM rooms r JOIN timers t ON t.id IN"
     " (SELECT id FROM timers AS f WHERE room = r.id AND backlog = ?1 AND next <= ?2"
     # Children first, as far as a first try goes; `id`: nothing waits for what came before it.
-    " AND (sent_at IS NOT NULL OR next <= ?3 OR NOT EXISTS (SELECT 1 FROM timers AS c"
+    " AND (sent_at IS NOT NULL OR (SELECT count(*) FROM (SELECT 1 FROM timers AS c"
     " WHERE c.room = f.room AND c.parent = f.event_id AND c.id > f.id AND c.sent_at IS NULL"
-    " AND c.attempts = 0 AND c.next <= ?2))"
-    " ORDER BY next, parent IS NULL AND next > ?3 LIMIT ?4)"
-    " WHERE NOT r.suspended ORDER BY t.next, t.parent IS NULL AND t.next > ?3"
+    " AND c.attempts = 0 AND c.next <= ?2 AND (f.next > ?3 OR c.next <= f.next) LIMIT ?5 + 1))"
+    " NOT BETWEEN 1 AND ?5 + (next > ?3))"
+    " ORDER BY next, parent IS NULL AND next > ?3, id LIMIT ?4)"
+    " WHERE NOT r.suspended ORDER BY t.next, t.parent IS NULL AND t.next > ?3, t.id"
 )
 NEXT: Final = (
     "SELECT min(min(coalesce((SELECT min(next) FROM timers WHERE room = r.id AND backlog = 0"
@@ -67,7 +70,8 @@ class Timers:
         `backlog`: those that were overdue when they were stored; else the live ones.
         """
         async with self._db.transaction() as db:
-            return [_timer(row) for row in await db.rows(DUE, backlog, now, now - PATIENCE, share)]
+            found = await db.rows(DUE, backlog, now, now - PATIENCE, share, FEW)
+        return [_timer(row) for row in found]
 
     async def overdue(self, now: Millis) -> int:
         """Return how many messages are due in rooms that may act, and not removed yet."""
@@ -92,9 +96,9 @@ class Timers:
                 await db.rows(TELL_ANEW, timer.id)
             await db.rows(SENT, now, check_at, timer.id)
 
-    async def unsent(self, timer: Timer, now: Millis) -> None:
-        """A redaction was accepted and did not happen: do it anew, as another request."""
-        await run(self._db, UNSENT, now, timer.id)
+    async def unsent(self, timer: Timer, at: Millis) -> None:
+        """A redaction was accepted and did not happen: do it anew then, as another request."""
+        await run(self._db, UNSENT, at, timer.id)
 
     async def postpone(self, timer: Timer, until: Millis) -> None:
         """Let only this timer wait."""
