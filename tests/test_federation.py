@@ -8,6 +8,7 @@ sync, and stand at their depth in the graph, which may be far below what was rea
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -224,3 +225,22 @@ async def test_messages_that_cannot_be_had_when_the_bot_reads_back_go_later(
     await until_there(shared.alice, shared.room, theirs[-1])
     assert len(await shared.alice.messages(shared.room)) > len(theirs)
     await assert_all_go(shared, theirs, 60)
+
+
+async def test_what_is_said_after_off_stays_though_the_room_is_swept(
+    federation: Federation,
+) -> None:
+    shared = await share(federation, "2s")
+    await shared.bot.stop()
+    await shared.alice.send(shared.room, "!expire off")
+    kept = await say(shared.alice, shared.room, 110)  # more than a sync shows
+    await shared.bot.start()
+    await shared.alice.until_notice(shared.room, shared.bot.user_id, "turned disappearing")
+
+    async def swept() -> bool:
+        with sqlite3.connect(shared.bot.data_dir / "timers.db") as db:
+            return bool(db.execute("SELECT 1 FROM sweeps WHERE events > 110").fetchall())
+
+    await wait_until(swept, 30)
+    await asyncio.sleep(2)
+    assert not any([await shared.alice.is_redacted(shared.room, one) for one in kept])

@@ -65,6 +65,23 @@ async def test_an_empty_folder_rebuilds_every_timer(people: People, bots: Bots) 
     await alice.until_redacted(room, live, 10)
 
 
+async def test_what_was_commanded_holds_since_the_command(people: People, bots: Bots) -> None:
+    bot, alice = await bots(), await people("alice")
+    room = await settle_in(alice, bot)
+    await bot.stop()
+    before = await alice.send(room, "before")
+    goes = [await alice.send(room, "!expire 3s"), await alice.send(room, "goes")]
+    stays = [await alice.send(room, "!expire off"), await alice.send(room, "stays")]
+    await bot.start()
+    await alice.until_notice(room, bot.user_id, "turned disappearing messages off")
+    await bot.kill()
+    shutil.rmtree(bot.data_dir)
+    await bot.start()
+    for event_id in goes:
+        await alice.until_redacted(room, event_id, 20)
+    assert not any([await alice.is_redacted(room, one) for one in [before, *stays]])
+
+
 async def test_rebuild_gives_timers_to_what_has_none(people: People, bots: Bots) -> None:
     bot, alice = await bots(), await people("alice")
     room = await settle_in(alice, bot)
