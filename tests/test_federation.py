@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from bot.intake import LIVE
 from bot.model import Event, EventID, RoomID
 from bot.timeline import is_gone
 from tests.federation import Federation
@@ -231,9 +232,11 @@ async def test_what_is_said_after_off_stays_though_the_room_is_swept(
     federation: Federation,
 ) -> None:
     shared = await share(federation, "2s")
+    await asyncio.sleep(1)  # it has read all that
     await shared.bot.stop()
     await shared.alice.send(shared.room, "!expire off")
     kept = await say(shared.alice, shared.room, 110)  # more than a sync shows
+    await asyncio.sleep(LIVE / 1000)
     await shared.bot.start()
     await shared.alice.until_notice(shared.room, shared.bot.user_id, "turned disappearing")
 
