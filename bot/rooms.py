@@ -14,6 +14,7 @@ from bot.clock import Clock
 from bot.durations import words
 from bot.model import (
     Bounds,
+    Done,
     Failed,
     Forbidden,
     Guests,
@@ -243,11 +244,10 @@ class Rooms:
             wait = retry_in(outcome, attempts, chance=self._random.random())
             await self._memory.invite_later(invite, self._clock.now() + wait)
             return
-        log.info(
-            "%s an invitation (%s)",
-            "accepted" if welcome else "declined",
-            type(outcome).__name__,
-        )
+        if isinstance(outcome, Done):
+            log.info("%s an invitation", "accepted" if welcome else "declined")
+        else:
+            log.info("an invitation could not be answered (%s)", type(outcome).__name__)
         await self._memory.answered(invite)
         self._counted.discard(invite.room_id)
 
