@@ -66,7 +66,7 @@ class Laborious(FakeHomeserver):
             self.asked.clear()
         return outcome
 
-    async def relations(self, room_id: RoomID, event_id: EventID) -> list[EventID]:
+    async def relations(self, room_id: RoomID, event_id: EventID) -> tuple[list[EventID], bool]:
         async with self._working:
             await asyncio.sleep(LOOK)
         return await super().relations(room_id, event_id)
@@ -76,11 +76,9 @@ class TimelyHouse(House):
     """The services by the machine's clock."""
 
     def __init__(self, path: Path, homeserver: Laborious, store: Store) -> None:
-        self.path, self.bounds = path, BOUNDS
+        super().__init__(path, store, BOUNDS)
         self.clock = SystemClock()  # type: ignore[assignment]
         self.homeserver = homeserver
-        self.allow = ["*"]
-        self.media_server = None
         self._keep(store)
 
     @classmethod
