@@ -138,6 +138,22 @@ async def test_a_restart_in_the_middle_of_a_gap_goes_on_where_it_was(
     assert len(house.homeserver.times("page_back")) == 4
 
 
+async def test_rooms_with_long_gaps_are_read_in_turns(house: House, room: RoomID) -> None:
+    other = house.homeserver.make_room()
+    async with house.running(house.intake):
+        pass
+    for each in (room, other):
+        say(house, each, 20)
+    async with house.running(house.intake):
+        pass
+    seen: list[RoomID] = []
+    while (found := await house.store.unread.next_gap()) is not None:
+        seen.append(found[0].room_id)
+        house.clock.advance(1)
+        await house.backfill.read(found[0])
+    assert seen[:6] in ([room, other] * 3, [other, room] * 3)
+
+
 async def test_what_is_redacted_in_a_gap_gets_no_timer(house: House, room: RoomID) -> None:
     sent = say(house, room, 10)
     house.homeserver.redact_as(room, sent[0], BOB)

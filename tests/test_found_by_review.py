@@ -66,6 +66,7 @@ async def test_a_command_whose_state_event_is_on_its_way_does_not_count_for_what
         house.homeserver.release("set_policy")
         await house.advance(MINUTE)
     assert not set(kept) & set(await house.timers())
+    assert not any(house.homeserver.is_redacted(room, one) for one in kept)
 
 
 async def test_who_adds_to_a_message_for_ever_does_not_keep_it(house: House, slow: Bucket) -> None:

@@ -164,6 +164,22 @@ async def test_a_child_that_comes_before_its_parent_goes_with_it(house: House) -
         assert house.homeserver.is_redacted(room, edit)
 
 
+async def test_a_vote_on_an_edit_that_came_before_its_message_goes_with_them(
+    house: House,
+) -> None:
+    room = await live_in(house, DAY)
+    async with house.running(*house.everything):
+        edit = relate(house, room, "m.replace", EventID("$later"))
+        vote = relate(house, room, "m.reference", edit)
+        await house.rest()
+        house.homeserver.set_lifetime(room, MINUTE)
+        house.homeserver.add(room, {"type": "m.room.message", "event_id": "$later"})
+        await house.rest()
+        timers = await house.timers()
+        assert timers[EventID("$later")] == house.clock.now() + MINUTE
+        assert timers[vote] == timers[edit] == timers[EventID("$later")]
+
+
 async def test_what_the_timers_do_not_know_is_looked_up_before_the_message_goes(
     house: House,
 ) -> None:

@@ -176,6 +176,24 @@ async def test_a_redaction_that_did_not_happen_is_done_anew(house: House) -> Non
     assert len(house.homeserver.rooms[room].transactions) == 2
 
 
+async def test_the_summary_in_the_log_counts_what_was_accepted_and_did_not_happen(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    room = house.homeserver.make_room()
+    await messages(house, room, 1)
+    house.homeserver.lying = True
+    async with house.running(house.redactor):
+        house.homeserver.lying = False
+        await house.advance(CONFIRM_AFTER)
+        await house.advance(MINUTE)
+    summaries = [one for one in caplog.messages if one.startswith("redacted ")]
+    assert [one.rpartition(", ")[2] for one in summaries] == [
+        "0 did not happen",
+        "1 did not happen",
+    ]
+
+
 async def test_a_look_that_gets_no_answer_is_repeated(house: House) -> None:
     room = house.homeserver.make_room()
     await messages(house, room, 1)

@@ -119,6 +119,30 @@ async def test_a_sweep_goes_on_where_it_was_killed(house: House) -> None:
     assert len(house.homeserver.times("page_back")) - asked <= 5
 
 
+async def test_a_walk_ends_where_a_lifetime_was_set_for_the_first_time(house: House) -> None:
+    room = house.homeserver.make_room()
+    for number in range(20):
+        house.homeserver.send(room, f"stays {number}")
+    house.homeserver.set_lifetime(room, DAY)
+    sent = [house.homeserver.send(room, f"{number}") for number in range(6)]
+    async with house.running(house.intake, house.sweeper):
+        assert await house.store.sweeps.left() == 0
+        assert set(await house.timers()) == set(sent)
+    assert len(house.homeserver.times("page_back")) == 2
+
+
+async def test_a_walk_goes_on_through_what_is_overdue_for_longer_than_any_lifetime(
+    house: House,
+) -> None:
+    room = house.homeserver.make_room()
+    house.homeserver.set_lifetime(room, DAY)
+    sent = [house.homeserver.send(room, f"{number}") for number in range(20)]
+    house.clock.advance(2 * house.bounds.maximum)
+    async with house.running(*house.everything):
+        await house.rest()
+    assert all(house.homeserver.is_redacted(room, one) for one in sent)
+
+
 async def test_what_was_said_before_the_bot_came_stays_also_under_a_default(
     tmp_path: Path,
 ) -> None:

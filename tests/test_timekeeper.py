@@ -10,9 +10,11 @@ import pytest
 from bot.clock import SystemClock
 from bot.model import EventID, Invite, Millis, RoomID, Unreachable
 from bot.policy import Owed
-from bot.timeline import Gap, Stretch
+from bot.succession import Stage, Successor
+from bot.timeline import Attached, Gap, Message, Redaction, Stretch, Sweep
 from tests.fakes import ALICE
 from tests.house import DAY, MINUTE, SECOND, House, whatever_is_due
+from tests.test_kin import relate
 
 HOUR = 60 * MINUTE
 
@@ -173,6 +175,72 @@ async def test_nothing_in_the_database_waits_for_a_moment_of_the_old_clock(
     )
     assert await moments(house, "gaps", "stop_at") == [now - HOUR]
     assert await house.store.position() == ("s1", now)
+
+
+async def test_what_belongs_to_a_message_is_moved_back_with_it(house: House, room: RoomID) -> None:
+    async with house.running(*house.everything):
+        house.clock.jump(HOUR)
+        await notice(house)
+        whole = await house.said_in(room, "ahead")
+        await house.advance(MINUTE)
+        edit = relate(house, room, "m.replace", whole)
+        await notice(house)
+        house.clock.jump(-HOUR)
+        await notice(house)
+        timers = await house.timers()
+        assert timers[whole] == house.clock.now() - 2 * MINUTE + 2 * HOUR
+        assert timers[edit] == timers[whole]
+
+
+async def test_no_sweep_waits_for_a_moment_of_the_old_clock(house: House, room: RoomID) -> None:
+    now = house.clock.now()
+    ahead = now + HOUR
+    sweeps = house.store.sweeps
+    known = await sweeps.next()
+    assert known is not None
+    await sweeps.end(known)
+    await sweeps.begin(Sweep(room_id=room, whole=True, since=ahead, until=ahead))
+    await sweeps.later(known, ahead)
+    await house.store.clock_set_back(HOUR, now, after=0, upto=0)
+    found = await sweeps.next()
+    assert found is not None
+    assert (found.next, found.since, found.until) == (now, now, now)
+
+
+async def test_no_file_waits_for_a_moment_of_the_old_clock(house: House, room: RoomID) -> None:
+    now = house.clock.now()
+    sent = EventID("$picture")
+    message = Message(event_id=sent, sent=now)
+    shown = Attached(event_id=sent, media_ids=["picture"], owner="alice")
+    gone = Redaction(target=sent, target_digest="d", sender=ALICE, digest="e")
+    await house.commit(Stretch(room_id=room, items=[message, shown]))
+    await house.commit(Stretch(room_id=room, items=[gone]))
+    file = await house.store.next_file()
+    assert file is not None
+    await house.store.file_later(file, now + HOUR)
+    await house.store.clock_set_back(HOUR, now, after=0, upto=0)
+    assert await moments(house, "files") == [now]
+
+
+async def test_no_orphan_waits_for_a_moment_of_the_old_clock(house: House, room: RoomID) -> None:
+    now = house.clock.now()
+    edit = Message(event_id=EventID("$edit"), sent=now, parent=EventID("$unknown"))
+    await house.commit(Stretch(room_id=room, items=[edit]))
+    orphan = await house.store.kin.next_orphan()
+    assert orphan is not None
+    await house.store.kin.later(orphan, now + HOUR)
+    await house.store.clock_set_back(HOUR, now, after=0, upto=0)
+    assert await moments(house, "orphans") == [now]
+
+
+async def test_no_successor_waits_for_a_moment_of_the_old_clock(house: House, room: RoomID) -> None:
+    now = house.clock.now()
+    new = RoomID("!new:example.org")
+    one = Successor(room_id=new, predecessor=room, setting=None, via="", stage=Stage.OUTSIDE)
+    await house.store.successors.claim(one)
+    await house.store.successors.later(one, now + HOUR)
+    await house.store.clock_set_back(HOUR, now, after=0, upto=0)
+    assert await moments(house, "successors") == [now]
 
 
 async def test_what_was_read_of_a_gap_by_the_old_clock_does_not_begin_in_the_future(

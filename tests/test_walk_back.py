@@ -120,6 +120,26 @@ async def test_a_walk_that_is_killed_between_an_event_and_its_command_knows_that
     assert gone(house, room, stays) == 0
 
 
+async def test_a_walk_begins_only_when_the_state_event_of_a_command_has_come_back(
+    house: House,
+) -> None:
+    """Its marks say since when it holds: without them all that was said before would go."""
+    room = await settled(house, lifetime=None)
+    stays = [house.homeserver.send(room, f"before {number}") for number in range(3)]
+    house.homeserver.hold("set_policy")
+    async with house.running(*house.everything):
+        await house.said_in(room, "!expire 1m")
+        await house.advance(HOUR)
+        await house.store.sweeps.begin(Sweep(room_id=room, whole=True, since=0, until=1))
+        house.wake()
+        await house.rest()
+        assert await house.store.sweeps.left() == 1
+        house.homeserver.release("set_policy")
+        await house.advance(HOUR)
+        assert await house.store.sweeps.left() == 0
+    assert gone(house, room, stays) == 0
+
+
 async def test_a_sweep_changes_no_timer_that_is_there(house: House) -> None:
     room = await settled(house, DAY)
     async with house.running(*house.everything):
