@@ -25,7 +25,7 @@ from bot.model import (
 from bot.policy import Stamp
 from bot.reading import Reader
 from bot.schedule import POSTPONE_CEILING, retry_in
-from bot.timeline import Attached, Sweep
+from bot.timeline import Attached, Place, Sweep
 from bot.wayback import WayBack
 
 log = logging.getLogger(__name__)
@@ -182,7 +182,8 @@ class Sweeper:
         if not all(isinstance(at, int) and at < reach for at in stamps):
             return False
         # What nobody knows may be overdue for years: on, until there is only what was removed.
-        return not sweep.whole or not self._reader.outline(events, since=0, now=0)
+        items = self._reader.outline(events, since=0, now=0)
+        return not sweep.whole or all(isinstance(item, Place) for item in items)
 
     async def _may_bring_more(self, sweep: Sweep) -> bool:
         """Whether another walk may find what other homeservers have not handed over yet."""

@@ -206,6 +206,18 @@ async def test_a_room_that_the_homeserver_refuses_to_show_is_told(house: House) 
     assert any("could not read everything" in one for one in house.homeserver.heard(room))
 
 
+async def test_a_walk_ends_where_there_is_only_what_was_removed_long_ago(house: House) -> None:
+    room = house.homeserver.make_room()
+    house.homeserver.set_lifetime(room, DAY)
+    for number in range(40):
+        gone = house.homeserver.send(room, f"{number}")
+        house.homeserver.redact_as(room, gone, ALICE)
+    house.clock.advance(2 * house.bounds.maximum)
+    async with house.running(house.intake, house.sweeper):
+        assert await house.store.sweeps.left() == 0
+    assert len(house.homeserver.times("page_back")) == 1
+
+
 def put_below(house: House, room: RoomID, text: str) -> EventID:
     """Let an event come that no sync shows: it stands lower than what was read."""
     event_id = house.homeserver.send(room, text, sender=REMOTE)
