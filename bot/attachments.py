@@ -24,7 +24,7 @@ from bot.model import (
     Unreachable,
     UserID,
 )
-from bot.schedule import POSTPONE_CEILING, backoff, retry_in
+from bot.schedule import POSTPONE_CEILING, backoff, describe, retry_in
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ class Attachments:
             await self._memory.done_with(file)
         else:
             if file.attempts == PATIENT:
-                log.warning("a file cannot be deleted (%s)", type(outcome).__name__)
+                log.warning("a file cannot be deleted (%s)", describe(outcome))
             wait = backoff(file.attempts, ceiling=POSTPONE_CEILING, chance=self._random.random())
             # Should it be this file that is never answered, others come first.
             await self._memory.file_later(file, self._clock.now() + wait)

@@ -23,7 +23,7 @@ from bot.model import (
 )
 from bot.policy import Room
 from bot.reading import Reader
-from bot.schedule import retry_in
+from bot.schedule import describe, retry_in
 from bot.timeline import Gap, Item
 
 log = logging.getLogger(__name__)
@@ -160,7 +160,7 @@ class Backfill:
         if isinstance(error.outcome, Forbidden | NotFound):
             await self._memory.ask_review(gap.room_id)
             self._wake_others()
-        log.warning("a gap could not be read (%s)", type(error.outcome).__name__)
+        log.warning("a gap could not be read (%s)", describe(error.outcome))
         if isinstance(error.outcome, Failed | Refused) and gap.attempts >= TRIES:
             # What was said since waits behind the gap, and may not wait for ever.
             log.error("a gap cannot be read: messages in it stay until the room can be swept")

@@ -29,7 +29,8 @@ from bot.matrix.cross_signing import CrossSigning, Standing
 from bot.matrix.files import write_private
 from bot.matrix.secret_storage import SecretStorage, StorageError
 from bot.matrix.session import Identity, LoginError, load_identity, stand_by
-from bot.model import Event, Outcome, OutcomeError, Refused, TokenRejectedError, Unreachable
+from bot.model import Event, Outcome, OutcomeError, Refused, TokenRejectedError
+from bot.schedule import describe
 from bot.words import grouped
 
 WARNING: Final = """\
@@ -246,4 +247,4 @@ async def once(request: Callable[[], Awaitable[Outcome]]) -> Outcome:
 
 
 def _short(outcome: Any) -> str:
-    return outcome.reason if isinstance(outcome, Unreachable) else type(outcome).__name__
+    return describe(outcome)

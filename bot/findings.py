@@ -10,7 +10,8 @@ from bot.config import Settings
 from bot.custody import CustodyError
 from bot.limits import LIFTED, look, read_token
 from bot.matrix.media import Media
-from bot.model import NotFound, Outcome, Unreachable
+from bot.model import NotFound, Outcome
+from bot.schedule import describe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +25,7 @@ class Finding:
 
 def short(outcome: Outcome) -> str:
     """Return what an operator may want to know of an answer, in a word or two."""
-    return outcome.reason if isinstance(outcome, Unreachable) else type(outcome).__name__
+    return describe(outcome)
 
 
 async def rate(settings: Settings, admin_token_file: Path | None) -> Finding:

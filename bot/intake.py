@@ -25,8 +25,8 @@ from bot.model import (
 )
 from bot.policy import Room
 from bot.reading import Reader
-from bot.schedule import PAUSE_CEILING, backoff
-from bot.timeline import Gap, Item, Stretch, Sweep, is_state
+from bot.schedule import PAUSE_CEILING, Anew, Reasons, backoff, went_back
+from bot.timeline import Change, Gap, Item, Stretch, Sweep, is_state
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +52,7 @@ class Memory(Protocol):
 
     async def position(self) -> tuple[str | None, Millis]: ...  # noqa: D102
     async def room(self, room_id: RoomID) -> Room | None: ...  # noqa: D102
+    async def rooms(self) -> list[Room]: ...  # noqa: D102
     async def commit(  # noqa: D102
         self,
         token: str,
@@ -85,6 +86,7 @@ class Intake:
         self._wake = wake
         self._stop = asyncio.Event()
         self._patience: asyncio.Timeout | None = None
+        self._anew = Anew()
         self._wait: Millis = 0  # the first answer comes at once, and says how many keys are left
 
     def stop(self) -> None:
@@ -97,20 +99,20 @@ class Intake:
 
     async def run(self) -> None:
         """Follow the sync until `stop`. Raises `TokenRejectedError`."""
-        failures = 0
-        quiet_until = 0
+        failures, reasons = 0, Reasons()
         while not self._stop.is_set():
             try:
                 if not await self.once():
                     return
                 if failures > 1:
                     log.info("the homeserver answers again")
-                failures, quiet_until = 0, 0
+                failures, reasons = 0, Reasons()
             except OutcomeError as error:
                 now = self._clock.now()
-                if now >= quiet_until:
-                    log.warning("waiting for the homeserver (%s)", type(error.outcome).__name__)
-                    quiet_until = now + 60_000
+                if self._anew.refused(error.outcome):
+                    log.warning("the homeserver does not know how far the bot has read")
+                if reason := reasons.news(error.outcome, now):
+                    log.warning("waiting for the homeserver (%s)", reason)
                 wait = backoff(failures, ceiling=PAUSE_CEILING, chance=self._random.random())
                 if isinstance(error.outcome, RateLimited):
                     wait = error.outcome.retry_after
@@ -120,10 +122,16 @@ class Intake:
     async def once(self) -> bool:
         """Fetch one batch and remember it; `False` when it was time to stop."""
         since, synced_at = await self._memory.position()
+        if self._anew.wanted:
+            since = None
         asked_at, wait = self._clock.now(), self._wait
         batch = await self._poll(since)
         if batch is None:
             return False
+        behind = went_back(since, batch.next_batch)
+        if behind and self._anew.went_back(self._clock.elapsed()):
+            log.warning("the homeserver knows less than before, as after a restored backup")
+            return True
         live = 0 <= asked_at - synced_at <= LIVE
         await self.take(batch, live=live, first=since is None, synced_at=synced_at)
         if wait and batch.next_batch == since and self._clock.now() - asked_at < AT_ONCE:
@@ -149,14 +157,20 @@ class Intake:
         """Judge one batch and remember it as a whole. Raises `OutcomeError`."""
         now = self._clock.now()
         since = min(synced_at or now, now)
+        left = batch.left
+        if first:
+            there = {room.room_id for room in batch.joined}
+            left = left + [r.room_id for r in await self._memory.rooms() if r.room_id not in there]
         stretches = [
             await self._stretch(room, live=live, first=first, since=since, now=now)
             for room in batch.joined
         ]
         sweeps = sum(stretch.sweep is not None for stretch in stretches)
         if first and sweeps:
-            log.warning("a new database: reading back in %d rooms for what has no timer", sweeps)
-        await self._memory.commit(batch.next_batch, now, stretches, batch.invited, batch.left)
+            why = "reading anew" if synced_at else "a new database"
+            log.warning("%s: reading back in %d rooms for what has no timer", why, sweeps)
+        await self._memory.commit(batch.next_batch, now, stretches, batch.invited, left)
+        self._anew.answered()
         self._wake()
 
     async def _stretch(
@@ -164,14 +178,18 @@ class Intake:
     ) -> Stretch:
         known = await self._memory.room(batch.room_id)
         before, timeline, entered = batch.state, batch.timeline, False
-        if known is None:
+        if known is None or first:
             before, timeline, entered = self._arrival(batch, first=first)
         encrypted = (known is not None and known.encrypted) or any(map(is_encryption, before))
         found = [
             item
             for event in before
-            for item in self._reader.state_change(event, quiet=known is None)
+            for item in self._reader.state_change(event, quiet=known is None or first)
         ]
+        if first and known is not None and known.policy_digest and not found:
+            # The state event that the lifetime came from is not there any more.
+            own = self._homeserver.own_id
+            found = [Change(setting=None, sender=own, digest="", quiet=True)]
         gap = self._gap(batch, known, entered=entered, first=first, since=since, now=now)
         items = await self._reader.items(
             batch.room_id, timeline, encrypted=encrypted, live=live, since=since, now=now
@@ -187,7 +205,7 @@ class Intake:
             gap=gap,
             sweep=self._sweep(batch, known, found, live=live, first=first, since=since, now=now),
             encrypted=encrypted or any(is_encryption(e) for e in timeline if is_state(e)),
-            review=review or known is None,
+            review=review or known is None or first,
             entered=known is None and not first,
             last_digest=self._last(batch),
         )
@@ -247,7 +265,8 @@ class Intake:
         homeserver was cut, and what that one has is fetched only by reading back.
         """
         if first:
-            wanted = bool(found) or self._bounds.default is not None
+            set_once = known is not None and known.setting is not None
+            wanted = bool(found) or set_once or self._bounds.default is not None
             return Sweep(room_id=batch.room_id, whole=True, since=0, until=now) if wanted else None
         if known is None or known.setting is None or not batch.limited or (live and batch.full):
             return None

@@ -18,6 +18,7 @@ from bot.model import (
     UserID,
 )
 from bot.power import Power
+from bot.schedule import describe
 from bot.timeline import OFF, SURPLUS, Said
 
 log = logging.getLogger(__name__)
@@ -95,7 +96,7 @@ class Judge:
         except OutcomeError as error:
             if isinstance(error.outcome, Unreachable | RateLimited):
                 raise
-            log.warning("a command could not be judged (%s)", type(error.outcome).__name__)
+            log.warning("a command could not be judged (%s)", describe(error.outcome))
             return Said(digest=digest, sender=sender, kind="unjudged")
         return self._verdict(power, sender, parsed.setting, digest)
 

@@ -19,7 +19,7 @@ from bot.model import (
     RoomID,
     Unreachable,
 )
-from bot.schedule import retry_in
+from bot.schedule import describe, retry_in
 from bot.timeline import is_gone
 
 log = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ class Kin:
         """Put the question off; `False` when it is given up, and the orphan stands on its own."""
         outcome = error.outcome
         if not isinstance(outcome, RateLimited | Unreachable) and orphan.attempts >= TRIES:
-            log.warning("not known whether a message is gone (%s)", type(outcome).__name__)
+            log.warning("not known whether a message is gone (%s)", describe(outcome))
             return False
         wait = retry_in(outcome, orphan.attempts, chance=self._random.random())
         await self._memory.kin.later(orphan, self._clock.now() + wait)

@@ -12,6 +12,7 @@ from bot.clock import Clock
 from bot.model import Event, EventID, Forbidden, Millis, OutcomeError, RoomID, TokenRejectedError
 from bot.policy import RoomState
 from bot.reading import Reader
+from bot.schedule import describe
 from bot.timeline import Item, Said, Unheard
 
 log = logging.getLogger(__name__)
@@ -93,7 +94,7 @@ class Late:
                 if isinstance(error.outcome, Forbidden):
                     await self._give_up(room_id, unheard, then)
                     continue
-                log.info("a late message must wait (%s)", type(error.outcome).__name__)
+                log.info("a late message must wait (%s)", describe(error.outcome))
                 again = self._clock.now() + ASK_AFTER
             except TokenRejectedError:
                 raise

@@ -16,6 +16,7 @@ from bot.intake import Intake
 from bot.matrix.client import Matrix
 from bot.model import OutcomeError
 from bot.reading import Reader
+from bot.schedule import describe
 from bot.store import Store
 from bot.sweeper import Sweeper
 from bot.timeline import Sweep
@@ -36,7 +37,7 @@ async def rebuild(settings: Settings, say: Callable[[str], None]) -> int:
             async with session(settings, once) as matrix:
                 say(await _Rebuild(settings, matrix, store).run(say))
         except OutcomeError as error:
-            reason = type(error.outcome).__name__
+            reason = describe(error.outcome)
             raise CustodyError(f"the homeserver did not answer ({reason}); try again") from None
         finally:
             await store.close()

@@ -30,7 +30,7 @@ from bot.model import (
 )
 from bot.policy import Owed, Room, lifetime
 from bot.power import Power
-from bot.schedule import PAUSE_CEILING, backoff, retry_in
+from bot.schedule import PAUSE_CEILING, backoff, describe, retry_in
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +134,7 @@ class Rooms:
             try:
                 await self.review(room_id)
             except OutcomeError as error:
-                log.info("a room's state must wait (%s)", type(error.outcome).__name__)
+                log.info("a room's state must wait (%s)", describe(error.outcome))
                 failed = True
         self._failures = self._failures + 1 if failed else 0
         if not failed:
@@ -247,7 +247,7 @@ class Rooms:
         if isinstance(outcome, Done):
             log.info("%s an invitation", "accepted" if welcome else "declined")
         else:
-            log.info("an invitation could not be answered (%s)", type(outcome).__name__)
+            log.info("an invitation could not be answered (%s)", describe(outcome))
         await self._memory.answered(invite)
         self._counted.discard(invite.room_id)
 

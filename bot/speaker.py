@@ -27,7 +27,7 @@ from bot.model import (
 from bot.policy import Debt, Owed, Room, lifetime, policy_content, read_setting
 from bot.power import Power
 from bot.report import Files, Load
-from bot.schedule import retry_in
+from bot.schedule import describe, retry_in
 from bot.words import Fingerprints, Standing
 
 log = logging.getLogger(__name__)
@@ -156,7 +156,7 @@ class Speaker:
             wait = retry_in(outcome, debt.attempts, chance=self._random.random())
             await self._memory.owed_later(debt, self._clock.now() + wait)
         else:
-            log.warning("a notice could not be sent (%s)", type(outcome).__name__)
+            log.warning("a notice could not be sent (%s)", describe(outcome))
             await self._memory.paid(debt, self._clock.now())
 
     async def _set(self, debt: Debt) -> bool:

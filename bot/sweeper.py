@@ -24,7 +24,7 @@ from bot.model import (
 )
 from bot.policy import Stamp
 from bot.reading import Reader
-from bot.schedule import POSTPONE_CEILING, retry_in
+from bot.schedule import POSTPONE_CEILING, describe, retry_in
 from bot.timeline import Attached, Place, Sweep
 from bot.wayback import WayBack
 
@@ -212,7 +212,7 @@ class Sweeper:
         if isinstance(outcome, Forbidden | NotFound):
             await self._memory.ask_review(sweep.room_id)
             self._wake_others()
-        log.warning("a room could not be swept (%s)", type(outcome).__name__)
+        log.warning("a room could not be swept (%s)", describe(outcome))
         if isinstance(outcome, Refused | Forbidden | NotFound) and sweep.attempts >= TRIES:
             log.error("a room's sweep is given up: messages in it may stay")
             await self._memory.sweeps.give_up(sweep)

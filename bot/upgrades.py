@@ -27,7 +27,7 @@ from bot.model import (
 )
 from bot.policy import Owed, Room, policy_content, read_setting
 from bot.power import Power
-from bot.schedule import POSTPONE_CEILING, retry_in
+from bot.schedule import POSTPONE_CEILING, describe, retry_in
 from bot.succession import Stage, Successor, goes_along, predecessor, replacement
 from bot.timeline import Setting
 
@@ -116,7 +116,7 @@ class Upgrades:
     async def _later(self, one: Successor, outcome: Outcome) -> None:
         chance = self._random.random()
         wait = retry_in(outcome, one.attempts, chance=chance, ceiling=POSTPONE_CEILING)
-        log.info("a successor must wait (%s)", type(outcome).__name__)
+        log.info("a successor must wait (%s)", describe(outcome))
         await self._successors.later(one, self._clock.now() + wait)
 
     # --- the old room ----------------------------------------------------------------------
