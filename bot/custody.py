@@ -26,10 +26,11 @@ from bot.config import Settings
 from bot.identity import REMEDIES
 from bot.matrix.client import Matrix
 from bot.matrix.cross_signing import CrossSigning, Standing
+from bot.matrix.device import Identity, load_identity
 from bot.matrix.files import write_private
 from bot.matrix.secret_storage import SecretStorage, StorageError
-from bot.matrix.session import Identity, LoginError, load_identity, stand_by
-from bot.model import Event, Outcome, OutcomeError, Refused, TokenRejectedError
+from bot.matrix.session import stand_by
+from bot.model import Event, LoginError, Outcome, OutcomeError, Refused, TokenRejectedError
 from bot.schedule import describe
 from bot.words import grouped
 
@@ -85,7 +86,7 @@ async def show(settings: Settings, say: Callable[[str], None]) -> int:
     """Show the keys that people can compare, and how the device stands."""
     with explained():
         device = _device(settings)
-        async with stand_by(credentials_of(settings), device) as matrix:
+        async with stand_by(credentials_of(settings), device, settings.data_dir) as matrix:
             return await _show(settings, matrix, device.device_id, say)
 
 
@@ -110,7 +111,9 @@ async def backup(
 ) -> int:
     """Keep the identity in the account's secret storage, under a new recovery key."""
     with explained():
-        async with stand_by(credentials_of(settings), _device(settings)) as matrix:
+        async with stand_by(
+            credentials_of(settings), _device(settings), settings.data_dir
+        ) as matrix:
             kept = await CrossSigning(matrix, settings.data_dir).secrets()
             if kept is None:
                 raise CustodyError("the identity of the account is not here: see identity show")

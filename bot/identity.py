@@ -76,6 +76,13 @@ class Identity:
             device=signing.fingerprint,
         )
 
+    async def keep(self, unsigned: asyncio.Event) -> None:
+        """Settle how the device stands, and again when its signature was lost, until cancelled."""
+        while True:
+            unsigned.clear()
+            await self.run()
+            await unsigned.wait()
+
     async def run(self) -> None:
         """Settle the device's standing; expiry never waits for it."""
         failures = 0

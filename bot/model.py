@@ -151,7 +151,20 @@ Outcome = Done | RateLimited | Forbidden | NotFound | Refused | Failed | Unreach
 
 
 class TokenRejectedError(Exception):
-    """The homeserver no longer accepts the access token (status 401)."""
+    """The homeserver no longer accepts the access token (status 401); the text is the errcode."""
+
+    def __init__(self, errcode: str = "", *, soft: bool = False) -> None:
+        """`soft`: the homeserver knows the token, which has ended; the device is still there."""
+        super().__init__(errcode)
+        self.soft = soft
+
+
+class LoginError(TokenRejectedError):
+    """The homeserver does not let the bot in, for good; the message says what to do."""
+
+
+class ChangedDeviceError(TokenRejectedError):
+    """The login that the bot has now is another device's: it has to begin anew as that one."""
 
 
 class DiskError(Exception):

@@ -68,8 +68,7 @@ def name(status: int, body: Any, headers: Mapping[str, str]) -> Outcome:
         return Unreachable(reason=reason, page=0 if status in GATEWAY else status)
     if 200 <= status < 300:
         return Done(body=body) if isinstance(body, dict) else Failed(status=status)
-    if errcode in NO_LOGIN:
-        raise TokenRejectedError(errcode)
+    see_to_login(body)
     if status == 429 or errcode == "M_LIMIT_EXCEEDED":
         return RateLimited(retry_after=_wait(body, headers))
     if status in GATEWAY:
@@ -79,9 +78,17 @@ def name(status: int, body: Any, headers: Mapping[str, str]) -> Outcome:
     if status == 404:
         # Only this word says that something does not exist; others, that nobody was asked.
         return NotFound() if errcode == "M_NOT_FOUND" else Failed(status=status, errcode=errcode)
+    if status == 401 and isinstance(body, dict) and not _asks_back(body):
+        return Unreachable(reason=f"status 401 {errcode}".rstrip())
     if 400 <= status < 500 and isinstance(body, dict) and (errcode or status == 401):
         return Refused(status=status, errcode=errcode, body=body)
     return Failed(status=status, errcode=errcode)
+
+
+def see_to_login(body: Any) -> None:
+    """Raise `TokenRejectedError` when this is the body of an answer that says so."""
+    if isinstance(body, dict) and body.get("errcode") in NO_LOGIN:
+        raise TokenRejectedError(body["errcode"], soft=body.get("soft_logout") is True)
 
 
 def parse(raw: bytes | bytearray) -> Any:
@@ -96,6 +103,15 @@ def parse(raw: bytes | bytearray) -> Any:
     except (ValueError, RecursionError):
         return None
     return found
+
+
+def _asks_back(body: Event) -> bool:
+    """Whether a 401 is the homeserver's own word on this request, and not on who makes it.
+
+    It names the flows of interactive authentication, or refuses what was proven. A proxy's, or an
+    account's that is locked for now, says nothing of the request.
+    """
+    return "flows" in body or body.get("errcode") in {"M_FORBIDDEN", "M_USER_DEACTIVATED"}
 
 
 def _older_than(body: Event) -> Millis:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 import aiohttp
-from nio import AsyncClient, ErrorResponse
+from nio import ErrorResponse
 
 from bot.matrix import answers
 from bot.matrix.crypto import Crypto
@@ -17,6 +17,7 @@ from bot.matrix.http import ANSWER_WITHIN, LARGE
 from bot.matrix.lookups import Lookups
 from bot.matrix.megolm import Decrypted
 from bot.matrix.paths import path
+from bot.matrix.speaking import Client
 from bot.model import (
     POLICY_EVENT,
     Done,
@@ -29,6 +30,7 @@ from bot.model import (
     OutcomeError,
     RoomID,
     SyncBatch,
+    TokenRejectedError,
     Unreachable,
     UserID,
 )
@@ -62,7 +64,7 @@ SHORT_PAGE: Final = 100
 class Matrix(Lookups):
     """One device of the bot's account on its homeserver."""
 
-    def __init__(self, client: AsyncClient) -> None:
+    def __init__(self, client: Client) -> None:
         super().__init__(client)
         self.crypto = Crypto(client, self.request)
         self.own_id = UserID(client.user_id)
@@ -192,6 +194,8 @@ class Matrix(Lookups):
                 response = await self._client.room_send(
                     room_id, kind, content, txn, ignore_unverified_devices=True
                 )
+        except TokenRejectedError:
+            raise
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             return Unreachable(reason=type(error).__name__)
         except Exception as error:  # noqa: BLE001 - made of the members' keys, of any shape

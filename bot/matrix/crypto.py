@@ -42,7 +42,7 @@ class Crypto:
 
     def __init__(self, client: AsyncClient, request: Request) -> None:
         self._client = client
-        self._upkeep = Upkeep(client, request)
+        self.upkeep = Upkeep(client, request)
         self._met: dict[UserID, float] = {}
         self.wake = asyncio.Event()
         self.gate = Gate()
@@ -63,6 +63,11 @@ class Crypto:
     def device_id(self) -> str:
         """The id of this device."""
         return str(self._client.device_id)
+
+    def doubt_keys(self) -> None:
+        """Have the homeserver's copy of this device looked at: it may have been deleted."""
+        self.upkeep.unproven = True
+        self.wake.set()
 
     def is_own(self, device: Event) -> bool:
         """Whether the homeserver's copy of a device is this one, by both of its keys."""
@@ -98,7 +103,7 @@ class Crypto:
             raise
         unused = body.get("device_unused_fallback_key_types")
         if isinstance(unused, list):
-            self._upkeep.fallback_wanted = "signed_curve25519" not in unused
+            self.upkeep.fallback_wanted = "signed_curve25519" not in unused
         counts = body.get("device_one_time_keys_count")
         if isinstance(counts, dict):
             # nio itself skips a count of 0, and never uploads again.
@@ -153,11 +158,11 @@ class Crypto:
 
     async def keep_up(self) -> None:
         """Do what the engine asks for. Raises `TokenRejectedError`."""
-        await self._upkeep.keep_up()
+        await self.upkeep.keep_up()
 
     async def query(self, users: set[UserID]) -> None:
         """Fetch the devices of `users`. Raises `aiohttp.ClientError` or `TimeoutError`."""
-        await self._upkeep.query(users)
+        await self.upkeep.query(users)
 
     async def decrypt(
         self, room_id: RoomID, event: Event, *, meet: bool = False

@@ -6,9 +6,9 @@ import json
 from typing import Any, Final
 
 import aiohttp
-from nio import AsyncClient
 
 from bot.matrix import answers
+from bot.matrix.speaking import Client
 from bot.model import Done, Event, Outcome, OutcomeError, Unreachable
 
 ANSWER_WITHIN: Final = 30.0
@@ -37,7 +37,7 @@ async def read(response: aiohttp.ClientResponse, most: int) -> bytearray | None:
 class Requests:
     """One account's way to its homeserver."""
 
-    def __init__(self, client: AsyncClient) -> None:
+    def __init__(self, client: Client) -> None:
         self._client = client
 
     async def request(
@@ -52,11 +52,38 @@ class Requests:
         """Make one request, once; return the outcome's name.
 
         An answer of more than `most` bytes is not read: the outcome is `answers.TOO_LARGE`.
-        Raises `TokenRejectedError` when the access token is no longer accepted.
+        Where the access token has ended, there is a new one first; where it cannot be had now, the
+        outcome says why. Raises `TokenRejectedError` when the bot has no way to log in any more,
+        and `DiskError` when a new token cannot be stored.
+        """
+        renewal = self._client.renewal
+
+        async def ask() -> Outcome:
+            return await self.once(method, where, body, within=within, most=most)
+
+        try:
+            return await (ask() if renewal is None else renewal.carry(ask))
+        except OutcomeError as error:
+            return error.outcome
+
+    async def once(
+        self,
+        method: str,
+        where: str,
+        body: Any = None,
+        *,
+        token: str | None = None,
+        within: float = ANSWER_WITHIN,
+        most: int = SMALL,
+    ) -> Outcome:
+        """Make one request as it is; `token` in place of the bot's own, none if it is empty.
+
+        Raises `TokenRejectedError` when the token is not accepted.
         """
         headers = {"Content-Type": "application/json"}
-        if self._client.access_token:
-            headers["Authorization"] = f"Bearer {self._client.access_token}"
+        token = self._client.access_token if token is None else token
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
         data = None if body is None else json.dumps(body)
         timeout: Any = aiohttp.ClientTimeout(total=within)
         try:

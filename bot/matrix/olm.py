@@ -286,7 +286,9 @@ class CarefulClient(Client):
         before.store.database.close()
 
     async def parse_body(self, transport_response: aiohttp.ClientResponse) -> dict[Any, Any]:
-        """Read an answer as the bot's own requests do: nio reads it whole, however long."""
+        """Read an answer as the bot's own requests do; raises `TokenRejectedError` as they do."""
         raw = await read(transport_response, LARGE)
         found = answers.parse(raw or b"")
+        if transport_response.status >= 400:
+            answers.see_to_login(found)
         return found if isinstance(found, dict) else {}

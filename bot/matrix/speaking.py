@@ -1,11 +1,26 @@
-"""nio's client, which can also speak for the bot with the token of an application service."""
+"""nio's client, which keeps to a login that lasts, and can speak for an application service."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol, TypeVar
 from urllib.parse import urlencode
 
+import aiohttp
 from nio import AsyncClient
+
+from bot.model import OutcomeError
+from bot.schedule import describe
+
+T = TypeVar("T")
+
+
+class Renewal(Protocol):
+    """Sees that requests are made with a token that is accepted."""
+
+    async def carry(self, request: Callable[[], Awaitable[T]]) -> T:
+        """Make a request, and once more with another token if its own has ended."""
+        ...
 
 
 class Client(AsyncClient):  # type: ignore[misc]
@@ -13,6 +28,8 @@ class Client(AsyncClient):  # type: ignore[misc]
 
     speaks_for: dict[str, str] | None = None
     """Whom an application service's token stands for; such a token alone names nobody."""
+    renewal: Renewal | None = None
+    """Without it, a token that has ended is an error at once."""
 
     def speak_for(self, user_id: str, device_id: str | None = None) -> None:
         """Say in every request from now on whose it is.
@@ -28,3 +45,16 @@ class Client(AsyncClient):  # type: ignore[misc]
         if self.speaks_for:
             path += ("&" if "?" in path else "?") + urlencode(self.speaks_for)
         return await super().send(method, path, *arguments, **options)
+
+    async def _send(self, *arguments: Any, **options: Any) -> Any:
+        """Make one of nio's own requests, with a token that is accepted.
+
+        Raises aiohttp's errors, `TimeoutError` and `TokenRejectedError`.
+        """
+        ask = super()._send
+        if self.renewal is None:
+            return await ask(*arguments, **options)
+        try:
+            return await self.renewal.carry(lambda: ask(*arguments, **options))
+        except OutcomeError as error:
+            raise aiohttp.ClientConnectionError(describe(error.outcome)) from error
