@@ -571,3 +571,13 @@ async def test_a_device_that_was_deleted_comes_back_with_its_keys(
     assert len(body["fallback_keys"]) == 1
     assert anew == [1]
     assert json.loads((scene.folder / "device.json").read_text())["device_id"] == device_id
+
+
+def test_a_device_is_read_back_as_it_was_written(tmp_path: Path) -> None:
+    bare = Identity(user_id=UserID(USER), device_id="DEVICE", access_token="one")
+    full = replace(
+        bare, refresh_token="two", expires_at=START + 1, renew_at=START, ed25519="a", curve25519="b"
+    )
+    for known in (bare, full, replace(bare, appservice=True)):
+        save_identity(tmp_path / "device.json", known)
+        assert load_identity(tmp_path / "device.json") == known

@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 from bot.matrix.files import write_private
 from bot.model import DiskError, LoginError, Millis, UserID
+
+TIMES: Final = ("expires_at", "renew_at")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,8 +30,14 @@ class Identity:
     """When the access token ends; `None`: that is not known."""
     renew_at: Millis | None = None
     """When to have the next one, ahead of its end."""
-    keys: tuple[str, str] | None = None
-    """The device's Ed25519 and Curve25519 keys; `None`: not known here yet."""
+    ed25519: str = ""
+    curve25519: str = ""
+    """The device's public keys; empty: not known here yet."""
+
+    @property
+    def keys(self) -> tuple[str, str] | None:
+        """The device's Ed25519 and Curve25519 keys; `None`: not known here yet."""
+        return (self.ed25519, self.curve25519) if self.ed25519 else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,8 +57,7 @@ def load_identity(where: Path) -> Identity | None:
     """Return the device that was logged in before. Raises `LoginError` when it is unreadable."""
     try:
         data = json.loads(where.read_text(encoding="utf-8"))
-        keys = data.pop("keys", None)
-        found = Identity(**data, keys=tuple(keys) if keys else None)
+        found = Identity(**data | {name: _read_time(data[name]) for name in TIMES if name in data})
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, AttributeError) as error:
@@ -60,7 +69,17 @@ def load_identity(where: Path) -> Identity | None:
 
 def save_identity(where: Path, identity: Identity) -> None:
     """Have the device on the disk, whole or as it was before. Raises `DiskError`."""
+    data = {name: value for name, value in asdict(identity).items() if value not in {None, ""}}
+    data |= {name: _write_time(data[name]) for name in TIMES if name in data}
     try:
-        write_private(where, json.dumps(asdict(identity)) + "\n")
+        write_private(where, json.dumps(data) + "\n")
     except OSError as error:
         raise DiskError(f"{where}: {error.strerror or type(error).__name__}") from error
+
+
+def _write_time(at: Millis) -> str:
+    return datetime.fromtimestamp(at / 1000, UTC).isoformat(timespec="milliseconds")
+
+
+def _read_time(text: str) -> Millis:
+    return round(datetime.fromisoformat(text).timestamp() * 1000)

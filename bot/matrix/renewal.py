@@ -212,7 +212,7 @@ class Renewal:
         device_id = self._identity.device_id
         found = await self._login.by_password(self._credentials, device_id)
         same = found.device_id == device_id
-        await self._keep(replace(found, keys=self._identity.keys if same else None))
+        await self._keep(self._with_keys(found) if same else found)
         if not same:
             raise ChangedDeviceError("the homeserver gave another device")
         log.info("the login had ended: logged in again as the same device")
@@ -225,7 +225,7 @@ class Renewal:
         found = await self._login.by_token(self._credentials, token)
         if found.device_id != self._identity.device_id:
             raise ChangedDeviceError("the new access token is another device's")
-        await self._keep(replace(found, keys=self._identity.keys))
+        await self._keep(self._with_keys(found))
         log.info("the access token in the file is another one: it is used from now on")
         self.on_login()
 
@@ -245,6 +245,10 @@ class Renewal:
             self._client.speaks_for = speaks
         await self._keep(replace(self._identity, access_token=token))
         self.on_login()
+
+    def _with_keys(self, found: Identity) -> Identity:
+        known = self._identity
+        return replace(found, ed25519=known.ed25519, curve25519=known.curve25519)
 
     async def _keep(self, identity: Identity) -> None:
         """Have the tokens on the disk before they are used: then the ones before may be void."""

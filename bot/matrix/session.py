@@ -105,7 +105,8 @@ async def open_session(
     matrix = _be(client, known, data_dir)
     if known.keys is None and credentials.access_token is not None:
         await _be_alone(matrix, insist)
-    known = replace(known, keys=matrix.crypto.upkeep.own_keys)
+    ed25519, curve25519 = matrix.crypto.upkeep.own_keys
+    known = replace(known, ed25519=ed25519, curve25519=curve25519)
     save_identity(where, known)
     client.renewal = renewal = Renewal(client, credentials, where, known)
     renewal.on_login = matrix.crypto.doubt_keys
