@@ -10,6 +10,7 @@ import pytest
 
 from bot.demo.homeserver import Homeserver
 from bot.matrix.device import load_identity
+from bot.model import POLICY_EVENT
 from tests.peers import EncryptedPerson, People, Person, wait_until
 from tests.process import BotProcess, Bots
 from tests.test_cross_signing import own_keys, signed, verify
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.synapse
 
-ENDS = {
+ENDS: dict[str, dict[str, Any]] = {
     "by refreshing": {"refreshable_access_token_lifetime": "2s"},
     "by a session that ends": {
         "refreshable_access_token_lifetime": "2s",
@@ -115,8 +116,15 @@ async def test_log_out_all_devices_is_outlived_with_the_same_keys(
     claim = {bot.user_id: {device_id(bot): "signed_curve25519"}}
     claimed = await alice.call("POST", "keys", "claim", body={"one_time_keys": claim})
     assert claimed["one_time_keys"][bot.user_id][device_id(bot)]
-    await alice.send_text(room, "!expire 2s")
-    await alice.until_heard(room, "alice set disappearing messages to 2 seconds.", 30)
+    await alice.state(room, POLICY_EVENT, {"type": "after_send", "timer": 86_400_000})
+    await alice.until_heard(room, "alice set disappearing messages to 1 day.", 30)
+    # Not alice: nio takes a device that was deleted for deleted for ever.
+    bob = await people.encrypted("bob")
+    other = await bob.create_room(encrypted=True, invite=[bot.user_id])
+    await bob.until_heard(other, "I make messages disappear", 30)
+    await bob.set_power(other, bot.user_id, 50)
+    await bob.send_text(other, "!expire 2s")
+    await bob.until_heard(other, "bob set disappearing messages to 2 seconds.", 30)
     assert bot.words().count("logged in as a new device") == 1
     assert bot.status() is None
 
