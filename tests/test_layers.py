@@ -35,6 +35,7 @@ LAYERS = {
     "edge": {"store", "matrix", "config"},
     "services": {
         "clock",
+        "worker",
         "reading",
         "judging",
         "late",
@@ -67,7 +68,7 @@ LAYERS = {
         "timekeeper",
     },
 }
-SHARED = {"clock", "reading", "judging"}
+SHARED = {"clock", "worker", "reading", "judging"}
 """The services that other services may import."""
 
 OUTSIDE = {

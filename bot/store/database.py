@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import secrets
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -134,6 +135,11 @@ class Database:
         await self._connection.execute_fetchall("VACUUM")
         await self._connection.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
         self._dirty = False
+
+
+def as_list(busy: Collection[str]) -> str:
+    """Return the rooms that somebody is at work on, as SQL takes them: for `json_each`."""
+    return json.dumps(list(busy))
 
 
 async def run(database: Database, sql: str, *args: Any) -> None:
