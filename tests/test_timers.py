@@ -12,7 +12,8 @@ import pytest
 from bot.model import Bounds, EventID, Millis, RoomID, Timer, UserID
 from bot.store import Store
 from bot.store.database import Row
-from bot.store.debts import NEXT_OWED
+from bot.store.debts import NEXT_SETTING, NEXT_WORDS
+from bot.store.kin import NEXT_ORPHAN
 from bot.store.standing import KEPT_FOR
 from bot.store.timers import DUE, NEXT
 from bot.store.unread import NEXT_GAP, READY, TAKE
@@ -161,7 +162,6 @@ async def test_a_forgotten_room_leaves_nothing(store: Store) -> None:
         (TAKE, (1, 500), "unread"),
         (READY, (), "unread"),
         (NEXT_GAP, (), "unread"),
-        (NEXT_OWED, (), "timers"),
     ],
 )
 async def test_what_is_due_is_found_through_an_index(
@@ -177,6 +177,19 @@ async def test_what_is_due_is_found_through_an_index(
         for name in aliases:
             assert not step.startswith(f"SCAN {name} ") or "COVERING INDEX" in step, step
             assert step != f"SCAN {name}"
+
+
+@pytest.mark.parametrize("analysed", [False, True])
+@pytest.mark.parametrize("sql", [NEXT_SETTING, NEXT_WORDS, NEXT_ORPHAN])
+async def test_the_next_of_a_queue_is_found_in_the_order_of_an_index(
+    store: Store, sql: str, analysed: bool
+) -> None:
+    await remember(store, ROOM, **{f"e{number}": number for number in range(300)})
+    if analysed:
+        await rows(store, "ANALYZE")
+    plan = [step for *_, step in await rows(store, f"EXPLAIN QUERY PLAN {sql}", "[]")]
+    assert any("USING INDEX" in step or "USING COVERING INDEX" in step for step in plan[:1]), plan
+    assert not any("TEMP B-TREE" in step for step in plan), plan
 
 
 async def test_a_redaction_finds_its_timer_through_an_index(store: Store) -> None:
