@@ -105,8 +105,9 @@ class Worker(Generic[T, L]):
                 return again if every is None else _sooner(again, self._clock.now() + every)
             if found.next > self._clock.now():
                 return _sooner(again, found.next)
-            step = _Step(began=self._clock.elapsed())
-            self._steps[self._lane(found)] = step
+            lane, step = self._lane(found), _Step(began=self._clock.elapsed())
+            assert lane not in self._steps, "`find` gave what is at work already"
+            self._steps[lane] = step
             group.create_task(self._take(found, step))
             again = self._look_at_steps()
         return again
