@@ -81,6 +81,7 @@ class Worker(Generic[T, L]):
         self._lane = lane
         self._overdue = overdue
         self._within = within
+        self._too_long = f"no end within {within // 1000} s"
         self._what = what
         self._width = width
         self._most = width + slow
@@ -139,7 +140,7 @@ class Worker(Generic[T, L]):
         except TimeoutError:
             if not step.over:
                 raise
-            reason = f"no end within {self._within // 1000} s"
+            reason = self._too_long
             await self._overdue(thing)
         finally:
             if reason is not None:
@@ -152,7 +153,8 @@ class Worker(Generic[T, L]):
         now = self._clock.now()
         if self._reasons and now >= self._quiet_until:
             why = ", ".join(f"{reason} ({count})" for reason, count in self._reasons.items())
-            log.warning("%s: put off, while others go on: %s", self._what, why)
+            level = logging.WARNING if self._too_long in self._reasons else logging.INFO
+            log.log(level, "%s: put off, while others go on: %s", self._what, why)
             self._reasons.clear()
             self._quiet_until = now + QUIET_FOR
 

@@ -211,6 +211,7 @@ MIGRATIONS: Final = (
     ALTER TABLE sweeps ADD COLUMN missed INTEGER NOT NULL DEFAULT 0;
     CREATE INDEX gaps_next ON gaps (next, id) WHERE NOT done;
     CREATE INDEX sweeps_next ON sweeps (next, room);
+    CREATE INDEX successors_next ON successors (next, room_id) WHERE stage IN (0, 2);
     """,
 )
 """Each entry moves the schema one version on; `PRAGMA user_version` counts them."""
