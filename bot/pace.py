@@ -75,7 +75,7 @@ class InFlight:
         self._since: dict[int, tuple[RoomID, Millis]] = {}
         self._answered_at: Millis = -1
         self._silent: set[RoomID] = set()
-        """Rooms whose last request was not answered, though others were."""
+        """Rooms whose last request was not answered."""
 
     def __len__(self) -> int:
         return len(self._since)
@@ -101,10 +101,8 @@ class InFlight:
             self._answered_at = now
             self._silent.discard(timer.room_id)
             return False
-        others = self._answered_at > self._since[timer.id][1]
-        if others:
-            self._silent.add(timer.room_id)
-        return others
+        self._silent.add(timer.room_id)
+        return self._answered_at > self._since[timer.id][1]
 
     def _has_space(self, timer: Timer, width: int) -> bool:
         """Whether it may begin.

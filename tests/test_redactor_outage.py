@@ -195,18 +195,14 @@ async def test_rooms_that_never_answer_share_half_of_what_may_be_in_flight(
         return AWAY
 
     monkeypatch.setattr(house.homeserver, "redact", silent)
+    for room in dead:
+        await messages(house, room, 3)
     async with house.running(house.redactor):
-        for room in dead:
-            await messages(house, room, 3)
-            house.wake()
-            await house.advance(1)
-            await messages(house, alive, 1)
-            house.wake()
-            await house.rest()
+        for _ in range(10):
             timeout.set()
             await house.rest()
             timeout.clear()
-        await house.advance(MINUTE)
+            await house.advance(MINUTE)
         sent = await messages(house, alive, 10)
         house.wake()
         await house.rest()
