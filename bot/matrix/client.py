@@ -131,7 +131,7 @@ class Matrix(Lookups):
 
     async def _page(self, room_id: RoomID, query: dict[str, str | int]) -> Event:
         where = path("rooms", room_id, "messages", query=query)
-        return await self.must("GET", where, most=PAGE_BYTES)
+        return await self.must("GET", where, most=min(PAGE_BYTES, LARGE))
 
     async def decrypt(
         self, room_id: RoomID, event: Event, *, meet: bool
