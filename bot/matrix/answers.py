@@ -78,7 +78,7 @@ def name(status: int, body: Any, headers: Mapping[str, str]) -> Outcome:
     if status == 404:
         # Only this word says that something does not exist; others, that nobody was asked.
         return NotFound() if errcode == "M_NOT_FOUND" else Failed(status=status, errcode=errcode)
-    if status == 401 and isinstance(body, dict) and not _asks_back(body):
+    if status == 401 and isinstance(body, dict) and not _asks_back(body, errcode):
         return Unreachable(reason=f"status 401 {errcode}".rstrip())
     if 400 <= status < 500 and isinstance(body, dict) and (errcode or status == 401):
         return Refused(status=status, errcode=errcode, body=body)
@@ -87,8 +87,16 @@ def name(status: int, body: Any, headers: Mapping[str, str]) -> Outcome:
 
 def see_to_login(body: Any) -> None:
     """Raise `TokenRejectedError` when this is the body of an answer that says so."""
-    if isinstance(body, dict) and body.get("errcode") in NO_LOGIN:
-        raise TokenRejectedError(body["errcode"], soft=body.get("soft_logout") is True)
+    errcode = body.get("errcode") if isinstance(body, dict) else None
+    if isinstance(errcode, str) and errcode in NO_LOGIN:
+        raise TokenRejectedError(errcode, soft=body.get("soft_logout") is True)
+
+
+def read_object(raw: bytes | bytearray) -> dict[str, Any]:
+    """Return an answer's body, empty if it is no object. Raises `TokenRejectedError`."""
+    found = parse(raw)
+    see_to_login(found)
+    return _dict(found)
 
 
 def parse(raw: bytes | bytearray) -> Any:
@@ -105,13 +113,13 @@ def parse(raw: bytes | bytearray) -> Any:
     return found
 
 
-def _asks_back(body: Event) -> bool:
+def _asks_back(body: Event, errcode: str) -> bool:
     """Whether a 401 is the homeserver's own word on this request, and not on who makes it.
 
     It names the flows of interactive authentication, or refuses what was proven. A proxy's, or an
     account's that is locked for now, says nothing of the request.
     """
-    return "flows" in body or body.get("errcode") in {"M_FORBIDDEN", "M_USER_DEACTIVATED"}
+    return "flows" in body or errcode in {"M_FORBIDDEN", "M_USER_DEACTIVATED"}
 
 
 def _older_than(body: Event) -> Millis:
