@@ -77,9 +77,9 @@ def line(result: Result) -> str:
     )
 
 
-async def run(minutes: float) -> bool:
+async def run(names: list[str], minutes: float) -> bool:
     with tempfile.TemporaryDirectory() as name:
-        work = [one(case, Path(name) / str(n), minutes) for n, case in enumerate(CASES)]
+        work = [one(case, Path(name) / str(n), minutes) for n, case in enumerate(names)]
         results = await asyncio.gather(*work)
     print(HEAD)
     print("\n".join(map(line, results)))
@@ -89,8 +89,11 @@ async def run(minutes: float) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=4)
+    parser.add_argument("--only", choices=CASES, help="one case alone")
+    arguments = parser.parse_args()
     logging.disable()
-    sys.exit(0 if asyncio.run(run(parser.parse_args().minutes)) else 1)
+    names = [arguments.only] if arguments.only else list(CASES)
+    sys.exit(0 if asyncio.run(run(names, arguments.minutes)) else 1)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,9 @@ log = logging.getLogger(__name__)
 
 TRUST_FOR: Final[Millis] = 60_000
 """A token that was found good is not doubted again so soon, whatever one request is told."""
+LATER: Final[Millis] = 5_000
+"""How much longer to wait than a homeserver asks for that has had too many logins: Synapse counts
+by address and by account, and asked a moment too early, counts for one what the other refuses."""
 
 T = TypeVar("T")
 
@@ -173,10 +176,12 @@ class Renewal:
     def _rest(self, outcome: Outcome) -> Outcome:
         """Let some time go by before the next try; return what was in the way."""
         wait = retry_in(outcome, self._failures, chance=self._random.random())
+        if isinstance(outcome, RateLimited):
+            wait += LATER
         self._failures += 1
         self._not_before = self._ticks() + wait
         self._trouble = _passing(outcome)
-        return self._trouble
+        return self._still()
 
     # --- how -------------------------------------------------------------------------------
 
