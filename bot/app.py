@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import logging
-import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
-from pathlib import Path
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
 from random import SystemRandom
 from typing import Any, Final
 
@@ -21,6 +18,7 @@ from bot.identity import Identity
 from bot.intake import Intake
 from bot.kin import Kin
 from bot.late import Late
+from bot.lock import LockError, OccupiedError, hold
 from bot.matrix.admin import Admin
 from bot.matrix.client import Matrix
 from bot.matrix.cross_signing import CrossSigning
@@ -60,27 +58,6 @@ NOT_ACCEPTED: Final = (
 )
 
 
-class OccupiedError(Exception):
-    """Another bot holds the data folder."""
-
-
-@contextmanager
-def hold(folder: Path) -> Iterator[None]:
-    """Hold the data folder, so that no second bot works on the same timers.
-
-    The lock is on the folder itself: it leaves no file, and goes with the process.
-    """
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError as error:
-        raise OccupiedError(f"{folder}: another bot is running on this folder") from error
-    finally:
-        os.close(handle)
-
-
 async def run(settings: Settings) -> int:
     """Run the bot until SIGTERM or SIGINT; return the exit status."""
     stop = asyncio.Event()
@@ -117,7 +94,7 @@ def _status(error: Exception, *, stopped: bool) -> int:
         return _say(error, OCCUPIED)
     if isinstance(error, LoginError):
         return _say(error, REFUSED)
-    if isinstance(error, StoreError | DiskError | OSError):
+    if isinstance(error, StoreError | DiskError | LockError | OSError):
         return _say(error, FAILED)
     # Where it happened, but not its text, which may be a stranger's: logs.py sees to that.
     log.error("this should not have happened", exc_info=error)

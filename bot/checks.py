@@ -14,6 +14,7 @@ from rich.text import Text
 from bot.config import Settings
 from bot.findings import Finding, files, rate, short
 from bot.identity import REMEDIES, WORDS
+from bot.lock import LockError, try_lock
 from bot.matrix.admin import Admin
 from bot.matrix.client import Matrix
 from bot.matrix.cross_signing import CrossSigning, Standing, read_seeds
@@ -98,13 +99,15 @@ async def findings(
 
 
 def _folder(folder: Path) -> Finding:
-    what = f"data folder {folder} can be written"
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b"\0")
             file.flush()
             os.fsync(file.fileno())
+        try_lock(folder)
+    except LockError as error:
+        return Finding(good=False, what=f"data folder {folder} cannot be locked", remedy=str(error))
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else type(error).__name__
         return Finding(
@@ -112,7 +115,7 @@ def _folder(folder: Path) -> Finding:
             what=f"data folder {folder} cannot be written ({reason})",
             remedy=f"make it writable for user {os.getuid()}, or set data_dir to another folder",
         )
-    return Finding(good=True, what=what)
+    return Finding(good=True, what=f"data folder {folder} can be written and locked")
 
 
 async def _homeserver(matrix: Matrix, url: str) -> Finding:

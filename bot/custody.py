@@ -11,19 +11,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from bot import recovery_key
-from bot.app import (
-    FAILED,
-    NOT_ACCEPTED,
-    OCCUPIED,
-    OK,
-    REFUSED,
-    OccupiedError,
-    credentials_of,
-    hold,
-    session,
-)
+from bot.app import FAILED, NOT_ACCEPTED, OCCUPIED, OK, REFUSED, credentials_of, session
 from bot.config import Settings
 from bot.identity import REMEDIES
+from bot.lock import LockError, OccupiedError, hold
 from bot.matrix.client import Matrix
 from bot.matrix.cross_signing import CrossSigning, Standing
 from bot.matrix.files import write_private
@@ -233,7 +224,7 @@ def explained() -> Iterator[None]:
         raise CustodyError(NOT_ACCEPTED, REFUSED) from None
     except OutcomeError as error:
         raise CustodyError(f"the homeserver did not do it ({_short(error.outcome)})") from None
-    except StorageError as error:
+    except (StorageError, LockError) as error:
         raise CustodyError(str(error)) from None
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else type(error).__name__

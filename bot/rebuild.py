@@ -7,12 +7,13 @@ from collections.abc import Callable
 from random import SystemRandom
 from typing import Final
 
-from bot.app import OK, hold, session
+from bot.app import OK, session
 from bot.backfill import Backfill
 from bot.clock import SystemClock
 from bot.config import Settings
 from bot.custody import CustodyError, explained, once
 from bot.intake import Intake
+from bot.lock import hold
 from bot.matrix.client import Matrix
 from bot.model import OutcomeError
 from bot.reading import Reader

@@ -63,6 +63,7 @@ LAYERS = {
         "limits",
         "registration",
         "findings",
+        "lock",
         "attachments",
         "upgrades",
         "timekeeper",
