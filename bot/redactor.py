@@ -41,6 +41,9 @@ log = logging.getLogger(__name__)
 LOOKS: Final = 8
 """How often the homeserver may fail to say what belongs to a message: for four minutes."""
 
+NO_SUCH_REQUEST: Final = frozenset({404, 405, 501})
+"""Statuses that say what will be so the next time too."""
+
 PATIENCE: Final[Millis] = 10_000
 """How long a message waits, once it was looked at, for what belongs to it."""
 AGAIN: Final = 2
@@ -197,9 +200,7 @@ class Redactor:
             children, all_of_them = await self._homeserver.relations(timer.room_id, timer.event_id)
         except OutcomeError as error:
             outcome = error.outcome
-            if isinstance(outcome, RateLimited | Unreachable) or (
-                isinstance(outcome, Failed) and timer.attempts < LOOKS
-            ):
+            if _may_change(outcome, timer.attempts):
                 await self._later(timer, outcome)
                 return False
             log.warning("what belongs to a message is not known (%s)", type(outcome).__name__)
@@ -247,7 +248,9 @@ class Redactor:
 
     async def _inspect(self, timer: Timer, outcome: Outcome, until: Millis) -> None:
         """The event or the room may be the reason: look at both before going on."""
-        gone = None if isinstance(outcome, NotFound) else await self._gone(timer)
+        # First of all it may be the room that is not there, which the review finds out.
+        elsewhere = isinstance(outcome, NotFound) and timer.attempts < REFUSALS
+        gone = None if elsewhere else await self._gone(timer)
         if gone:
             await self._memory.drop(timer)
             return
@@ -318,3 +321,17 @@ class Redactor:
             return
         log.info("%s", tally)
         self._tally = Tally(since=now)
+
+
+def _may_change(outcome: Outcome, attempts: int) -> bool:
+    """Whether a question that was asked before, `attempts` times in vain, is worth another try."""
+    if isinstance(outcome, RateLimited):
+        return True
+    if isinstance(outcome, Unreachable):
+        # A web page may be all that a proxy has for this one request.
+        return outcome.page not in NO_SUCH_REQUEST or attempts < AGAIN
+    if not isinstance(outcome, Failed):
+        return False
+    if outcome.status in NO_SUCH_REQUEST:
+        return not outcome.errcode and attempts < AGAIN
+    return attempts < LOOKS

@@ -32,8 +32,9 @@ class Admin:
     async def request(self, method: str, where: str, body: Any = None) -> Outcome:
         """Make one request, once; `where` comes from `path`. Return the outcome's name.
 
-        `Forbidden`: the token is no administrator's. `Failed` with status 404: this is no Synapse,
-        or a proxy keeps its admin API from us. Raises `TokenRejectedError` for an unknown token.
+        `Forbidden`: the token is no administrator's. `Refused` or `Failed` with status 404: this is
+        no Synapse, or a proxy keeps its admin API from us. Raises `TokenRejectedError` for an
+        unknown token.
         """
         if self._http is None:
             timeout = aiohttp.ClientTimeout(total=ANSWER_WITHIN)
