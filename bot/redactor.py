@@ -11,7 +11,6 @@ from typing import Final, Protocol
 from bot.clock import Clock
 from bot.model import (
     EventID,
-    Failed,
     Forbidden,
     Millis,
     NotFound,
@@ -31,18 +30,13 @@ from bot.schedule import (
     Sent,
     Step,
     backoff,
+    may_change,
     settle,
     take_turns,
     transaction_id,
 )
 
 log = logging.getLogger(__name__)
-
-LOOKS: Final = 8
-"""How often the homeserver may fail to say what belongs to a message: for four minutes."""
-
-NO_SUCH_REQUEST: Final = frozenset({404, 405, 501})
-"""Statuses that say what will be so the next time too."""
 
 PATIENCE: Final[Millis] = 10_000
 """How long a message waits, once it was looked at, for what belongs to it."""
@@ -200,7 +194,7 @@ class Redactor:
             children, all_of_them = await self._homeserver.relations(timer.room_id, timer.event_id)
         except OutcomeError as error:
             outcome = error.outcome
-            if _may_change(outcome, timer.attempts):
+            if may_change(outcome, timer.attempts):
                 await self._later(timer, outcome)
                 return False
             log.warning("what belongs to a message is not known (%s)", type(outcome).__name__)
@@ -321,17 +315,3 @@ class Redactor:
             return
         log.info("%s", tally)
         self._tally = Tally(since=now)
-
-
-def _may_change(outcome: Outcome, attempts: int) -> bool:
-    """Whether a question that was asked before, `attempts` times in vain, is worth another try."""
-    if isinstance(outcome, RateLimited):
-        return True
-    if isinstance(outcome, Unreachable):
-        # A web page may be all that a proxy has for this one request.
-        return outcome.page not in NO_SUCH_REQUEST or attempts < AGAIN
-    if not isinstance(outcome, Failed):
-        return False
-    if outcome.status in NO_SUCH_REQUEST:
-        return not outcome.errcode and attempts < AGAIN
-    return attempts < LOOKS

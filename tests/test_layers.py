@@ -31,6 +31,7 @@ LAYERS = {
         "pace",
         "addresses",
         "succession",
+        "proxies",
     },
     "edge": {"store", "matrix", "config"},
     "services": {

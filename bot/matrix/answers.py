@@ -29,8 +29,8 @@ from bot.model import (
 
 log = logging.getLogger(__name__)
 
-GATEWAY: Final = frozenset({502, 503, 504, 520, 521, 522, 523, 524})
-"""Statuses of a proxy whose homeserver is away."""
+GATEWAY: Final = frozenset({407, 502, 503, 504, 520, 521, 522, 523, 524})
+"""Statuses of a proxy whose homeserver is away, or that itself wants a password first."""
 
 NO_LOGIN: Final = frozenset({"M_UNKNOWN_TOKEN", "M_MISSING_TOKEN", "M_UNKNOWN_DEVICE"})
 ITS_OWN: Final = frozenset({400, 413, 414, 431, 500})
