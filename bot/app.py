@@ -22,10 +22,11 @@ from bot.lock import LockError, OccupiedError, hold
 from bot.matrix.admin import Admin
 from bot.matrix.client import Matrix
 from bot.matrix.cross_signing import CrossSigning
+from bot.matrix.discovery import find
 from bot.matrix.media import Media
 from bot.matrix.session import Credentials, LoginError, connect, lock_secret, open_session
 from bot.matrix.verification import Verification
-from bot.model import DiskError, Outcome, TokenRejectedError
+from bot.model import DiskError, Done, Outcome, TokenRejectedError, Unreachable
 from bot.patience import Disk, StoppedError, wait_for_homeserver
 from bot.ratchet import Ratchet
 from bot.reading import Reader
@@ -118,6 +119,18 @@ def credentials_of(settings: Settings) -> Credentials:
     )
 
 
+async def locate(settings: Settings, insist: Any) -> Settings:
+    """Return the settings with the address at which the homeserver is found.
+
+    Raises `LoginError`.
+    """
+    outcome = await insist(lambda: find(settings.homeserver))
+    if not isinstance(outcome, Done):
+        why = outcome.reason if isinstance(outcome, Unreachable) else type(outcome).__name__
+        raise LoginError(f"{settings.homeserver} does not answer as a homeserver does ({why})")
+    return settings.model_copy(update={"homeserver": outcome.body["homeserver"]})
+
+
 @asynccontextmanager
 async def session(settings: Settings, insist: Any) -> AsyncIterator[Matrix]:
     """Be logged in. Raises `LoginError`."""
@@ -141,6 +154,7 @@ async def _serve(settings: Settings, stop: asyncio.Event) -> None:
         verify=settings.verify,
     )
     try:
+        settings = await locate(settings, insist)
         async with session(settings, insist) as matrix, media_of(settings) as media:
             log.info("ready as %s", settings.user_id)
             await _work(settings, matrix, media, store, stop)

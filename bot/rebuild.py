@@ -7,7 +7,7 @@ from collections.abc import Callable
 from random import SystemRandom
 from typing import Final
 
-from bot.app import OK, session
+from bot.app import OK, locate, session
 from bot.backfill import Backfill
 from bot.clock import SystemClock
 from bot.config import Settings
@@ -34,6 +34,7 @@ async def rebuild(settings: Settings, say: Callable[[str], None]) -> int:
             settings.data_dir / "timers.db", bounds=settings.bounds, own_id=settings.user_id
         )
         try:
+            settings = await locate(settings, once)
             async with session(settings, once) as matrix:
                 say(await _Rebuild(settings, matrix, store).run(say))
         except OutcomeError as error:

@@ -65,6 +65,7 @@ LAYERS = {
         "registration",
         "findings",
         "lock",
+        "surroundings",
         "attachments",
         "upgrades",
         "timekeeper",
