@@ -26,7 +26,7 @@ from bot.matrix.discovery import find
 from bot.matrix.media import Media
 from bot.matrix.session import Credentials, LoginError, connect, lock_secret, open_session
 from bot.matrix.verification import Verification
-from bot.model import DiskError, Done, Outcome, TokenRejectedError, Unreachable
+from bot.model import DiskError, Done, Outcome, OutcomeError, TokenRejectedError
 from bot.patience import Disk, StoppedError, wait_for_homeserver
 from bot.ratchet import Ratchet
 from bot.reading import Reader
@@ -122,12 +122,11 @@ def credentials_of(settings: Settings) -> Credentials:
 async def locate(settings: Settings, insist: Any) -> Settings:
     """Return the settings with the address at which the homeserver is found.
 
-    Raises `LoginError`.
+    Raises `LoginError` when it cannot be, and `OutcomeError` when it cannot be now.
     """
     outcome = await insist(lambda: find(settings.homeserver))
     if not isinstance(outcome, Done):
-        why = outcome.reason if isinstance(outcome, Unreachable) else type(outcome).__name__
-        raise LoginError(f"{settings.homeserver} does not answer as a homeserver does ({why})")
+        raise OutcomeError(outcome)
     return settings.model_copy(update={"homeserver": outcome.body["homeserver"]})
 
 

@@ -37,6 +37,7 @@ LAYERS = {
     "services": {
         "clock",
         "worker",
+        "pages",
         "reading",
         "judging",
         "late",
@@ -46,6 +47,7 @@ LAYERS = {
         "intake",
         "backfill",
         "redactor",
+        "notices",
         "speaker",
         "rooms",
         "identity",
@@ -71,7 +73,7 @@ LAYERS = {
         "timekeeper",
     },
 }
-SHARED = {"clock", "worker", "reading", "judging"}
+SHARED = {"clock", "worker", "reading", "judging", "notices", "pages"}
 """The services that other services may import."""
 
 OUTSIDE = {

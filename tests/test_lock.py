@@ -1,12 +1,14 @@
-"""The lock on the data folder: one bot a folder, on any file system, and none by a leftover."""
+"""The data folder on any file system: one bot holds it, and no leftover does."""
 
 from __future__ import annotations
 
 import errno
 import fcntl
 import os
+import stat
 import subprocess
 import sys
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,6 +18,7 @@ from bot.app import FAILED, run
 from bot.checks import _folder
 from bot.config import Settings
 from bot.lock import FILE, LockError, OccupiedError, hold, try_lock
+from bot.matrix.files import write_private
 from bot.model import UserID
 
 if TYPE_CHECKING:
@@ -107,3 +110,20 @@ def test_a_lock_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
     (tmp_path / FILE).mkdir()
     with pytest.raises(LockError, match="lock cannot be opened"):
         try_lock(tmp_path)
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EIO])
+def test_a_file_system_that_syncs_no_folders_takes_secrets_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    real = os.fsync
+
+    def sync(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(number, os.strerror(number))
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    with pytest.raises(OSError, match="error") if number == errno.EIO else nullcontext():
+        write_private(tmp_path / "secret", "text")
+    assert (tmp_path / "secret").read_text() == "text"

@@ -36,10 +36,10 @@ class Asked(Lookups):
 
     def __init__(self, *answers: Outcome) -> None:
         super().__init__(cast("AsyncClient", None))
-        self.answers = list(answers)
+        self.left = list(answers)
 
     async def request(self, *_: Any, **__: Any) -> Outcome:
-        return self.answers.pop(0)
+        return self.left.pop(0)
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ VERIFY: Final = (
 )
 NEXT_ORPHAN: Final = (
     "SELECT o.id, r.room_id, o.event_id, o.parent, o.attempts, o.next FROM orphans o"
-    " CROSS JOIN rooms r ON r.id = o.room WHERE o.room NOT IN"
+    " INDEXED BY orphans_next CROSS JOIN rooms r ON r.id = o.room WHERE o.room NOT IN"
     " (SELECT id FROM rooms WHERE room_id IN (SELECT value FROM json_each(?)))"
     " ORDER BY o.next, o.id LIMIT 1"
 )
