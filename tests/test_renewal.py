@@ -27,6 +27,7 @@ from bot.model import (
     EventID,
     LoginError,
     Outcome,
+    OutcomeError,
     RateLimited,
     RoomID,
     Unreachable,
@@ -581,3 +582,48 @@ def test_a_device_is_read_back_as_it_was_written(tmp_path: Path) -> None:
     for known in (bare, full, replace(bare, appservice=True)):
         save_identity(tmp_path / "device.json", known)
         assert load_identity(tmp_path / "device.json") == known
+
+
+# --- homeservers that log nobody in --------------------------------------------------------------
+
+UNRECOGNIZED = (404, {"errcode": "M_UNRECOGNIZED", "error": "Unrecognized request"})
+PASSWORDS = (200, {"flows": [{"type": "m.login.password"}]})
+
+
+async def first_login(server: LoginServer, folder: Path) -> Identity:
+    given = Credentials(homeserver=server.url, user_id=UserID(USER), password=PASSWORD)
+    client = connect(given, folder, "ab" * 32)
+    try:
+        return await Login(Matrix(client), lambda: START, asyncio.sleep).by_password(given, None)
+    finally:
+        await client.close()
+
+
+async def test_a_homeserver_without_logins_ends_it_and_names_the_service(
+    server: LoginServer, tmp_path: Path
+) -> None:
+    server.faults |= {"POST /login": [UNRECOGNIZED], "GET /login": [UNRECOGNIZED]}
+    with pytest.raises(LoginError, match=r"Matrix Authentication Service \(MAS\).*public address"):
+        await first_login(server, tmp_path)
+
+
+async def test_a_homeserver_without_passwords_ends_it_and_says_what_it_takes(
+    server: LoginServer, tmp_path: Path
+) -> None:
+    flows = [{"type": "m.login.sso"}, {"type": "see you at <eight>"}, "odd"]
+    server.faults |= {
+        "POST /login": [(400, {"errcode": "M_UNKNOWN", "error": "Unknown login type"})],
+        "GET /login": [(200, {"flows": flows})],
+    }
+    with pytest.raises(LoginError, match=r"takes no passwords \(m.login.sso\)"):
+        await first_login(server, tmp_path)
+
+
+async def test_one_login_that_went_astray_is_waited_out(
+    server: LoginServer, tmp_path: Path
+) -> None:
+    server.faults |= {"POST /login": [UNRECOGNIZED], "GET /login": [PASSWORDS]}
+    with pytest.raises(OutcomeError) as found:
+        await first_login(server, tmp_path)
+    assert found.value.outcome == Unreachable(reason="status 404 M_UNRECOGNIZED")
+    assert (await first_login(server, tmp_path)).access_token in server.tokens

@@ -196,8 +196,9 @@ class Login:
                 why = await self.without_passwords(credentials.homeserver)
                 if why:
                     raise LoginError(why)
-                if isinstance(outcome, Refused):
-                    raise LoginError(_refused(credentials, outcome))
+                if outcome.errcode == "M_UNRECOGNIZED":
+                    return Unreachable(reason=describe(outcome))  # somebody else answered it
+                raise LoginError(_refused(credentials, outcome))
         return outcome
 
     async def without_passwords(self, homeserver: str) -> str:

@@ -26,7 +26,7 @@ from bot.matrix.renewal import Renewal, wall_clock
 from bot.matrix.speaking import Client
 from bot.model import DiskError, Done, LoginError, Outcome, OutcomeError
 
-__all__ = ["Credentials", "connect", "lock_secret", "open_session", "stand_by"]
+__all__ = ["Credentials", "LoginError", "connect", "lock_secret", "open_session", "stand_by"]
 
 log = logging.getLogger(__name__)
 
