@@ -21,6 +21,7 @@ from bot.model import (
     RoomBatch,
     RoomID,
     SyncBatch,
+    Unreachable,
     UserID,
 )
 from bot.policy import Room
@@ -114,8 +115,8 @@ class Intake:
                 if reason := reasons.news(error.outcome, now):
                     log.warning("waiting for the homeserver (%s)", reason)
                 wait = backoff(failures, ceiling=PAUSE_CEILING, chance=self._random.random())
-                if isinstance(error.outcome, RateLimited):
-                    wait = error.outcome.retry_after
+                if isinstance(error.outcome, RateLimited | Unreachable):
+                    wait = error.outcome.retry_after or wait
                 failures += 1
                 await self._clock.wait(self._stop, now + wait)
 

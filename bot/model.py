@@ -145,6 +145,8 @@ class Unreachable:
     reason: str
     page: int = field(default=0, compare=False)
     """The status of a web page that came instead, from something before the homeserver."""
+    retry_after: Millis = field(default=0, compare=False)
+    """Nothing will come of asking before so many milliseconds; 0: that is not known."""
 
 
 Outcome = Done | RateLimited | Forbidden | NotFound | Refused | Failed | Unreachable

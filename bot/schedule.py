@@ -96,7 +96,8 @@ def retry_in(
     `attempts` and `chance` are those of `backoff`.
     """
     wait = backoff(attempts, ceiling=ceiling, chance=chance)
-    return max(wait, outcome.retry_after) if isinstance(outcome, RateLimited) else wait
+    asked = outcome.retry_after if isinstance(outcome, RateLimited | Unreachable) else 0
+    return max(wait, asked)
 
 
 def settle(
@@ -122,8 +123,9 @@ def settle(
             return Pause(until=now + max(wait, 1))
         case Unreachable() if others:
             return Postpone(until=single)
-        case Unreachable():
-            return Pause(until=now + backoff(failures, ceiling=PAUSE_CEILING, chance=chance))
+        case Unreachable(retry_after=known):
+            wait = known or backoff(failures, ceiling=PAUSE_CEILING, chance=chance)
+            return Pause(until=now + wait)
         case Forbidden() | NotFound() | Refused():
             return Inspect(until=single)
         case Failed():

@@ -67,6 +67,7 @@ def timer(number: int = 1, room: str = ROOM, attempts: int = 0) -> Timer:
         (RateLimited(retry_after=0), 0, 0, Pause(until=NOW + 1)),
         (RateLimited(retry_after=1), 9, 9, Pause(until=NOW + 1)),
         (RateLimited(retry_after=123_456), 0, 0, Pause(until=NOW + 123_456)),
+        (Unreachable(reason="x", retry_after=123_456), 9, 9, Pause(until=NOW + 123_456)),
         (Unreachable(reason="reset"), 9, 0, Pause(until=NOW + 500)),
         (Unreachable(reason="reset"), 0, 3, Pause(until=NOW + 4_000)),
         (Unreachable(reason="reset"), 0, 99, Pause(until=NOW + PAUSE_CEILING // 2)),

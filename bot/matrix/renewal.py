@@ -79,7 +79,7 @@ class Renewal:
         self._random = SystemRandom()
         self._trusted_until: Millis = -1
         self._not_before: Millis = -1
-        self._trouble: Outcome = Unreachable(reason="")
+        self._trouble = ""
         self._failures = 0
         self._unproven = 0
         self.on_login: Callable[[], None] = lambda: None
@@ -165,13 +165,15 @@ class Renewal:
             log.info("a request was refused, though the login holds: it is made once more")
             self._trusted_until = self._ticks() + TRUST_FOR
             return None
-        raise OutcomeError(_passing(outcome))
+        raise OutcomeError(Unreachable(reason=f"logging in: {describe(outcome)}"))
 
     def _still(self) -> Outcome:
-        """Return what was in the way last time, for who asks again too soon."""
-        if isinstance(self._trouble, RateLimited):
-            return RateLimited(retry_after=self._not_before - self._ticks())
-        return self._trouble
+        """Return what was in the way last time, for who asks again too soon.
+
+        It is never `RateLimited`: from that the redactor would learn how fast to redact.
+        """
+        left = max(1, self._not_before - self._ticks())
+        return Unreachable(reason=self._trouble, retry_after=left)
 
     def _rest(self, outcome: Outcome) -> Outcome:
         """Let some time go by before the next try; return what was in the way."""
@@ -180,7 +182,7 @@ class Renewal:
             wait += LATER
         self._failures += 1
         self._not_before = self._ticks() + wait
-        self._trouble = _passing(outcome)
+        self._trouble = f"logging in: {describe(outcome)}"
         return self._still()
 
     # --- how -------------------------------------------------------------------------------
@@ -284,15 +286,8 @@ class Renewal:
             # None of those before was ever accepted: not to be had in a circle.
             wait = backoff(self._unproven, ceiling=PAUSE_CEILING, chance=self._random.random())
             self._not_before = self._ticks() + wait
-            self._trouble = Unreachable(reason="status 401 after every login")
+            self._trouble = "status 401 after every login"
 
 
 def _status(error: TokenRejectedError) -> Outcome:
     return Unreachable(reason=f"status 401 {error}".rstrip())
-
-
-def _passing(outcome: Outcome) -> Outcome:
-    """Return an outcome that lets everybody wait: without a login nothing can be done."""
-    if isinstance(outcome, RateLimited):
-        return outcome
-    return Unreachable(reason=f"logging in: {describe(outcome)}")
