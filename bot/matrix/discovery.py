@@ -22,6 +22,7 @@ from bot.model import (
     Unreachable,
 )
 from bot.proxies import ProxyError
+from bot.schedule import describe
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ def _why(outcome: Outcome) -> str:
             return why
         case Failed(status=status) | Refused(status=status):
             return f"status {status}"
-    return type(outcome).__name__
+    return describe(outcome)
 
 
 async def _versions(address: str) -> Outcome:

@@ -107,7 +107,8 @@ async def open_session(
         await _be_alone(matrix, insist)
     ed25519, curve25519 = matrix.crypto.upkeep.own_keys
     known = replace(known, ed25519=ed25519, curve25519=curve25519)
-    save_identity(where, known)
+    if known != load_identity(where):
+        save_identity(where, known)
     client.renewal = renewal = Renewal(client, credentials, where, known)
     renewal.on_login = matrix.crypto.doubt_keys
     matrix.crypto.doubt_keys()
