@@ -10,7 +10,6 @@ from typing import Final, Protocol
 from bot.allowance import HOUR, Allowance
 from bot.clock import Clock
 from bot.model import Event, EventID, Forbidden, Millis, OutcomeError, RoomID, TokenRejectedError
-from bot.policy import RoomState
 from bot.reading import Reader
 from bot.timeline import Item, Said, Unheard
 
@@ -39,7 +38,7 @@ class Homeserver(Protocol):
 class Keys(Protocol):
     """What this service asks of the store for keys."""
 
-    async def waiting(self) -> list[tuple[RoomID, Unheard, RoomState, bool]]: ...  # noqa: D102
+    async def waiting(self) -> list[tuple[RoomID, Unheard, bool]]: ...  # noqa: D102
     async def asked(self, room_id: RoomID, event_id: EventID) -> None: ...  # noqa: D102
 
 
@@ -49,7 +48,7 @@ class Memory(Protocol):
     @property
     def keys(self) -> Keys: ...  # noqa: D102
     async def heard(  # noqa: D102
-        self, room_id: RoomID, unheard: Unheard, then: RoomState, items: list[Item], now: Millis
+        self, room_id: RoomID, unheard: Unheard, items: list[Item], now: Millis
     ) -> None: ...
 
 
@@ -85,13 +84,13 @@ class Late:
         times: list[Millis] = []
         waiting = await self._memory.keys.waiting()
         # One key opens many messages: it is asked for once while any of them waits.
-        asked = {_key_of(unheard) for _, unheard, _, was_asked in waiting if was_asked}
-        for room_id, unheard, then, was_asked in waiting:
+        asked = {_key_of(unheard) for _, unheard, was_asked in waiting if was_asked}
+        for room_id, unheard, was_asked in waiting:
             try:
-                again = await self._look_at(room_id, unheard, then, asked, was_asked=was_asked)
+                again = await self._look_at(room_id, unheard, asked, was_asked=was_asked)
             except OutcomeError as error:
                 if isinstance(error.outcome, Forbidden):
-                    await self._give_up(room_id, unheard, then)
+                    await self._give_up(room_id, unheard)
                     continue
                 log.info("a late message must wait (%s)", type(error.outcome).__name__)
                 again = self._clock.now() + ASK_AFTER
@@ -99,7 +98,7 @@ class Late:
                 raise
             except Exception as error:  # noqa: BLE001 - it is on the disk, and would come again
                 log.warning("a late message is given up (%s)", type(error).__name__)
-                await self._give_up(room_id, unheard, then)
+                await self._give_up(room_id, unheard)
                 again = None
             if again is not None:
                 times.append(again)
@@ -109,7 +108,6 @@ class Late:
         self,
         room_id: RoomID,
         unheard: Unheard,
-        then: RoomState,
         asked: set[tuple[str, str]],
         *,
         was_asked: bool,
@@ -117,10 +115,10 @@ class Late:
         """Do what can be done for one message; return when to look at it again."""
         now = self._clock.now()
         if self._homeserver.has_key(room_id, unheard.session_id):
-            await self._read(room_id, unheard, then)
+            await self._read(room_id, unheard)
             return None
         if now >= unheard.at + GIVE_UP_AFTER:
-            await self._give_up(room_id, unheard, then)
+            await self._give_up(room_id, unheard)
             return None
         if was_asked:
             return await self._once_more(room_id, unheard, now)
@@ -143,7 +141,7 @@ class Late:
             await self._ask(room_id, unheard, again=True)
         return unheard.at + GIVE_UP_AFTER
 
-    async def _read(self, room_id: RoomID, unheard: Unheard, then: RoomState) -> None:
+    async def _read(self, room_id: RoomID, unheard: Unheard) -> None:
         """The key is there: do what the message says, from its own place on."""
         event = await self._homeserver.event(room_id, unheard.event_id)
         items: list[Item] = []
@@ -152,7 +150,7 @@ class Late:
             items = await self._reader.items(
                 room_id, [event], encrypted=True, live=False, since=unheard.at, now=now, meet=True
             )
-        await self._memory.heard(room_id, unheard, then, items, self._clock.now())
+        await self._memory.heard(room_id, unheard, items, self._clock.now())
         self._wake_others()
 
     async def _ask(self, room_id: RoomID, unheard: Unheard, *, again: bool = False) -> None:
@@ -160,17 +158,17 @@ class Late:
         if event is not None:
             await self._homeserver.ask_for_key(room_id, event, again=again)
 
-    async def _give_up(self, room_id: RoomID, unheard: Unheard, then: RoomState) -> None:
+    async def _give_up(self, room_id: RoomID, unheard: Unheard) -> None:
         """Ask for the message again, once for each key: nobody knows whether it was a command.
 
         What is certainly none is given up in silence: only a file that it shows may stay.
         """
         digest = self._reader.digest(f"unheard:{unheard.session_id}")
         if unheard.quiet or not self._told.admits(unheard.sender, digest, self._clock.now()):
-            await self._memory.heard(room_id, unheard, then, [], self._clock.now())
+            await self._memory.heard(room_id, unheard, [], self._clock.now())
             return
         said = Said(digest=digest, sender=unheard.sender, kind="unheard")
-        await self._memory.heard(room_id, unheard, then, [said], self._clock.now())
+        await self._memory.heard(room_id, unheard, [said], self._clock.now())
         self._wake_others()
 
 

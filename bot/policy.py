@@ -12,14 +12,14 @@ from bot.timeline import (
     SURPLUS,
     Attached,
     Change,
+    Encrypted,
     Item,
     Mark,
     Message,
-    Opened,
-    Place,
     Redaction,
     Said,
     Setting,
+    Undecided,
     Unheard,
 )
 
@@ -36,10 +36,19 @@ class RoomState:
     """What is known of a room at one point of its timeline."""
 
     setting: Setting = None
+    """What is in force: what a command set, where the room's state does not say it yet."""
+    stated: Setting = None
+    """What the room's own state event says, and what holds when a command is taken back."""
     policy_digest: str = ""
-    """Digest of the state event that `setting` was read from."""
+    """Digest of the state event that `stated` was read from."""
     commanded: bool = False
     """A command has changed the lifetime, and its state event has not come back yet."""
+    awaits: str = ""
+    """Digest of that state event, once it is written."""
+    revision: int = 0
+    """How many commands, and changes by others, have counted: tells whether one did since."""
+    encrypted: bool = False
+    """Encryption is on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +76,8 @@ class Room:
     """The bot has just come, and its greeting says what it lacks."""
     stuck: bool = False
     """The room was told that the homeserver refuses to redact some of its messages."""
+    commanded: bool = False
+    """As of `RoomState`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +91,8 @@ class Debt:
     args: dict[str, Any]
     attempts: int
     next: Millis
+    written: bool = False
+    """A lifetime that stands in the room's state already: only the words are owed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +122,10 @@ class Stamped:
     """Digests of commands over the limit of their sender."""
     unheard: list[tuple[Unheard, RoomState]]
     """Messages that may turn out to be commands, each with how the room stood at its place."""
+    undecided: list[tuple[Undecided, RoomState]]
+    """Commands that wait for the homeserver, each with how the room stood at its place."""
+    stays: list[EventID]
+    """Messages that have no lifetime and belong to no other message."""
     suspends: bool = False
     files: list[Attached] = field(default_factory=list)
     """The files that messages show; only those of messages with a timer are remembered."""
@@ -182,6 +199,8 @@ def stamp(state: RoomState, items: list[Item], *, bounds: Bounds, own_id: UserID
         handled=walk.handled,
         surplus=walk.surplus,
         unheard=walk.unheard,
+        undecided=walk.undecided,
+        stays=walk.stays,
         suspends=walk.suspends,
         files=walk.files,
     )
@@ -199,6 +218,23 @@ def succeed(before: Iterable[Owed], owed: Owed) -> Owed:
     return replace(owed, args=owed.args | {"marks": marks[-MOST_MARKS:]})
 
 
+def overtaken(before: Iterable[Owed], owed: Owed) -> list[Owed]:
+    """Return what to tell those whose lifetime, not set yet, gives way to another person's.
+
+    Who has changed their own mind needs no word: what is said of the last one answers all.
+    """
+    return [
+        not_held(one.key, one.args["sender"])
+        for one in before
+        if one.kind == "set" and one.args.get("sender") not in {None, owed.args["sender"]}
+    ]
+
+
+def not_held(key: str, sender: UserID) -> Owed:
+    """Return the answer to a command that came to nothing: the lifetime was changed meanwhile."""
+    return Owed(key=f"{key}:over", kind="overtaken", args={"sender": sender})
+
+
 class _Walk:
     """How the room stands at the place that was reached, and what has come of it so far."""
 
@@ -212,31 +248,37 @@ class _Walk:
         self.handled: list[str] = []
         self.surplus: list[str] = []
         self.unheard: list[tuple[Unheard, RoomState]] = []
+        self.undecided: list[tuple[Undecided, RoomState]] = []
+        self.stays: list[EventID] = []
         self.suspends = False
         self.files: list[Attached] = []
 
     def pass_by(self, item: Item) -> None:
+        """Go on by one item; what concerns only keys, or who walks back, is passed over."""
         match item:
             case Message():
                 self._message(item)
-            case Change():
-                # The state at the start of a timeline tells again what is known.
-                if not item.digest or item.digest != self.state.policy_digest:
-                    self._change(item)
+            # The state at the start of a timeline tells again what is known.
+            case Change() if not item.digest or item.digest != self.state.policy_digest:
+                self._change(item)
             case Redaction():
                 self._redaction(item)
-            case Said():
+            # A server can put words in clear into an encrypted room: they do not count.
+            case Said() if not (item.clear and self.state.encrypted):
                 self._said(item)
+            case Undecided() if not (item.clear and self.state.encrypted):
+                self.undecided.append((item, self.state))
             case Unheard():
                 self.unheard.append((item, self.state))
             case Attached():
                 self.files.append(item)
-            case Opened() | Place():
-                pass  # concerns the key, or who walks back
+            case Encrypted():
+                self.state = replace(self.state, encrypted=True)
 
     def _message(self, item: Message) -> None:
         span = lifetime(self.state.setting, self._bounds)
         if span is None and item.parent is None:
+            self.stays.append(item.event_id)
             return
         due = None if span is None else item.sent + span
         # Where nobody ever set a lifetime, nothing has gone that this could belong to.
@@ -261,12 +303,19 @@ class _Walk:
         if item.setting is not None:
             marks = [] if item.event_id is None else [(item.event_id, item.setting)]
             args |= {"setting": item.setting, "marks": marks}
-            self.state = replace(self.state, setting=item.setting, commanded=True)
+            self.state = replace(
+                self.state,
+                setting=item.setting,
+                commanded=True,
+                awaits="",
+                revision=self.state.revision + 1,
+            )
             self.suspends = item.suspends
         owed = Owed(key=item.digest, kind=item.kind, args=args)
         if item.setting is not None:
+            over = overtaken(self.owed, owed)
             owed = succeed(self.owed, owed)
-            self.owed = [one for one in self.owed if one.kind != "set"]
+            self.owed = [one for one in self.owed if one.kind != "set"] + over
         self.owed.append(owed)
 
     def _change(self, change: Change, *, cause: str = "") -> None:
@@ -275,12 +324,16 @@ class _Walk:
         `cause` is the digest of what made the change, where that is not the state event.
         """
         state, setting = self.state, change.setting
+        stated = replace(state, stated=setting, policy_digest=change.digest)
         if change.sender == self._own_id:
-            if state.commanded and setting != state.setting:
+            if state.commanded and change.digest != state.awaits:
                 # The echo of an earlier command; a later one counts from its own place already.
-                self.state = replace(state, policy_digest=change.digest)
+                self.state = stated
             else:
-                self.state = RoomState(setting=setting, policy_digest=change.digest)
+                number = state.revision + (setting != state.setting)
+                self.state = replace(
+                    stated, setting=setting, commanded=False, awaits="", revision=number
+                )
             return
         before, after = lifetime(state.setting, self._bounds), lifetime(setting, self._bounds)
         if (before != after or change.note) and not change.quiet:
@@ -292,4 +345,6 @@ class _Walk:
             }
             key = f"change:{cause or change.digest}"
             self.owed.append(Owed(key=key, kind="changed", args=args))
-        self.state = RoomState(setting=setting, policy_digest=change.digest)
+        self.state = replace(
+            stated, setting=setting, commanded=False, awaits="", revision=state.revision + 1
+        )

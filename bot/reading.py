@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from bot.addresses import media_ids
 from bot.commands import Parsed, parse, text_of
 from bot.events import is_encryption, is_nothing, is_verification, may_be_command
-from bot.judging import Authority, Clear, Judge
+from bot.judging import Authority, Clear, Judge, Powers
 from bot.model import (
     POLICY_EVENT,
     Bounds,
@@ -18,6 +19,7 @@ from bot.model import (
     EventID,
     Locked,
     Millis,
+    OutcomeError,
     RoomID,
     UserID,
 )
@@ -25,12 +27,15 @@ from bot.policy import read_marks, read_setting
 from bot.timeline import (
     Attached,
     Change,
+    Encrypted,
     Item,
     Message,
     Opened,
     Place,
     Redaction,
+    Said,
     Setting,
+    Undecided,
     Unheard,
     began,
     belongs_to,
@@ -40,6 +45,10 @@ from bot.timeline import (
     says_more,
 )
 
+log = logging.getLogger(__name__)
+
+ASK_WITHIN = 2.0
+"""Seconds that the homeserver gets to say who may do what, while a stretch is read."""
 AT_ONCE = 50
 """Events read without a turn for the others in the event loop; decrypting takes its time."""
 
@@ -95,23 +104,32 @@ class Reader:
         live: bool,
         since: Millis,
         now: Millis,
+        was_clear: bool = False,
         meet: bool = False,
+        until: float | None = None,
     ) -> list[Item]:
         """Return what `events`, in the timeline's order, come to.
 
+        `encrypted`: the room is encrypted by now; `was_clear`: it may not have been yet at their
+        place, so that what is in clear counts if that is before encryption was turned on.
         `meet`: find out whose devices they are from that are not known; else what such a one
-        says to the bot waits, so that nobody's homeserver holds up the rest.
-
-        Raises `OutcomeError` when a command could not be judged because the homeserver did not
-        answer: read the same events again later.
+        says to the bot waits, so that nobody's homeserver holds up the rest, and the call raises
+        nothing. With it, `OutcomeError` says that the homeserver did not tell.
+        `until`: the loop's time until which the homeserver may say who may do what; what cannot be
+        decided by then waits, too. `None`: for `ASK_WITHIN`.
         """
         items: list[Item] = []
-        self._judge.look_anew(room_id)
+        if until is None:
+            until = asyncio.get_running_loop().time() + ASK_WITHIN
+        powers = self._judge.powers(room_id, until=until, now=now)
+        reading = _Reading(room_id=room_id, powers=powers, now=now, meet=meet)
         for number, event in enumerate(events):
             if number % AT_ONCE == AT_ONCE - 1:
                 await asyncio.sleep(0)
             if is_state(event):
-                encrypted = encrypted or is_encryption(event)
+                if is_encryption(event):
+                    encrypted, was_clear = True, False
+                    items.append(Encrypted(first=_previous(event) is None))
                 items.extend(self.state_change(event))
                 continue
             if event.get("type") == "m.room.redaction":
@@ -123,14 +141,14 @@ class Reader:
                 continue
             # A command stands before its own message: its lifetime covers it as well.
             sent = began(event, live=live, since=since, now=now)
+            in_clear = was_clear or not encrypted
             heard = await self._heard(
-                room_id, event, encrypted=encrypted, sent=sent, now=now, meet=meet
+                reading, event, encrypted=encrypted, in_clear=in_clear, sent=sent
             )
             items += [item for item in heard if not isinstance(item, Attached)]
             parent = belongs_to(event)
             items.append(Message(event_id=EventID(event_id), sent=sent, parent=parent, live=live))
             items += [item for item in heard if isinstance(item, Attached)]
-        self._judge.look_anew(room_id)
         return items
 
     def outline(self, events: list[Event], *, since: Millis, now: Millis) -> list[Item]:
@@ -185,46 +203,44 @@ class Reader:
         return [redaction]
 
     async def _heard(
-        self,
-        room_id: RoomID,
-        event: Event,
-        *,
-        encrypted: bool,
-        sent: Millis,
-        now: Millis,
-        meet: bool,
+        self, reading: _Reading, event: Event, *, encrypted: bool, in_clear: bool, sent: Millis
     ) -> list[Item]:
-        """Return what a message says to the bot, if it says anything to it."""
+        """Return what a message says to the bot, if it says anything to it.
+
+        `in_clear`: what is not encrypted may count.
+        """
         content, sender = event.get("content"), event.get("sender")
         if not isinstance(content, dict) or not isinstance(sender, str):
             return []
         if sender == self._homeserver.own_id:
             return []
         # Clients verify in clear even in encrypted rooms: nothing in it is secret or believed.
-        self._offer(room_id, event, encrypted=False)
-        if not encrypted:
-            return await self._said(room_id, event, None, sent)
-        if event.get("type") != "m.room.encrypted":
+        self._offer(reading.room_id, event, encrypted=False)
+        if not encrypted or event.get("type") != "m.room.encrypted":
+            if in_clear:
+                return await self._said(reading, event, None, sent)
             # A server can put words in clear into an encrypted room: they do not count there.
             return self._attached(event, event.get("type"), content)
-        clear = await self._homeserver.decrypt(room_id, event, meet=meet)
+        clear = await self._homeserver.decrypt(reading.room_id, event, meet=reading.meet)
         if clear is None:
             return []
+        now = reading.now
         if isinstance(clear, Locked):
             quiet = not may_be_command(content)
             worth = not quiet or sender.partition(":")[2] == self._media_server
-            return [_unheard(event, clear.session_id, now, quiet=quiet)] if worth else []
+            unheard = _unheard(event, clear.session_id, now, sent, quiet=quiet)
+            return [unheard] if worth else []
         told = _opened(event, clear)
         if not clear.known and self._matters(event, clear, told):
-            return [_unheard(event, clear.session_id, now, quiet=False)]
+            return [_unheard(event, clear.session_id, now, sent, quiet=False)]
         read = Opened(session_id=clear.session_id, index=clear.index, at=now)
         if not clear.known:
             return [read]
-        self._offer(room_id, told, encrypted=True)
-        return [read, *await self._said(room_id, event, clear, sent)]
+        self._offer(reading.room_id, told, encrypted=True)
+        return [read, *await self._said(reading, event, clear, sent)]
 
     async def _said(
-        self, room_id: RoomID, event: Event, clear: Clear | None, sent: Millis
+        self, reading: _Reading, event: Event, clear: Clear | None, sent: Millis
     ) -> list[Item]:
         """Return the files that a message shows, and what it commands; `clear` if encrypted."""
         kind, content = (event.get("type"), event["content"])
@@ -234,12 +250,45 @@ class Reader:
             identity = f"megolm:{clear.session_id}:{clear.index}"
         items = self._attached(event, kind, content)
         parsed = self._command(event, kind, content)
-        if parsed is not None:
-            who, digest = UserID(event["sender"]), self.digest(identity)
-            surplus = self._judge.over_limit(who, digest, sent)
-            said = surplus or await self._judge.judge(room_id, who, parsed, digest, clear)
-            items.append(replace(said, event_id=EventID(event["event_id"])))
-        return items
+        if parsed is None:
+            return items
+        digest, event_id = self.digest(identity), EventID(event["event_id"])
+        who = UserID(event["sender"])
+        setting = parsed.setting
+        said: Said | Undecided | None = self._judge.over_limit(who, digest, sent)
+        if said is None and setting is None:
+            said = Said(digest=digest, sender=who, kind=parsed.kind, args=dict(parsed.args))
+        elif said is None:
+            assert setting is not None
+            command = Undecided(
+                digest=digest,
+                event_id=event_id,
+                sender=who,
+                setting=setting,
+                sent=sent,
+                at=reading.now,
+                device_id="" if clear is None else clear.device_id,
+                device_key="" if clear is None else clear.device_key,
+            )
+            said = await self._judged(command, reading.powers)
+        return [*items, replace(said, event_id=event_id, clear=clear is None)]
+
+    async def _judged(self, command: Undecided, powers: Powers) -> Said | Undecided:
+        """Return the verdict, or the command as it is where the homeserver does not answer."""
+        try:
+            return await self._judge.judge(command, powers)
+        except OutcomeError as error:
+            log.info("a command waits to be decided (%s)", type(error.outcome).__name__)
+            return command
+
+    async def decide(self, room_id: RoomID, command: Undecided) -> Said:
+        """Return the verdict on a command that waited for it.
+
+        Raises `OutcomeError` when the homeserver does not answer: ask again later.
+        """
+        said = await self._judge.judge(command, self._judge.powers(room_id))
+        self._judge.answers_again(room_id)
+        return replace(said, event_id=command.event_id)
 
     def _command(self, event: Event, kind: object, content: Event) -> Parsed | None:
         """Return the command that a message with this content is, if it is one."""
@@ -269,13 +318,23 @@ class Reader:
             self._hear_verification(room_id, event, encrypted=encrypted)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Reading:
+    """What holds for all the events that are read together."""
+
+    room_id: RoomID
+    powers: Powers
+    now: Millis
+    meet: bool
+
+
 def _opened(event: Event, clear: Clear) -> Event:
     """Return the event as it would be in clear."""
     outer = {key: event["content"][key] for key in ("m.relates_to",) if event["content"].get(key)}
     return {**event, "type": clear.type, "content": {**outer, **clear.content}}
 
 
-def _unheard(event: Event, session_id: str, now: Millis, *, quiet: bool) -> Unheard:
+def _unheard(event: Event, session_id: str, now: Millis, sent: Millis, *, quiet: bool) -> Unheard:
     """Return the message as one that cannot be read yet, or not be believed."""
     return Unheard(
         event_id=EventID(event["event_id"]),
@@ -283,11 +342,18 @@ def _unheard(event: Event, session_id: str, now: Millis, *, quiet: bool) -> Unhe
         session_id=session_id,
         at=now,
         quiet=quiet,
+        sent=sent,
     )
 
 
 def _before(event: Event) -> Setting:
-    """Return what the state event replaced, as far as the homeserver says it."""
+    """Return what held before a state event, as far as the homeserver says it."""
+    before = _previous(event)
+    return None if before is None else read_setting(before)[0]
+
+
+def _previous(event: Event) -> Event | None:
+    """Return the content that a state event replaced, if the homeserver tells of any."""
     unsigned = event.get("unsigned")
     before = unsigned.get("prev_content") if isinstance(unsigned, dict) else None
-    return read_setting(before)[0] if isinstance(before, dict) else None
+    return before if isinstance(before, dict) else None

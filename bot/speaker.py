@@ -24,7 +24,7 @@ from bot.model import (
     Unreachable,
     UserID,
 )
-from bot.policy import Debt, Owed, Room, lifetime, policy_content, read_setting
+from bot.policy import Debt, Owed, Room, lifetime, not_held, policy_content, read_setting
 from bot.power import Power
 from bot.report import Files, Load
 from bot.schedule import retry_in
@@ -40,13 +40,14 @@ PLAIN: Final = {
     "closed": words.closed,
     "missed": words.missed,
     "reverted": words.reverted,
-    "unjudged": words.unjudged,
 }
 """What is said in the same words always."""
 TO_SOMEBODY: Final = {
     "hasty": words.hasty,
     "unsigned": words.unsigned,
     "unheard": words.unheard,
+    "unjudged": words.unjudged,
+    "overtaken": words.overtaken,
 }
 """What needs the name of whom it is said to."""
 
@@ -83,9 +84,8 @@ class Memory(Protocol):
     async def room(self, room_id: RoomID) -> Room | None: ...  # noqa: D102
     async def pending(self, room_id: RoomID) -> tuple[int, Millis | None]: ...  # noqa: D102
     async def refusals(self, room_id: RoomID) -> tuple[int, Millis]: ...  # noqa: D102
-    async def revert(  # noqa: D102
-        self, debt: Debt, setting: int | None, digest: str, owed: Owed
-    ) -> None: ...
+    async def written(self, debt: Debt, digest: str) -> None: ...  # noqa: D102
+    async def take_back(self, debt: Debt, owed: Owed) -> None: ...  # noqa: D102
 
 
 class Identity(Protocol):
@@ -141,7 +141,7 @@ class Speaker:
         if room is None:
             return
         try:
-            if debt.kind == "set" and not await self._set(debt):
+            if debt.kind == "set" and not debt.written and not await self._set(debt, room):
                 return
             outcome = await self._say(debt, room)
         except OutcomeError as error:
@@ -157,45 +157,46 @@ class Speaker:
             await self._memory.owed_later(debt, self._clock.now() + wait)
         else:
             log.warning("a notice could not be sent (%s)", type(outcome).__name__)
+            if debt.kind == "set":
+                # The command counted from its own place; what the room's state says counts again.
+                owed = Owed(key=f"{debt.key}:no", kind="reverted", args={})
+                await self._memory.take_back(debt, owed)
             await self._memory.paid(debt, self._clock.now())
 
-    async def _set(self, debt: Debt) -> bool:
-        """Write the commanded lifetime into the room's state; `False` when there is no more to say.
+    async def _set(self, debt: Debt, room: Room) -> bool:
+        """Write the commanded lifetime into the room's state; `False` when it does not hold.
 
         The room's state is looked at first: after a crash, what is set there may be our own
-        writing, or somebody's later one, which is not to be undone.
+        writing, or somebody's later one, which is not to be undone. Raises `OutcomeError`.
         """
         current = await self._homeserver.policy_event(debt.room_id)
         wanted = int(debt.args["setting"])
         there, digest, sender = self._read(current)
         # Some homeservers do not tell the sender of state; with them the command is written.
-        foreign = sender not in {"", self._homeserver.own_id}
-        if current is not None and digest != debt.args["base"] and foreign:
-            await self._memory.paid(debt, self._clock.now())
+        foreign = sender not in {"", self._homeserver.own_id} and digest != debt.args["base"]
+        # What somebody has changed since may have come with the timeline already.
+        if foreign or not room.commanded:
+            await self._memory.take_back(debt, not_held(debt.key, debt.args["sender"]))
             return False
         marks = [(EventID(mark[0]), int(mark[1])) for mark in debt.args.get("marks", [])]
         content = policy_content(wanted, marks)
         same = there == wanted or (wanted == 0 and current is None and self._bounds.default is None)
         # Where something else held in between, who walks back later has to know.
-        if same and all(setting == wanted for _, setting in marks):
-            return True
-        if current is not None and current.get("content") == content:
-            return True
-        outcome = await self._homeserver.set_policy(debt.room_id, content)
-        if isinstance(outcome, Done):
-            return True
-        if _passing(outcome, debt):
-            raise OutcomeError(outcome)
-        # The command counted from its own place; what the room's state says counts again.
-        owed = Owed(key=f"{debt.key}:no", kind="reverted", args={})
-        await self._memory.revert(debt, there, digest, owed)
-        return False
+        held = same and all(setting == wanted for _, setting in marks)
+        if not held and (current is None or current.get("content") != content):
+            outcome = await self._homeserver.set_policy(debt.room_id, content)
+            if not isinstance(outcome, Done):
+                raise OutcomeError(outcome)
+            digest = self._memory.digest(str(outcome.body.get("event_id", "")))
+        await self._memory.written(debt, digest)
+        return True
 
     def _read(self, current: Event | None) -> tuple[int | None, str, str]:
         if current is None:
             return None, "", ""
         setting, _ = read_setting(current.get("content"))
-        digest = self._memory.digest(str(current.get("event_id", "")))
+        event_id = str(current.get("event_id", ""))
+        digest = self._memory.digest(event_id) if event_id else ""
         return setting, digest, str(current.get("sender", ""))
 
     async def _say(self, debt: Debt, room: Room) -> Outcome:

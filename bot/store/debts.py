@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Final
 
 from bot.model import Invite, Millis, RoomID, UserID
-from bot.policy import Debt, Owed, succeed
+from bot.policy import Debt, Owed, overtaken, succeed
 from bot.store.database import Database, run
 
 OWE: Final = "INSERT OR IGNORE INTO owed (room, key, kind, args) VALUES (?, ?, ?, ?)"
@@ -16,9 +16,10 @@ MOST_OWED: Final = 100
 """Answers that wait for one room at once; more were asked for than anybody reads."""
 MUST: Final = frozenset({"set", "reverted", "suspended", "resumed", "welcome", "moved", "needs"})
 """What is owed all the same: it tells whether messages disappear, and nobody can ask for many."""
-SUPERSEDE: Final = "DELETE FROM owed WHERE room = ? AND kind = 'set' RETURNING args"
+SUPERSEDE: Final = "DELETE FROM owed WHERE room = ? AND kind = 'set' RETURNING key, args"
 NEXT_OWED: Final = (
-    "SELECT o.id, r.room_id, o.key, o.kind, o.args, o.attempts, o.next FROM rooms r"
+    "SELECT o.id, r.room_id, o.key, o.kind, o.args, o.attempts, o.next, o.written"
+    " FROM rooms r"
     " JOIN owed o ON o.id = (SELECT min(id) FROM owed WHERE room = r.id)"
     " ORDER BY o.next, o.id LIMIT 1"
 )
@@ -66,6 +67,7 @@ class Debts:
             args=json.loads(row[4]),
             attempts=row[5],
             next=row[6],
+            written=bool(row[7]),
         )
 
     async def paid(self, debt: Debt, now: Millis = 0) -> None:
@@ -87,9 +89,13 @@ async def owe(db: Database, row: int, owed: list[Owed]) -> None:
     Of answers, no more than somebody may read.
     """
     if any(one.kind == "set" for one in owed):
-        args = [json.loads(one[0]) for one in await db.rows(SUPERSEDE, row)]
-        before = [Owed(key="", kind="set", args=one) for one in args]
-        owed = [succeed(before, one) if one.kind == "set" else one for one in owed]
+        before = [
+            Owed(key=one[0], kind="set", args=json.loads(one[1]))
+            for one in await db.rows(SUPERSEDE, row)
+        ]
+        new = next(one for one in owed if one.kind == "set")
+        last = succeed(before, new)
+        owed = overtaken(before, new) + [last if one is new else one for one in owed]
     found = await db.one(OWING, row) if owed else None
     free = max(0, MOST_OWED - int(found[0])) if found else 0
     answers = [one for one in owed if one.kind not in MUST]
