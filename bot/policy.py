@@ -91,8 +91,6 @@ class Debt:
     args: dict[str, Any]
     attempts: int
     next: Millis
-    written: bool = False
-    """A lifetime that stands in the room's state already: only the words are owed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -326,7 +324,7 @@ class _Walk:
         state, setting = self.state, change.setting
         stated = replace(state, stated=setting, policy_digest=change.digest)
         if change.sender == self._own_id:
-            if state.commanded and change.digest != state.awaits:
+            if state.commanded and not (state.awaits and change.digest == state.awaits):
                 # The echo of an earlier command; a later one counts from its own place already.
                 self.state = stated
             else:

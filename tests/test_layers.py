@@ -35,15 +35,18 @@ LAYERS = {
     "edge": {"store", "matrix", "config"},
     "services": {
         "clock",
+        "worker",
         "reading",
         "judging",
         "late",
+        "deciding",
         "kin",
         "sweeper",
         "ratchet",
         "intake",
         "backfill",
         "redactor",
+        "notices",
         "speaker",
         "rooms",
         "identity",
@@ -67,7 +70,7 @@ LAYERS = {
         "timekeeper",
     },
 }
-SHARED = {"clock", "reading", "judging"}
+SHARED = {"clock", "worker", "reading", "judging", "notices"}
 """The services that other services may import."""
 
 OUTSIDE = {

@@ -20,8 +20,8 @@ from bot.timeline import Attached, Item, Message, Pending, Said, Undecided, Unhe
 
 SYNCED: Final = "SELECT value FROM meta WHERE key = 'token'"
 REVISION: Final = "SELECT revision FROM rooms WHERE id = ?"
-UNWRITTEN: Final = "SELECT room FROM owed WHERE id = ? AND kind = 'set' AND NOT written"
-WRITTEN: Final = "UPDATE owed SET written = 1, attempts = 0 WHERE id = ?"
+UNWRITTEN: Final = "SELECT room FROM owed WHERE id = ? AND kind = 'set'"
+WRITTEN: Final = "UPDATE owed SET kind = 'announce', next = 0, attempts = 0 WHERE id = ?"
 SEEN: Final = (
     "UPDATE rooms SET commanded = 0, awaits = '' WHERE id = ? AND (? = '' OR policy_digest = ?)"
 )
@@ -173,7 +173,7 @@ class Commands:
     # --- in force, and not in the room's state yet ---------------------------------------
 
     async def written(self, debt: Debt, digest: str) -> None:
-        """The room's state says what was commanded, by the event with this digest.
+        """The room's state says what was commanded, by the event with this digest: now say so.
 
         Empty: no event needs to say it. Until that event has come with the timeline, nobody who
         walks back knows since when it holds. Nothing happens if a later command has taken the

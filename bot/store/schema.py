@@ -202,11 +202,15 @@ MIGRATIONS: Final = (
     ALTER TABLE sweeps ADD COLUMN before TEXT NOT NULL DEFAULT '[]';
     """,
     """
+    CREATE INDEX owed_room ON owed (room);
+    CREATE INDEX owed_words ON owed (next, id) WHERE kind <> 'set';
+    CREATE INDEX owed_setting ON owed (next, id) WHERE kind = 'set';
+    """,
+    """
     ALTER TABLE rooms ADD COLUMN stated INTEGER;
     ALTER TABLE rooms ADD COLUMN awaits TEXT NOT NULL DEFAULT '';
     ALTER TABLE rooms ADD COLUMN revision INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE rooms ADD COLUMN encrypted_here INTEGER NOT NULL DEFAULT 0;
-    ALTER TABLE owed ADD COLUMN written INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE gaps ADD COLUMN encrypted INTEGER NOT NULL DEFAULT 0;
     UPDATE rooms SET stated = setting, encrypted_here = encrypted, commanded =
         EXISTS (SELECT 1 FROM owed WHERE owed.room = rooms.id AND owed.kind = 'set');

@@ -1,0 +1,87 @@
+"""Decides commands whose sender's right could not be looked up when they were read."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection
+from random import Random
+from typing import Final, Protocol
+
+from bot.clock import Clock
+from bot.judging import passes, unjudged
+from bot.model import Millis, Outcome, OutcomeError, RoomID, Unreachable
+from bot.reading import Reader
+from bot.schedule import retry_in
+from bot.timeline import Pending, Said
+from bot.worker import Worker
+
+log = logging.getLogger(__name__)
+
+WITHIN: Final[Millis] = 90_000
+"""How long one decision may take: up to three requests."""
+WAIT_FOR: Final[Millis] = 3_600_000
+"""How long a command waits; then its sender is told, and may say it again."""
+
+
+class Memory(Protocol):
+    """What this service asks of the store."""
+
+    async def next_undecided(self, busy: Collection[RoomID] = ()) -> Pending | None: ...  # noqa: D102
+    async def undecided_later(self, pending: Pending, until: Millis) -> None: ...  # noqa: D102
+    async def decided(self, pending: Pending, said: Said, now: Millis) -> None: ...  # noqa: D102
+
+
+class Deciding:
+    """Works through what waits to be decided, of each room one after the other."""
+
+    def __init__(
+        self,
+        memory: Memory,
+        reader: Reader,
+        clock: Clock,
+        *,
+        random: Random,
+        wake_others: Callable[[], None],
+    ) -> None:
+        self._memory = memory
+        self._reader = reader
+        self._clock = clock
+        self._random = random
+        self._wake_others = wake_others
+        self.wake = asyncio.Event()
+
+    async def run(self) -> None:
+        """Decide until cancelled. Raises `TokenRejectedError`."""
+        await Worker(
+            self._clock,
+            self.wake,
+            self._memory.next_undecided,
+            self.decide,
+            lane=lambda pending: pending.room_id,
+            overdue=lambda pending: self._failed(pending, Unreachable(reason="time limit")),
+            within=WITHIN,
+            what="commands to be decided",
+        ).run()
+
+    async def decide(self, pending: Pending) -> str | None:
+        """Decide one command, or put it off; return why."""
+        try:
+            said = await self._reader.decide(pending.room_id, pending.command)
+        except OutcomeError as error:
+            return await self._failed(pending, error.outcome)
+        await self._memory.decided(pending, said, self._clock.now())
+        self._wake_others()
+        return None
+
+    async def _failed(self, pending: Pending, outcome: Outcome) -> str | None:
+        """Put a decision off, or give it up."""
+        now = self._clock.now()
+        if passes(outcome) and now < pending.command.at + WAIT_FOR:
+            wait = retry_in(outcome, pending.attempts, chance=self._random.random())
+            await self._memory.undecided_later(pending, now + wait)
+            return type(outcome).__name__
+        log.warning("a command is given up: nobody says who may do what in its room")
+        await self._memory.decided(pending, unjudged(pending.command), now)
+        self._wake_others()
+        return None
