@@ -244,7 +244,7 @@ async def _work(
     )
     upgrades = Upgrades(matrix, store, clock, door=rooms, random=random, wake_others=wake)
     rooms.follow = upgrades.reviewed
-    deciding = Deciding(store, reader, clock, random=random, wake_others=wake)
+    deciding = Deciding(store, reader.judge, clock, random=random, wake_others=wake)
     late = Late(matrix, store, reader, clock, wake_others=wake)
     sweeper = Sweeper(matrix, store, reader, clock, bounds=bounds, random=random, wake_others=wake)
     kin = Kin(matrix, store, clock, random=random, wake_others=wake)

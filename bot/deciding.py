@@ -9,11 +9,11 @@ from random import Random
 from typing import Final, Protocol
 
 from bot.clock import Clock
-from bot.judging import passes, unjudged
+from bot.judging import Judge, passes, unjudged
 from bot.model import Millis, Outcome, OutcomeError, RoomID, Unreachable
-from bot.reading import Reader
+from bot.pending import Pending
 from bot.schedule import retry_in
-from bot.timeline import Pending, Said
+from bot.timeline import Said
 from bot.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -38,14 +38,14 @@ class Deciding:
     def __init__(
         self,
         memory: Memory,
-        reader: Reader,
+        judge: Judge,
         clock: Clock,
         *,
         random: Random,
         wake_others: Callable[[], None],
     ) -> None:
         self._memory = memory
-        self._reader = reader
+        self._judge = judge
         self._clock = clock
         self._random = random
         self._wake_others = wake_others
@@ -67,7 +67,7 @@ class Deciding:
     async def decide(self, pending: Pending) -> str | None:
         """Decide one command, or put it off; return why."""
         try:
-            said = await self._reader.decide(pending.room_id, pending.command)
+            said = await self._judge.decide(pending.room_id, pending.command)
         except OutcomeError as error:
             return await self._failed(pending, error.outcome)
         await self._memory.decided(pending, said, self._clock.now())

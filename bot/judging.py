@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any, Final, Protocol, TypeVar
 
 from bot.allowance import MINUTE, Allowance
+from bot.commands import Parsed
 from bot.model import (
     POLICY_EVENT,
     Bounds,
@@ -20,8 +22,9 @@ from bot.model import (
     Unreachable,
     UserID,
 )
+from bot.pending import Undecided
 from bot.power import Power
-from bot.timeline import OFF, SURPLUS, Said, Undecided
+from bot.timeline import OFF, SURPLUS, Said
 
 log = logging.getLogger(__name__)
 
@@ -120,10 +123,6 @@ class Judge:
         failed = Unreachable(reason="no answer a moment ago") if silent else None
         return Powers(self._authority, room_id, until=until, failed=failed)
 
-    def answers_again(self, room_id: RoomID) -> None:
-        """The homeserver says again who may do what in a room."""
-        self._silent.pop(room_id, None)
-
     def over_limit(self, sender: UserID, digest: str, at: Millis) -> Said | None:
         """Return the verdict on a command said at `at` that is one too many, else `None`."""
         if self._allowance.admits(sender, digest, at):
@@ -132,6 +131,28 @@ class Judge:
             return Said(digest=digest, sender=sender, kind=SURPLUS)
         log.warning("somebody says too many commands: those over the limit do not count")
         return Said(digest=digest, sender=sender, kind="hasty")
+
+    async def hear(self, parsed: Parsed, command: Undecided, powers: Powers) -> Said | Undecided:
+        """Return the verdict on what was said, or the command where the homeserver is silent."""
+        said = self.over_limit(command.sender, command.digest, command.sent)
+        if said is None and parsed.setting is None:
+            args = dict(parsed.args)
+            said = Said(digest=command.digest, sender=command.sender, kind=parsed.kind, args=args)
+        try:
+            said = said or await self.judge(command, powers)
+        except OutcomeError as error:
+            log.info("a command waits to be decided (%s)", type(error.outcome).__name__)
+            return command
+        return replace(said, event_id=command.event_id, clear=command.clear)
+
+    async def decide(self, room_id: RoomID, command: Undecided) -> Said:
+        """Return the verdict on a command that waited for it.
+
+        Raises `OutcomeError` when the homeserver does not answer: ask again later.
+        """
+        said = await self.judge(command, self.powers(room_id))
+        self._silent.pop(room_id, None)
+        return replace(said, event_id=command.event_id)
 
     async def judge(self, command: Undecided, powers: Powers) -> Said:
         """Return the verdict on a command that sets a lifetime.

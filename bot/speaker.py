@@ -27,9 +27,10 @@ from bot.model import (
     UserID,
 )
 from bot.notices import Identity, Notices
-from bot.policy import Debt, Owed, Room, not_held, policy_content, read_setting
+from bot.policy import Debt, Owed, Room, policy_content, read_setting
 from bot.report import Files, Load
 from bot.schedule import POSTPONE_CEILING, backoff, retry_in
+from bot.walk import not_held
 from bot.worker import Worker, run_together
 
 log = logging.getLogger(__name__)

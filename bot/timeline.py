@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from bot.model import Event, EventID, Millis, RoomID, UserID
+from bot.pending import Undecided
 
 Setting = int | None
 """A room's lifetime as its state event says it: `None` no event, 0 off, else milliseconds."""
@@ -79,37 +80,6 @@ class Said:
     """The message that says it, where it sets a lifetime."""
     clear: bool = False
     """It was not encrypted: it counts only where encryption was not on yet."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Undecided:
-    """A command whose sender's right could not be looked up: the homeserver did not answer."""
-
-    digest: str
-    """What is remembered of it, so that it counts once."""
-    event_id: EventID
-    sender: UserID
-    setting: int
-    """The lifetime (or `OFF`) that it asks for."""
-    sent: Millis
-    at: Millis
-    """When it was read, in milliseconds since the epoch."""
-    device_id: str = ""
-    device_key: str = ""
-    """The device that encrypted it; both empty when it was said in clear."""
-    clear: bool = False
-    """As of `Said`."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pending:
-    """A command that waits in the store to be decided."""
-
-    id: int
-    room_id: RoomID
-    command: Undecided
-    attempts: int = 0
-    next: Millis = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -112,7 +112,9 @@ class House:
             random=random,
             load=self.redactor,
         )
-        self.deciding = Deciding(store, self.reader, clock, random=random, wake_others=self.wake)
+        self.deciding = Deciding(
+            store, self.reader.judge, clock, random=random, wake_others=self.wake
+        )
         self.kin = Kin(homeserver, store, clock, random=random, wake_others=self.wake)
         self.rooms = Rooms(
             homeserver,

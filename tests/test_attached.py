@@ -10,11 +10,12 @@ import pytest
 
 from bot.late import ASK_AFTER, GIVE_UP_AFTER, Late
 from bot.model import Event, EventID, Locked, RoomID, UserID
-from bot.policy import RoomState, stamp
+from bot.policy import RoomState
 from bot.speaker import Speaker
 from bot.store import Store
 from bot.store.unread import CHUNK
 from bot.timeline import OFF, Attached, Change, Gap, Item, Message, Stretch, Unheard
+from bot.walk import stamp
 from tests.fakes import ALICE, BOT, Clear
 from tests.house import BOUNDS, MINUTE, SECOND, House, Opener
 

@@ -22,6 +22,8 @@ LAYERS = {
         "timeline",
         "events",
         "wayback",
+        "walk",
+        "pending",
         "policy",
         "schedule",
         "commands",
@@ -37,6 +39,7 @@ LAYERS = {
         "clock",
         "worker",
         "reading",
+        "hearing",
         "judging",
         "late",
         "deciding",
@@ -70,7 +73,7 @@ LAYERS = {
         "timekeeper",
     },
 }
-SHARED = {"clock", "worker", "reading", "judging", "notices"}
+SHARED = {"clock", "worker", "reading", "hearing", "judging", "notices"}
 """The services that other services may import."""
 
 OUTSIDE = {

@@ -8,7 +8,8 @@ from dataclasses import replace
 from typing import Final
 
 from bot.model import EventID, Millis, RoomID, UserID
-from bot.policy import Debt, Owed, RoomState, not_held
+from bot.pending import Pending, Undecided
+from bot.policy import Debt, Owed, RoomState
 from bot.store.database import Database, Row, run
 from bot.store.debts import owe
 from bot.store.files import attach
@@ -16,7 +17,8 @@ from bot.store.handled import count_once, remember_handled
 from bot.store.keys import FIRST, HEARD, remember_opened, reread
 from bot.store.standing import ROOM
 from bot.store.unread import Unread
-from bot.timeline import Attached, Item, Message, Pending, Said, Undecided, Unheard
+from bot.timeline import Attached, Item, Message, Said, Unheard
+from bot.walk import not_held
 
 SYNCED: Final = "SELECT value FROM meta WHERE key = 'token'"
 REVISION: Final = "SELECT revision FROM rooms WHERE id = ?"

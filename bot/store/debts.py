@@ -8,8 +8,9 @@ from dataclasses import asdict
 from typing import Final
 
 from bot.model import Invite, Millis, RoomID, UserID
-from bot.policy import Debt, Owed, overtaken, succeed
+from bot.policy import Debt, Owed
 from bot.store.database import Database, Row, as_list, run
+from bot.walk import overtaken, succeed
 
 OWE: Final = "INSERT OR IGNORE INTO owed (room, key, kind, args) VALUES (?, ?, ?, ?)"
 OWING: Final = "SELECT count(*) FROM owed WHERE room = ?"

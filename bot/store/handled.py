@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import Final
 
 from bot.model import Millis
+from bot.pending import Undecided
 from bot.store.database import Database
-from bot.timeline import Item, Said, Undecided
+from bot.timeline import Item, Said
 
 HANDLED_FOR: Final = 90 * 24 * 3_600_000
 """How long the digest of a command is kept, in ms; a homeserver repeats events within hours."""

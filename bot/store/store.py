@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from bot.model import Bounds, Invite, Millis, RoomID, UserID
-from bot.policy import Owed, Room, RoomState, Stamped, stamp
+from bot.policy import Owed, Room, RoomState
 from bot.store.commands import Commands, remember_undecided
 from bot.store.database import Database, Row
 from bot.store.debts import Debts, owe
@@ -23,6 +23,7 @@ from bot.store.sweeps import Sweeps, begin_sweep
 from bot.store.timers import Timers
 from bot.store.unread import Unread
 from bot.timeline import Item, Stretch
+from bot.walk import Stamped, stamp
 
 SWEEP_EVERY: Final = 3_600_000
 

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any, Final, Protocol
 
 from bot.model import Millis, RoomID
+from bot.pending import Undecided
 from bot.policy import Owed
 from bot.store.database import Database, Row
 from bot.store.debts import owe
@@ -24,7 +25,6 @@ from bot.timeline import (
     Redaction,
     Said,
     Sweep,
-    Undecided,
     Unheard,
 )
 
