@@ -66,8 +66,9 @@ class Room:
     """The bot has just come, and its greeting says what it lacks."""
     stuck: bool = False
     """The room was told that the homeserver refuses to redact some of its messages."""
+    stated: Setting = None
     commanded: bool = False
-    """As of `RoomState`."""
+    """Both as of `RoomState`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,9 +27,10 @@ from bot.model import (
     UserID,
 )
 from bot.notices import Identity, Notices
-from bot.policy import Debt, Owed, Room, policy_content, read_setting
+from bot.policy import Debt, Owed, Room, lifetime, policy_content, read_setting
 from bot.report import Files, Load
 from bot.schedule import POSTPONE_CEILING, backoff, retry_in
+from bot.timeline import is_gone
 from bot.walk import not_held
 from bot.worker import Worker, run_together
 
@@ -179,8 +180,9 @@ class Speaker:
         there, digest, sender = self._read(current)
         # Some homeservers do not tell the sender of state; with them the command is written.
         foreign = sender not in {"", self._homeserver.own_id} and digest != debt.args["base"]
+        removed = is_gone(current or {}) and lifetime(room.stated, self._bounds) is not None
         # What somebody has changed since may have come with the timeline already.
-        if foreign or not room.commanded:
+        if foreign or removed or not room.commanded:
             await self._memory.take_back(debt, not_held(debt.key, debt.args["sender"]))
             return
         marks = [(EventID(mark[0]), int(mark[1])) for mark in debt.args.get("marks", [])]

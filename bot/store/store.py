@@ -34,7 +34,7 @@ SAVE_META: Final = (
 )
 ROOMS: Final = (
     "SELECT room_id, setting, encrypted, suspended, last_digest, policy_digest, review, greeting,"
-    " stuck, commanded FROM rooms"
+    " stuck, stated, commanded FROM rooms"
 )
 ENTER: Final = "INSERT OR IGNORE INTO rooms (room_id) VALUES (?)"
 STATE: Final = (
@@ -227,5 +227,6 @@ def _room(row: Row) -> Room:
         reviews=row[6],
         greeting=bool(row[7]),
         stuck=bool(row[8]),
-        commanded=bool(row[9]),
+        stated=row[9],
+        commanded=bool(row[10]),
     )
