@@ -9,7 +9,15 @@ from typing import Final, Protocol
 
 from bot.allowance import HOUR, Allowance
 from bot.clock import Clock
-from bot.model import Event, EventID, Forbidden, Millis, OutcomeError, RoomID, TokenRejectedError
+from bot.model import (
+    Event,
+    EventID,
+    Forbidden,
+    Millis,
+    OutcomeError,
+    RoomID,
+    TokenRejectedError,
+)
 from bot.reading import Reader
 from bot.timeline import Item, Said, Unheard
 
@@ -20,6 +28,8 @@ ASK_AFTER: Final[Millis] = 5_000
 ASK_AGAIN_AFTER: Final[Millis] = 12_000
 """The answer may have come by a channel that was lost, and has been made anew since."""
 GIVE_UP_AFTER: Final[Millis] = 60_000
+MEET_WITHIN: Final[Millis] = 3_600_000
+"""How long somebody's homeserver may take to say whose device a message is from."""
 MOST_ASKED_TWICE: Final = 1_000
 ASKED_TO_REPEAT: Final = 5
 """Messages without a key of which one sender is told in an hour; anybody can make any number."""
@@ -89,7 +99,8 @@ class Late:
             try:
                 again = await self._look_at(room_id, unheard, asked, was_asked=was_asked)
             except OutcomeError as error:
-                if isinstance(error.outcome, Forbidden):
+                too_late = self._clock.now() >= unheard.at + MEET_WITHIN
+                if too_late or isinstance(error.outcome, Forbidden):
                     await self._give_up(room_id, unheard)
                     continue
                 log.info("a late message must wait (%s)", type(error.outcome).__name__)
@@ -145,6 +156,10 @@ class Late:
         """The key is there: do what the message says, from its own place on."""
         event = await self._homeserver.event(room_id, unheard.event_id)
         items: list[Item] = []
+        if event is not None and self._went(event):
+            # Its lifetime was over before the key came: nobody knows whether it was a command.
+            await self._give_up(room_id, unheard)
+            return
         if event is not None:
             now = self._clock.now()
             items = await self._reader.items(
@@ -152,6 +167,12 @@ class Late:
             )
         await self._memory.heard(room_id, unheard, items, self._clock.now())
         self._wake_others()
+
+    def _went(self, event: Event) -> bool:
+        """Whether the bot itself has redacted the message."""
+        unsigned = event.get("unsigned")
+        redaction = unsigned.get("redacted_because") if isinstance(unsigned, dict) else None
+        return isinstance(redaction, dict) and self._reader.is_own(redaction)
 
     async def _ask(self, room_id: RoomID, unheard: Unheard, *, again: bool = False) -> None:
         event = await self._homeserver.event(room_id, unheard.event_id)

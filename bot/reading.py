@@ -140,11 +140,12 @@ class Reader:
         return items
 
     def _with_marks(self, event: Event) -> list[Item]:
-        marks = read_marks(event.get("content")) if self._is_own(event) else ()
+        marks = read_marks(event.get("content")) if self.is_own(event) else ()
         found = self.state_change(event, quiet=True)
         return [replace(one, marks=marks) if isinstance(one, Change) else one for one in found]
 
-    def _is_own(self, event: Event) -> bool:
+    def is_own(self, event: Event) -> bool:
+        """Whether the bot itself sent the event."""
         return event.get("sender") == self._homeserver.own_id
 
     def state_change(self, event: Event, *, quiet: bool = False) -> list[Item]:

@@ -33,8 +33,9 @@ CHUNK: Final = 500
 
 BEGIN: Final = (
     "INSERT INTO gaps (room, segment, token, stop_digest, stop_at, since, until, again,"
-    " encrypted, policy_digest) SELECT id, ?, ?, ?, ?, ?, ?, ?, ?, policy_digest FROM rooms"
-    " WHERE id = ?"
+    " encrypted, policy_digest) SELECT id, ?, ?, ?, ?, ?, ?, ?, ?,"
+    # What is read once more may have the room's state event in it.
+    " CASE WHEN ? THEN '' ELSE policy_digest END FROM rooms WHERE id = ?"
 )
 NEXT_GAP: Final = (
     "SELECT g.id, r.room_id, g.token, g.stop_digest, g.stop_at, g.since, g.until, g.attempts,"
@@ -104,7 +105,7 @@ class Unread:
         segment = int(found[0]) // 2 * 2 + 2
         await db.rows("UPDATE rooms SET segment = ? WHERE id = ?", segment + 1, row)
         values = (gap.token, gap.stop_digest, gap.stop_at, gap.since, gap.until, gap.again)
-        await db.rows(BEGIN, segment, *values, gap.encrypted, row)
+        await db.rows(BEGIN, segment, *values, gap.encrypted, gap.again, row)
         return segment + 1
 
     async def is_reading(self, db: Database, row: int) -> bool:
