@@ -204,6 +204,6 @@ async def test_a_command_before_encryption_counts_though_the_bot_was_away(
     await alice.send(room, "!expire off")
     await bot.start()
     for event_id in [command, late[0], late[-1]]:
-        await alice.until_redacted(room, event_id)
+        await alice.until_redacted(room, event_id, 60)
     assert not await alice.is_redacted(room, stays)
     assert (await alice.get_state(room, "com.beeper.disappearing_timer"))["timer"] == 3_000
