@@ -38,6 +38,7 @@ LAYERS = {
     "services": {
         "clock",
         "worker",
+        "pages",
         "reading",
         "hearing",
         "judging",
@@ -73,7 +74,7 @@ LAYERS = {
         "timekeeper",
     },
 }
-SHARED = {"clock", "worker", "reading", "hearing", "judging", "notices"}
+SHARED = {"clock", "worker", "reading", "hearing", "judging", "notices", "pages"}
 """The services that other services may import."""
 
 OUTSIDE = {
