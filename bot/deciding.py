@@ -10,7 +10,15 @@ from typing import Final, Protocol
 
 from bot.clock import Clock
 from bot.judging import Judge, passes, unjudged
-from bot.model import Millis, Outcome, OutcomeError, RoomID, Unreachable
+from bot.model import (
+    Failed,
+    Millis,
+    Outcome,
+    OutcomeError,
+    RoomID,
+    TokenRejectedError,
+    Unreachable,
+)
 from bot.pending import Pending
 from bot.schedule import retry_in
 from bot.timeline import Said
@@ -20,6 +28,8 @@ log = logging.getLogger(__name__)
 
 WITHIN: Final[Millis] = 90_000
 """How long one decision may take: up to three requests."""
+CEILING: Final[Millis] = 10_000
+"""What waits is tried at least this often."""
 WAIT_FOR: Final[Millis] = 3_600_000
 """How long a command waits; then its sender is told, and may say it again."""
 
@@ -70,6 +80,10 @@ class Deciding:
             said = await self._judge.decide(pending.room_id, pending.command)
         except OutcomeError as error:
             return await self._failed(pending, error.outcome)
+        except TokenRejectedError:
+            raise
+        except Exception as error:  # noqa: BLE001 - it is on the disk, and would come again
+            return await self._failed(pending, Failed(status=0, errcode=type(error).__name__))
         await self._memory.decided(pending, said, self._clock.now())
         self._wake_others()
         return None
@@ -78,7 +92,8 @@ class Deciding:
         """Put a decision off, or give it up."""
         now = self._clock.now()
         if passes(outcome) and now < pending.command.at + WAIT_FOR:
-            wait = retry_in(outcome, pending.attempts, chance=self._random.random())
+            chance = self._random.random()
+            wait = retry_in(outcome, pending.attempts, chance=chance, ceiling=CEILING)
             await self._memory.undecided_later(pending, now + wait)
             return type(outcome).__name__
         log.warning("a command is given up: nobody says who may do what in its room")

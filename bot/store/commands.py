@@ -35,7 +35,7 @@ TAKE_BACK: Final = (
 MOST_WAITING: Final = 500
 MOST_OF_ONE: Final = 50
 """Commands of one room, and of one sender there, that wait for the homeserver at once."""
-KNOWN: Final = "UPDATE undecided SET revision = ? WHERE digest = ? RETURNING id"
+KNOWN: Final = "UPDATE undecided SET revision = ? WHERE room = ? AND digest = ? RETURNING id"
 CROWD: Final = "SELECT count(*), coalesce(sum(sender = ?), 0) FROM undecided WHERE room = ?"
 WAIT: Final = (
     "INSERT INTO undecided (room, digest, event_id, sender, setting, sent, at, device_id,"
@@ -210,7 +210,7 @@ async def remember_undecided(
     Whoever says more than may wait is told to say it again.
     """
     for one, state in found:
-        if await db.one(KNOWN, state.revision, one.digest) is not None:
+        if await db.one(KNOWN, state.revision, row, one.digest) is not None:
             continue
         crowd = await db.one(CROWD, one.sender, row)
         assert crowd is not None

@@ -232,7 +232,7 @@ MIGRATIONS: Final = (
     CREATE TABLE undecided (
         id INTEGER PRIMARY KEY AUTOINCREMENT,
         room INTEGER NOT NULL REFERENCES rooms (id) ON DELETE CASCADE,
-        digest TEXT NOT NULL UNIQUE,
+        digest TEXT NOT NULL,
         event_id TEXT NOT NULL,
         sender TEXT NOT NULL,
         setting INTEGER NOT NULL,
@@ -242,7 +242,8 @@ MIGRATIONS: Final = (
         device_key TEXT NOT NULL,
         revision INTEGER NOT NULL,
         next INTEGER NOT NULL DEFAULT 0,
-        attempts INTEGER NOT NULL DEFAULT 0
+        attempts INTEGER NOT NULL DEFAULT 0,
+        UNIQUE (room, digest)
     ) STRICT;
     CREATE INDEX undecided_room ON undecided (room, id);
     """,
