@@ -33,6 +33,7 @@ LAYERS = {
         "pace",
         "addresses",
         "succession",
+        "proxies",
     },
     "edge": {"store", "matrix", "config"},
     "services": {
@@ -69,6 +70,8 @@ LAYERS = {
         "limits",
         "registration",
         "findings",
+        "lock",
+        "surroundings",
         "attachments",
         "upgrades",
         "timekeeper",
