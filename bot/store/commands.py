@@ -43,10 +43,10 @@ WAIT: Final = (
 )
 NEXT: Final = (
     "SELECT u.id, r.room_id, u.digest, u.event_id, u.sender, u.setting, u.sent, u.at, u.device_id,"
-    " u.device_key, u.attempts, u.next FROM rooms r"
+    " u.device_key, u.attempts, u.next FROM undecided u CROSS JOIN rooms r ON r.id = u.room"
     # One after the other: a later command counts after an earlier one.
-    " CROSS JOIN undecided u ON u.id = (SELECT min(id) FROM undecided WHERE room = r.id)"
-    " WHERE NOT EXISTS (SELECT 1 FROM gaps WHERE room = r.id)"
+    " WHERE NOT EXISTS (SELECT 1 FROM undecided e WHERE e.room = u.room AND e.id < u.id)"
+    " AND NOT EXISTS (SELECT 1 FROM gaps WHERE room = r.id)"
     " AND r.room_id NOT IN (SELECT value FROM json_each(?)) ORDER BY u.next, u.id LIMIT 1"
 )
 THOSE_AFTER: Final = (
