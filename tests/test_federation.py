@@ -214,6 +214,20 @@ async def test_messages_sent_on_both_sides_of_a_cut_go(
     await assert_all_go(shared, ours + theirs, 30)
 
 
+async def test_a_command_said_twice_keeps_no_message_from_being_found(
+    federation: Federation,
+) -> None:
+    shared = await share(federation, "1s")
+    await shared.alice.send(shared.room, "!expire 1s")
+    await shared.alice.until_notice(shared.room, shared.bot.user_id, "after 1 second already")
+    async with federation.outage():
+        ours, theirs = await asyncio.gather(
+            say(shared.alice, shared.room, 20), say(shared.ben, shared.room, 15)
+        )
+    theirs += await say(shared.ben, shared.room, 1)
+    await assert_all_go(shared, ours + theirs, 60)
+
+
 async def test_messages_that_cannot_be_had_when_the_bot_reads_back_go_later(
     federation: Federation,
 ) -> None:
