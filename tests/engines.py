@@ -116,7 +116,7 @@ class Bot:
         self.client.restore_login("@bot:example.org", "BOTDEVICE", "token")
         self.crypto = Crypto(self.client, self._request)
 
-    async def _request(self, method: str, where: str, body: Any) -> Outcome:
+    async def _request(self, method: str, where: str, body: Any = None, /, **_: object) -> Outcome:
         self.requests.append((method, where, body))
         count = {"one_time_key_counts": {"signed_curve25519": 50}}
         return self.answers.pop(0) if self.answers else Done(body=count)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
@@ -109,12 +109,7 @@ async def test_a_channel_of_an_unknown_device_is_replaced_once_the_device_is_kno
     bot.olm._mark_device_for_unwedging(alice.user_id, alice.device.curve25519)
     assert alice.user_id in bot.olm.users_for_key_query
     bot.olm.device_store.add(alice.device)
-
-    class Answer:
-        device_keys: ClassVar[dict[str, Any]] = {}
-        changed: Any = None
-
-    bot.olm._handle_key_query(Answer())
+    bot.olm.was_queried(alice.user_id)
     assert [device.user_id for device in bot.olm.wedged_devices] == ["@alice:example.org"]
 
 
