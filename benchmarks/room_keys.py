@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import logging
 import resource
-import sqlite3
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
@@ -25,7 +25,7 @@ from bot.matrix.client import Matrix
 from bot.matrix.gate import Gate
 from bot.model import RoomID
 from tests.crowd import Crowd
-from tests.engines import Bot, Peer, Writer
+from tests.engines import Bot, Peer, Writer, commits_of
 
 LONGEST = 50.0
 """Milliseconds that the event loop may be held in one piece."""
@@ -46,25 +46,6 @@ class Held:
             await asyncio.sleep(0)
             self.longest = max(self.longest, (time.perf_counter() - before) * 1000)
             self.busy = max(self.busy, (time.thread_time() - used) * 1000)
-
-
-def commits_of(bot: Bot) -> Callable[[], int]:
-    """Return what tells how often the crypto store was written from now on."""
-    database: sqlite3.Connection = bot.client.store.database.connection()
-    seen: list[str] = []
-    database.set_trace_callback(lambda statement: seen.append(statement[:8].upper()))
-
-    def count() -> int:
-        begun = sum(one.startswith("BEGIN") for one in seen)
-        inside = alone = 0
-        for one in seen:
-            if one.startswith(("BEGIN", "COMMIT", "ROLLBACK")):
-                inside = one.startswith("BEGIN")
-            elif one.startswith(("INSERT", "UPDATE", "DELETE", "REPLACE")) and not inside:
-                alone += 1
-        return begun + alone
-
-    return count
 
 
 async def measured(name: str, bot: Bot, work: Callable[[], Awaitable[Any]]) -> float:
@@ -90,6 +71,7 @@ async def big_room(folder: Path, number: int) -> list[float]:
     crowd = Crowd(bot.client)
     crowd.deliver = False
     people = crowd.fill(ROOM, number)
+    gc.freeze()  # the people are not the bot's to go through
     matrix = Matrix(bot.client)
     count = 0
 

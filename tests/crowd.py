@@ -23,14 +23,13 @@ Json = dict[str, Any]
 class Member:
     """Somebody's device: it is known to the homeserver, and reads what comes to it."""
 
-    def __init__(self, user_id: str, device_id: str = "PHONE", *, keys: int = 5) -> None:
+    def __init__(self, user_id: str, device_id: str = "PHONE", *, keys: int = 1) -> None:
         self.user_id, self.device_id = user_id, device_id
         self.account = OlmAccount()
-        self.account.generate_one_time_keys(keys)
-        found = self.account.one_time_keys["curve25519"].values()
-        self._free = [self._signed({"key": key}) for key in found]
+        self._free: list[Json] = []
         self._channels: list[vodozemac.Session] = []
         self.sessions: dict[str, vodozemac.InboundGroupSession] = {}
+        self.give_more(keys)
 
     @cached_property
     def keys(self) -> Json:
@@ -46,6 +45,13 @@ class Member:
                 },
             }
         )
+
+    def give_more(self, number: int) -> None:
+        """Upload one-time keys."""
+        self.account.generate_one_time_keys(number)
+        found = self.account.one_time_keys["curve25519"].values()
+        self._free += [self._signed({"key": key}) for key in found]
+        self.account.mark_keys_as_published()
 
     def one_time_key(self) -> Json | None:
         """Give a key away; `None` when there is none left."""
@@ -131,6 +137,8 @@ class Crowd:
         self.given: Counter[str] = Counter()
         self.before: Callable[[str, Json], Any] = lambda _name, _body: None
         """Called before an answer: may return an `Answer`, something to wait for, or raise."""
+        self.away: set[str] = set()
+        """Whose homeserver does not answer."""
         self.deliver = True
         client.send = self._send  # type: ignore[method-assign, assignment]
 
@@ -140,9 +148,9 @@ class Crowd:
             self.devices.setdefault(member.user_id, {})[member.device_id] = member
             self.rooms.setdefault(room_id, set()).add(member.user_id)
 
-    def fill(self, room_id: str, number: int) -> list[Member]:
+    def fill(self, room_id: str, number: int, name: str = "member") -> list[Member]:
         """Let so many people with one device each be in a room."""
-        made = [Member(f"@member{index}:example.org") for index in range(number)]
+        made = [Member(f"@{name}{index}:example.org") for index in range(number)]
         self.add(room_id, *made)
         return made
 
@@ -170,6 +178,7 @@ class Crowd:
         found = {
             user_id: {name: one.keys for name, one in self.devices.get(user_id, {}).items()}
             for user_id in wanted
+            if user_id not in self.away
         }
         return {"device_keys": found, "failures": {}}
 

@@ -7,7 +7,7 @@ holds up no others.
 from __future__ import annotations
 
 import logging
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, Final, Protocol, TypeVar
@@ -140,7 +140,8 @@ class Devices:
                 continue
             known = set(self._olm.device_store[user_id])
             names = sorted(devices, key=lambda name: name not in known)[:MOST_DEVICES]
-            yield self._olm.drop_devices(user_id, names)
+            if gone := self._olm.drop_devices(user_id, names):
+                yield gone
             for name in names:
                 try:
                     device = self._olm.take_device(user_id, name, devices[name])
@@ -187,13 +188,12 @@ class Devices:
             wanted.setdefault(one.user_id, {})[one.id] = "signed_curve25519"
         body = {"one_time_keys": wanted, "timeout": SERVERS_WITHIN}
         found = await self._ask("claim", body, "one_time_keys", CLAIM_WITHIN)
-        waiting = iter(devices)
-        last: OlmDevice | None = devices[0]
-        while last is not None:
+        waiting = deque(devices)
+        while waiting:
             piece = self._turns.piece()
             with disk(), self._olm.store.piece():
-                while piece.goes_on() and (last := next(waiting, None)) is not None:
-                    self._open(last, found)
+                while waiting and piece.goes_on():
+                    self._open(waiting.popleft(), found)
             await self._turns.rest(0)
 
     def _open(self, device: OlmDevice, found: Event) -> None:

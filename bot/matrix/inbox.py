@@ -54,7 +54,8 @@ class Inbox:
         self.store = store
         self._database = store.database
         self._lanes: OrderedDict[str, deque[Waiting]] = OrderedDict()
-        self._count = 0
+        self._digests: set[str] = set()
+        """Of all that waits."""
         self._last: set[str] = set()
         self._now: set[str] = set()
         self._database.execute_sql(CREATE)
@@ -63,7 +64,7 @@ class Inbox:
 
     def __len__(self) -> int:
         """Return how many events wait."""
-        return self._count
+        return len(self._digests)
 
     def put(self, event: Event) -> None:
         """Take an event of an answer; what the last answer brought too counts once."""
@@ -75,7 +76,7 @@ class Inbox:
             log.info("passed over a to-device event that is too long")
             return
         digest = sha256(text.encode()).hexdigest()
-        if digest not in self._last and digest not in self._now:
+        if digest not in self._last and digest not in self._digests:
             self._add(str(event.get("sender")), Waiting(digest=digest, text=text))
         self._now.add(digest)
 
@@ -86,18 +87,18 @@ class Inbox:
 
     def _add(self, sender: str, waiting: Waiting) -> None:
         self._lanes.setdefault(sender, deque()).append(waiting)
-        self._count += 1
+        self._digests.add(waiting.digest)
 
     def _trim(self) -> None:
         """Drop what is too much, of whoever has most waiting; of many with one each, the last."""
         dropped: list[Waiting] = []
-        while self._count > MOST_WAITING:
+        while len(self) > MOST_WAITING:
             share = max(map(len, self._lanes.values())) // 2
             for sender in reversed(list(self._lanes)):
                 lane = self._lanes[sender]
-                while self._count > MOST_WAITING and len(lane) > share:
+                while len(self) > MOST_WAITING and len(lane) > share:
                     dropped.append(lane.pop())
-                    self._count -= 1
+                    self._digests.discard(dropped[-1].digest)
                 if not lane:
                     del self._lanes[sender]
         if dropped:
@@ -111,7 +112,7 @@ class Inbox:
         """Take out the next event, for good once the piece is written that this is part of."""
         sender, lane = next(iter(self._lanes.items()))
         waiting = lane.popleft()
-        self._count -= 1
+        self._digests.discard(waiting.digest)
         if lane:
             self._lanes.move_to_end(sender)
         else:

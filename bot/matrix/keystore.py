@@ -110,6 +110,8 @@ class CarefulStore(SqliteStore):  # type: ignore[misc]
 
     def save_devices(self, devices: list[OlmDevice]) -> None:
         """Save devices and their keys: nio makes five statements for each."""
+        if not devices:
+            return
         account = self._get_account()
         with self.piece():
             for at in range(0, len(devices), ROWS):
