@@ -83,19 +83,23 @@ class ToDevice:
             piece = self._turns.piece()
             while piece.goes_on() and (event := next(rest, nothing)) is not nothing:
                 self._offer(inbox, event)
-            await self._turns.rest(0)
+            await self._rest(inbox)
         with self._all_or_again():
             inbox.answer_ends()
         left, until = AT_ONCE, self._turns.elapsed() + AT_ONCE_WITHIN
         while left > 0 and len(inbox) and self._turns.elapsed() < until:
             left -= self._piece(left)
-            await self._turns.rest(0)
+            await self._rest(inbox)
         while not self._keep(inbox):
-            await self._turns.rest(0)
-        if self._inbox is not inbox:
-            raise DiskError("the crypto store: it was loaded again meanwhile")
+            await self._rest(inbox)
         if len(inbox):
             self._some_wait.set()
+
+    async def _rest(self, inbox: Inbox) -> None:
+        """Give others their turn. Raises `DiskError` when they met one, and forgot the answer."""
+        await self._turns.rest(0)
+        if self._inbox is not inbox:
+            raise DiskError("the crypto store: it was loaded again meanwhile")
 
     async def until_waiting(self) -> None:
         """Return when something waits."""
@@ -110,7 +114,7 @@ class ToDevice:
         """
         told_at = self._turns.elapsed()
         while len(self._inbox):
-            self._piece(AT_ONCE)
+            self._piece(len(self._inbox))
             if self._turns.elapsed() - told_at >= TELL_EVERY:
                 told_at = self._turns.elapsed()
                 tell()
