@@ -35,6 +35,8 @@ LAYERS = {
     "edge": {"store", "matrix", "config"},
     "services": {
         "clock",
+        "worker",
+        "pages",
         "reading",
         "judging",
         "late",
@@ -44,6 +46,7 @@ LAYERS = {
         "intake",
         "backfill",
         "redactor",
+        "notices",
         "speaker",
         "rooms",
         "identity",
@@ -67,7 +70,7 @@ LAYERS = {
         "timekeeper",
     },
 }
-SHARED = {"clock", "reading", "judging"}
+SHARED = {"clock", "worker", "reading", "judging", "notices", "pages"}
 """The services that other services may import."""
 
 OUTSIDE = {

@@ -10,7 +10,7 @@ import vodozemac
 from nio.crypto import Olm, OlmDevice, OutboundSession, Session
 
 from bot.matrix.gate import prune
-from bot.matrix.keystore import CarefulStore
+from bot.matrix.keystore import CryptoStore
 from bot.matrix.megolm import LONGEST_ID
 from bot.model import Event
 
@@ -25,10 +25,14 @@ KEY_ERRORS: Final = (
 )
 
 
+MOST_UNKNOWN: Final = 1_000
+"""Devices that wrote and are not known yet, whose channels are to be made anew."""
+
+
 class Channels(Olm):  # type: ignore[misc]
     """The part of the engine that has to do with single devices."""
 
-    def __init__(self, user_id: str, device_id: str, store: CarefulStore) -> None:
+    def __init__(self, user_id: str, device_id: str, store: CryptoStore) -> None:
         super().__init__(user_id, device_id, store)
         self._unknown: set[tuple[str, str]] = set()
 
@@ -121,7 +125,8 @@ class Channels(Olm):  # type: ignore[misc]
     def _mark_device_for_unwedging(self, sender: str, sender_key: str) -> None:
         """Have a new channel made; for a device that is not known yet, once it is."""
         if self.device_store.device_from_sender_key(sender, sender_key) is None:
-            self._unknown.add((sender, sender_key))
+            if len(self._unknown) < MOST_UNKNOWN:
+                self._unknown.add((sender, sender_key))
             self.users_for_key_query.add(sender)
             return
         super()._mark_device_for_unwedging(sender, sender_key)

@@ -9,7 +9,7 @@ from typing import Any, Final
 from nio.crypto import SessionStore
 
 from bot.allowance import HOUR, Allowance
-from bot.matrix.keystore import CarefulStore
+from bot.matrix.keystore import CryptoStore
 from bot.model import Event
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class Gate:
         return False
 
 
-def prune(store: CarefulStore, channels: SessionStore, sender_key: str) -> None:
+def prune(store: CryptoStore, channels: SessionStore, sender_key: str) -> None:
     """Delete the Olm sessions that were not used for longest: nio keeps them all, and for ever."""
     entries: dict[str, list[Any]] = channels._entries  # noqa: SLF001
     own = entries[sender_key]
@@ -63,7 +63,7 @@ def _used(channels: list[Any]) -> float:
     return max((channel.use_time.timestamp() for channel in channels), default=0.0)
 
 
-def make_room(store: CarefulStore, requests: dict[str, Any]) -> None:
+def make_room(store: CryptoStore, requests: dict[str, Any]) -> None:
     """Give up the oldest requests for room keys, so that there is room for one more."""
     while len(requests) >= MOST_REQUESTS:
         store.remove_outgoing_key_request(requests.pop(next(iter(requests))))

@@ -14,7 +14,7 @@ from hashlib import sha256
 from itertools import islice
 from typing import Final
 
-from bot.matrix.keystore import CarefulStore
+from bot.matrix.keystore import CryptoStore
 from bot.model import Event
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class Waiting:
 class Inbox:
     """Gives the events of all senders by turns."""
 
-    def __init__(self, store: CarefulStore) -> None:
+    def __init__(self, store: CryptoStore) -> None:
         """Begin with what waits on the disk."""
         self.store = store
         self._database = store.database

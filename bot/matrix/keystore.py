@@ -26,17 +26,21 @@ class Bound(SqliteDatabase):  # type: ignore[misc]
         return nullcontext() if self.bound else super().bind_ctx(*arguments, **options)
 
 
-class CarefulStore(SqliteStore):  # type: ignore[misc]
+class CryptoStore(SqliteStore):  # type: ignore[misc]
     """nio commits once or more for every key; each commit waits for the disk."""
 
     _row: Any = None
     _depth = 0
 
     def __post_init__(self) -> None:
-        """Open the database."""
+        """Open the database; leave no connection open when it cannot be used."""
         self._accounts: list[OlmAccount] = []
         self._channels: dict[str, tuple[str, Session]] = {}
-        super().__post_init__()
+        try:
+            super().__post_init__()
+        except BaseException:
+            self.database.close()
+            raise
 
     def _create_database(self) -> Bound:
         return Bound(self.database_path, pragmas=PRAGMAS)

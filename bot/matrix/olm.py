@@ -16,7 +16,7 @@ from bot.matrix import answers
 from bot.matrix.channels import KEY_ERRORS, Channels
 from bot.matrix.gate import MOST_KEYS
 from bot.matrix.http import LARGE, read
-from bot.matrix.keystore import CarefulStore
+from bot.matrix.keystore import CryptoStore
 from bot.matrix.speaking import Client
 from bot.model import RoomID
 
@@ -44,7 +44,7 @@ def _row(session: InboundGroupSession) -> str:
 class CarefulOlm(Channels):
     """The engine of one device."""
 
-    def __init__(self, user_id: str, device_id: str, store: CarefulStore) -> None:
+    def __init__(self, user_id: str, device_id: str, store: CryptoStore) -> None:
         super().__init__(user_id, device_id, store)
         self.arrived = False
         """A room key has come since this was last set to `False`."""
@@ -233,8 +233,13 @@ class CarefulClient(Client):
         """Open the crypto store of the device that is logged in."""
         if self.olm is None:
             where, key = self.store_path, self.config.pickle_key
-            self.store: Any = CarefulStore(self.user_id, self.device_id, where, key, "")
-            self.olm: Any = CarefulOlm(self.user_id, self.device_id, self.store)
+            store = CryptoStore(self.user_id, self.device_id, where, key, "")
+            try:
+                self.olm: Any = CarefulOlm(self.user_id, self.device_id, store)
+            except BaseException:
+                store.database.close()
+                raise
+            self.store: Any = store
 
     def load_again(self) -> None:
         """Forget what is in memory for what is on the disk."""
@@ -245,6 +250,18 @@ class CarefulClient(Client):
             self.olm = before  # better than nothing
             raise
         before.store.database.close()
+
+    def close_store(self) -> None:
+        """Close the crypto store; nio leaves it open."""
+        if self.store is not None:
+            self.store.database.close()
+
+    async def close(self) -> None:
+        """Close the connections, that to the crypto store too."""
+        try:
+            await super().close()
+        finally:
+            self.close_store()
 
     async def parse_body(self, transport_response: aiohttp.ClientResponse) -> dict[Any, Any]:
         """Read an answer as the bot's own requests do: nio reads it whole, however long."""

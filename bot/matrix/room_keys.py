@@ -17,6 +17,7 @@ from weakref import WeakValueDictionary
 
 from nio import Api
 from nio.crypto import OlmDevice, OutboundGroupSession
+from peewee import OperationalError
 
 from bot.matrix.devices import CLAIMED, Devices, Request, portions
 from bot.matrix.files import disk
@@ -277,7 +278,13 @@ class RoomKeys:
         with disk(), self._olm.store.piece():
             while waiting and len(named) < most and piece.goes_on():
                 device = waiting.popleft()
-                sealed = self._olm.seal(device, "m.room_key", content)
+                try:
+                    sealed = self._olm.seal(device, "m.room_key", content)
+                except OperationalError:
+                    raise  # the disk's, not the device's
+                except Exception as error:  # noqa: BLE001 - made of a stranger's keys
+                    log.warning("a device's key could not be sealed (%s)", type(error).__name__)
+                    continue
                 if sealed is not None:
                     named.append(_name(device))
                     messages.setdefault(device.user_id, {})[device.id] = sealed
