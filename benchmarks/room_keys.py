@@ -110,7 +110,12 @@ async def flood(folder: Path, accounts: int, each: int) -> list[float]:
     async def take_rest() -> str:
         running = asyncio.create_task(bot.crypto.run())
         done = asyncio.Event()
-        bot.crypto.tell_news = lambda: len(bot.crypto.sessions) == len(events) and done.set()
+
+        def tell() -> None:
+            if len(bot.crypto.sessions) == len(events):
+                done.set()
+
+        bot.crypto.tell_news = tell
         await done.wait()
         running.cancel()
         return f"{len(bot.crypto.sessions)} keys taken in"

@@ -43,7 +43,7 @@ async def test_who_comes_shares_the_key_and_who_leaves_ends_it(people: People, b
     assert len(first) == 1
     await bob.leave(room)
     await alice.send_text(room, "!expire abc")
-    await eve.until_heard(room, "I do not understand)
+    await eve.until_heard(room, "Try !expire")
     (second,) = set(await sessions(alice, bot, room)) - first
     assert second in known(alice)
     assert second in known(eve)
