@@ -31,19 +31,19 @@ async def test_who_comes_shares_the_key_and_who_leaves_ends_it(people: People, b
     alice, bob, eve = [await people.encrypted(name) for name in ("alice", "bob", "eve")]
     bot = await bots()
     room = await alice.create_room(encrypted=True, invite=[bot.user_id, bob.user_id])
-    await alice.until_heard(room, "I make messages disappear")
+    await alice.until_heard(room, "I make messages disappear", 40)
     await bob.join(room)
     await alice.send_text(room, "!expire help")
-    await bob.until_heard(room, "!expire status")
+    await bob.until_heard(room, "!expire off", 40)
     await alice.invite(room, eve.user_id)
     await eve.join(room)
     await alice.send_text(room, "!expire status")
-    await eve.until_heard(room, "no lifetime is set")
+    await eve.until_heard(room, "no lifetime is set", 40)
     first = set(await sessions(alice, bot, room))
     assert len(first) == 1
     await bob.leave(room)
     await alice.send_text(room, "!expire abc")
-    await eve.until_heard(room, "Try !expire")
+    await eve.until_heard(room, "Try !expire", 40)
     (second,) = set(await sessions(alice, bot, room)) - first
     assert second in known(alice)
     assert second in known(eve)
