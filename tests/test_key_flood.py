@@ -34,7 +34,7 @@ class House:
         self.begin()
 
     def begin(self) -> None:
-        turns = Turns(self._elapsed, self._rest, most=10)
+        turns = Turns(self._elapsed, self._rest, self._elapsed, most=10)
         self.bot.crypto = self.crypto = Crypto(self.bot.client, self.bot._request, turns)
 
     def restart(self) -> None:

@@ -32,7 +32,7 @@ class House:
         self.crowd = Crowd(self.bot.client)
         self.matrix = Matrix(self.bot.client)
         self.now, self.rests, self.number = 0.0, 0, 0
-        turns = Turns(lambda: self.now, self._rest, most=10)
+        turns = Turns(lambda: self.now, self._rest, lambda: self.now, most=10)
         self.matrix.crypto = Crypto(self.bot.client, self.matrix.request, turns)
 
     async def _rest(self, _: float) -> None:

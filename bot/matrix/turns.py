@@ -8,7 +8,11 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 PIECE: Final = 0.015
-"""Seconds of work after which others have their turn; what is begun is finished first."""
+"""Seconds of work after which others have their turn; what is begun is finished first.
+
+They are the processor's: a machine that has much else to do makes no piece so small that little
+but writing to the disk is left of it.
+"""
 MOST: Final = 50
 """Things done in one piece, however fast the machine is: a piece is one write to the disk."""
 
@@ -16,17 +20,17 @@ MOST: Final = 50
 class Piece:
     """One turn: so many things, or so much time."""
 
-    def __init__(self, most: int, longest: float, elapsed: Callable[[], float]) -> None:
+    def __init__(self, most: int, busy: Callable[[], float]) -> None:
         self._left = most
-        self._elapsed = elapsed
-        self._until = elapsed() + longest
+        self._busy = busy
+        self._until = busy() + PIECE
         self._begun = False
 
     def goes_on(self) -> bool:
         """Whether one thing more may be done in this turn; always one, so that work moves on."""
         self._left -= 1
         begun, self._begun = self._begun, True
-        return not begun or (self._left >= 0 and self._elapsed() < self._until)
+        return not begun or (self._left >= 0 and self._busy() < self._until)
 
 
 class Turns:
@@ -36,14 +40,19 @@ class Turns:
         self,
         elapsed: Callable[[], float] = time.monotonic,
         rest: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        busy: Callable[[], float] = time.thread_time,
         *,
         most: int = MOST,
     ) -> None:
-        """`elapsed` tells the seconds since some moment; `rest` waits for so many."""
+        """`elapsed` tells the seconds since some moment; `rest` waits for so many.
+
+        `busy` tells how many of them this thread has worked.
+        """
         self.elapsed = elapsed
         self.rest = rest
+        self._busy = busy
         self._most = most
 
-    def piece(self, longest: float = PIECE) -> Piece:
-        """Begin a piece of at most `longest` seconds."""
-        return Piece(self._most, longest, self.elapsed)
+    def piece(self) -> Piece:
+        """Begin a piece."""
+        return Piece(self._most, self._busy)
