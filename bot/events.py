@@ -47,6 +47,19 @@ def is_encryption(event: Event) -> bool:
     return event.get("type") == "m.room.encryption" and event.get("state_key") == ""
 
 
+def is_creation(event: Event) -> bool:
+    """Whether the state event is a room's first, without which its state was not told in full."""
+    return event.get("type") == "m.room.create" and event.get("state_key") == ""
+
+
+def is_departure(event: Event, own_id: UserID) -> bool:
+    """Whether the state event says of somebody else that he is no longer in the room."""
+    content = event.get("content")
+    gone = isinstance(content, dict) and content.get("membership") in {"leave", "ban"}
+    member = event.get("type") == "m.room.member" and isinstance(event.get("state_key"), str)
+    return gone and member and event["state_key"] != own_id
+
+
 def is_own_join(event: Event, own_id: UserID) -> bool:
     """Whether the state event is the bot's own coming into the room."""
     content = event.get("content")

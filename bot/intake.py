@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable
 from random import Random
 from typing import Final, Protocol
 
 from bot.clock import Clock
-from bot.events import is_encryption, is_own_join, wants_review
+from bot.events import is_creation, is_departure, is_encryption, is_own_join, wants_review
 from bot.model import (
+    POLICY_EVENT,
     Bounds,
     Event,
     Failed,
@@ -39,12 +41,18 @@ OLDER: Final[Millis] = 24 * 3_600_000
 """An event of the bot's own that is this much older than the last sync ends a gap."""
 
 
+TRIES: Final = 5
+"""How often one room's state is asked for, if it is not known, while the whole sync waits."""
+ENCRYPTION: Final = "m.room.encryption"
+
+
 class Homeserver(Protocol):
     """What intake asks of the homeserver."""
 
     @property
     def own_id(self) -> UserID: ...  # noqa: D102
     async def sync(self, since: str | None, wait: Millis) -> SyncBatch: ...  # noqa: D102
+    async def state(self, room_id: RoomID, kind: str, key: str = "") -> Event | None: ...  # noqa: D102
 
 
 class Memory(Protocol):
@@ -85,6 +93,8 @@ class Intake:
         self._wake = wake
         self._stop = asyncio.Event()
         self._patience: asyncio.Timeout | None = None
+        self._unreadable = Counter[RoomID]()
+        """How often the state of a room that the bot had lost sight of could not be read."""
         self._wait: Millis = 0  # the first answer comes at once, and says how many keys are left
 
     def stop(self) -> None:
@@ -166,6 +176,8 @@ class Intake:
         before, timeline, entered = batch.state, batch.timeline, False
         if known is None:
             before, timeline, entered = self._arrival(batch, first=first)
+            if not first and not any(map(is_creation, batch.state + batch.timeline)):
+                before = before + await self._as_it_is(batch.room_id)
         encrypted = (known is not None and known.encrypted) or any(map(is_encryption, before))
         found = [
             item
@@ -189,8 +201,28 @@ class Intake:
             encrypted=encrypted or any(is_encryption(e) for e in timeline if is_state(e)),
             review=review or known is None,
             entered=known is None and not first,
+            alone=self._alone(batch, known),
             last_digest=self._last(batch),
         )
+
+    async def _as_it_is(self, room_id: RoomID) -> list[Event]:
+        """Return what is to be known of a room that comes without its state.
+
+        The bot had lost sight of it. Raises `OutcomeError`: read the sync again. A room that cannot
+        be read does not hold up the others for long: then nothing said in clear is a command there.
+        """
+        try:
+            found = [
+                await self._homeserver.state(room_id, kind) for kind in (ENCRYPTION, POLICY_EVENT)
+            ]
+        except OutcomeError:
+            self._unreadable[room_id] += 1
+            if self._unreadable[room_id] < TRIES:
+                raise
+            log.warning("a room's state cannot be read: its lifetime counts when it is set again")
+            found = [{"type": ENCRYPTION, "content": {}}]
+        del self._unreadable[room_id]
+        return [event | {"state_key": ""} for event in found if event is not None]
 
     def _arrival(
         self, batch: RoomBatch, *, first: bool
@@ -252,6 +284,17 @@ class Intake:
         if known is None or known.setting is None or not batch.limited or (live and batch.full):
             return None
         return Sweep(room_id=batch.room_id, whole=False, since=since, until=now)
+
+    def _alone(self, batch: RoomBatch, known: Room | None) -> bool | None:
+        """Return whether nobody else may be in the room, as far as the sync tells.
+
+        Where the homeserver does not count the members, it may be so whenever somebody leaves.
+        """
+        if batch.members is not None:
+            return batch.members <= 1
+        own = self._homeserver.own_id
+        left = any(is_departure(event, own) for event in batch.timeline)
+        return True if left or known is None else None
 
     def _last(self, batch: RoomBatch) -> str:
         ids = [event.get("event_id") for event in batch.timeline]

@@ -10,6 +10,7 @@ from bot.commands import Parsed
 from bot.model import (
     POLICY_EVENT,
     Bounds,
+    Failed,
     Millis,
     OutcomeError,
     RateLimited,
@@ -93,7 +94,10 @@ class Judge:
                     return Said(digest=digest, sender=sender, kind="unsigned")
             power = await self._power(room_id)
         except OutcomeError as error:
-            if isinstance(error.outcome, Unreachable | RateLimited):
+            outcome = error.outcome
+            if isinstance(outcome, Unreachable | RateLimited) or (
+                isinstance(outcome, Failed) and outcome.elsewhere
+            ):
                 raise
             log.warning("a command could not be judged (%s)", type(error.outcome).__name__)
             return Said(digest=digest, sender=sender, kind="unjudged")

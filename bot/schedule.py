@@ -101,6 +101,11 @@ def settle(outcome: Outcome, timer: Timer, *, now: Millis, failures: int, chance
             return Pause(until=now + backoff(failures, ceiling=PAUSE_CEILING, chance=chance))
         case Forbidden() | NotFound() | Refused():
             return Inspect(until=single)
+        case Failed(elsewhere=True):
+            # A redaction takes nobody but the homeserver's own workers: soon one is back.
+            return Postpone(
+                until=now + backoff(timer.attempts, ceiling=PAUSE_CEILING, chance=chance)
+            )
         case Failed():
             return Postpone(until=single)
 

@@ -101,7 +101,7 @@ def _passing(outcome: Outcome, debt: Debt) -> bool:
     """Whether the same request may succeed later: for ever, if only the answer was missing."""
     if isinstance(outcome, RateLimited | Unreachable):
         return True
-    return isinstance(outcome, Failed) and debt.attempts < TRIES
+    return isinstance(outcome, Failed) and (outcome.elsewhere or debt.attempts < TRIES)
 
 
 class Speaker:

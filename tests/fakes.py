@@ -196,6 +196,16 @@ class FakeHomeserver(FakeRequests):
                 for (kind, user), event in state.items()
             )
 
+    async def others(self, room_id: RoomID) -> tuple[int, int]:
+        async with self.question("others", room_id):
+            state = self._readable(room_id).state()
+            found = [
+                str(event["content"].get("membership"))
+                for (kind, user), event in state.items()
+                if kind == "m.room.member" and user != self._own_id
+            ]
+            return found.count("join"), found.count("invite")
+
     async def event(self, room_id: RoomID, event_id: EventID) -> Event | None:
         async with self.question("event", room_id):
             return copy.deepcopy(self._seen(room_id).find(event_id))

@@ -13,7 +13,7 @@ from bot.model import Bounds, EventID, Millis, RoomID, Timer, UserID
 from bot.store import Store
 from bot.store.database import Row
 from bot.store.debts import NEXT_OWED
-from bot.store.standing import KEPT_FOR
+from bot.store.left_rooms import KEPT_FOR
 from bot.store.timers import DUE, NEXT
 from bot.store.unread import NEXT_GAP, READY, TAKE
 from bot.timeline import Change, Gap, Item, Message, Redaction, Stretch
@@ -141,12 +141,17 @@ async def test_a_forgotten_room_leaves_nothing(store: Store) -> None:
     waiting = Message(event_id=EventID("$waiting"), sent=NOW)
     await store.commit("s2", NOW, [Stretch(room_id=ROOM, items=[waiting], gap=gap, entered=True)])
     assert await store.forget(ROOM, NOW) == 2
-    for table in ("timers", "gaps", "unread", "owed"):
-        found = await rows(store, f"SELECT count(*) FROM {table} JOIN rooms r ON r.id = room")
-        assert found == [(1 if table == "timers" else 0,)]
-        assert await rows(store, f"SELECT count(*) FROM {table}") == found
     assert [room.room_id for room in await store.rooms()] == [OTHER]
     assert await store.forget(ROOM, NOW) == 0
+    assert await due(store, NOW + 99) == ["$other"]
+    assert await store.unread.next_gap() is None
+    assert await store.next_debt() is None
+    assert not await store.end_left(NOW + KEPT_FOR)
+    while await store.end_left(NOW + KEPT_FOR + 1):
+        pass
+    for table in ("timers", "gaps", "unread", "owed"):
+        found = await rows(store, f"SELECT count(*) FROM {table}")
+        assert found == [(1 if table == "timers" else 0,)]
 
 
 # --- how it is found -----------------------------------------------------------------------------
@@ -215,7 +220,8 @@ async def test_no_id_of_a_message_that_is_gone_can_be_read_from_the_disk(
     elif way == "forget":
         for room in rooms:
             await store.forget(room, NOW)
-        await store.commit("s2", NOW + KEPT_FOR + 1, [])  # nobody has asked the bot back
+        while await store.end_left(NOW + KEPT_FOR + 1):
+            pass  # nobody has asked the bot back
     else:
         for room in rooms:
             redactions: list[Item] = [

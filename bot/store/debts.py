@@ -1,4 +1,4 @@
-"""Remembers what the bot owes to people: answers to invitations and commands, and warnings."""
+"""Remembers what the bot owes to people: answers to commands, and warnings."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict
 from typing import Final
 
-from bot.model import Invite, Millis, RoomID, UserID
+from bot.model import Millis, RoomID
 from bot.policy import Debt, Owed, succeed
 from bot.store.database import Database, run
 
@@ -31,26 +31,6 @@ class Debts:
     """What is still to be answered or said; a crash forgets none of it."""
 
     _db: Database
-
-    async def next_invite(self) -> tuple[Invite, int, Millis] | None:
-        """Return the invitation to be answered next, how often it was tried, and when to try."""
-        async with self._db.transaction() as db:
-            row = await db.one(
-                "SELECT room_id, inviter, attempts, next FROM invites ORDER BY next LIMIT 1"
-            )
-        if row is None:
-            return None
-        inviter = None if row[1] is None else UserID(row[1])
-        return Invite(room_id=RoomID(row[0]), inviter=inviter), row[2], row[3]
-
-    async def answered(self, invite: Invite) -> None:
-        """The invitation was accepted or declined."""
-        await run(self._db, "DELETE FROM invites WHERE room_id = ?", invite.room_id)
-
-    async def invite_later(self, invite: Invite, until: Millis) -> None:
-        """The invitation could not be answered now."""
-        sql = "UPDATE invites SET next = ?, attempts = attempts + 1 WHERE room_id = ?"
-        await run(self._db, sql, until, invite.room_id)
 
     async def next_debt(self) -> Debt | None:
         """Return the debt to be paid first: of each room the oldest, whichever is ready."""

@@ -37,6 +37,8 @@ WAITING: Final = (
     "UPDATE sweeps SET next = ?1 WHERE next > ?1",
     "UPDATE successors SET next = ?1 WHERE next > ?1",
     "UPDATE files SET next = ?1 WHERE next > ?1",
+    "UPDATE rooms SET review_at = ?1 WHERE review_at > ?1",
+    "UPDATE rooms SET alone_at = ?1 WHERE alone_at > ?1",
 )
 """What waits after a failure is tried at once."""
 SINCE: Final = (
@@ -44,7 +46,8 @@ SINCE: Final = (
     "UPDATE opened SET at = ?1 WHERE at > ?1",
     "UPDATE sessions SET used_at = ?1 WHERE used_at > ?1",
     "UPDATE handled SET at = ?1 WHERE at > ?1",
-    "UPDATE left_behind SET at = ?1 WHERE at > ?1",
+    "UPDATE rooms SET left_at = ?1 WHERE left_at > ?1",
+    "UPDATE successors SET at = ?1 WHERE at > ?1",
 )
 """Moments from which something counts that is to happen later: none lies in the future."""
 

@@ -23,12 +23,14 @@ DUE: Final = (
     " AND c.attempts = 0 AND c.next <= ?2 AND (f.next > ?3 OR c.next <= f.next) LIMIT ?5 + 1))"
     " NOT BETWEEN 1 AND ?5 + (next > ?3))"
     " ORDER BY next, parent IS NULL AND next > ?3, id LIMIT ?4)"
-    " WHERE NOT r.suspended ORDER BY t.next, t.parent IS NULL AND t.next > ?3, t.id"
+    " WHERE NOT r.suspended AND NOT r.came_back"
+    " ORDER BY t.next, t.parent IS NULL AND t.next > ?3, t.id"
 )
 NEXT: Final = (
     "SELECT min(min(coalesce((SELECT min(next) FROM timers WHERE room = r.id AND backlog = 0"
     " AND next > ?1), 1 << 62), coalesce((SELECT min(next) FROM timers WHERE room = r.id"
-    " AND backlog = 1 AND next > ?1), 1 << 62))) FROM rooms r WHERE NOT r.suspended"
+    " AND backlog = 1 AND next > ?1), 1 << 62))) FROM rooms r"
+    " WHERE NOT r.suspended AND NOT r.came_back"
 )
 OVERDUE: Final = (
     "SELECT sum((SELECT count(*) FROM timers WHERE room = r.id AND backlog = 0 AND next <= ?1"

@@ -36,6 +36,7 @@ BEGIN: Final = (
 NEXT_GAP: Final = (
     "SELECT g.id, r.room_id, g.token, g.stop_digest, g.stop_at, g.since, g.until, g.attempts,"
     " g.next, g.policy_digest FROM gaps g JOIN rooms r ON r.id = g.room WHERE NOT g.done"
+    " AND r.left_at IS NULL"
     " ORDER BY g.next, g.id LIMIT 1"
 )
 READ_ON: Final = (
@@ -43,7 +44,8 @@ READ_ON: Final = (
     " WHERE id = ?"
 )
 READY: Final = (
-    "SELECT r.id, r.room_id FROM rooms r WHERE EXISTS (SELECT 1 FROM gaps WHERE room = r.id)"
+    "SELECT r.id, r.room_id FROM rooms r WHERE r.left_at IS NULL"
+    " AND EXISTS (SELECT 1 FROM gaps WHERE room = r.id)"
     " AND NOT EXISTS (SELECT 1 FROM gaps WHERE room = r.id AND NOT done) LIMIT 1"
 )
 NOT_FROM_THE_START: Final = (
