@@ -155,9 +155,9 @@ class Invitations:
         who = invite.inviter
         if who is None or not self.may_invite(who):
             return False
-        return self._in_measure(who, invite.room_id, "") and await self._has_room_for(
-            who, invite.room_id
-        )
+        if not self._in_measure(who, invite.room_id, ""):
+            return False
+        return await self._has_room_for(who, invite.room_id)
 
     def _in_measure(self, inviter: UserID, room_id: RoomID, which: str) -> bool:
         """Whether it keeps within the limits of invitations, where it counts from now on."""
