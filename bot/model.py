@@ -11,6 +11,9 @@ RoomID = NewType("RoomID", str)
 EventID = NewType("EventID", str)
 UserID = NewType("UserID", str)
 
+MANY: Final = 50_000
+"""Rows are counted up to this number: to count more of them takes too long."""
+
 Millis = int
 """Milliseconds: a length of time, or since the epoch where the name says when (`due`, `now`)."""
 

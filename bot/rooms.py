@@ -25,6 +25,7 @@ from bot.model import (
 from bot.policy import Owed, Room, lifetime
 from bot.power import Power
 from bot.schedule import retry_in
+from bot.words import messages
 from bot.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -206,6 +207,6 @@ class Rooms:
     async def _forget(self, room_id: RoomID) -> None:
         """A room that was deleted answers as one that banned the bot and may ask it back."""
         lost = await self._memory.forget(room_id, self._clock.now())
-        log.warning("no longer in a room: %d messages there can no longer be removed", lost)
+        log.warning("no longer in a room: %s there can no longer be removed", messages(lost))
         log.debug("forgot %s", room_id)
         self._wake_others()

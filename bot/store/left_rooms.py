@@ -9,31 +9,37 @@ from __future__ import annotations
 
 from typing import Final
 
-from bot.model import Millis, RoomID
+from bot.model import MANY, Millis, RoomID
 from bot.store.database import Database
 
 KEPT_FOR: Final[Millis] = 30 * 24 * 3_600_000
 """How long what waits in a room that the bot was removed from is kept for its return."""
 LEFT_OF_ONE: Final = 100
 """Rooms that are kept so for one account that wanted the bot there; the newest."""
-PORTION: Final = 1_000
+PORTION: Final = 500
 """Rows that one transaction changes or deletes."""
 
 PREFIX: Final = "left "
 """Before the id of a room that was left."""
 
-COUNT: Final = "SELECT count(*) FROM timers WHERE room = ?"
+COUNT: Final = "SELECT count(*) FROM (SELECT 1 FROM timers WHERE room = ? LIMIT ?)"
 WAITS: Final = (
-    "SELECT EXISTS (SELECT 1 FROM timers WHERE room = ?) OR EXISTS"
-    " (SELECT 1 FROM gaps WHERE room = ?)"
+    "SELECT EXISTS (SELECT 1 FROM timers WHERE room = ?)"
+    " OR EXISTS (SELECT 1 FROM gaps WHERE room = ?)"
+    " OR EXISTS (SELECT 1 FROM sweeps WHERE room = ?)"
 )
 PASSING: Final = (
     "DELETE FROM owed WHERE room = ?",
     "DELETE FROM unheard WHERE room = ?",
     "DELETE FROM orphans WHERE room = ?",
-    "DELETE FROM sweeps WHERE room = ?",
 )
 """What is of use only while the bot is in the room; each has a bound."""
+SWEEP_ON: Final = (
+    "UPDATE sweeps SET token = (SELECT value FROM meta WHERE key = 'token'),"
+    " setting = (SELECT setting FROM rooms WHERE id = room), before = '[]' WHERE room = ?"
+    " AND token IS NULL"
+)
+"""A walk that has not begun: it is to begin here, and not at the bot's return."""
 OUTLIVE: Final = "UPDATE files SET room = NULL WHERE timer IS NULL AND room = ?"
 """The files of messages that are gone go too, without the room."""
 LEAVE: Final = (
@@ -77,7 +83,7 @@ class LeftRooms:
     _db: Database
 
     async def forget(self, room_id: RoomID, now: Millis) -> int:
-        """Forget a room that the bot is no longer in; return how many timers it had.
+        """Forget a room that the bot is no longer in; return how many timers it had, up to `MANY`.
 
         What waits there is put by for `KEPT_FOR`, should the bot be asked back.
         """
@@ -86,12 +92,12 @@ class LeftRooms:
             if room is None:
                 return 0
             row = int(room[0])
-            found, waits = await db.one(COUNT, row), await db.one(WAITS, row, row)
+            found, waits = await db.one(COUNT, row, MANY), await db.one(WAITS, row, row, row)
             await db.rows(OUTLIVE, row)
             if waits is None or not waits[0]:
                 await db.rows("DELETE FROM rooms WHERE id = ?", row)
                 return 0
-            for statement in PASSING:
+            for statement in (*PASSING, SWEEP_ON):
                 await db.rows(statement, row)
             await db.rows(LEAVE, PREFIX, now, row)
             await db.rows(SURPLUS, row, row, LEFT_OF_ONE)
@@ -132,7 +138,10 @@ class LeftRooms:
 
 
 async def come_back(db: Database, room_id: RoomID, now: Millis) -> int:
-    """The bot is in a room again that it had left: what was put by goes on; return how much."""
+    """The bot is in a room again that it had left: what was put by goes on.
+
+    Returns how many messages that are, up to `MANY`.
+    """
     known = await db.one("SELECT 1 FROM rooms WHERE room_id = ?", room_id)
     if known is not None:
         return 0
@@ -140,5 +149,5 @@ async def come_back(db: Database, room_id: RoomID, now: Millis) -> int:
     if room is None:
         return 0
     await db.rows(FORGET_SETTING, room[0])
-    found = await db.one(COUNT, room[0])
+    found = await db.one(COUNT, room[0], MANY)
     return int(found[0]) if found else 0

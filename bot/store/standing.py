@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Final
 
-from bot.model import Millis, Review, RoomID
+from bot.model import MANY, Millis, Review, RoomID
 from bot.policy import Owed
 from bot.store.database import Database, as_list, run
 from bot.store.debts import owe
@@ -37,8 +37,8 @@ RESUME: Final = (
 )
 """What was tried in vain has not been tried with the power that there is now."""
 REFUSALS: Final = (
-    "SELECT count(*), max(refused) FROM timers"
-    " WHERE refused IS NOT NULL AND room = (SELECT id FROM rooms WHERE room_id = ?)"
+    "SELECT count(*), max(refused) FROM (SELECT refused FROM timers WHERE refused IS NOT NULL"
+    " AND room = (SELECT id FROM rooms WHERE room_id = ?) LIMIT ?)"
 )
 HELD_BY: Final = "UPDATE rooms SET inviter = ? WHERE id = ?"
 NEWS_OF_MEMBERS: Final = (
@@ -114,10 +114,10 @@ class Standing:
     async def refusals(self, room_id: RoomID) -> tuple[int, Millis]:
         """Return how many messages the homeserver refuses to redact, and from which age on.
 
-        0: it does not say that their age is the reason.
+        As many as `MANY` are counted. 0: it does not say that their age is the reason.
         """
         async with self._db.transaction() as db:
-            row = await db.one(REFUSALS, room_id)
+            row = await db.one(REFUSALS, room_id, MANY)
         return (int(row[0]), int(row[1] or 0)) if row else (0, 0)
 
     async def next_alone(self, busy: Collection[RoomID] = ()) -> Review | None:

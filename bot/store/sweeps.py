@@ -27,7 +27,7 @@ BEGIN: Final = (
 NEXT: Final = (
     "SELECT r.room_id, s.whole, s.since, s.until, s.token, s.setting, s.fresh, s.found, s.events,"
     " s.empty, s.attempts, s.next, s.before FROM sweeps s JOIN rooms r ON r.id = s.room"
-    " WHERE NOT EXISTS (SELECT 1 FROM gaps WHERE room = s.room)"
+    " WHERE r.left_at IS NULL AND NOT EXISTS (SELECT 1 FROM gaps WHERE room = s.room)"
     # A lifetime that a command has just set holds from its place on, which the walk cannot see.
     " AND (s.token IS NOT NULL OR NOT r.commanded) ORDER BY s.next, s.room LIMIT 1"
 )
