@@ -13,6 +13,7 @@ from bot.model import (
     Done,
     Event,
     EventID,
+    Failed,
     Forbidden,
     Invite,
     Millis,
@@ -58,6 +59,8 @@ class FakeHomeserver(FakeRequests):
         """Most events in one page back."""
         self.lying = False
         """While set, redactions are answered with 200 and do not happen."""
+        self.counts_members = False
+        """Whether a sync says how many are in a room, as it should."""
         self.allowed_period: Millis | None = None
         """Nobody redacts a text message that is older than this."""
         self._news = asyncio.Event()
@@ -119,7 +122,12 @@ class FakeHomeserver(FakeRequests):
             limited=limited,
             full=len(shown) >= self.limit,
             prev_batch=f"s{first}",
+            members=self._members(room) if self.counts_members else None,
         )
+
+    def _members(self, room: FakeRoom) -> int:
+        users = [user for kind, user in room.state() if kind == "m.room.member"]
+        return sum(room.membership(user) == "join" for user in users)
 
     async def page_back(self, room_id: RoomID, token: str) -> tuple[list[Event], str | None]:
         async with self.question("page_back", room_id):
@@ -198,7 +206,10 @@ class FakeHomeserver(FakeRequests):
 
     async def others(self, room_id: RoomID) -> tuple[int, int]:
         async with self.question("others", room_id):
-            state = self._readable(room_id).state()
+            room = self._readable(room_id)
+            if room.membership(self._own_id) != "join":
+                raise OutcomeError(Failed(status=200))
+            state = room.state()
             found = [
                 str(event["content"].get("membership"))
                 for (kind, user), event in state.items()

@@ -13,8 +13,14 @@ from tests.house import DAY, MINUTE, SECOND, House
 HOUR = 60 * MINUTE
 
 
+@pytest.fixture(params=[False, True], ids=["told who goes", "told how many are there"])
+def homeserver(house: House, request: pytest.FixtureRequest) -> None:
+    """Homeservers differ in whether they count a room's members."""
+    house.homeserver.counts_members = request.param
+
+
 @pytest.fixture
-async def room(house: House) -> RoomID:
+async def room(house: House, homeserver: None) -> RoomID:
     """A room of alice's with the bot, which it has known for a while."""
     room = house.homeserver.make_room()
     async with house.running(*house.everything):
@@ -41,7 +47,9 @@ async def test_a_room_that_everybody_has_left_is_left_and_forgotten(
         assert await db.rows("SELECT * FROM rooms") == []
 
 
-async def test_whoever_invites_the_bot_and_goes_leaves_it_behind(house: House) -> None:
+async def test_whoever_invites_the_bot_and_goes_leaves_it_behind(
+    house: House, homeserver: None
+) -> None:
     await house.store.commit("s0", house.clock.now(), [])
     async with house.running(*house.everything):
         house.homeserver.hold("join")

@@ -200,6 +200,7 @@ def test_a_sync_becomes_plain_data() -> None:
     event, state = {"event_id": "$1"}, {"event_id": "$0", "state_key": ""}
     room = {
         "timeline": {"events": [event], "limited": True, "prev_batch": "p1"},
+        "summary": {"m.joined_member_count": 2},
         "state": {"events": [state]},
     }
     invite = {"invite_state": {"events": [{"type": "m.room.name"}, MEMBER | {"sender": "@a:x"}]}}
@@ -216,6 +217,7 @@ def test_a_sync_becomes_plain_data() -> None:
                 timeline=[event],
                 limited=True,
                 prev_batch="p1",
+                members=2,
             )
         ],
         invited=[Invite(room_id=RoomID("!i"), inviter=UserID("@a:x"))],
