@@ -27,7 +27,7 @@ from bot.model import (
     UserID,
 )
 from bot.schedule import retry_in
-from bot.worker import Worker
+from bot.worker import Worker, run_together
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +36,9 @@ WAITS: Final[tuple[Millis, ...]] = (2 * SECOND, 8 * SECOND, 30 * SECOND) + 24 * 
 later it is that server which may come back, within a day."""
 WITHIN: Final[Millis] = 75 * SECOND
 """How long one try may take, with the question whether the homeserver answers at all."""
+
+SLOW: Final = 16
+"""Tries at once that take long: more than one server may have."""
 
 
 class Homeserver(Protocol):
@@ -92,37 +95,30 @@ class Invitations:
         self._failures = 0
         """Requests in a row that the homeserver did not answer."""
         self._paused_until: Millis = 0
-        self._to_decline = asyncio.Event()
         self.wake = asyncio.Event()
 
     async def run(self) -> None:
         """Answer invitations until cancelled. Raises `TokenRejectedError`."""
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._worker(self.wake, self._next, self._join, "joins").run())
-                declines = self._worker(
-                    self._to_decline, self._next_decline, self._decline, "declined invitations"
-                )
-                group.create_task(declines.run())
-        except ExceptionGroup as errors:
-            raise errors.exceptions[0] from errors
+        joins = self._worker("joins", self._next, self._join)
+        declines = self._worker("declined invitations", self._next_decline, self._decline)
+        await run_together(self._clock, self.wake, joins, declines)
 
     def _worker(
         self,
-        wake: asyncio.Event,
+        what: str,
         find: Callable[[Collection[RoomID]], Awaitable[Invitation | None]],
         answer: Callable[[Invitation], Awaitable[None]],
-        what: str,
     ) -> Worker[Invitation, RoomID]:
         return Worker(
             self._clock,
-            wake,
+            self.wake,
             find,
             answer,
             lane=lambda one: one.room_id,
             overdue=lambda one: self._failed(one, Unreachable(reason="time limit")),
             within=WITHIN,
             what=what,
+            slow=SLOW,
         )
 
     # --- deciding --------------------------------------------------------------------------
@@ -133,7 +129,6 @@ class Invitations:
             welcome = await self._welcomes(one)
             stage = InviteStage.JOINING if welcome else InviteStage.DECLINING
             await self._waiting.move(one, stage, self._clock.now())
-        self._to_decline.set()
         return self._not_before(await self._waiting.to_join(busy))
 
     async def _next_decline(self, busy: Collection[RoomID]) -> Invitation | None:
@@ -195,7 +190,9 @@ class Invitations:
 
     def may_invite(self, inviter: UserID) -> bool:
         """Whether the operator lets this person invite the bot."""
-        return any(fnmatchcase(inviter, glob) for glob in self._guests.allow)
+        # Only * and ? have a meaning; brackets are part of an IPv6 address.
+        globs = [glob.replace("[", "[[]") for glob in self._guests.allow]
+        return any(fnmatchcase(inviter, glob) for glob in globs)
 
     # --- answering -------------------------------------------------------------------------
 
@@ -236,7 +233,6 @@ class Invitations:
         log.info("an invitation could not be answered (%s)", type(outcome).__name__)
         if one.stage == InviteStage.JOINING:
             await self._waiting.move(one, InviteStage.DECLINING, now)
-            self._to_decline.set()
         else:
             await self._waiting.ended(one)
 

@@ -84,8 +84,8 @@ class Kin:
             what="questions about messages that belong to others",
         ).run()
 
-    async def ask(self, orphan: Orphan) -> None:
-        """Find out whether the parent is gone.
+    async def ask(self, orphan: Orphan) -> str | None:
+        """Find out whether the parent is gone; return why the question is put off, if it is.
 
         One that the homeserver does not show is not: it may be hidden from the bot alone.
         """
@@ -93,12 +93,13 @@ class Kin:
             parent = await self._homeserver.event(orphan.room_id, orphan.parent)
         except OutcomeError as error:
             if await self._failed(orphan, error):
-                return
+                return type(error.outcome).__name__
             parent = None
         gone = parent is not None and is_gone(parent)
         await self._memory.kin.answered(orphan, self._clock.now(), gone=gone)
         if gone:
             self._wake_others()
+        return None
 
     async def _overdue(self, orphan: Orphan) -> None:
         """Nobody answered in time: put the question off."""

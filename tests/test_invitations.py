@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from bot.invitations import WAITS, WITHIN
+from bot.invitations import SLOW, WAITS, WITHIN
 from bot.model import (
     Failed,
     Forbidden,
@@ -26,7 +26,7 @@ from bot.store.invitations import (
     MOST_OF_ONE,
     MOST_OF_SERVER,
 )
-from bot.worker import MOST_SLOW, WIDTH
+from bot.worker import WIDTH
 from tests.fakes import ALICE, BOB, BOT
 from tests.house import MINUTE, SECOND, House
 
@@ -351,7 +351,7 @@ async def test_of_one_account_and_one_server_only_so_many_are_answered_at_once(
         accounts[str(one.inviter)] += 1
     assert servers == {"a.org": BUSY_OF_SERVER, "b.org": 1}
     assert max(accounts.values()) == BUSY_OF_ONE
-    assert BUSY_OF_SERVER < WIDTH + MOST_SLOW
+    assert BUSY_OF_SERVER < WIDTH + SLOW
 
 
 async def test_who_fills_the_bound_of_a_server_shuts_out_nobody_there(house: House) -> None:

@@ -45,6 +45,7 @@ LAYERS = {
         "intake",
         "backfill",
         "redactor",
+        "notices",
         "speaker",
         "rooms",
         "invitations",
@@ -71,7 +72,7 @@ LAYERS = {
         "timekeeper",
     },
 }
-SHARED = {"clock", "worker", "reading", "judging"}
+SHARED = {"clock", "worker", "reading", "judging", "notices"}
 """The services that other services may import."""
 
 OUTSIDE = {

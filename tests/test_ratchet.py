@@ -94,6 +94,30 @@ async def test_a_key_is_taken_away_after_the_grace_and_not_before(
     assert await store.keys.next_opened() is None
 
 
+async def test_only_the_session_that_was_read_is_moved_on(tmp_path: Path, store: Store) -> None:
+    alice, bot, clock = Peer("alice", tmp_path / "alice"), Bot(tmp_path / "bot"), FakeClock()
+    bot.meet(alice)
+    alice.meet(bot)
+    read_one, other = Writer(alice), Writer(alice)
+    for writer in (read_one, other):
+        bot.feed(alice.tell(bot, "m.room_key", writer.room_key()))
+    events = {writer: [writer.write(f"{n}") for n in range(4)] for writer in (read_one, other)}
+    opened: list[Item] = [
+        Opened(session_id=read_one.session.id, index=index, at=clock.now()) for index in (0, 1)
+    ]
+    late = Opened(session_id=read_one.session.id, index=2, at=clock.now() + 1)
+    await commit(store, [*opened, late], 0)
+    ratchet = Ratchet(bot.crypto, store, clock, grace=GRACE, bounds=BOUNDS)
+    clock.advance(GRACE)
+    await ratchet.turn()
+    assert [await bot.reads(event) for event in events[read_one]] == [None, None, "2", "3"]
+    assert [await bot.reads(event) for event in events[other]] == ["0", "1", "2", "3"]
+    assert await store.keys.next_opened() == late.at
+    clock.advance(1)
+    await ratchet.turn()
+    assert [await bot.reads(event) for event in events[read_one]] == [None, None, None, "3"]
+
+
 async def test_keys_that_rest_too_long_are_deleted(tmp_path: Path, store: Store) -> None:
     alice, bot, clock = Peer("alice", tmp_path / "alice"), Bot(tmp_path / "bot"), FakeClock()
     bot.meet(alice)

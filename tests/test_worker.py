@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bot.model import DiskError, Millis, TokenRejectedError
-from bot.worker import MOST_SLOW, QUIET_FOR, SLOW_AFTER, WIDTH, Worker
+from bot.worker import MOST_SLOW, QUIET_FOR, SLOW_AFTER, WIDTH, Worker, run_together
 from tests.fakes import FakeClock
 
 LIMIT = 60_000
@@ -37,6 +37,8 @@ class Bench:
         self.things = {thing.id: thing for thing in things}
         self.stuck: set[str] = set()
         self.fails: dict[int, Exception] = {}
+        self.away: dict[int, str] = {}
+        """Things that are put off, and why."""
         self.done: list[int] = []
         self.at_work: list[str] = []
         self.most_at_work = 0
@@ -57,7 +59,7 @@ class Bench:
         free = [thing for thing in self.things.values() if thing.lane not in busy]
         return min(free, key=lambda thing: (thing.next, thing.id), default=None)
 
-    async def see_to(self, thing: Thing) -> None:
+    async def see_to(self, thing: Thing) -> str | None:
         assert thing.lane not in self.at_work, "two at once in one lane"
         self.at_work.append(thing.lane)
         self.most_at_work = max(self.most_at_work, len(self.at_work))
@@ -65,10 +67,14 @@ class Bench:
             await asyncio.sleep(0)
             if thing.id in self.fails:
                 raise self.fails.pop(thing.id)
+            if thing.id in self.away:
+                await self.put_off(thing)
+                return self.away[thing.id]
             if thing.lane in self.stuck:
                 await self.never.wait()
             self.done.append(thing.id)
             del self.things[thing.id]
+            return None
         finally:
             self.at_work.remove(thing.lane)
 
@@ -162,7 +168,7 @@ async def test_a_step_ends_at_its_limit_and_is_put_off(caplog: pytest.LogCapture
         await bench.advance(1)
         assert bench.overdue == [0]
     (line,) = caplog.messages
-    assert line == "things: 1 took longer than 60 s and are tried again later; others go on"
+    assert line == "things: put off, while others go on: no end within 60 s (1)"
     assert bench.done == []
 
 
@@ -175,6 +181,46 @@ async def test_steps_over_their_limit_fill_no_log(caplog: pytest.LogCaptureFixtu
             await bench.advance(QUIET_FOR)
     assert len(bench.overdue) > WIDTH
     assert len(caplog.messages) <= 10
+
+
+async def test_what_was_put_off_is_said_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench(*things(9))
+    bench.away = {0: "Failed", 1: "Failed", 2: "Unreachable"}
+    caplog.set_level(logging.INFO)
+    async with bench.running():
+        bench.away = {10: "Failed"}
+        bench.add(*things(2, first=10))
+        await bench.rest()
+        first = "things: put off, while others go on: Failed (2), Unreachable (1)"
+        assert caplog.messages == [first]
+        await bench.advance(QUIET_FOR)
+    assert caplog.messages == [first, "things: put off, while others go on: Failed (1)"]
+    assert bench.done[:6] == [3, 4, 5, 6, 7, 8]
+
+
+async def test_what_wakes_nobody_is_looked_for_now_and_then() -> None:
+    bench = Bench()
+    bench.worker._every = 10_000
+    async with bench.running():
+        bench.things[1] = Thing(id=1, lane="one")
+        await bench.advance(9_999)
+        assert bench.done == []
+        await bench.advance(1)
+        assert bench.done == [1]
+
+
+async def test_workers_that_are_woken_together_share_no_places() -> None:
+    stuck, free = Bench(*things(WIDTH)), Bench()
+    stuck.stuck = {thing.lane for thing in stuck.things.values()}
+    free.worker._wake = free.wake = stuck.wake
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(run_together(stuck.clock, stuck.wake, stuck.worker, free.worker))
+        await stuck.rest()
+        free.add(*things(3))
+        await stuck.rest()
+        task.cancel()
+    assert sorted(free.done) == [0, 1, 2]
+    assert stuck.at_work == []
 
 
 async def test_what_is_not_due_yet_waits_for_its_time() -> None:

@@ -29,8 +29,8 @@ SETTLED: Final = "DELETE FROM orphans WHERE room = ? AND parent IN (SELECT value
 MOST_ORPHANS: Final = 2_000
 """Of one room, to be asked about one after another; those beyond stand on their own."""
 ADD_ORPHAN: Final = (
-    "INSERT OR IGNORE INTO orphans (room, event_id, parent) SELECT ?1, ?2, ?3"
-    " WHERE (SELECT count(*) FROM orphans WHERE room = ?1) < ?4"
+    "INSERT OR IGNORE INTO orphans (room, event_id, parent) SELECT :room, :event, :parent"
+    " WHERE (SELECT count(*) FROM orphans WHERE room = :room) < :most"
 )
 LOWER: Final = (
     "UPDATE timers SET due = p.due, next = min(timers.next, p.due) FROM timers AS p"
@@ -49,7 +49,7 @@ VERIFY: Final = (
 )
 NEXT_ORPHAN: Final = (
     "SELECT o.id, r.room_id, o.event_id, o.parent, o.attempts, o.next FROM orphans o"
-    " CROSS JOIN rooms r ON r.id = o.room WHERE o.room NOT IN"
+    " INDEXED BY orphans_next CROSS JOIN rooms r ON r.id = o.room WHERE o.room NOT IN"
     " (SELECT id FROM rooms WHERE room_id IN (SELECT value FROM json_each(?)))"
     " ORDER BY o.next, o.id LIMIT 1"
 )
@@ -93,7 +93,8 @@ async def add_timers(
             values = (due, first, _overdue(stamp, now), stamp.parent, parent is not None, local)
             await db.rows(ADD_CHILD + (KEEP if found else SOONER), row, stamp.event_id, *values)
         if parent is None and stamp.ask:
-            await db.rows(ADD_ORPHAN, row, stamp.event_id, stamp.parent, MOST_ORPHANS)
+            question = {"room": row, "event": stamp.event_id, "parent": stamp.parent}
+            await db.rows(ADD_ORPHAN, **question, most=MOST_ORPHANS)
     # A child may have come before its parent.
     await _lower(db, row, [one.event_id for one in stamps])
 

@@ -232,6 +232,10 @@ MIGRATIONS: Final = (
     ALTER TABLE successors ADD COLUMN inviter TEXT;
     ALTER TABLE successors ADD COLUMN at INTEGER NOT NULL DEFAULT 0;
     CREATE INDEX successors_predecessor ON successors (predecessor);
+
+    CREATE INDEX owed_room ON owed (room);
+    CREATE INDEX owed_words ON owed (next, id) WHERE kind <> 'set';
+    CREATE INDEX owed_setting ON owed (next, id) WHERE kind = 'set';
     """,
 )
 """Each entry moves the schema one version on; `PRAGMA user_version` counts them."""
