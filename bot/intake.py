@@ -10,7 +10,7 @@ from random import Random
 from typing import Final, Protocol
 
 from bot.clock import Clock
-from bot.events import is_creation, is_departure, is_encryption, is_own_join, wants_review
+from bot.events import is_creation, is_encryption, is_joined, is_own_join, seems_alone, wants_review
 from bot.model import (
     POLICY_EVENT,
     Bounds,
@@ -190,8 +190,9 @@ class Intake:
         )
         # A known room's state was read before; what changed since holds at the timeline's start.
         early = gap is not None and known is None
-        told = before if known is None else [e for e in before if not _is_joined(e)]
-        review = any(wants_review(event, self._homeserver.own_id) for event in told + timeline)
+        told = before if known is None else [e for e in before if not is_joined(e)]
+        own_id = self._homeserver.own_id
+        review = any(wants_review(event, own_id) for event in told + timeline)
         return Stretch(
             room_id=batch.room_id,
             items=items if early else found + items,
@@ -201,7 +202,7 @@ class Intake:
             encrypted=encrypted or any(is_encryption(e) for e in timeline if is_state(e)),
             review=review or known is None,
             entered=known is None and not first,
-            alone=self._alone(batch, known),
+            alone=seems_alone(batch, own_id, new=known is None),
             last_digest=self._last(batch),
         )
 
@@ -285,28 +286,7 @@ class Intake:
             return None
         return Sweep(room_id=batch.room_id, whole=False, since=since, until=now)
 
-    def _alone(self, batch: RoomBatch, known: Room | None) -> bool | None:
-        """Return whether nobody else may be in the room, as far as the sync tells.
-
-        Where the homeserver does not count the members, it may be so whenever somebody leaves.
-        """
-        if batch.members is not None:
-            return batch.members <= 1
-        own = self._homeserver.own_id
-        left = any(is_departure(event, own) for event in batch.timeline)
-        return True if left or known is None else None
-
     def _last(self, batch: RoomBatch) -> str:
         ids = [event.get("event_id") for event in batch.timeline]
         last = next((one for one in reversed(ids) if isinstance(one, str)), None)
         return "" if last is None else self._reader.digest(last)
-
-
-def _is_joined(event: Event) -> bool:
-    """Whether it says of a member that he is in the room, which of the bot itself is no news.
-
-    Synapse tells it again with what the bot sends: with every sync while it redacts in two rooms.
-    """
-    content = event.get("content")
-    joined = isinstance(content, dict) and content.get("membership") == "join"
-    return joined and event.get("type") == "m.room.member"

@@ -21,7 +21,7 @@ REMOVED: Final = (
 )
 """The homeserver says of itself that the bot is no longer in the room."""
 NEXT_REVIEW: Final = (
-    "SELECT room_id, review_attempts, review_at FROM rooms WHERE review > 0"
+    "SELECT room_id, review_attempts, review_at FROM rooms INDEXED BY rooms_review WHERE review > 0"
     " AND room_id NOT IN (SELECT value FROM json_each(?)) ORDER BY review_at, id LIMIT 1"
 )
 REVIEW_LATER: Final = (
@@ -45,7 +45,7 @@ NEWS_OF_MEMBERS: Final = (
     "UPDATE rooms SET alone_at = CASE WHEN ? THEN coalesce(alone_at, ?) END WHERE id = ?"
 )
 NEXT_ALONE: Final = (
-    "SELECT room_id, 0, alone_at FROM rooms WHERE alone_at IS NOT NULL"
+    "SELECT room_id, 0, alone_at FROM rooms INDEXED BY rooms_alone WHERE alone_at IS NOT NULL"
     " AND room_id NOT IN (SELECT value FROM json_each(?)) ORDER BY alone_at, id LIMIT 1"
 )
 WAITS: Final = (
