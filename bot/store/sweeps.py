@@ -54,6 +54,7 @@ AGAIN: Final = (
     "UPDATE sweeps SET token = NULL, next = ?, empty = CASE WHEN fresh THEN 0 ELSE empty + 1 END"
     " WHERE room = ?"
 )
+LEFT: Final = "SELECT count(*) FROM sweeps s JOIN rooms r ON r.id = s.room WHERE r.left_at IS NULL"
 KNOWN: Final = (
     "SELECT count(*) FROM timers WHERE room = ? AND event_id IN (SELECT value FROM json_each(?))"
 )
@@ -170,5 +171,5 @@ class Sweeps:
     async def left(self) -> int:
         """Return how many rooms are still to be swept."""
         async with self._db.transaction() as db:
-            row = await db.one("SELECT count(*) FROM sweeps")
+            row = await db.one(LEFT)
         return int(row[0]) if row else 0
