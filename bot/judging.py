@@ -10,15 +10,13 @@ from bot.commands import Parsed
 from bot.model import (
     POLICY_EVENT,
     Bounds,
-    Failed,
     Millis,
     OutcomeError,
-    RateLimited,
     RoomID,
-    Unreachable,
     UserID,
 )
 from bot.power import Power
+from bot.schedule import nobody_answered
 from bot.timeline import OFF, SURPLUS, Said
 
 log = logging.getLogger(__name__)
@@ -94,10 +92,7 @@ class Judge:
                     return Said(digest=digest, sender=sender, kind="unsigned")
             power = await self._power(room_id)
         except OutcomeError as error:
-            outcome = error.outcome
-            if isinstance(outcome, Unreachable | RateLimited) or (
-                isinstance(outcome, Failed) and outcome.elsewhere
-            ):
+            if nobody_answered(error.outcome):
                 raise
             log.warning("a command could not be judged (%s)", type(error.outcome).__name__)
             return Said(digest=digest, sender=sender, kind="unjudged")

@@ -15,11 +15,10 @@ from bot.model import (
     Millis,
     Orphan,
     OutcomeError,
-    RateLimited,
     RoomID,
     Unreachable,
 )
-from bot.schedule import retry_in
+from bot.schedule import nobody_answered, retry_in
 from bot.timeline import is_gone
 from bot.worker import Worker
 
@@ -108,7 +107,7 @@ class Kin:
     async def _failed(self, orphan: Orphan, error: OutcomeError) -> bool:
         """Put the question off; `False` when it is given up, and the orphan stands on its own."""
         outcome = error.outcome
-        if not isinstance(outcome, RateLimited | Unreachable) and orphan.attempts >= TRIES:
+        if not nobody_answered(outcome) and orphan.attempts >= TRIES:
             log.warning("not known whether a message is gone (%s)", type(outcome).__name__)
             return False
         wait = retry_in(outcome, orphan.attempts, chance=self._random.random())

@@ -87,6 +87,16 @@ def retry_in(
     return max(wait, outcome.retry_after) if isinstance(outcome, RateLimited) else wait
 
 
+def nobody_answered(outcome: Outcome) -> bool:
+    """Whether the request itself was never looked at: it may succeed as it is, however late.
+
+    Not for what takes another server, which may be away for ever.
+    """
+    return isinstance(outcome, RateLimited | Unreachable) or (
+        isinstance(outcome, Failed) and outcome.elsewhere
+    )
+
+
 def settle(
     outcome: Outcome,
     timer: Timer,

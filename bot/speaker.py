@@ -20,16 +20,14 @@ from bot.model import (
     Millis,
     Outcome,
     OutcomeError,
-    RateLimited,
     RoomID,
     TokenRejectedError,
-    Unreachable,
     UserID,
 )
 from bot.notices import Identity, Notices
 from bot.policy import Debt, Owed, Room, policy_content, read_setting
 from bot.report import Files, Load
-from bot.schedule import POSTPONE_CEILING, backoff, retry_in
+from bot.schedule import POSTPONE_CEILING, backoff, nobody_answered, retry_in
 from bot.worker import Worker, run_together
 
 log = logging.getLogger(__name__)
@@ -73,9 +71,9 @@ class Memory(notices.Memory, Protocol):
 
 def _passing(outcome: Outcome, debt: Debt) -> bool:
     """Whether the same request may succeed later: for ever, if only the answer was missing."""
-    if isinstance(outcome, RateLimited | Unreachable):
+    if nobody_answered(outcome):
         return True
-    return isinstance(outcome, Failed) and (outcome.elsewhere or debt.attempts < TRIES)
+    return isinstance(outcome, Failed) and debt.attempts < TRIES
 
 
 class Speaker:

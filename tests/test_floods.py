@@ -304,6 +304,15 @@ async def test_answers_that_wait_for_one_room_are_bounded_and_its_lifetime_is_se
         room, suspended=True, owed=[Owed(key="s", kind="suspended", args={"need": 50, "have": 0})]
     )
     assert await count(house, "owed") == debts.MOST_OWED + 2
+    for number in range(debts.MOST_MUST):
+        kind = "suspended" if number % 2 else "resumed"
+        owed = Owed(key=f"{number}", kind=kind, args={"need": 50, "have": 0})
+        await house.store.reviewed(room, suspended=bool(number % 2), owed=[owed])
+    assert await count(house, "owed") == debts.MOST_MUST
+    again = Said(digest="again", sender=ALICE, kind="set", setting=3 * MINUTE)
+    await house.commit(Stretch(room_id=room, items=[again]))
+    async with house.store._db.transaction() as db:
+        assert await db.one("SELECT 1 FROM owed WHERE kind = 'set' AND key = 'again'")
 
 
 async def test_rooms_take_turns_in_being_answered(house: House, room: RoomID) -> None:

@@ -301,3 +301,15 @@ async def test_what_is_kept_for_one_account_has_a_bound_and_shuts_out_nobody(
         pass
     assert await kept(house) == LEFT_OF_ONE + 1
     assert (await house.timers())[EventID(f"${LEFT_OF_ONE + 2}")]
+
+
+async def test_a_room_may_be_left_again_while_an_earlier_time_is_deleted(
+    house: House, room: RoomID
+) -> None:
+    for day in range(3):
+        await house.remember(room, EventID(f"$day-{day}"), due=house.clock.now() + DAY)
+        await house.store.forget(room, house.clock.now())
+        house.clock.advance(KEPT_FOR + SECOND)
+    while await house.store.end_left(house.clock.now()):
+        pass
+    assert await house.timers() == {}

@@ -18,7 +18,9 @@ MOST_OWED: Final = 100
 MUST: Final = frozenset(
     {"set", "announce", "reverted", "suspended", "resumed", "welcome", "moved", "needs"}
 )
-"""What is owed all the same: it tells whether messages disappear, and nobody can ask for many."""
+"""What is owed all the same: it tells whether messages disappear."""
+MOST_MUST: Final = 200
+"""With those, a room whose notices cannot be sent is owed no more than this; a lifetime is set."""
 SUPERSEDE: Final = "DELETE FROM owed WHERE room = ? AND kind = 'set' RETURNING args"
 NEXT_SETTING: Final = (
     "SELECT o.id, r.room_id, o.key, o.kind, o.args, o.attempts, o.next FROM owed o INDEXED BY"
@@ -103,4 +105,7 @@ async def owe(db: Database, row: int, owed: list[Owed]) -> None:
     if len(answers) > free:
         dropped = {one.key for one in answers[free:]}
         owed = [one for one in owed if one.kind in MUST or one.key not in dropped]
+    free = max(0, MOST_MUST - int(found[0])) if found else 0
+    others = [one for one in owed if one.kind != "set"][:free]
+    owed = [one for one in owed if one.kind == "set" or one in others]
     await db.many(OWE, [(row, one.key, one.kind, json.dumps(asdict(one)["args"])) for one in owed])

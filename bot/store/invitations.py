@@ -166,5 +166,8 @@ async def _displace(db: Database, server: str, *, than: int) -> bool:
 
 async def take_inviter(db: Database, room_id: RoomID) -> UserID | None:
     """The bot is in a room: its invitation is over; return who sent it."""
-    row = await db.one("DELETE FROM invites WHERE room_id = ? RETURNING inviter", room_id)
-    return None if row is None or row[0] is None else UserID(row[0])
+    row = await db.one("SELECT id, inviter FROM invites WHERE room_id = ?", room_id)
+    if row is None:
+        return None
+    await db.rows(ENDED, row[0])
+    return None if row[1] is None else UserID(row[1])

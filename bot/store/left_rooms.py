@@ -48,10 +48,12 @@ LEAVE: Final = (
     " greeting = 0, stuck = 0, commanded = 0, policy_digest = '' WHERE id = ?"
 )
 """Suspended: nothing is due there. The room's state is read anew, whatever it is then."""
+EARLIER: Final = "UPDATE rooms SET room_id = 'over ' || id, left_at = 0 WHERE room_id = ?"
+"""What is left of an earlier time in the room, and is being deleted, makes room."""
 SURPLUS: Final = (
-    "UPDATE rooms SET left_at = 0 WHERE left_at > 0 AND inviter IS"
+    "UPDATE rooms SET left_at = 0 WHERE left_at > 0 AND inviter ="
     " (SELECT inviter FROM rooms WHERE id = ?) AND id NOT IN"
-    " (SELECT id FROM rooms WHERE left_at > 0 AND inviter IS"
+    " (SELECT id FROM rooms WHERE left_at > 0 AND inviter ="
     " (SELECT inviter FROM rooms WHERE id = ?) ORDER BY left_at DESC, id DESC LIMIT ?)"
 )
 RETURN: Final = (
@@ -99,6 +101,7 @@ class LeftRooms:
                 return 0
             for statement in (*PASSING, SWEEP_ON):
                 await db.rows(statement, row)
+            await db.rows(EARLIER, PREFIX + room_id)
             await db.rows(LEAVE, PREFIX, now, row)
             await db.rows(SURPLUS, row, row, LEFT_OF_ONE)
         return int(found[0]) if found else 0
