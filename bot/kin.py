@@ -15,6 +15,7 @@ from bot.model import (
     Millis,
     Orphan,
     OutcomeError,
+    Refused,
     RoomID,
     Unreachable,
 )
@@ -107,7 +108,8 @@ class Kin:
     async def _failed(self, orphan: Orphan, error: OutcomeError) -> bool:
         """Put the question off; `False` when it is given up, and the orphan stands on its own."""
         outcome = error.outcome
-        if not nobody_answered(outcome) and orphan.attempts >= TRIES:
+        passing = nobody_answered(outcome)
+        if not passing and (isinstance(outcome, Refused) or orphan.attempts >= TRIES):
             log.warning("not known whether a message is gone (%s)", type(outcome).__name__)
             return False
         wait = retry_in(outcome, orphan.attempts, chance=self._random.random())

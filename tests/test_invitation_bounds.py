@@ -121,3 +121,26 @@ async def test_a_chain_of_upgrades_counts_for_who_makes_it(house: House) -> None
             house.clock.advance(SECOND)
             await house.rest()
     assert [is_in(house, one) for one in rooms] == ["join"] * 3 + ["leave"] * 3
+
+
+@pytest.mark.parametrize(
+    ("glob", "who", "may"),
+    [
+        ("*:[2001:db8::1]", "@alice:[2001:db8::1]", True),
+        ("*:[2001:db8::1]:8448", "@alice:[2001:db8::1]:8448", True),
+        ("*:[2001:db8::?]", "@alice:[2001:db8::7]", True),
+        ("@alice:[*", "@alice:[2001:db8::1]:8448", True),
+        ("*:[2001:db8::1]", "@alice:2", False),
+        ("*:[!a]*", "@alice:[!a]", True),
+        ("@[ab]:*", "@a:example.org", False),
+        ("*:example.org", "@alice:example.org", True),
+        ("*:example.org", "@alice:example.org.evil.org", False),
+        ("*:example.org", "@alice:EXAMPLE.org", False),
+    ],
+)
+async def test_only_stars_and_question_marks_have_a_meaning_in_a_pattern(
+    house: House, glob: str, who: str, may: bool
+) -> None:
+    house.allow = [glob]
+    await house.restart()
+    assert house.invitations.may_invite(UserID(who)) is may

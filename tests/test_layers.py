@@ -31,6 +31,7 @@ LAYERS = {
         "pace",
         "addresses",
         "succession",
+        "proxies",
     },
     "edge": {"store", "matrix", "config"},
     "services": {
@@ -68,6 +69,8 @@ LAYERS = {
         "limits",
         "registration",
         "findings",
+        "lock",
+        "surroundings",
         "attachments",
         "upgrades",
         "timekeeper",

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.synapse
 
-LIFETIME = 5
+LIFETIME = 15
 """Seconds; what is taken is taken well before."""
 
 PAUSED = "I can no longer remove messages: that needs power level"
