@@ -16,7 +16,7 @@ KEPT_FOR: Final[Millis] = 30 * 24 * 3_600_000
 """How long what waits in a room that the bot was removed from is kept for its return."""
 LEFT_OF_ONE: Final = 100
 """Rooms that are kept so for one account that wanted the bot there; the newest."""
-PORTION: Final = 500
+PORTION: Final = 200
 """Rows that one transaction changes or deletes."""
 
 PREFIX: Final = "left "

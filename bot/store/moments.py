@@ -10,7 +10,7 @@ from bot.store.database import Database, Row
 
 LATEST: Final = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'timers'"
 
-PORTION: Final = 2_000
+PORTION: Final = 1_000
 """Timers that one transaction looks at, so that others have their turn."""
 UP_TO: Final = (
     "SELECT max(id) FROM (SELECT id FROM timers WHERE id > ? AND id <= ? ORDER BY id LIMIT ?)"
