@@ -14,6 +14,7 @@ from bot.attachments import Attachments
 from bot.backfill import Backfill
 from bot.clock import SystemClock
 from bot.config import Settings
+from bot.deciding import Deciding
 from bot.departures import Departures
 from bot.housekeeping import Housekeeping, keep_tidy
 from bot.identity import Identity
@@ -185,7 +186,7 @@ async def _work(
     prefix, bounds = settings.command_prefix, settings.bounds
 
     def wake() -> None:
-        services = (redactor, backfill, sweeper, rooms, speaker, late, ratchet, kin)
+        services = (redactor, backfill, sweeper, rooms, speaker, late, deciding, ratchet, kin)
         doors = (invitations, departures, upgrades, housekeeping)
         for service in (*services, *doors, timekeeper):
             service.wake.set()
@@ -230,6 +231,7 @@ async def _work(
     upgrades = Upgrades(matrix, store, clock, door=invitations, random=random, wake_others=wake)
     housekeeping = Housekeeping(store, clock, wake_others=wake)
     rooms.follow = upgrades.reviewed
+    deciding = Deciding(store, reader.judge, clock, random=random, wake_others=wake)
     late = Late(matrix, store, reader, clock, wake_others=wake)
     sweeper = Sweeper(matrix, store, reader, clock, bounds=bounds, random=random, wake_others=wake)
     kin = Kin(matrix, store, clock, random=random, wake_others=wake)
@@ -245,6 +247,7 @@ async def _work(
             rooms.run,
             speaker.run,
             late.run,
+            deciding.run,
             kin.run,
             sweeper.run,
             ratchet.run,

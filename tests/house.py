@@ -11,6 +11,7 @@ from random import Random
 from typing import Protocol
 
 from bot.backfill import Backfill
+from bot.deciding import Deciding
 from bot.departures import Departures
 from bot.housekeeping import Housekeeping
 from bot.intake import Intake
@@ -114,6 +115,9 @@ class House:
             random=random,
             load=self.redactor,
         )
+        self.deciding = Deciding(
+            store, self.reader.judge, clock, random=random, wake_others=self.wake
+        )
         self.kin = Kin(homeserver, store, clock, random=random, wake_others=self.wake)
         self.rooms = Rooms(
             homeserver,
@@ -154,6 +158,7 @@ class House:
             self.redactor,
             self.backfill,
             self.speaker,
+            self.deciding,
             self.rooms,
             self.kin,
             self.sweeper,

@@ -148,7 +148,8 @@ class Scene(Stage):
 
     def waiting(self) -> int:
         with closing(sqlite3.connect(self.bot.data_dir / "timers.db")) as db:
-            found = {row[0] for row in db.execute("SELECT event_id FROM timers")}
+            here = "SELECT event_id FROM timers JOIN rooms r ON r.id = room WHERE r.left_at IS NULL"
+            found = {row[0] for row in db.execute(here)}
         return len(found.intersection(self.sent))
 
     async def talk(self) -> None:

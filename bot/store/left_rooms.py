@@ -31,6 +31,7 @@ WAITS: Final = (
 PASSING: Final = (
     "DELETE FROM owed WHERE room = ?",
     "DELETE FROM unheard WHERE room = ?",
+    "DELETE FROM undecided WHERE room = ?",
     "DELETE FROM orphans WHERE room = ?",
 )
 """What is of use only while the bot is in the room; each has a bound."""
@@ -45,7 +46,8 @@ OUTLIVE: Final = "UPDATE files SET room = NULL WHERE timer IS NULL AND room = ?"
 LEAVE: Final = (
     "UPDATE rooms SET room_id = ? || room_id, left_at = ?, suspended = 1, review = 0,"
     " review_at = 0, review_attempts = 0, removed = 0, alone_at = NULL, came_back = 0,"
-    " greeting = 0, stuck = 0, commanded = 0, policy_digest = '' WHERE id = ?"
+    " greeting = 0, stuck = 0, setting = stated, commanded = 0, awaits = '', policy_digest = ''"
+    " WHERE id = ?"
 )
 """Suspended: nothing is due there. The room's state is read anew, whatever it is then."""
 EARLIER: Final = "UPDATE rooms SET room_id = 'over ' || id, left_at = 0 WHERE room_id = ?"
@@ -61,7 +63,7 @@ RETURN: Final = (
     " WHERE room_id = ? AND left_at >= ? RETURNING id"
 )
 FORGET_SETTING: Final = (
-    "UPDATE rooms SET setting = NULL WHERE id = ? AND NOT EXISTS"
+    "UPDATE rooms SET setting = NULL, stated = NULL WHERE id = ? AND NOT EXISTS"
     " (SELECT 1 FROM gaps WHERE room = rooms.id)"
 )
 """Where a gap is still to be read, what stands in it has the setting from before."""

@@ -12,8 +12,8 @@ from bot.store.debts import owe
 from bot.succession import Stage
 
 ROOM: Final = (
-    "SELECT id, setting, policy_digest, commanded, encrypted, suspended, segment, last_digest"
-    " FROM rooms WHERE room_id = ?"
+    "SELECT id, setting, policy_digest, commanded, encrypted, suspended, segment, last_digest,"
+    " room_id FROM rooms WHERE room_id = ?"
 )
 ASK_REVIEW: Final = "UPDATE rooms SET review = review + 1 WHERE room_id = ?"
 REMOVED: Final = (
@@ -52,6 +52,7 @@ WAITS: Final = (
     "SELECT EXISTS (SELECT 1 FROM gaps WHERE room = r.id)"
     " OR EXISTS (SELECT 1 FROM owed WHERE room = r.id)"
     " OR EXISTS (SELECT 1 FROM unheard WHERE room = r.id)"
+    " OR EXISTS (SELECT 1 FROM undecided WHERE room = r.id)"
     " OR EXISTS (SELECT 1 FROM sweeps WHERE room = r.id)"
     " OR EXISTS (SELECT 1 FROM successors WHERE predecessor = r.room_id AND stage IN (?, ?))"
     # Nobody is left who could give the bot the power that it lacks.
