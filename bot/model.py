@@ -43,7 +43,10 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Guests:
-    """Who may invite the bot, by globs over user ids; how often in an hour; how many rooms."""
+    """Who may invite the bot, by globs over user ids; how often in an hour.
+
+    And into how many rooms: of all, and of one account; `None` is any number.
+    """
 
     allow: Sequence[str]
     per_inviter: int = 20
