@@ -233,6 +233,7 @@ async def _work(
     rooms.follow = upgrades.reviewed
     deciding = Deciding(store, reader.judge, clock, random=random, wake_others=wake)
     late = Late(matrix, store, reader, clock, wake_others=wake)
+    matrix.crypto.tell_news = late.wake.set
     sweeper = Sweeper(matrix, store, reader, clock, bounds=bounds, random=random, wake_others=wake)
     kin = Kin(matrix, store, clock, random=random, wake_others=wake)
     ratchet = Ratchet(matrix.crypto, store, clock, grace=settings.encryption.grace, bounds=bounds)
