@@ -19,6 +19,7 @@ from bot.matrix.login import DOUBT_FOR, Login
 from bot.matrix.olm import CarefulClient
 from bot.matrix.paths import path
 from bot.matrix.renewal import LATER, Renewal
+from bot.matrix.room_keys import Outbound
 from bot.matrix.session import connect, open_session, stand_by
 from bot.model import (
     ChangedDeviceError,
@@ -333,7 +334,7 @@ async def test_nio_s_own_requests_are_made_once_more_as_well(
     await scene.matrix.crypto.keep_up()
     server.end()
     content = {"msgtype": "m.notice", "body": "hello"}
-    assert await scene.matrix.say(ROOM, content, "txn", encrypted=True) == Done()
+    assert isinstance(await scene.matrix.say(ROOM, content, "txn", encrypted=True), Done)
     assert server.count("POST /refresh") == 1
     [sent] = [body for what, body in server.asked if "/send/m.room.encrypted/" in what]
     assert sent["algorithm"] == "m.megolm.v1.aes-sha2"
@@ -344,15 +345,16 @@ async def test_a_token_that_ends_between_the_keys_and_the_message_is_renewed(
 ) -> None:
     scene = await build()
     await scene.matrix.crypto.keep_up()
-    prepare = scene.matrix.crypto.prepare
+    share = scene.matrix.crypto.room_keys.share
 
-    async def and_then_end(room_id: RoomID) -> None:
-        await prepare(room_id)
+    async def and_then_end(room_id: RoomID) -> Outbound:
+        shared = await share(room_id)
         server.end()
+        return shared
 
-    scene.matrix.crypto.prepare = and_then_end  # type: ignore[method-assign]
+    scene.matrix.crypto.room_keys.share = and_then_end  # type: ignore[method-assign]
     content = {"msgtype": "m.notice", "body": "hello"}
-    assert await scene.matrix.say(ROOM, content, "txn", encrypted=True) == Done()
+    assert isinstance(await scene.matrix.say(ROOM, content, "txn", encrypted=True), Done)
     assert server.count("POST /refresh") == 1
 
 
