@@ -46,7 +46,8 @@ class Account:
             case method, "user", self.user_id, "account_data", kind:
                 if method == "PUT":
                     self.data[kind] = body
-                return self.data[kind] if kind in self.data else NO_SUCH_THING
+                kept: Answer | Json = self.data.get(kind, NO_SUCH_THING)
+                return kept
         return NOT_KNOWN
 
     def _query(self) -> Json:
