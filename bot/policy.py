@@ -6,12 +6,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+from bot.defaults import Defaults
 from bot.model import Bounds, EventID, Millis, RoomID, UserID
 from bot.timeline import (
     OFF,
     SURPLUS,
     Attached,
     Change,
+    DefaultBegins,
+    DefaultSaid,
     Item,
     Mark,
     Message,
@@ -67,6 +70,10 @@ class Room:
     """The bot has just come, and its greeting says what it lacks."""
     stuck: bool = False
     """The room was told that the homeserver refuses to redact some of its messages."""
+    defaults: Defaults = ()
+    """Since when which default of the operator's holds, where nobody has set a lifetime."""
+    told_defaults: Defaults = ()
+    """What the bot has written into the room's state of that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +116,8 @@ class Stamped:
     """Digests of commands over the limit of their sender."""
     unheard: list[tuple[Unheard, RoomState]]
     """Messages that may turn out to be commands, each with how the room stood at its place."""
+    default: Millis | None
+    """The operator's default, for what follows."""
     suspends: bool = False
     files: list[Attached] = field(default_factory=list)
     """The files that messages show; only those of messages with a timer are remembered."""
@@ -170,6 +179,7 @@ def stamp(state: RoomState, items: list[Item], *, bounds: Bounds, own_id: UserID
     """Walk along `items` in the timeline's order and give each message its timer.
 
     The policy in force at a message's own place decides; later changes do not touch it.
+    `bounds.default` is the default at the first of `items`.
     """
     walk = _Walk(state, bounds, own_id)
     for item in items:
@@ -182,6 +192,7 @@ def stamp(state: RoomState, items: list[Item], *, bounds: Bounds, own_id: UserID
         handled=walk.handled,
         surplus=walk.surplus,
         unheard=walk.unheard,
+        default=walk.bounds.default,
         suspends=walk.suspends,
         files=walk.files,
     )
@@ -204,7 +215,7 @@ class _Walk:
 
     def __init__(self, state: RoomState, bounds: Bounds, own_id: UserID) -> None:
         self.state = state
-        self._bounds = bounds
+        self.bounds = bounds
         self._own_id = own_id
         self.timers: list[Stamp] = []
         self.dropped: list[EventID] = []
@@ -231,11 +242,13 @@ class _Walk:
                 self.unheard.append((item, self.state))
             case Attached():
                 self.files.append(item)
-            case Opened() | Place():
+            case DefaultBegins():
+                self.bounds = replace(self.bounds, default=item.lifetime)
+            case Opened() | Place() | DefaultSaid():
                 pass  # concerns the key, or who walks back
 
     def _message(self, item: Message) -> None:
-        span = lifetime(self.state.setting, self._bounds)
+        span = lifetime(self.state.setting, self.bounds)
         if span is None and item.parent is None:
             return
         due = None if span is None else item.sent + span
@@ -256,7 +269,7 @@ class _Walk:
             self.surplus.append(item.digest)
             return
         self.handled.append(item.digest)
-        was = lifetime(self.state.setting, self._bounds)
+        was = lifetime(self.state.setting, self.bounds)
         args = item.args | {"base": self.state.policy_digest, "was": was, "sender": item.sender}
         if item.setting is not None:
             marks = [] if item.event_id is None else [(item.event_id, item.setting)]
@@ -282,7 +295,7 @@ class _Walk:
             else:
                 self.state = RoomState(setting=setting, policy_digest=change.digest)
             return
-        before, after = lifetime(state.setting, self._bounds), lifetime(setting, self._bounds)
+        before, after = lifetime(state.setting, self.bounds), lifetime(setting, self.bounds)
         if (before != after or change.note) and not change.quiet:
             args = {
                 "sender": change.sender,

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from bot.addresses import media_ids
 from bot.commands import Parsed, parse, text_of
+from bot.defaults import DEFAULT_EVENT, read_defaults
 from bot.events import is_encryption, is_nothing, is_verification, may_be_command
 from bot.judging import Authority, Clear, Judge
 from bot.model import (
@@ -25,6 +26,7 @@ from bot.policy import read_marks, read_setting
 from bot.timeline import (
     Attached,
     Change,
+    DefaultSaid,
     Item,
     Message,
     Opened,
@@ -144,7 +146,7 @@ class Reader:
                 items += [Place(event_id=EventID(event_id))] if isinstance(event_id, str) else []
             elif isinstance(event_id, str):
                 sent, parent = began(event, live=False, since=since, now=now), belongs_to(event)
-                items.append(Message(event_id=EventID(event_id), sent=sent, parent=parent))
+                items.append(_found(event, EventID(event_id), sent, parent))
                 if isinstance(event.get("content"), dict):
                     items += self._attached(event, event.get("type"), event["content"])
         return items
@@ -158,7 +160,10 @@ class Reader:
         return event.get("sender") == self._homeserver.own_id
 
     def state_change(self, event: Event, *, quiet: bool = False) -> list[Item]:
-        """Return the change that a state event makes to the room's lifetime, if any."""
+        """Return what a state event says of the room's lifetime, if anything."""
+        if event.get("type") == DEFAULT_EVENT and event.get("state_key") == "":
+            own = self._is_own(event)
+            return [DefaultSaid(defaults=read_defaults(event.get("content")))] if own else []
         if event.get("type") != POLICY_EVENT or event.get("state_key") != "":
             return []
         setting, note = read_setting(event.get("content"))
@@ -267,6 +272,12 @@ class Reader:
         """Hand on what belongs to a verification."""
         if self._hear_verification is not None and is_verification(event):
             self._hear_verification(room_id, event, encrypted=encrypted)
+
+
+def _found(event: Event, event_id: EventID, sent: Millis, parent: EventID | None) -> Message:
+    at = event.get("origin_server_ts")
+    said_at = max(at, 0) if type(at) is int else None
+    return Message(event_id=event_id, sent=sent, parent=parent, said_at=said_at)
 
 
 def _opened(event: Event, clear: Clear) -> Event:

@@ -9,6 +9,7 @@ from typing import Any, Final, Protocol
 
 from bot import report, words
 from bot.clock import Clock, work_through
+from bot.defaults import Defaults, defaults_content
 from bot.model import (
     Bounds,
     Done,
@@ -59,6 +60,7 @@ class Homeserver(Protocol):
     async def power(self, room_id: RoomID) -> Power: ...  # noqa: D102
     async def policy_event(self, room_id: RoomID) -> Event | None: ...  # noqa: D102
     async def set_policy(self, room_id: RoomID, content: dict[str, Any]) -> Outcome: ...  # noqa: D102
+    async def set_defaults(self, room_id: RoomID, content: dict[str, Any]) -> Outcome: ...  # noqa: D102
     async def name_of(self, room_id: RoomID, user_id: UserID) -> str: ...  # noqa: D102
     async def say(  # noqa: D102
         self, room_id: RoomID, content: dict[str, Any], txn: str, *, encrypted: bool
@@ -81,6 +83,7 @@ class Memory(Protocol):
     async def paid(self, debt: Debt, now: Millis) -> None: ...  # noqa: D102
     async def owed_later(self, debt: Debt, until: Millis) -> None: ...  # noqa: D102
     async def room(self, room_id: RoomID) -> Room | None: ...  # noqa: D102
+    async def default_told(self, room_id: RoomID, told: Defaults) -> None: ...  # noqa: D102
     async def pending(self, room_id: RoomID) -> tuple[int, Millis | None]: ...  # noqa: D102
     async def refusals(self, room_id: RoomID) -> tuple[int, Millis]: ...  # noqa: D102
     async def revert(  # noqa: D102
@@ -143,7 +146,9 @@ class Speaker:
         try:
             if debt.kind == "set" and not await self._set(debt):
                 return
-            outcome = await self._say(debt, room)
+            outcome = await (
+                self._tell_default(room) if debt.kind == "default" else self._say(debt, room)
+            )
         except OutcomeError as error:
             outcome = error.outcome
         except TokenRejectedError:
@@ -155,6 +160,10 @@ class Speaker:
         elif _passing(outcome, debt):
             wait = retry_in(outcome, debt.attempts, chance=self._random.random())
             await self._memory.owed_later(debt, self._clock.now() + wait)
+        elif debt.kind == "default":
+            # Asked again when the bot's rights change; until then only the database knows.
+            log.info("could not write since when lifetime.default holds in a room")
+            await self._memory.paid(debt, self._clock.now())
         else:
             log.warning("a notice could not be sent (%s)", type(outcome).__name__)
             await self._memory.paid(debt, self._clock.now())
@@ -190,6 +199,16 @@ class Speaker:
         owed = Owed(key=f"{debt.key}:no", kind="reverted", args={})
         await self._memory.revert(debt, there, digest, owed)
         return False
+
+    async def _tell_default(self, room: Room) -> Outcome:
+        """Write into the room's state since when the operator's default holds: disks get lost."""
+        if room.defaults == room.told_defaults:
+            return Done()
+        content = defaults_content(room.defaults)
+        outcome = await self._homeserver.set_defaults(room.room_id, content)
+        if isinstance(outcome, Done):
+            await self._memory.default_told(room.room_id, room.defaults)
+        return outcome
 
     def _read(self, current: Event | None) -> tuple[int | None, str, str]:
         if current is None:

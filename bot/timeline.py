@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from bot.defaults import Defaults
 from bot.model import Event, EventID, Millis, RoomID, UserID
 
 Setting = int | None
@@ -33,6 +34,8 @@ class Message:
     """The message that it belongs to, and goes with."""
     live: bool = False
     """It was seen to arrive: `sent` is the bot's own time."""
+    said_at: Millis | None = None
+    """When it says itself that it was sent, for who walks back; `None`: it does not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +53,20 @@ class Change:
     """`after_read` or `unreadable` when the content asks for what the bot cannot do."""
     marks: tuple[Mark, ...] = ()
     """Where the bot's own change was commanded, the oldest first, for who walks back."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DefaultBegins:
+    """The operator's default is another for what follows."""
+
+    lifetime: Millis | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DefaultSaid:
+    """The bot's own state event that says since when the operator's default holds here."""
+
+    defaults: Defaults
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +134,18 @@ class Place:
     event_id: EventID
 
 
-Item = Message | Change | Redaction | Said | Unheard | Opened | Attached | Place
+Item = (
+    Message
+    | Change
+    | DefaultBegins
+    | DefaultSaid
+    | Redaction
+    | Said
+    | Unheard
+    | Opened
+    | Attached
+    | Place
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,6 +185,8 @@ class Sweep:
     """The room's setting at `token`."""
     before: tuple[tuple[EventID, Setting], ...] = ()
     """Messages, the newest first, before which another setting held."""
+    defaults: Defaults = ()
+    """The operator's defaults that held before `token`, where nobody had set a lifetime."""
     fresh: int = 0
     """Messages found in this walk, and in all of them."""
     found: int = 0

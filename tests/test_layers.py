@@ -31,6 +31,7 @@ LAYERS = {
         "pace",
         "addresses",
         "succession",
+        "defaults",
     },
     "edge": {"store", "matrix", "config"},
     "services": {

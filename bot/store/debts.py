@@ -14,7 +14,9 @@ OWE: Final = "INSERT OR IGNORE INTO owed (room, key, kind, args) VALUES (?, ?, ?
 OWING: Final = "SELECT count(*) FROM owed WHERE room = ?"
 MOST_OWED: Final = 100
 """Answers that wait for one room at once; more were asked for than anybody reads."""
-MUST: Final = frozenset({"set", "reverted", "suspended", "resumed", "welcome", "moved", "needs"})
+MUST: Final = frozenset(
+    {"set", "default", "reverted", "suspended", "resumed", "welcome", "moved", "needs"}
+)
 """What is owed all the same: it tells whether messages disappear, and nobody can ask for many."""
 SUPERSEDE: Final = "DELETE FROM owed WHERE room = ? AND kind = 'set' RETURNING args"
 NEXT_OWED: Final = (

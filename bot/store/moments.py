@@ -6,6 +6,7 @@ from typing import Final
 
 from bot.model import Millis
 from bot.store.database import Database
+from bot.store.defaults import not_in_the_future
 
 LATEST: Final = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'timers'"
 
@@ -75,3 +76,4 @@ class Moments:
             await db.rows(SYNCED, now)
             for statement in (*WAITING, *SINCE):
                 await db.rows(statement, now)
+            await not_in_the_future(db, now)

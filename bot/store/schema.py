@@ -201,5 +201,11 @@ MIGRATIONS: Final = (
     """
     ALTER TABLE sweeps ADD COLUMN before TEXT NOT NULL DEFAULT '[]';
     """,
+    """
+    ALTER TABLE rooms ADD COLUMN inherited INTEGER;
+    ALTER TABLE rooms ADD COLUMN defaults TEXT NOT NULL DEFAULT '[]';
+    ALTER TABLE rooms ADD COLUMN told_defaults TEXT NOT NULL DEFAULT '[]';
+    ALTER TABLE sweeps ADD COLUMN defaults TEXT NOT NULL DEFAULT '[]';
+    """,
 )
 """Each entry moves the schema one version on; `PRAGMA user_version` counts them."""

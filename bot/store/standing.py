@@ -8,6 +8,7 @@ from bot.model import Millis, RoomID
 from bot.policy import Owed
 from bot.store.database import Database, run
 from bot.store.debts import owe
+from bot.store.defaults import owe_default
 from bot.store.files import OUTLIVE
 
 KEPT_FOR: Final[Millis] = 30 * 24 * 3_600_000
@@ -82,6 +83,7 @@ class Standing:
             if row[5] and not suspended:
                 await db.rows(RESUME, row[0])
             await db.rows(REVIEWED, reviews, suspended, stuck, row[0])
+            await owe_default(db, row[0])  # it may be allowed now
             await owe(db, row[0], owed)
 
     async def refusals(self, room_id: RoomID) -> tuple[int, Millis]:

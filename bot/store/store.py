@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Final
@@ -11,6 +12,16 @@ from bot.model import Bounds, Invite, Millis, RoomID, UserID
 from bot.policy import Debt, Owed, Room, RoomState, Stamped, stamp
 from bot.store.database import Database, Row
 from bot.store.debts import Debts, owe
+from bot.store.defaults import (
+    RoomDefaults,
+    change_default,
+    default_said,
+    inherit,
+    load_defaults,
+    meet_default,
+    owe_default,
+    told_default,
+)
 from bot.store.files import Files, attach
 from bot.store.handled import count_once, forget_handled, remember_handled
 from bot.store.keys import FIRST, HEARD, Keys, remember_opened, remember_unheard, reread
@@ -21,7 +32,7 @@ from bot.store.successors import Successors, enter
 from bot.store.sweeps import Sweeps, begin_sweep
 from bot.store.timers import Timers
 from bot.store.unread import Unread
-from bot.timeline import Attached, Item, Message, Said, Stretch, Unheard
+from bot.timeline import Attached, DefaultBegins, Item, Message, Said, Stretch, Unheard
 
 SWEEP_EVERY: Final = 3_600_000
 
@@ -32,11 +43,12 @@ SAVE_META: Final = (
 )
 ROOMS: Final = (
     "SELECT room_id, setting, encrypted, suspended, last_digest, policy_digest, review, greeting,"
-    " stuck FROM rooms"
+    " stuck, defaults, told_defaults FROM rooms"
 )
-ENTER: Final = "INSERT OR IGNORE INTO rooms (room_id) VALUES (?)"
+ENTER: Final = "INSERT OR IGNORE INTO rooms (room_id) VALUES (?) RETURNING 1"
+STATE: Final = "SELECT setting, policy_digest, commanded, inherited FROM rooms WHERE id = ?"
 SAVE_STATE: Final = (
-    "UPDATE rooms SET setting = ?, policy_digest = ?, commanded = ?,"
+    "UPDATE rooms SET setting = ?, policy_digest = ?, commanded = ?, inherited = ?,"
     " suspended = suspended OR ?, review = review + ? WHERE id = ?"
 )
 SEEN: Final = (
@@ -53,7 +65,7 @@ INVITED: Final = (
 )
 
 
-class Store(Timers, Standing, Debts, Files, Moments):
+class Store(Timers, Standing, Debts, RoomDefaults, Files, Moments):
     """All that is remembered, over one database. Every method is one transaction."""
 
     def __init__(
@@ -69,6 +81,7 @@ class Store(Timers, Standing, Debts, Files, Moments):
         self.sweeps = Sweeps(database)
         self.successors = Successors(database)
         self._swept_at: Millis = 0
+        self._default_begun = False
 
     @classmethod
     async def open(
@@ -126,20 +139,42 @@ class Store(Timers, Standing, Debts, Files, Moments):
             asked = [(one.room_id, one.inviter, MOST_INVITED) for one in invited]
             await db.many(INVITED, asked)
             await db.many(ASK_REVIEW, [(room_id,) for room_id in left])
+            begun = self._default_begun
+            changed = [] if begun else await change_default(db, self._bounds.default, now)
             for stretch in stretches:
                 await self._commit_stretch(db, stretch, now)
+            for row in changed:
+                await self._begin_default(db, row)
             await db.rows(SAVE_META, "token", token)
             await db.rows(SAVE_META, "synced_at", now)
             if now - self._swept_at >= SWEEP_EVERY:
                 await forget_handled(db, now)
                 await forget_left_behind(db, now)
                 self._swept_at = now
+        self._default_begun = True
+
+    async def _begin_default(self, db: Database, row: int) -> None:
+        """The operator's default holds for what comes after all that was said in a room."""
+        default = self._bounds.default
+        if await self.unread.is_reading(db, row):
+            segment = await db.one("SELECT segment FROM rooms WHERE id = ?", row)
+            assert segment is not None
+            await self.unread.append(db, row, segment[0], [DefaultBegins(lifetime=default)])
+        else:
+            await inherit(db, row, default)
+        await owe_default(db, row)
 
     async def _commit_stretch(self, db: Database, stretch: Stretch, now: Millis) -> None:
-        await db.rows(ENTER, stretch.room_id)
+        new = bool(await db.rows(ENTER, stretch.room_id))
         room = await db.one(ROOM, stretch.room_id)
         assert room is not None
         row, segment = int(room[0]), int(room[6])
+        said = default_said(stretch.found + stretch.items)
+        if new:
+            default, entered = self._bounds.default, stretch.entered
+            await meet_default(db, row, said or (), default, now, entered=entered)
+        elif said is not None:
+            await told_default(db, row, said)
         await remember_opened(db, stretch.items)
         await db.rows(SEEN, stretch.encrypted, stretch.review, stretch.last_digest, row)
         if stretch.gap:
@@ -152,6 +187,8 @@ class Store(Timers, Standing, Debts, Files, Moments):
             await self._apply(db, row, stretch.items, now)
         if stretch.sweep:
             await begin_sweep(db, row, stretch.sweep)
+        if new:
+            await owe_default(db, row)
         if stretch.entered:
             await db.rows("UPDATE rooms SET greeting = 1 WHERE id = ?", row)
             args = {"back": await come_back(db, row, stretch.room_id, now)}
@@ -165,10 +202,11 @@ class Store(Timers, Standing, Debts, Files, Moments):
         items = await count_once(db, items)
         if not items:
             return
-        room = await db.one("SELECT setting, policy_digest, commanded FROM rooms WHERE id = ?", row)
+        room = await db.one(STATE, row)
         assert room is not None
         state = RoomState(setting=room[0], policy_digest=room[1], commanded=bool(room[2]))
-        result = stamp(state, items, bounds=self._bounds, own_id=self._own_id)
+        bounds = replace(self._bounds, default=room[3])
+        result = stamp(state, items, bounds=bounds, own_id=self._own_id)
         await self._write(db, row, result, now, again=again)
 
     async def _write(
@@ -177,7 +215,8 @@ class Store(Timers, Standing, Debts, Files, Moments):
         state = result.state
         # The verdict may be old by now: have the bot's power looked at again.
         lacks = (result.suspends, result.suspends)
-        await db.rows(SAVE_STATE, state.setting, state.policy_digest, state.commanded, *lacks, row)
+        holds = (state.setting, state.policy_digest, state.commanded, result.default)
+        await db.rows(SAVE_STATE, *holds, *lacks, row)
         await add_timers(db, row, result.timers, now, again=again)
         await attach(db, row, result.files)
         await drop_targets(db, row, result.dropped, now, verify=self.verify)
@@ -242,4 +281,6 @@ def _room(row: Row) -> Room:
         reviews=row[6],
         greeting=bool(row[7]),
         stuck=bool(row[8]),
+        defaults=load_defaults(row[9]),
+        told_defaults=load_defaults(row[10]),
     )

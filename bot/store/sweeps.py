@@ -10,6 +10,7 @@ from bot.model import EventID, Millis, RoomID
 from bot.policy import Owed, Stamp
 from bot.store.database import Database, run
 from bot.store.debts import owe
+from bot.store.defaults import dump_defaults, load_defaults
 from bot.store.files import attach
 from bot.store.kin import add_timers
 from bot.timeline import Attached, Sweep
@@ -26,7 +27,7 @@ BEGIN: Final = (
 )
 NEXT: Final = (
     "SELECT r.room_id, s.whole, s.since, s.until, s.token, s.setting, s.fresh, s.found, s.events,"
-    " s.empty, s.attempts, s.next, s.before FROM sweeps s JOIN rooms r ON r.id = s.room"
+    " s.empty, s.attempts, s.next, s.before, s.defaults FROM sweeps s JOIN rooms r ON r.id = s.room"
     " WHERE NOT EXISTS (SELECT 1 FROM gaps WHERE room = s.room)"
     # A lifetime that a command has just set holds from its place on, which the walk cannot see.
     " AND (s.token IS NOT NULL OR NOT r.commanded) ORDER BY s.next, s.room LIMIT 1"
@@ -34,12 +35,13 @@ NEXT: Final = (
 ROW: Final = "SELECT id FROM rooms WHERE room_id = ?"
 START: Final = (
     "UPDATE sweeps SET token = (SELECT value FROM meta WHERE key = 'token'), fresh = 0,"
-    " before = '[]',"
+    " before = '[]', defaults = (SELECT defaults FROM rooms WHERE id = room),"
     " setting = (SELECT setting FROM rooms WHERE id = room) WHERE room = ?"
 )
 READ_ON: Final = (
-    "UPDATE sweeps SET token = ?, setting = ?, before = ?, fresh = fresh + ?, found = found + ?,"
-    " events = events + ?, next = ?, attempts = 0 WHERE room = ?"
+    "UPDATE sweeps SET token = ?, setting = ?, before = ?, defaults = ?,"
+    " fresh = fresh + ?, found = found + ?, events = events + ?, next = ?, attempts = 0"
+    " WHERE room = ?"
 )
 AGAIN: Final = (
     "UPDATE sweeps SET token = NULL, next = ?, empty = CASE WHEN fresh THEN 0 ELSE empty + 1 END"
@@ -96,6 +98,7 @@ class Sweeps:
             attempts=found[10],
             next=found[11],
             before=tuple((EventID(one[0]), one[1]) for one in json.loads(found[12])),
+            defaults=load_defaults(found[13]),
         )
 
     async def read_on(
@@ -123,7 +126,7 @@ class Sweeps:
             await add_timers(db, row[0], stamps, now, found=True)
             await attach(db, row[0], files)
             before = json.dumps(way.until)
-            found = (fresh, fresh, events, now)
+            found = (dump_defaults(way.defaults), fresh, fresh, events, now)
             await db.rows(READ_ON, token, way.setting, before, *found, row[0])
         return fresh
 

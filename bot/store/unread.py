@@ -16,6 +16,8 @@ from bot.store.sweeps import begin_sweep
 from bot.timeline import (
     Attached,
     Change,
+    DefaultBegins,
+    DefaultSaid,
     Gap,
     Item,
     Message,
@@ -63,6 +65,7 @@ KINDS: Final[dict[str, type[Item]]] = {
     "said": Said,
     "unheard": Unheard,
     "attached": Attached,
+    "defaultbegins": DefaultBegins,
 }
 
 
@@ -212,7 +215,7 @@ async def _put(db: Database, row: int, segment: int, first: int, items: list[Ite
             case Message():
                 where = f"{item.sent} {item.parent}" if item.parent else str(item.sent)
                 rows.append((row, segment, position, where, item.event_id))
-            case Opened():
+            case Opened() | DefaultSaid():
                 pass  # remembered at once, by whoever reads
             case _:
                 data: dict[str, Any] = asdict(item) | {"is": type(item).__name__.lower()}
