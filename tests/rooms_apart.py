@@ -1,0 +1,247 @@
+"""Two rooms in one store that hold the same ids, and everything that can be done to one of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from bot.model import EventID, Invite, Millis, Orphan, RoomID, Timer, UserID
+from bot.policy import Debt, Owed, RoomState
+from bot.store import Store
+from bot.store.database import Database
+from bot.succession import Stage, Successor
+from bot.timeline import (
+    Attached,
+    Change,
+    Gap,
+    Item,
+    Message,
+    Redaction,
+    Said,
+    Stretch,
+    Sweep,
+    Unheard,
+)
+
+ALICE = UserID("@alice:example.org")
+ONE, OTHER = RoomID("!one:example.org"), RoomID("!other:example.org")
+MINUTE = 60_000
+NOW: Millis = 1_800_000_000_000
+FAR = NOW + 10**12
+
+Act = Callable[[Store, RoomID], Awaitable[Any]]
+
+
+# --- the items of a room -------------------------------------------------------------------------
+
+
+def message(name: str, sent: Millis = NOW, parent: str | None = None) -> Message:
+    return Message(
+        event_id=EventID(f"${name}"), sent=sent, parent=EventID(f"${parent}") if parent else None
+    )
+
+
+def gone(name: str) -> Redaction:
+    return Redaction(target=EventID(f"${name}"), target_digest="", sender=ALICE, digest=name)
+
+
+def said(room: RoomID, name: str, kind: str = "help", setting: int | None = None) -> Said:
+    return Said(digest=f"{room} {name}", sender=ALICE, kind=kind, setting=setting)
+
+
+def unheard(name: str, sender: UserID = ALICE) -> Unheard:
+    return Unheard(event_id=EventID(f"${name}"), sender=sender, session_id="session", at=NOW)
+
+
+def gap(room: RoomID) -> Gap:
+    return Gap(room_id=room, token="t1", stop_digest="d", stop_at=1, since=2, until=NOW)
+
+
+def shows(room: RoomID, name: str) -> Attached:
+    return Attached(event_id=EventID(f"${name}"), media_ids=[f"{name} of {room}"], owner="owner")
+
+
+async def commit(store: Store, room: RoomID, *items: Item, **more: Any) -> None:
+    await store.commit("s1", NOW, [Stretch(room_id=room, items=list(items), **more)])
+
+
+async def sql(store: Store, text: str, *args: Any) -> list[tuple[Any, ...]]:
+    async with store._db.transaction() as db:
+        return await db.rows(text, *args)
+
+
+async def furnish(store: Store, room: RoomID, *, shift: Millis = 0) -> None:
+    """Fill a room with something of every kind; `shift` makes it differ from another one."""
+    at = NOW - shift
+    items: list[Item] = [Change(setting=MINUTE, sender=ALICE, digest="policy", quiet=True)]
+    items += [message(name, at) for name in ("live", "sent", "parent", "shown", "wiped")]
+    items += [message(name, at - MINUTE) for name in ("late", "later", "refused", "stuck")]
+    items += [message("child", at, "parent"), message("grandchild", at + 9, "child")]
+    items += [message("orphan", at, "unknown"), message("lost", at, "nobody")]
+    items += [shows(room, "shown"), shows(room, "wiped"), unheard("riddle")]
+    await store.commit("s0", at, [Stretch(room_id=room, items=items, entered=True)])
+    await commit(store, room, gone("wiped"), said(room, "first"), said(room, "second"))
+    for name in ("refused", "stuck"):
+        await store.refused(await timer(store, room, name), NOW, 5 * MINUTE)
+    await store.sent(await timer(store, room, "sent"), NOW, NOW + shift)
+    await store.postpone(await timer(store, room, "later"), NOW)
+    await store.commit("s1", NOW, [], [Invite(room_id=room, inviter=ALICE)])
+    await store.sweeps.begin(Sweep(room_id=room, whole=True, since=shift, until=NOW))
+    await sql(store, "UPDATE sweeps SET token = 's1', setting = ? WHERE token IS NULL", MINUTE)
+    await store.successors.claim(pair(room, "new"))
+    await sql(store, LEFT_BEHIND, f"{room} left", NOW)
+
+
+LEFT_BEHIND = (
+    "INSERT INTO left_behind (room_id, event_id, due, generation, at) VALUES (?, '$left', 1, 0, ?)"
+)
+
+
+LESS = {
+    "bot.store.debts.MOST_OWED": 5,
+    "bot.store.keys.MOST_OF_ONE": 3,
+    "bot.store.keys.MOST_WAITING": 6,
+    "bot.store.kin.MOST_ORPHANS": 4,
+}
+"""The bounds of a room, made small: many rows take long."""
+
+
+async def fill(store: Store, room: RoomID) -> None:
+    """Bring a room to every bound that rooms have, and let it wait for a gap."""
+    await commit(store, room, *[said(room, f"{number}") for number in range(9)])
+    await commit(store, room, *[unheard(f"more {number}") for number in range(5)])
+    others = [UserID(f"@{number}:example.org") for number in range(5)]
+    await commit(store, room, *[unheard(f"of {one}", one) for one in others])
+    await commit(store, room, *[message(f"o{n}", NOW, f"p{n}") for n in range(5)])
+    await begin_gap(store, room)
+
+
+async def begin_gap(store: Store, room: RoomID) -> None:
+    await commit(store, room, message("tail"), message("end"), gap=gap(room))
+    await store.unread.read_on(await its_gap(store, room), [message("page")], "t2", 0, done=False)
+
+
+async def end_gap(store: Store, room: RoomID) -> None:
+    await begin_gap(store, room)
+    await store.unread.read_on(await its_gap(store, room), [], "t3", 0, done=True)
+
+
+def pair(room: RoomID, new: str) -> Successor:
+    return Successor(
+        room_id=RoomID(f"{room} {new}"),
+        predecessor=room,
+        setting=MINUTE,
+        via="example.org",
+        stage=Stage.OUTSIDE,
+    )
+
+
+# --- one of a room's rows, as the store would give it --------------------------------------------
+
+ID_OF = "SELECT min({0}.id) FROM {0} JOIN rooms r ON r.id = {0}.room WHERE r.room_id = ?"
+
+
+async def _id(store: Store, table: str, room: RoomID, more: str = "", *args: Any) -> int:
+    found = await sql(store, ID_OF.format(table) + more, room, *args)
+    return int(found[0][0] or 0)
+
+
+async def timer(store: Store, room: RoomID, name: str) -> Timer:
+    number = await _id(store, "timers", room, " AND event_id = ?", f"${name}")
+    refused = await sql(store, "SELECT refused IS NOT NULL, due FROM timers WHERE id = ?", number)
+    was, due = refused[0] if refused else (False, NOW)
+    return Timer(
+        id=number,
+        room_id=room,
+        event_id=EventID(f"${name}"),
+        due=due,
+        attempts=0,
+        generation=0,
+        refused=bool(was),
+    )
+
+
+async def debt(store: Store, room: RoomID) -> Debt:
+    number = await _id(store, "owed", room)
+    return Debt(id=number, room_id=room, key="k", kind="help", args={}, attempts=0, next=0)
+
+
+async def orphan(store: Store, room: RoomID) -> Orphan:
+    number = await _id(store, "orphans", room)
+    found = await sql(store, "SELECT event_id, parent FROM orphans WHERE id = ?", number)
+    event_id, parent = found[0] if found else ("$x", "$y")
+    return Orphan(id=number, room_id=room, event_id=EventID(event_id), parent=EventID(parent))
+
+
+async def its_gap(store: Store, room: RoomID) -> Gap:
+    number = await _id(store, "gaps", room)
+    return dataclasses.replace(gap(room), id=number)
+
+
+def sweep(room: RoomID) -> Sweep:
+    return Sweep(room_id=room, whole=True, since=0, until=NOW, token="s1")
+
+
+def owed(key: str, kind: str = "suspended") -> Owed:
+    return Owed(key=key, kind=kind, args={})
+
+
+def then() -> RoomState:
+    return RoomState(setting=MINUTE, policy_digest="policy")
+
+
+# --- what the store offers, and what a room has --------------------------------------------------
+
+
+def methods(store: Store) -> list[str]:
+    """Return every public method of the store and of its parts that asks the database."""
+    parts = {"store": store} | {
+        name: part
+        for name, part in vars(store).items()
+        if type(part).__module__.startswith("bot.store") and not isinstance(part, Database)
+    }
+    return [
+        f"{name}.{method}"
+        for name, part in parts.items()
+        for method, _ in inspect.getmembers(type(part), inspect.iscoroutinefunction)
+        if not method.startswith("_")
+    ]
+
+
+async def tables(store: Store, room: RoomID) -> dict[str, tuple[list[str], str]]:
+    """Return the columns of each table that has rows of rooms, and which of them are this one's."""
+    found: dict[str, tuple[list[str], str]] = {}
+    for (table,) in await sql(store, "SELECT name FROM sqlite_master WHERE type = 'table'"):
+        names = [row[1] for row in await sql(store, f"PRAGMA table_info({table})")]
+        if "room" in names:
+            found[table] = names, f"room = (SELECT id FROM rooms WHERE room_id = '{room}')"
+        elif "room_id" in names:
+            found[table] = (
+                names,
+                f"room_id IN ('{room}', '{room} new', '{room} next', '{room} left')",
+            )
+    return found
+
+
+async def put_off(store: Store, room: RoomID) -> None:
+    """Let everything of a room wait for long."""
+    for table, (names, which) in (await tables(store, room)).items():
+        if "next" in names:
+            await sql(store, f"UPDATE {table} SET next = ? WHERE {which}", FAR * 2)
+
+
+async def belongings(store: Store, room: RoomID) -> dict[str, list[tuple[Any, ...]]]:
+    """Return all rows of a room, of whichever tables there are, without the numbers of rows."""
+    found: dict[str, list[tuple[Any, ...]]] = {}
+    for table, (names, which) in (await tables(store, room)).items():
+        shown = ", ".join(name for name in names if name not in {"id", "room", "timer"})
+        rows = await sql(store, f"SELECT {shown} FROM {table} WHERE {which}")
+        found[table] = sorted((tuple(map(_unnumbered, row)) for row in rows), key=repr)
+    return found
+
+
+def _unnumbered(value: Any) -> Any:
+    """Leave out the number of a gap in what is owed for it."""
+    return "missed" if isinstance(value, str) and value.startswith("missed:") else value
