@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from bot.model import File, Invite, RoomID
-from bot.policy import Stamp
+from bot.policy import Debt, Stamp
 from bot.store import Store
 from bot.succession import Stage
 from bot.timeline import Change, DefaultBegins, Item, Stretch
@@ -66,16 +66,20 @@ async def come_back(store: Store, room: RoomID) -> None:
     await store.commit("s1", NOW, [Stretch(room_id=room, items=[], entered=True)])
 
 
-async def revert(store: Store, room: RoomID) -> None:
+async def setting(store: Store, room: RoomID) -> Debt:
+    """Let somebody set a lifetime; return what is owed for that."""
     await commit(store, room, said(room, "set", "set", 5 * MINUTE))
-    found = await sql(
-        store,
-        "SELECT o.id FROM owed o JOIN rooms r ON r.id = room WHERE kind = 'set' AND room_id = ?",
-        room,
-    )
-    if found:
-        one = dataclasses.replace(await debt(store, room), id=found[0][0])
-        await store.revert(one, None, "", owed("no", "reverted"))
+    text = "SELECT o.id FROM owed o JOIN rooms r ON r.id = room WHERE kind = 'set' AND room_id = ?"
+    found = sql(store, text, room)
+    return dataclasses.replace(await debt(store, room), id=found[0][0] if found else 0)
+
+
+async def revert(store: Store, room: RoomID) -> None:
+    await store.revert(await setting(store, room), None, "", owed("no", "reverted"))
+
+
+async def written(store: Store, room: RoomID) -> None:
+    await store.written(await setting(store, room))
 
 
 async def read_on(store: Store, room: RoomID) -> None:
@@ -144,7 +148,7 @@ ACTS: dict[str, list[Act]] = {
         lambda s, r: s.heard(r, unheard("riddle"), then(), [shows(r, "live")], NOW),
     ],
     "store.invite_later": [lambda s, r: s.invite_later(Invite(room_id=r, inviter=ALICE), FAR)],
-    "store.next_debt": [lambda s, _: s.next_debt()],
+    "store.next_debt": [lambda s, _: s.next_debt(setting=False)],
     "store.next_due": [lambda s, _: s.next_due(NOW)],
     "store.next_file": [lambda s, _: s.next_file()],
     "store.next_invite": [lambda s, _: s.next_invite()],
@@ -171,12 +175,14 @@ ACTS: dict[str, list[Act]] = {
     ],
     "store.to_review": [lambda s, _: s.to_review()],
     "store.unsent": [lambda s, r: apply(s.unsent, timer(s, r, "sent"), FAR)],
+    "store.written": [written],
     "unread.append": [
         lambda s, r: in_db(s, lambda db, row: s.unread.append(db, row, 3, [message("z")]), r)
     ],
     "unread.begin": [lambda s, r: in_db(s, lambda db, row: s.unread.begin(db, row, gap(r)), r)],
     "unread.give_up": [lambda s, r: apply(s.unread.give_up, its_gap(s, r), NOW)],
     "unread.is_reading": [lambda s, r: in_db(s, s.unread.is_reading, r)],
+    "unread.is_ready": [lambda s, _: s.unread.is_ready()],
     "unread.later": [lambda s, r: apply(s.unread.later, its_gap(s, r), FAR)],
     "unread.next_gap": [lambda s, _: s.unread.next_gap()],
     "unread.put": [

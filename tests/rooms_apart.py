@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import sqlite3
 from collections.abc import Awaitable, Callable
+from contextlib import closing
+from functools import cache
 from typing import Any
 
 from bot.model import EventID, Invite, Millis, Orphan, RoomID, Timer, UserID
 from bot.policy import Debt, Owed, RoomState
 from bot.store import Store
 from bot.store.database import Database
+from bot.store.schema import MIGRATIONS
 from bot.succession import Stage, Successor
 from bot.timeline import (
     Attached,
@@ -67,9 +71,10 @@ async def commit(store: Store, room: RoomID, *items: Item, **more: Any) -> None:
     await store.commit("s1", NOW, [Stretch(room_id=room, items=list(items), **more)])
 
 
-async def sql(store: Store, text: str, *args: Any) -> list[tuple[Any, ...]]:
-    async with store._db.transaction() as db:
-        return await db.rows(text, *args)
+def sql(store: Store, text: str, *args: Any) -> list[tuple[Any, ...]]:
+    """Ask the file itself, between two transactions of the store."""
+    with closing(sqlite3.connect(store._db._path)) as connection, connection:
+        return connection.execute(text, args).fetchall()
 
 
 async def furnish(store: Store, room: RoomID, *, shift: Millis = 0) -> None:
@@ -89,9 +94,9 @@ async def furnish(store: Store, room: RoomID, *, shift: Millis = 0) -> None:
     await store.postpone(await timer(store, room, "later"), NOW)
     await store.commit("s1", NOW, [], [Invite(room_id=room, inviter=ALICE)])
     await store.sweeps.begin(Sweep(room_id=room, whole=True, since=shift, until=NOW))
-    await sql(store, "UPDATE sweeps SET token = 's1', setting = ? WHERE token IS NULL", MINUTE)
+    sql(store, "UPDATE sweeps SET token = 's1', setting = ? WHERE token IS NULL", MINUTE)
     await store.successors.claim(pair(room, "new"))
-    await sql(store, LEFT_BEHIND, f"{room} left", NOW)
+    sql(store, LEFT_BEHIND, f"{room} left", NOW)
 
 
 LEFT_BEHIND = (
@@ -143,14 +148,14 @@ def pair(room: RoomID, new: str) -> Successor:
 ID_OF = "SELECT min({0}.id) FROM {0} JOIN rooms r ON r.id = {0}.room WHERE r.room_id = ?"
 
 
-async def _id(store: Store, table: str, room: RoomID, more: str = "", *args: Any) -> int:
-    found = await sql(store, ID_OF.format(table) + more, room, *args)
+def _id(store: Store, table: str, room: RoomID, more: str = "", *args: Any) -> int:
+    found = sql(store, ID_OF.format(table) + more, room, *args)
     return int(found[0][0] or 0)
 
 
 async def timer(store: Store, room: RoomID, name: str) -> Timer:
-    number = await _id(store, "timers", room, " AND event_id = ?", f"${name}")
-    refused = await sql(store, "SELECT refused IS NOT NULL, due FROM timers WHERE id = ?", number)
+    number = _id(store, "timers", room, " AND event_id = ?", f"${name}")
+    refused = sql(store, "SELECT refused IS NOT NULL, due FROM timers WHERE id = ?", number)
     was, due = refused[0] if refused else (False, NOW)
     return Timer(
         id=number,
@@ -164,19 +169,19 @@ async def timer(store: Store, room: RoomID, name: str) -> Timer:
 
 
 async def debt(store: Store, room: RoomID) -> Debt:
-    number = await _id(store, "owed", room)
+    number = _id(store, "owed", room)
     return Debt(id=number, room_id=room, key="k", kind="help", args={}, attempts=0, next=0)
 
 
 async def orphan(store: Store, room: RoomID) -> Orphan:
-    number = await _id(store, "orphans", room)
-    found = await sql(store, "SELECT event_id, parent FROM orphans WHERE id = ?", number)
+    number = _id(store, "orphans", room)
+    found = sql(store, "SELECT event_id, parent FROM orphans WHERE id = ?", number)
     event_id, parent = found[0] if found else ("$x", "$y")
     return Orphan(id=number, room_id=room, event_id=EventID(event_id), parent=EventID(parent))
 
 
 async def its_gap(store: Store, room: RoomID) -> Gap:
-    number = await _id(store, "gaps", room)
+    number = _id(store, "gaps", room)
     return dataclasses.replace(gap(room), id=number)
 
 
@@ -210,35 +215,41 @@ def methods(store: Store) -> list[str]:
     ]
 
 
-async def tables(store: Store, room: RoomID) -> dict[str, tuple[list[str], str]]:
-    """Return the columns of each table that has rows of rooms, and which of them are this one's."""
-    found: dict[str, tuple[list[str], str]] = {}
-    for (table,) in await sql(store, "SELECT name FROM sqlite_master WHERE type = 'table'"):
-        names = [row[1] for row in await sql(store, f"PRAGMA table_info({table})")]
-        if "room" in names:
-            found[table] = names, f"room = (SELECT id FROM rooms WHERE room_id = '{room}')"
-        elif "room_id" in names:
-            found[table] = (
-                names,
-                f"room_id IN ('{room}', '{room} new', '{room} next', '{room} left')",
-            )
-    return found
+@cache
+def columns() -> dict[str, list[str]]:
+    """Return the columns of every table."""
+    with closing(sqlite3.connect(":memory:")) as empty:
+        empty.executescript("".join(MIGRATIONS))
+        found = empty.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+        return {
+            table: [row[1] for row in empty.execute(f"PRAGMA table_info({table})")]
+            for (table,) in found
+        }
 
 
-async def put_off(store: Store, room: RoomID) -> None:
+def _whose(names: list[str], room: RoomID) -> str | None:
+    """Return which rows of a table are a room's; `None`: the table has none of rooms."""
+    if "room" in names:
+        return f"room = (SELECT id FROM rooms WHERE room_id = '{room}')"
+    return f"room_id = '{room}' OR room_id LIKE '{room} %'" if "room_id" in names else None
+
+
+def put_off(store: Store, room: RoomID) -> None:
     """Let everything of a room wait for long."""
-    for table, (names, which) in (await tables(store, room)).items():
+    for table, names in columns().items():
         if "next" in names:
-            await sql(store, f"UPDATE {table} SET next = ? WHERE {which}", FAR * 2)
+            sql(store, f"UPDATE {table} SET next = ? WHERE {_whose(names, room)}", FAR * 2)
 
 
-async def belongings(store: Store, room: RoomID) -> dict[str, list[tuple[Any, ...]]]:
+def belongings(store: Store, room: RoomID) -> dict[str, list[tuple[Any, ...]]]:
     """Return all rows of a room, of whichever tables there are, without the numbers of rows."""
     found: dict[str, list[tuple[Any, ...]]] = {}
-    for table, (names, which) in (await tables(store, room)).items():
-        shown = ", ".join(name for name in names if name not in {"id", "room", "timer"})
-        rows = await sql(store, f"SELECT {shown} FROM {table} WHERE {which}")
-        found[table] = sorted((tuple(map(_unnumbered, row)) for row in rows), key=repr)
+    with closing(sqlite3.connect(store._db._path)) as connection:
+        for table, names in columns().items():
+            if (whose := _whose(names, room)) is not None:
+                shown = ", ".join(name for name in names if name not in {"id", "room", "timer"})
+                rows = connection.execute(f"SELECT {shown} FROM {table} WHERE {whose}")
+                found[table] = sorted((tuple(map(_unnumbered, row)) for row in rows), key=repr)
     return found
 
 

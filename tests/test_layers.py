@@ -36,6 +36,8 @@ LAYERS = {
     "edge": {"store", "matrix", "config"},
     "services": {
         "clock",
+        "worker",
+        "pages",
         "reading",
         "judging",
         "late",
@@ -45,6 +47,7 @@ LAYERS = {
         "intake",
         "backfill",
         "redactor",
+        "notices",
         "speaker",
         "rooms",
         "identity",
@@ -68,7 +71,7 @@ LAYERS = {
         "timekeeper",
     },
 }
-SHARED = {"clock", "reading", "judging"}
+SHARED = {"clock", "worker", "reading", "judging", "notices", "pages"}
 """The services that other services may import."""
 
 OUTSIDE = {

@@ -145,25 +145,32 @@ def _plain(one: Any) -> Any:
     return dataclasses.replace(one, id=0) if numbered else one
 
 
-async def turns(store: Store, room: RoomID) -> dict[str, Any]:
-    """Return what comes of the room when it is its turn, and the other one has put all off."""
-    await put_off(store, OTHER)
-    queues: dict[str, Callable[[], Awaitable[Any]]] = {
-        "debt": store.next_debt,
-        "gap": store.unread.next_gap,
-        "sweep": store.sweeps.next,
-        "orphan": store.kin.next_orphan,
-        "invite": store.next_invite,
-        "successor": store.successors.next,
-        "file": store.next_file,
-    }
-    found = {name: await _turn(room, ask) for name, ask in queues.items()}
+async def turns(store: Store, room: RoomID) -> list[Any]:
+    """Return what comes of the room when the other one is at work, and when it has put all off."""
+    busy = await _turns(store, room, {OTHER})
+    put_off(store, OTHER)
     taken = [await store.unread.take_over(NOW) for _ in range(5)]
-    return found | {"taken": [one for one in taken if one and one[0] == room]}
+    last = [one for one in taken if one and one[0] == room]
+    return [busy, await _turns(store, room, set()), last]
 
 
-async def _turn(room: RoomID, ask: Callable[[], Awaitable[Any]]) -> Any:
-    one = await ask()
+async def _turns(store: Store, room: RoomID, busy: set[RoomID]) -> dict[str, Any]:
+    files = {f"{name} of {OTHER}" for name in ("wiped", "shown")} if busy else set()
+    queues: dict[str, Awaitable[Any]] = {
+        "setting": store.next_debt(busy, setting=True),
+        "words": store.next_debt(busy, setting=False),
+        "gap": store.unread.next_gap(busy),
+        "sweep": store.sweeps.next(busy),
+        "orphan": store.kin.next_orphan(busy),
+        "successor": store.successors.next({RoomID(f"{one} new") for one in busy}),
+        "file": store.next_file(files),
+    }
+    if not busy:
+        queues["invite"] = store.next_invite()
+    return {name: _of(room, await ask) for name, ask in queues.items()}
+
+
+def _of(room: RoomID, one: Any) -> Any:
     what = one[0] if isinstance(one, tuple) else one
     whose = getattr(what, "room_id", getattr(what, "media_id", "")).split()
     return _plain(what) if room in whose else None
@@ -177,12 +184,12 @@ async def compare(files: Files, names: list[tuple[str, int]], pair: Pair) -> Non
     sums = files.sums[rooms[1:]]
     both = await files.open(*(rooms if later else rooms[::-1]))
     alone = await files.open(rooms[0])
-    before = await belongings(both, OTHER)
+    before = belongings(both, OTHER)
     for name, number in names:
         for store in (both, alone):
             await ACTS[name][number](store, ONE)
-        assert await belongings(both, OTHER) == before
-        assert await belongings(both, ONE) == await belongings(alone, ONE)
+        assert belongings(both, OTHER) == before
+        assert belongings(both, ONE) == belongings(alone, ONE)
         assert await known(both, ONE) == await known(alone, ONE)
         mine, ours = await together(alone), await together(both)
         assert ours["overdue"] == [
@@ -191,7 +198,7 @@ async def compare(files: Files, names: list[tuple[str, int]], pair: Pair) -> Non
         assert ours["next"] == [min(two) for two in zip(mine["next"], sums["next"], strict=True)]
         assert ours["left"] == mine["left"] + sums["left"]
     assert await turns(both, ONE) == await turns(alone, ONE)
-    assert await belongings(both, ONE) == await belongings(alone, ONE)
+    assert belongings(both, ONE) == belongings(alone, ONE)
     await both.close()
     await alone.close()
 

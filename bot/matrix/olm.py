@@ -265,6 +265,17 @@ class _Claimed:
     one_time_keys: dict[str, Any]
 
 
+class CryptoStore(SqliteStore):  # type: ignore[misc]
+    """nio's store, which leaves no connection open when it cannot be used."""
+
+    def __post_init__(self) -> None:
+        try:
+            super().__post_init__()
+        except BaseException:
+            self.database.close()
+            raise
+
+
 class CarefulClient(Client):
     """nio's client with that engine."""
 
@@ -272,8 +283,13 @@ class CarefulClient(Client):
         """Open the crypto store of the device that is logged in."""
         if self.olm is None:
             where, key = self.store_path, self.config.pickle_key
-            self.store: Any = SqliteStore(self.user_id, self.device_id, where, key, "")
-            self.olm: Any = CarefulOlm(self.user_id, self.device_id, self.store)
+            store = CryptoStore(self.user_id, self.device_id, where, key, "")
+            try:
+                self.olm: Any = CarefulOlm(self.user_id, self.device_id, store)
+            except BaseException:
+                store.database.close()
+                raise
+            self.store: Any = store
 
     def load_again(self) -> None:
         """Forget what is in memory for what is on the disk."""
@@ -284,6 +300,18 @@ class CarefulClient(Client):
             self.olm = before  # better than nothing
             raise
         before.store.database.close()
+
+    def close_store(self) -> None:
+        """Close the crypto store; nio leaves it open."""
+        if self.store is not None:
+            self.store.database.close()
+
+    async def close(self) -> None:
+        """Close the connections, that to the crypto store too."""
+        try:
+            await super().close()
+        finally:
+            self.close_store()
 
     async def parse_body(self, transport_response: aiohttp.ClientResponse) -> dict[Any, Any]:
         """Read an answer as the bot's own requests do: nio reads it whole, however long."""

@@ -202,6 +202,17 @@ MIGRATIONS: Final = (
     ALTER TABLE sweeps ADD COLUMN before TEXT NOT NULL DEFAULT '[]';
     """,
     """
+    CREATE INDEX owed_room ON owed (room);
+    CREATE INDEX owed_words ON owed (next, id) WHERE kind <> 'set';
+    CREATE INDEX owed_setting ON owed (next, id) WHERE kind = 'set';
+
+    ALTER TABLE gaps ADD COLUMN size INTEGER NOT NULL DEFAULT 1000;
+    ALTER TABLE sweeps ADD COLUMN size INTEGER NOT NULL DEFAULT 1000;
+    ALTER TABLE sweeps ADD COLUMN missed INTEGER NOT NULL DEFAULT 0;
+    CREATE INDEX gaps_next ON gaps (next, id) WHERE NOT done;
+    CREATE INDEX sweeps_next ON sweeps (next, room);
+    CREATE INDEX successors_next ON successors (next, room_id) WHERE stage IN (0, 2);
+
     ALTER TABLE rooms ADD COLUMN inherited INTEGER;
     ALTER TABLE rooms ADD COLUMN defaults TEXT NOT NULL DEFAULT '[]';
     ALTER TABLE rooms ADD COLUMN told_defaults TEXT NOT NULL DEFAULT '[]';
