@@ -30,7 +30,8 @@ from bot.timeline import (
 )
 
 ALICE = UserID("@alice:example.org")
-ONE, OTHER = RoomID("!one:example.org"), RoomID("!other:example.org")
+ONE, OTHER = RoomID("!this:example.org"), RoomID("!other:example.org")
+"""The other one's id is the first in every order: it is what a question without a room finds."""
 MINUTE = 60_000
 NOW: Millis = 1_800_000_000_000
 FAR = NOW + 10**12

@@ -36,6 +36,7 @@ from tests.rooms_apart import (
     message,
     methods,
     put_off,
+    said,
     sweep,
 )
 
@@ -59,7 +60,8 @@ async def ready(store: Store, room: RoomID) -> None:
 async def different(store: Store, room: RoomID) -> None:
     await furnish(store, room, shift=7)
     await store.sweeps.later(sweep(room), NOW)  # the other one begins
-    await commit(store, room, message("only", NOW - 8 * MINUTE))
+    command = said(room, "their set", "set", MINUTE)
+    await commit(store, room, message("only", NOW - 8 * MINUTE), command)
 
 
 async def full(store: Store, room: RoomID) -> None:
