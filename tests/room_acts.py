@@ -54,16 +54,28 @@ NOT_OF_A_ROOM = {
 """What concerns all rooms at once, or none."""
 
 
-async def in_db(store: Store, act: Callable[[Any, int], Awaitable[Any]], room: RoomID) -> None:
+async def in_db(store: Store, act: Callable[[Any, int], Awaitable[Any]], room: RoomID) -> Any:
     async with store._db.transaction() as db:
         row = await db.one("SELECT id FROM rooms WHERE room_id = ?", room)
-        if row is not None:
-            await act(db, row[0])
+        return None if row is None else await act(db, row[0])
 
 
 async def come_back(store: Store, room: RoomID) -> None:
     await store.forget(room, NOW)
     await store.commit("s1", NOW, [Stretch(room_id=room, items=[], entered=True)])
+
+
+async def verified(store: Store, room: RoomID) -> None:
+    """Let messages go that are read back afterwards."""
+    store.verify = True
+    names = ("live", "sent", "parent", "shown", "late", "later", "refused", "stuck", "child")
+    await commit(store, room, *[gone(name) for name in names])
+    store.verify = False
+
+
+async def resumed(store: Store, room: RoomID) -> None:
+    await store.reviewed(room, suspended=True, owed=[])
+    await store.reviewed(room, suspended=False, owed=[])
 
 
 async def setting(store: Store, room: RoomID) -> Debt:
@@ -90,11 +102,11 @@ async def read_on(store: Store, room: RoomID) -> None:
     await store.unread.read_on(await its_gap(store, room), page, "t9", 5, done=False)
 
 
-async def sweep_on(store: Store, room: RoomID) -> None:
+async def sweep_on(store: Store, room: RoomID) -> int:
     stamps = [Stamp(event_id=message(one).event_id, due=NOW + 1) for one in ("live", "left", "x")]
     way = WayBack(setting=7)
     files = [shows(room, "live")]
-    await store.sweeps.read_on(sweep(room), stamps, files, 5, token="t", way=way, events=9)
+    return await store.sweeps.read_on(sweep(room), stamps, files, 5, token="t", way=way, events=9)
 
 
 async def sweep_anew(store: Store, room: RoomID) -> None:
@@ -115,8 +127,8 @@ async def its_file(room: RoomID) -> File:
 
 async def apply(
     act: Callable[..., Awaitable[Any]], one: Awaitable[Any], *more: Any, **rest: Any
-) -> None:
-    await act(await one, *more, **rest)
+) -> Any:
+    return await act(await one, *more, **rest)
 
 
 ACTS: dict[str, list[Act]] = {
@@ -126,6 +138,7 @@ ACTS: dict[str, list[Act]] = {
         lambda s, r: commit(s, r, message("unknown"), message("a", NOW, "parent")),
         lambda s, r: commit(s, r, message("b", NOW, "only"), message("c", NOW, "p1")),
         lambda s, r: commit(s, r, gone("parent"), gone("sent"), gone("tail"), gone("page")),
+        verified,
         lambda s, r: commit(s, r, said(r, "1 set", "set", 1), said(r, "2 set", "set", 2)),
         lambda s, r: commit(s, r, said(r, "one more"), unheard("one more")),
         lambda s, r: commit(s, r, message("new"), DefaultBegins(lifetime=1)),
@@ -166,6 +179,7 @@ ACTS: dict[str, list[Act]] = {
     "store.reviewed": [
         lambda s, r: s.reviewed(r, suspended=True, owed=[owed("k")], stuck=True),
         lambda s, r: s.reviewed(r, suspended=False, owed=[owed("k")]),
+        resumed,
     ],
     "store.room": [lambda s, r: s.room(r)],
     "store.rooms": [lambda s, _: s.rooms()],

@@ -82,7 +82,8 @@ async def furnish(store: Store, room: RoomID, *, shift: Millis = 0) -> None:
     """Fill a room with something of every kind; `shift` makes it differ from another one."""
     at = NOW - shift
     items: list[Item] = [Change(setting=MINUTE, sender=ALICE, digest="policy", quiet=True)]
-    items += [message(name, at) for name in ("live", "sent", "parent", "shown", "wiped")]
+    items += [message(name, at) for name in ("live", "sent", "shown", "wiped")]
+    items += [dataclasses.replace(message("parent", at), live=True)]
     items += [message(name, at - MINUTE) for name in ("late", "later", "refused", "stuck")]
     items += [message("child", at, "parent"), message("grandchild", at + 9, "child")]
     items += [message("orphan", at, "unknown"), message("lost", at, "nobody")]
@@ -125,13 +126,22 @@ async def fill(store: Store, room: RoomID) -> None:
 
 
 async def begin_gap(store: Store, room: RoomID) -> None:
-    await commit(store, room, message("tail"), message("end"), gap=gap(room))
+    found: list[Item] = [Change(setting=MINUTE, sender=ALICE, digest="found", quiet=True)]
+    items = [message("tail"), message("live", NOW + 5)]
+    await commit(store, room, *items, gap=gap(room), found=found)
     await store.unread.read_on(await its_gap(store, room), [message("page")], "t2", 0, done=False)
 
 
 async def end_gap(store: Store, room: RoomID) -> None:
     await begin_gap(store, room)
     await store.unread.read_on(await its_gap(store, room), [], "t3", 0, done=True)
+
+
+def walk_on(store: Store, room: RoomID) -> None:
+    """Let a room be in the middle of a walk that it was told of, and of a gap that is read anew."""
+    mine = "WHERE room = (SELECT id FROM rooms WHERE room_id = ?)"
+    sql(store, f"UPDATE sweeps SET token = 't9', fresh = 3, missed = 1, next = ? {mine}", NOW, room)
+    sql(store, f"UPDATE gaps SET again = 1 {mine}", room)
 
 
 def pair(room: RoomID, new: str) -> Successor:

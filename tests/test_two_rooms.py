@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from bot.model import RoomID
 from bot.store import Store
+from bot.succession import Stage, Successor
 from tests.house import Opener
 from tests.room_acts import ACTS, NOT_OF_A_ROOM
 from tests.rooms_apart import (
@@ -35,11 +36,13 @@ from tests.rooms_apart import (
     furnish,
     message,
     methods,
+    pair,
     put_off,
     said,
-    sweep,
+    walk_on,
 )
 
+HOUR = 60 * MINUTE
 Make = Callable[[Store, RoomID], Awaitable[None]]
 
 
@@ -59,14 +62,17 @@ async def ready(store: Store, room: RoomID) -> None:
 
 async def different(store: Store, room: RoomID) -> None:
     await furnish(store, room, shift=7)
-    await store.sweeps.later(sweep(room), NOW)  # the other one begins
     command = said(room, "their set", "set", MINUTE)
     await commit(store, room, message("only", NOW - 8 * MINUTE), command)
+    await commit(store, room, message("theirs", NOW - MINUTE, "late"))
+    walk_on(store, room)
 
 
 async def full(store: Store, room: RoomID) -> None:
     await different(store, room)
     await fill(store, room)
+    await store.reviewed(room, suspended=True, owed=[])
+    walk_on(store, room)
 
 
 Pair = tuple[Make, Make, bool]
@@ -178,6 +184,10 @@ def _of(room: RoomID, one: Any) -> Any:
     return _plain(what) if room in whose else None
 
 
+ANSWERS = {"store.forget", "sweeps.read_on", "unread.is_reading", "successors.look_again"}
+"""What answers a question about one room; the other questions are in `known`."""
+
+
 async def compare(files: Files, names: list[tuple[str, int]], pair: Pair) -> None:
     """Do these things to a room that is alone, and to one beside another."""
     state, beside, later = pair
@@ -188,8 +198,8 @@ async def compare(files: Files, names: list[tuple[str, int]], pair: Pair) -> Non
     alone = await files.open(rooms[0])
     before = belongings(both, OTHER)
     for name, number in names:
-        for store in (both, alone):
-            await ACTS[name][number](store, ONE)
+        answers = [await ACTS[name][number](store, ONE) for store in (both, alone)]
+        assert answers[0] == answers[1] or name not in ANSWERS
         assert belongings(both, OTHER) == before
         assert belongings(both, ONE) == belongings(alone, ONE)
         assert await known(both, ONE) == await known(alone, ONE)
@@ -203,6 +213,40 @@ async def compare(files: Files, names: list[tuple[str, int]], pair: Pair) -> Non
     assert belongings(both, ONE) == belongings(alone, ONE)
     await both.close()
     await alone.close()
+
+
+async def test_a_clock_set_back_moves_a_room_by_itself(files: Files) -> None:
+    for state, beside, later in PAIRS:
+        rooms = ((ONE, state), (OTHER, beside))
+        both = await files.open(*(rooms if later else rooms[::-1]))
+        alone = await files.open(rooms[0])
+        for store in (both, alone):
+            await store.clock_set_back(HOUR, NOW - HOUR, after=0, upto=10**6)
+        assert belongings(both, ONE) == belongings(alone, ONE)
+        await both.close()
+        await alone.close()
+
+
+async def test_each_pair_of_an_upgrade_is_seen_to_by_itself(
+    open_store: Opener, tmp_path: Path
+) -> None:
+    store = await open_store(tmp_path / "timers.db")
+    one, two = pair(ONE, "new"), pair(ONE, "next")
+    three = dataclasses.replace(one, predecessor=OTHER)
+    for found in (two, three):
+        await store.successors.claim(found)
+    assert not await store.successors.is_known(one.room_id, one.predecessor)
+    await store.successors.claim(one)
+    rest = await _pairs(store, two), await _pairs(store, three)
+    await store.successors.follow(one)
+    await store.successors.later(one, FAR)
+    await store.successors.move(one, Stage.POWERLESS, where=ONE, told=True)
+    assert (await _pairs(store, two), await _pairs(store, three)) == rest
+
+
+async def _pairs(store: Store, which: Successor) -> list[Successor]:
+    found = await store.successors.of(which.room_id)
+    return [one for one in found if one.predecessor == which.predecessor]
 
 
 # --- every method --------------------------------------------------------------------------------
