@@ -6,6 +6,7 @@ What was said before that is not touched: so each room knows since when.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Final
 
 from bot.model import Millis
@@ -23,6 +24,20 @@ Defaults = tuple[tuple[Millis, Millis | None], ...]
 
 Before the first, and where nothing is known, there is none. Moment 0: since the bot came.
 """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DefaultBegins:
+    """The operator's default is another for what follows."""
+
+    lifetime: Millis | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DefaultSaid:
+    """The bot's own state event that says since when the operator's default holds here."""
+
+    defaults: Defaults
 
 
 def defaults_content(defaults: Defaults) -> dict[str, Any]:

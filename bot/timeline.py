@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from bot.defaults import Defaults
+from bot.defaults import DefaultBegins, Defaults, DefaultSaid
 from bot.model import Event, EventID, Millis, RoomID, UserID
+from bot.pending import Undecided
 
 Setting = int | None
 """A room's lifetime as its state event says it: `None` no event, 0 off, else milliseconds."""
@@ -59,20 +60,6 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DefaultBegins:
-    """The operator's default is another for what follows."""
-
-    lifetime: Millis | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DefaultSaid:
-    """The bot's own state event that says since when the operator's default holds here."""
-
-    defaults: Defaults
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Redaction:
     """Somebody redacted `target`: it needs no timer any more."""
 
@@ -97,6 +84,8 @@ class Said:
     """The lifetime was set, but the bot lacks the power to redact."""
     event_id: EventID | None = None
     """The message that says it, where it sets a lifetime."""
+    clear: bool = False
+    """It was not encrypted: it counts only where encryption was not on yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,8 +96,11 @@ class Unheard:
     sender: UserID
     session_id: str
     at: Millis
+    """When it was read: its key is waited for from then on."""
     quiet: bool = False
     """It is no command: nobody is asked to say it again."""
+    sent: Millis | None = None
+    """When its lifetime began; `None`: at `at`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +129,14 @@ class Place:
     event_id: EventID
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encrypted:
+    """Encryption was turned on at this point of the timeline; it is never turned off again."""
+
+    first: bool = True
+    """The homeserver tells of none before it."""
+
+
 Item = (
     Message
     | Change
@@ -144,10 +144,12 @@ Item = (
     | DefaultSaid
     | Redaction
     | Said
+    | Undecided
     | Unheard
     | Opened
     | Attached
     | Place
+    | Encrypted
 )
 
 
@@ -174,6 +176,8 @@ class Gap:
     """Digest of the state event that the room's lifetime was read from when the gap began."""
     again: bool = False
     """It was read before, and a command in it was understood late."""
+    encrypted: bool = False
+    """The room was known to be encrypted before the gap: nothing in it was said in clear."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,7 +218,8 @@ class Stretch:
     room_id: RoomID
     items: list[Item]
     found: list[Item] = field(default_factory=list)
-    """The state in which a room was found that has a gap at once: it counts from the beginning."""
+    """What counts from the beginning of the gap, unless it is found within: the state in which a
+    room was found that has a gap at once, and encryption that was turned on in the gap."""
     gap: Gap | None = None
     """What lies before `items` and was not sent with the sync."""
     encrypted: bool = False

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from bot.defaults import Defaults, before_event, held_at
+from bot.defaults import Defaults, DefaultSaid, before_event, held_at
 from bot.model import Bounds, EventID, Millis
 from bot.policy import Stamp, lifetime
-from bot.timeline import Attached, Change, DefaultSaid, Item, Message, Place, Setting
+from bot.timeline import Attached, Change, Item, Message, Place, Setting
 
 
 @dataclass(slots=True, kw_only=True)

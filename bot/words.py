@@ -240,9 +240,17 @@ def missed() -> str:
     )
 
 
-def unjudged() -> str:
+def overtaken(name: str) -> str:
+    """Answer a command after which somebody else has changed the lifetime."""
+    return f"{tame(name)}, the lifetime was changed meanwhile; yours does not hold."
+
+
+def unjudged(name: str) -> str:
     """Answer a command whose right could not be looked up."""
-    return "I could not look up who may do this here. Nothing was changed; please say it again."
+    return (
+        f"{tame(name)}, I could not look up who may do this here. Nothing was changed; please say"
+        " it again."
+    )
 
 
 def distrusted(trouble: str) -> str:

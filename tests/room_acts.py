@@ -6,11 +6,12 @@ import dataclasses
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from bot.defaults import DefaultBegins
 from bot.model import File, Invite, RoomID
 from bot.policy import Debt, Stamp
 from bot.store import Store
 from bot.succession import Stage
-from bot.timeline import Change, DefaultBegins, Item, Stretch
+from bot.timeline import Change, Item, Stretch
 from bot.wayback import WayBack
 from tests.rooms_apart import (
     ALICE,
@@ -27,12 +28,13 @@ from tests.rooms_apart import (
     orphan,
     owed,
     pair,
+    pending,
     said,
     shows,
     sql,
     sweep,
-    then,
     timer,
+    undecided,
     unheard,
 )
 
@@ -86,12 +88,12 @@ async def setting(store: Store, room: RoomID) -> Debt:
     return dataclasses.replace(await debt(store, room), id=found[0][0] if found else 0)
 
 
-async def revert(store: Store, room: RoomID) -> None:
-    await store.revert(await setting(store, room), None, "", owed("no", "reverted"))
+async def taken_back(store: Store, room: RoomID) -> None:
+    await store.take_back(await setting(store, room), owed("no", "reverted"))
 
 
 async def written(store: Store, room: RoomID) -> None:
-    await store.written(await setting(store, room))
+    await store.written(await setting(store, room), "digest")
 
 
 async def read_on(store: Store, room: RoomID) -> None:
@@ -141,6 +143,7 @@ ACTS: dict[str, list[Act]] = {
         verified,
         lambda s, r: commit(s, r, said(r, "1 set", "set", 1), said(r, "2 set", "set", 2)),
         lambda s, r: commit(s, r, said(r, "one more"), unheard("one more")),
+        lambda s, r: commit(s, r, undecided(r, "one more"), undecided(r, "asks")),
         lambda s, r: commit(s, r, message("new"), DefaultBegins(lifetime=1)),
         lambda s, r: commit(s, r, shows(r, "live"), encrypted=True, review=True, last_digest="x"),
         lambda s, r: commit(s, r, sweep=sweep(r)),
@@ -149,6 +152,12 @@ ACTS: dict[str, list[Act]] = {
         lambda s, r: s.commit("s1", NOW, [], [Invite(room_id=r, inviter=None)], [r]),
         come_back,
     ],
+    "store.decided": [
+        lambda s, r: apply(s.decided, pending(s, r), said(r, "asks", "set", 2 * MINUTE), NOW),
+        lambda s, r: apply(s.decided, pending(s, r), said(r, "asks", "refused"), NOW),
+    ],
+    "store.undecided_later": [lambda s, r: apply(s.undecided_later, pending(s, r), FAR)],
+    "store.next_undecided": [lambda s, _: s.next_undecided()],
     "store.default_told": [lambda s, r: s.default_told(r, ((0, 1),))],
     "store.done_with": [lambda s, r: apply(s.done_with, its_file(r))],
     "store.drop": [lambda s, r: apply(s.drop, timer(s, r, "late"))],
@@ -156,9 +165,9 @@ ACTS: dict[str, list[Act]] = {
     "store.file_later": [lambda s, r: apply(s.file_later, its_file(r), FAR)],
     "store.forget": [lambda s, r: s.forget(r, NOW)],
     "store.heard": [
-        lambda s, r: s.heard(r, unheard("riddle"), then(), [said(r, "heard")], NOW),
-        lambda s, r: s.heard(r, unheard("riddle"), then(), [said(r, "hs", "set", 9)], NOW),
-        lambda s, r: s.heard(r, unheard("riddle"), then(), [shows(r, "live")], NOW),
+        lambda s, r: s.heard(r, unheard("riddle"), [said(r, "heard")], NOW),
+        lambda s, r: s.heard(r, unheard("riddle"), [said(r, "hs", "set", 9)], NOW),
+        lambda s, r: s.heard(r, unheard("riddle"), [shows(r, "live")], NOW),
     ],
     "store.invite_later": [lambda s, r: s.invite_later(Invite(room_id=r, inviter=ALICE), FAR)],
     "store.next_debt": [lambda s, _: s.next_debt(setting=False)],
@@ -175,7 +184,7 @@ ACTS: dict[str, list[Act]] = {
         lambda s, r: apply(s.refused, timer(s, r, "late"), FAR, 9),
         lambda s, r: apply(s.refused, timer(s, r, "stuck"), FAR, 9),
     ],
-    "store.revert": [revert],
+    "store.take_back": [taken_back],
     "store.reviewed": [
         lambda s, r: s.reviewed(r, suspended=True, owed=[owed("k")], stuck=True),
         lambda s, r: s.reviewed(r, suspended=False, owed=[owed("k")]),

@@ -11,7 +11,8 @@ from functools import cache
 from typing import Any
 
 from bot.model import EventID, Invite, Millis, Orphan, RoomID, Timer, UserID
-from bot.policy import Debt, Owed, RoomState
+from bot.pending import Pending, Undecided
+from bot.policy import Debt, Owed
 from bot.store import Store
 from bot.store.database import Database
 from bot.store.schema import MIGRATIONS
@@ -60,6 +61,17 @@ def unheard(name: str, sender: UserID = ALICE) -> Unheard:
     return Unheard(event_id=EventID(f"${name}"), sender=sender, session_id="session", at=NOW)
 
 
+def undecided(room: RoomID, name: str, sender: UserID = ALICE) -> Undecided:
+    return Undecided(
+        digest=f"{room} {name}",
+        event_id=EventID(f"${name}"),
+        sender=sender,
+        setting=2 * MINUTE,
+        sent=NOW,
+        at=NOW,
+    )
+
+
 def gap(room: RoomID) -> Gap:
     return Gap(room_id=room, token="t1", stop_digest="d", stop_at=1, since=2, until=NOW)
 
@@ -88,6 +100,7 @@ async def furnish(store: Store, room: RoomID, *, shift: Millis = 0) -> None:
     items += [message("child", at, "parent"), message("grandchild", at + 9, "child")]
     items += [message("orphan", at, "unknown"), message("lost", at, "nobody")]
     items += [shows(room, "shown"), shows(room, "wiped"), unheard("riddle")]
+    items += [undecided(room, "asks"), undecided(room, "asks again")]
     await store.commit("s0", at, [Stretch(room_id=room, items=items, entered=True)])
     await commit(store, room, gone("wiped"), said(room, "first"), said(room, "second"))
     for name in ("refused", "stuck"):
@@ -107,6 +120,8 @@ LEFT_BEHIND = (
 
 
 LESS = {
+    "bot.store.commands.MOST_OF_ONE": 4,
+    "bot.store.commands.MOST_WAITING": 7,
     "bot.store.debts.MOST_OWED": 5,
     "bot.store.keys.MOST_OF_ONE": 3,
     "bot.store.keys.MOST_WAITING": 6,
@@ -122,6 +137,8 @@ async def fill(store: Store, room: RoomID) -> None:
     others = [UserID(f"@{number}:example.org") for number in range(5)]
     await commit(store, room, *[unheard(f"of {one}", one) for one in others])
     await commit(store, room, *[message(f"o{n}", NOW, f"p{n}") for n in range(5)])
+    await commit(store, room, *[undecided(room, f"u{n}") for n in range(5)])
+    await commit(store, room, *[undecided(room, f"v{n}", one) for n, one in enumerate(others)])
     await begin_gap(store, room)
 
 
@@ -191,6 +208,11 @@ async def orphan(store: Store, room: RoomID) -> Orphan:
     return Orphan(id=number, room_id=room, event_id=EventID(event_id), parent=EventID(parent))
 
 
+async def pending(store: Store, room: RoomID) -> Pending:
+    number = _id(store, "undecided", room)
+    return Pending(id=number, room_id=room, command=undecided(room, "asks"))
+
+
 async def its_gap(store: Store, room: RoomID) -> Gap:
     number = _id(store, "gaps", room)
     return dataclasses.replace(gap(room), id=number)
@@ -202,10 +224,6 @@ def sweep(room: RoomID) -> Sweep:
 
 def owed(key: str, kind: str = "suspended") -> Owed:
     return Owed(key=key, kind=kind, args={})
-
-
-def then() -> RoomState:
-    return RoomState(setting=MINUTE, policy_digest="policy")
 
 
 # --- what the store offers, and what a room has --------------------------------------------------
@@ -258,10 +276,14 @@ def belongings(store: Store, room: RoomID) -> dict[str, list[tuple[Any, ...]]]:
     with closing(sqlite3.connect(store._db._path)) as connection:
         for table, names in columns().items():
             if (whose := _whose(names, room)) is not None:
-                shown = ", ".join(name for name in names if name not in {"id", "room", "timer"})
+                shown = ", ".join(name for name in names if name not in NUMBERS)
                 rows = connection.execute(f"SELECT {shown} FROM {table} WHERE {whose}")
                 found[table] = sorted((tuple(map(_unnumbered, row)) for row in rows), key=repr)
     return found
+
+
+NUMBERS = {"id", "room", "timer", "number"}
+"""Columns that count the rows of all rooms."""
 
 
 def _unnumbered(value: Any) -> Any:

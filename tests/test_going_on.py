@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bot.late import Late
-from bot.model import EventID, Failed, Forbidden, Refused, RoomID, Unreachable
+from bot.model import EventID, Failed, Forbidden, RoomID, Unreachable
 from bot.timeline import Message, Stretch
 from tests.engines import Peer, Writer
 from tests.fakes import FakeClock
@@ -58,7 +58,7 @@ async def test_a_homeserver_that_is_away_for_hours_ends_no_gap(house: House) -> 
     assert not any("could not read everything" in one for one in house.homeserver.heard(room))
 
 
-@pytest.mark.parametrize("failure", [Failed(status=500), Refused(status=400), Forbidden()])
+@pytest.mark.parametrize("failure", [Failed(status=500), Forbidden()])
 async def test_a_parent_that_is_never_told_keeps_no_child(house: House, failure: Failed) -> None:
     room = house.homeserver.make_room()
     await house.enter(room, HOUR)

@@ -22,6 +22,8 @@ LAYERS = {
         "timeline",
         "events",
         "wayback",
+        "walk",
+        "pending",
         "policy",
         "schedule",
         "commands",
@@ -32,6 +34,7 @@ LAYERS = {
         "addresses",
         "succession",
         "defaults",
+        "proxies",
     },
     "edge": {"store", "matrix", "config"},
     "services": {
@@ -39,8 +42,10 @@ LAYERS = {
         "worker",
         "pages",
         "reading",
+        "hearing",
         "judging",
         "late",
+        "deciding",
         "kin",
         "sweeper",
         "ratchet",
@@ -66,12 +71,14 @@ LAYERS = {
         "limits",
         "registration",
         "findings",
+        "lock",
+        "surroundings",
         "attachments",
         "upgrades",
         "timekeeper",
     },
 }
-SHARED = {"clock", "worker", "reading", "judging", "notices", "pages"}
+SHARED = {"clock", "worker", "reading", "hearing", "judging", "notices", "pages"}
 """The services that other services may import."""
 
 OUTSIDE = {

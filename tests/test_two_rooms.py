@@ -167,6 +167,7 @@ async def _turns(store: Store, room: RoomID, busy: set[RoomID]) -> dict[str, Any
     queues: dict[str, Awaitable[Any]] = {
         "setting": store.next_debt(busy, setting=True),
         "words": store.next_debt(busy, setting=False),
+        "undecided": store.next_undecided(busy),
         "gap": store.unread.next_gap(busy),
         "sweep": store.sweeps.next(busy),
         "orphan": store.kin.next_orphan(busy),

@@ -9,6 +9,7 @@ import aiohttp
 from nio import AsyncClient
 
 from bot.matrix import answers
+from bot.matrix.wire import reason
 from bot.model import Done, Event, Outcome, OutcomeError, Unreachable
 
 ANSWER_WITHIN: Final = 30.0
@@ -64,7 +65,7 @@ class Requests:
             async with response:
                 raw = await read(response, most)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            return Unreachable(reason=type(error).__name__)
+            return Unreachable(reason=reason(error))
         if raw is None:
             return answers.TOO_LARGE
         return answers.name(response.status, answers.parse(raw), response.headers)

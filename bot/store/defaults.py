@@ -10,12 +10,12 @@ import json
 from collections.abc import Sequence
 from typing import Final
 
-from bot.defaults import Defaults, change, current, keeps_longer
+from bot.defaults import Defaults, DefaultSaid, change, current, keeps_longer
 from bot.model import Millis, RoomID
 from bot.policy import Owed
 from bot.store.database import Database, run
 from bot.store.debts import owe
-from bot.timeline import DefaultSaid, Item
+from bot.timeline import Item
 
 SYNCED_AT: Final = "SELECT value FROM meta WHERE key = 'synced_at'"
 ALL: Final = "SELECT id, defaults FROM rooms"
