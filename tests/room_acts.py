@@ -123,6 +123,11 @@ async def enter_successor(store: Store, room: RoomID) -> None:
         await store.successors.move(one, Stage.POWERLESS, where=room, told=True)
 
 
+async def look_again(store: Store, room: RoomID) -> bool:
+    await enter_successor(store, room)
+    return await store.successors.look_again(RoomID(f"{room} new"))
+
+
 async def its_file(room: RoomID) -> File:
     return File(media_id=f"wiped of {room}", owners=frozenset({"owner"}))
 
@@ -239,7 +244,10 @@ ACTS: dict[str, list[Act]] = {
     "successors.follow": [lambda s, r: s.successors.follow(pair(r, "new"))],
     "successors.is_known": [lambda s, r: s.successors.is_known(RoomID(f"{r} new"), r)],
     "successors.later": [lambda s, r: s.successors.later(pair(r, "new"), FAR)],
-    "successors.look_again": [enter_successor, lambda s, r: s.successors.look_again(r)],
+    "successors.look_again": [
+        look_again,
+        lambda s, r: s.successors.look_again(RoomID(f"{r} new")),
+    ],
     "successors.move": [
         enter_successor,
         lambda s, r: s.successors.move(pair(r, "new"), Stage.DONE, owed("moved"), where=r),

@@ -159,6 +159,7 @@ def walk_on(store: Store, room: RoomID) -> None:
     mine = "WHERE room = (SELECT id FROM rooms WHERE room_id = ?)"
     sql(store, f"UPDATE sweeps SET token = 't9', fresh = 3, missed = 1, next = ? {mine}", NOW, room)
     sql(store, f"UPDATE gaps SET again = 1 {mine}", room)
+    sql(store, "UPDATE successors SET stage = 3 WHERE room_id = ?", f"{room} new")
 
 
 def pair(room: RoomID, new: str) -> Successor:

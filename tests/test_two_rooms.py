@@ -62,8 +62,9 @@ async def ready(store: Store, room: RoomID) -> None:
 
 async def different(store: Store, room: RoomID) -> None:
     await furnish(store, room, shift=7)
+    only = dataclasses.replace(message("only", NOW - 8 * MINUTE), live=True)
     command = said(room, "their set", "set", MINUTE)
-    await commit(store, room, message("only", NOW - 8 * MINUTE), command)
+    await commit(store, room, only, command)
     await commit(store, room, message("theirs", NOW - MINUTE, "late"))
     walk_on(store, room)
 
@@ -222,6 +223,7 @@ async def test_a_clock_set_back_moves_a_room_by_itself(files: Files) -> None:
         both = await files.open(*(rooms if later else rooms[::-1]))
         alone = await files.open(rooms[0])
         for store in (both, alone):
+            await commit(store, ONE, message("theirs too", NOW, "only"))
             await store.clock_set_back(HOUR, NOW - HOUR, after=0, upto=10**6)
         assert belongings(both, ONE) == belongings(alone, ONE)
         await both.close()
