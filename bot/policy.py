@@ -71,6 +71,8 @@ class Room:
     """Since when which default of the operator's holds, where nobody has set a lifetime."""
     told_defaults: Defaults = ()
     """What the bot has written into the room's state of that."""
+    removed: bool = False
+    """A sync said that the bot is no longer in the room."""
     stated: Setting = None
     commanded: bool = False
     """Both as of `RoomState`."""

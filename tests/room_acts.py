@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from bot.defaults import DefaultBegins
-from bot.model import File, Invite, RoomID
+from bot.model import File, Invite, InviteStage, RoomID
 from bot.policy import Debt, Stamp
 from bot.store import Store
 from bot.succession import Stage
@@ -23,6 +23,7 @@ from tests.rooms_apart import (
     debt,
     gap,
     gone,
+    invitation,
     its_gap,
     message,
     orphan,
@@ -39,8 +40,13 @@ from tests.rooms_apart import (
 )
 
 NOT_OF_A_ROOM = {
+    "invitations.held_for",
+    "invitations.rooms_held",
     "store.any_timer",
     "store.clock_set_back",
+    "store.end_left",
+    "store.next_end",
+    "store.put_in_order",
     "store.close",
     "store.forget_files",
     "store.latest_timer",
@@ -139,7 +145,24 @@ async def apply(
 
 
 ACTS: dict[str, list[Act]] = {
-    "store.answered": [lambda s, r: s.answered(Invite(room_id=r, inviter=ALICE))],
+    "store.has_work": [lambda s, r: s.has_work(r)],
+    "store.look_for_others": [
+        lambda s, r: s.look_for_others(r, FAR),
+        lambda s, r: s.look_for_others(r, None),
+    ],
+    "store.next_alone": [lambda s, _: s.next_alone()],
+    "store.next_review": [lambda s, _: s.next_review()],
+    "store.review_later": [lambda s, r: s.review_later(r, FAR)],
+    "invitations.undecided": [lambda s, _: s.invitations.undecided()],
+    "invitations.to_join": [lambda s, _: s.invitations.to_join()],
+    "invitations.to_decline": [lambda s, _: s.invitations.to_decline()],
+    "invitations.move": [
+        lambda s, r: apply(s.invitations.move, invitation(s, r), InviteStage.JOINING, FAR)
+    ],
+    "invitations.later": [
+        lambda s, r: apply(s.invitations.later, invitation(s, r), FAR, counts=True)
+    ],
+    "invitations.ended": [lambda s, r: apply(s.invitations.ended, invitation(s, r))],
     "store.ask_review": [lambda s, r: s.ask_review(r)],
     "store.commit": [
         lambda s, r: commit(s, r, message("unknown"), message("a", NOW, "parent")),
@@ -174,11 +197,9 @@ ACTS: dict[str, list[Act]] = {
         lambda s, r: s.heard(r, unheard("riddle"), [said(r, "hs", "set", 9)], NOW),
         lambda s, r: s.heard(r, unheard("riddle"), [shows(r, "live")], NOW),
     ],
-    "store.invite_later": [lambda s, r: s.invite_later(Invite(room_id=r, inviter=ALICE), FAR)],
     "store.next_debt": [lambda s, _: s.next_debt(setting=False)],
     "store.next_due": [lambda s, _: s.next_due(NOW)],
     "store.next_file": [lambda s, _: s.next_file()],
-    "store.next_invite": [lambda s, _: s.next_invite()],
     "store.overdue": [lambda s, _: s.overdue(NOW)],
     "store.owed_later": [lambda s, r: apply(s.owed_later, debt(s, r), FAR)],
     "store.paid": [lambda s, r: apply(s.paid, debt(s, r), FAR)],
@@ -240,7 +261,7 @@ ACTS: dict[str, list[Act]] = {
     "sweeps.left": [lambda s, _: s.sweeps.left()],
     "sweeps.next": [sweep_anew],
     "sweeps.read_on": [sweep_on],
-    "successors.claim": [lambda s, r: s.successors.claim(pair(r, "next"), owed("closed"))],
+    "successors.claim": [lambda s, r: s.successors.claim(pair(r, "next"), owed("closed"), now=NOW)],
     "successors.follow": [lambda s, r: s.successors.follow(pair(r, "new"))],
     "successors.is_known": [lambda s, r: s.successors.is_known(RoomID(f"{r} new"), r)],
     "successors.later": [lambda s, r: s.successors.later(pair(r, "new"), FAR)],

@@ -10,7 +10,17 @@ from contextlib import closing
 from functools import cache
 from typing import Any
 
-from bot.model import EventID, Invite, Millis, Orphan, RoomID, Timer, UserID
+from bot.model import (
+    EventID,
+    Invitation,
+    Invite,
+    InviteStage,
+    Millis,
+    Orphan,
+    RoomID,
+    Timer,
+    UserID,
+)
 from bot.pending import Pending, Undecided
 from bot.policy import Debt, Owed
 from bot.store import Store
@@ -110,13 +120,7 @@ async def furnish(store: Store, room: RoomID, *, shift: Millis = 0) -> None:
     await store.commit("s1", NOW, [], [Invite(room_id=room, inviter=ALICE)])
     await store.sweeps.begin(Sweep(room_id=room, whole=True, since=shift, until=NOW))
     sql(store, "UPDATE sweeps SET token = 's1', setting = ? WHERE token IS NULL", MINUTE)
-    await store.successors.claim(pair(room, "new"))
-    sql(store, LEFT_BEHIND, f"{room} left", NOW)
-
-
-LEFT_BEHIND = (
-    "INSERT INTO left_behind (room_id, event_id, due, generation, at) VALUES (?, '$left', 1, 0, ?)"
-)
+    await store.successors.claim(pair(room, "new"), now=NOW)
 
 
 LESS = {
@@ -209,6 +213,11 @@ async def orphan(store: Store, room: RoomID) -> Orphan:
     return Orphan(id=number, room_id=room, event_id=EventID(event_id), parent=EventID(parent))
 
 
+async def invitation(store: Store, room: RoomID) -> Invitation:
+    [(number,)] = sql(store, "SELECT min(id) FROM invites WHERE room_id = ?", room)
+    return Invitation(id=number or 0, room_id=room, inviter=ALICE, stage=InviteStage.NEW)
+
+
 async def pending(store: Store, room: RoomID) -> Pending:
     number = _id(store, "undecided", room)
     return Pending(id=number, room_id=room, command=undecided(room, "asks"))
@@ -260,8 +269,9 @@ def columns() -> dict[str, list[str]]:
 def _whose(names: list[str], room: RoomID) -> str | None:
     """Return which rows of a table are a room's; `None`: the table has none of rooms."""
     if "room" in names:
-        return f"room = (SELECT id FROM rooms WHERE room_id = '{room}')"
-    return f"room_id = '{room}' OR room_id LIKE '{room} %'" if "room_id" in names else None
+        return f"room IN (SELECT id FROM rooms WHERE room_id IN ('{room}', 'left {room}'))"
+    its = f"room_id IN ('{room}', 'left {room}') OR room_id LIKE '{room} %'"
+    return its if "room_id" in names else None
 
 
 def put_off(store: Store, room: RoomID) -> None:

@@ -45,7 +45,9 @@ async def test_a_homeserver_that_is_away_for_hours_ends_no_gap(house: House) -> 
         pass
     sent = [house.homeserver.send(room, f"{number}") for number in range(9)]
     services = (house.intake, house.backfill, house.speaker)
-    house.homeserver.fail_next(*[Unreachable(reason="away")] * 9_999, on="page_back")
+    away = [Unreachable(reason="away")] * 9_999
+    house.homeserver.fail_next(*away, on="page_back")
+    house.homeserver.fail_next(*away, on="answers")
     async with house.running(*services):
         for _ in range(36):
             await house.advance(5 * MINUTE)

@@ -72,7 +72,10 @@ QUEUES: dict[str, tuple[Ask, PutOff]] = {
     "words": (lambda s: s.next_debt(setting=False), lambda s, one, at: s.owed_later(one, at)),
     "gap": (lambda s: s.unread.next_gap(), lambda s, one, at: s.unread.later(one, at)),
     "orphan": (lambda s: s.kin.next_orphan(), lambda s, one, at: s.kin.later(one, at)),
-    "invitation": (lambda s: s.next_invite(), lambda s, one, at: s.invite_later(one, at)),
+    "invitation": (
+        lambda s: s.invitations.undecided(),
+        lambda s, one, at: s.invitations.later(one, at, counts=True),
+    ),
     "successor": (lambda s: s.successors.next(), lambda s, one, at: s.successors.later(one, at)),
     "file": (lambda s: s.next_file(), lambda s, one, at: s.file_later(one, at)),
     "sweep": (lambda s: s.sweeps.next(), lambda s, one, at: s.sweeps.later(one, at)),

@@ -101,6 +101,7 @@ class Files:
         if rooms not in self.made:
             path = self._folder / "rooms.db"
             store = await self._open(path)
+            store._db.secret = bytes(32)
             for room, make in rooms:
                 await make(store, room)
             self.sums[rooms] = await together(store)
@@ -176,7 +177,7 @@ async def _turns(store: Store, room: RoomID, busy: set[RoomID]) -> dict[str, Any
         "file": store.next_file(files),
     }
     if not busy:
-        queues["invite"] = store.next_invite()
+        queues["invite"] = store.invitations.undecided()
     return {name: _of(room, await ask) for name, ask in queues.items()}
 
 
@@ -237,9 +238,9 @@ async def test_each_pair_of_an_upgrade_is_seen_to_by_itself(
     one, two = pair(ONE, "new"), pair(ONE, "next")
     three = dataclasses.replace(one, predecessor=OTHER)
     for found in (two, three):
-        await store.successors.claim(found)
+        await store.successors.claim(found, now=NOW)
     assert not await store.successors.is_known(one.room_id, one.predecessor)
-    await store.successors.claim(one)
+    await store.successors.claim(one, now=NOW)
     rest = await _pairs(store, two), await _pairs(store, three)
     await store.successors.follow(one)
     await store.successors.later(one, FAR)

@@ -18,9 +18,9 @@ from bot.store.debts import owe
 from bot.timeline import Item
 
 SYNCED_AT: Final = "SELECT value FROM meta WHERE key = 'synced_at'"
-ALL: Final = "SELECT id, defaults FROM rooms"
+ALL: Final = "SELECT id, defaults FROM rooms WHERE left_at IS NULL"
 SAVE: Final = "UPDATE rooms SET defaults = ? WHERE id = ?"
-MEET: Final = "UPDATE rooms SET defaults = ?, told_defaults = ?, inherited = ? WHERE id = ?"
+MEET: Final = "UPDATE rooms SET defaults = ?, told_defaults = ? WHERE id = ?"
 INHERIT: Final = "UPDATE rooms SET inherited = ? WHERE id = ?"
 TOLD: Final = "UPDATE rooms SET told_defaults = ? WHERE id = ?"
 UNTOLD: Final = (
@@ -86,7 +86,7 @@ async def meet_default(
     if current(said) != default:
         ended = said[-1][0] if said else 0
         known = ((0, default),) if entered else change(said, default, ended=ended, now=now)
-    await db.rows(MEET, dump_defaults(known), dump_defaults(said), default, row)
+    await db.rows(MEET, dump_defaults(known), dump_defaults(said), row)
 
 
 def default_said(items: Sequence[Item]) -> Defaults | None:
@@ -110,7 +110,7 @@ async def owe_default(db: Database, row: int) -> None:
 
 async def not_in_the_future(db: Database, now: Millis) -> None:
     """The clock was set back to `now`: what has begun began before that."""
-    for row, text in await db.rows(f"{ALL} WHERE defaults <> '[]'"):
+    for row, text in await db.rows(f"{ALL} AND defaults <> '[]'"):
         known = load_defaults(text)
         if known[-1][0] > now:
             mended = tuple((min(since, now), span) for since, span in known)

@@ -26,11 +26,18 @@ from bot.store.defaults import (
 )
 from bot.store.files import Files, attach
 from bot.store.handled import count_once, forget_handled, remember_handled
+from bot.store.invitations import (
+    Invitations,
+    forget_never_came,
+    remember_invites,
+    take_inviter,
+)
 from bot.store.keys import FIRST, Keys, remember_opened, remember_unheard
 from bot.store.kin import Kin, add_timers, drop_targets, take_back
+from bot.store.left_rooms import LeftRooms, come_back
 from bot.store.moments import Moments
-from bot.store.standing import ASK_REVIEW, ROOM, Standing, come_back, forget_left_behind
-from bot.store.successors import Successors, enter
+from bot.store.standing import HELD_BY, NEWS_OF_MEMBERS, REMOVED, ROOM, Standing
+from bot.store.successors import Successors, enter, forget_successors
 from bot.store.sweeps import Sweeps, begin_sweep
 from bot.store.timers import Timers
 from bot.store.unread import Unread
@@ -38,6 +45,8 @@ from bot.timeline import Item, Stretch
 from bot.walk import Stamped, stamp
 
 SWEEP_EVERY: Final = 3_600_000
+LOOK_AFTER: Final[Millis] = 30_000
+"""How long the bot stays where it seems to be alone, before that is looked at."""
 
 SYNCED: Final = "SELECT value FROM meta WHERE key = 'token'"
 SAVE_META: Final = (
@@ -46,7 +55,7 @@ SAVE_META: Final = (
 )
 ROOMS: Final = (
     "SELECT room_id, setting, encrypted, suspended, last_digest, policy_digest, review, greeting,"
-    " stuck, stated, commanded, defaults, told_defaults FROM rooms"
+    " stuck, removed, stated, commanded, defaults, told_defaults FROM rooms"
 )
 ENTER: Final = "INSERT OR IGNORE INTO rooms (room_id) VALUES (?) RETURNING 1"
 STATE: Final = (
@@ -59,19 +68,13 @@ SAVE_STATE: Final = (
     " suspended = suspended OR ?, review = review + ? WHERE id = ?"
 )
 SEEN: Final = (
-    "UPDATE rooms SET encrypted = encrypted OR ?, review = review + ?,"
+    "UPDATE rooms SET encrypted = encrypted OR ?, review = review + ?, removed = 0,"
+    " review_at = CASE WHEN ? THEN 0 ELSE review_at END,"
     " last_digest = coalesce(nullif(?, ''), last_digest) WHERE id = ?"
 )
-MOST_INVITED: Final = 1_000
-"""Invitations that wait for an answer at once; it takes a moment to give one."""
-INVITED: Final = (
-    "INSERT INTO invites (room_id, inviter) SELECT :room, :inviter"
-    " WHERE (SELECT count(*) FROM invites) < :most OR :room IN (SELECT room_id FROM invites)"
-    " ON CONFLICT (room_id) DO UPDATE SET inviter = excluded.inviter, next = 0, attempts = 0"
-)
 
 
-class Store(Timers, Standing, Debts, Commands, RoomDefaults, Files, Moments):
+class Store(Timers, Standing, LeftRooms, Debts, Commands, RoomDefaults, Files, Moments):
     """All that is remembered, over one database. Every method is one transaction."""
 
     def __init__(
@@ -86,6 +89,7 @@ class Store(Timers, Standing, Debts, Commands, RoomDefaults, Files, Moments):
         self.kin = Kin(database)
         self.sweeps = Sweeps(database)
         self.successors = Successors(database)
+        self.invitations = Invitations(database)
         self._swept_at: Millis = 0
         self._default_begun = False
 
@@ -130,7 +134,7 @@ class Store(Timers, Standing, Debts, Commands, RoomDefaults, Files, Moments):
     async def rooms(self) -> list[Room]:
         """Return what is known of every room."""
         async with self._db.transaction() as db:
-            return [_room(row) for row in await db.rows(ROOMS)]
+            return [_room(row) for row in await db.rows(f"{ROOMS} WHERE left_at IS NULL")]
 
     async def commit(
         self,
@@ -142,12 +146,10 @@ class Store(Timers, Standing, Debts, Commands, RoomDefaults, Files, Moments):
     ) -> None:
         """Remember one sync as a whole: timers, changes, gaps, and the token itself."""
         async with self._db.transaction() as db:
-            asked = [
-                {"room": one.room_id, "inviter": one.inviter, "most": MOST_INVITED}
-                for one in invited
-            ]
-            await db.many(INVITED, asked)
-            await db.many(ASK_REVIEW, [(room_id,) for room_id in left])
+            await remember_invites(db, invited)
+            for room_id in left:
+                await db.rows(REMOVED, room_id)
+                await take_inviter(db, room_id)  # it was withdrawn, or declined
             begun = self._default_begun
             changed = [] if begun else await change_default(db, self._bounds.default, now)
             for stretch in stretches:
@@ -158,7 +160,8 @@ class Store(Timers, Standing, Debts, Commands, RoomDefaults, Files, Moments):
             await db.rows(SAVE_META, "synced_at", now)
             if now - self._swept_at >= SWEEP_EVERY:
                 await forget_handled(db, now)
-                await forget_left_behind(db, now)
+                await forget_never_came(db, now)
+                await forget_successors(db, now)
                 self._swept_at = now
         self._default_begun = True
 
@@ -174,35 +177,58 @@ class Store(Timers, Standing, Debts, Commands, RoomDefaults, Files, Moments):
         await owe_default(db, row)
 
     async def _commit_stretch(self, db: Database, stretch: Stretch, now: Millis) -> None:
-        new = bool(await db.rows(ENTER, stretch.room_id))
+        back = await come_back(db, stretch.room_id, now) if stretch.entered else 0
+        fresh = bool(await db.rows(ENTER, stretch.room_id))
         room = await db.one(ROOM, stretch.room_id)
         assert room is not None
         row, segment = int(room[0]), int(room[6])
-        said = default_said(stretch.found + stretch.items)
-        if new:
-            default, entered = self._bounds.default, stretch.entered
-            await meet_default(db, row, said or (), default, now, entered=entered)
-        elif said is not None:
-            await told_default(db, row, said)
+        begins = await self._meet_default(db, row, stretch, now, fresh=fresh)
         await remember_opened(db, stretch.items)
-        await db.rows(SEEN, stretch.encrypted, stretch.review, stretch.last_digest, row)
+        review = (stretch.review, stretch.review)
+        await db.rows(SEEN, stretch.encrypted, *review, stretch.last_digest, row)
         if stretch.gap:
             segment = await self.unread.begin(db, row, stretch.gap)
             await self.unread.put(db, row, segment - 1, FIRST, stretch.found)
         if await self.unread.is_reading(db, row):
             # What a command in the gap sets counts for what follows it: wait for the gap.
-            await self.unread.append(db, row, segment, stretch.items)
+            await self.unread.append(db, row, segment, begins + stretch.items)
         else:
-            await self._apply(db, row, stretch.items, now)
+            await self._apply(db, row, begins + stretch.items, now)
         if stretch.sweep:
             await begin_sweep(db, row, stretch.sweep)
-        if new:
+        if fresh or stretch.entered:
             await owe_default(db, row)
         if stretch.entered:
             await db.rows("UPDATE rooms SET greeting = 1 WHERE id = ?", row)
-            args = {"back": await come_back(db, row, stretch.room_id, now)}
             if not await enter(db, stretch.room_id):
+                args = {"back": back}
                 await owe(db, row, [Owed(key=f"welcome:{now}", kind="welcome", args=args)])
+        await self._welcomed(db, row, stretch, now)
+
+    async def _meet_default(
+        self, db: Database, row: int, stretch: Stretch, now: Millis, *, fresh: bool
+    ) -> list[Item]:
+        """Note since when the operator's default holds; return what stands before the new items.
+
+        What waits unread from an earlier time in the room has the default of that time.
+        """
+        default, said = self._bounds.default, default_said(stretch.found + stretch.items)
+        if not fresh and not stretch.entered:
+            if said is not None:
+                await told_default(db, row, said)
+            return []
+        await meet_default(db, row, said or (), default, now, entered=stretch.entered)
+        if fresh:
+            await inherit(db, row, default)
+        return [DefaultBegins(lifetime=default)]
+
+    async def _welcomed(self, db: Database, row: int, stretch: Stretch, now: Millis) -> None:
+        """Note who wanted the bot in the room, and whether it may be alone there."""
+        inviter = await take_inviter(db, stretch.room_id)
+        if inviter is not None:
+            await db.rows(HELD_BY, self.digest(inviter), row)
+        if stretch.alone is not None:
+            await db.rows(NEWS_OF_MEMBERS, stretch.alone, now + LOOK_AFTER, row)
 
     async def _apply(
         self, db: Database, row: int, items: list[Item], now: Millis, *, again: bool = False
@@ -271,8 +297,9 @@ def _room(row: Row) -> Room:
         reviews=row[6],
         greeting=bool(row[7]),
         stuck=bool(row[8]),
-        stated=row[9],
-        commanded=bool(row[10]),
-        defaults=load_defaults(row[11]),
-        told_defaults=load_defaults(row[12]),
+        removed=bool(row[9]),
+        stated=row[10],
+        commanded=bool(row[11]),
+        defaults=load_defaults(row[12]),
+        told_defaults=load_defaults(row[13]),
     )
