@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import Callable
 from random import Random
 from typing import Final, Protocol
 
 from bot.clock import Clock
+from bot.defaults import began
 from bot.events import is_creation, is_encryption, is_joined, is_own_join, seems_alone, wants_review
+from bot.lost_rooms import LostRooms, State
 from bot.model import (
-    POLICY_EVENT,
-    Bounds,
-    Event,
     Failed,
     Invite,
     Millis,
@@ -42,18 +40,12 @@ OLDER: Final[Millis] = 24 * 3_600_000
 """An event of the bot's own that is this much older than the last sync ends a gap."""
 
 
-TRIES: Final = 5
-"""How often one room's state is asked for, if it is not known, while the whole sync waits."""
-ENCRYPTION: Final = "m.room.encryption"
-
-
-class Homeserver(Protocol):
+class Homeserver(State, Protocol):
     """What intake asks of the homeserver."""
 
     @property
     def own_id(self) -> UserID: ...  # noqa: D102
     async def sync(self, since: str | None, wait: Millis) -> SyncBatch: ...  # noqa: D102
-    async def state(self, room_id: RoomID, kind: str, key: str = "") -> Event | None: ...  # noqa: D102
 
 
 class Memory(Protocol):
@@ -82,7 +74,6 @@ class Intake:
         reader: Reader,
         clock: Clock,
         *,
-        bounds: Bounds,
         random: Random,
         wake: Callable[[], None],
     ) -> None:
@@ -90,14 +81,12 @@ class Intake:
         self._memory = memory
         self._reader = reader
         self._clock = clock
-        self._bounds = bounds
         self._random = random
         self._wake = wake
         self._stop = asyncio.Event()
         self._patience: asyncio.Timeout | None = None
         self._anew = Anew()
-        self._unreadable = Counter[RoomID]()
-        """How often the state of a room that the bot had lost sight of could not be read."""
+        self._lost_rooms = LostRooms(homeserver)
         self._wait: Millis = 0  # the first answer comes at once, and says how many keys are left
 
     def stop(self) -> None:
@@ -201,7 +190,7 @@ class Intake:
         if known is None or first:
             before, timeline, entered = self._arrival(batch, first=first)
             if not first and not any(map(is_creation, batch.state + batch.timeline)):
-                before = before + await self._as_it_is(batch.room_id)
+                before = before + await self._lost_rooms.state(batch.room_id)
         encrypted = known is not None and known.encrypted
         # Some homeservers tell the timeline's own state here as well: that is not before it.
         shown = [event.get("event_id") for event in timeline if is_state(event)]
@@ -245,25 +234,6 @@ class Intake:
             alone=seems_alone(batch, own_id, new=known is None),
             last_digest=self._last(batch),
         )
-
-    async def _as_it_is(self, room_id: RoomID) -> list[Event]:
-        """Return what is to be known of a room that comes without its state.
-
-        The bot had lost sight of it. Raises `OutcomeError`: read the sync again. A room that cannot
-        be read does not hold up the others for long: then nothing said in clear is a command there.
-        """
-        try:
-            found = [
-                await self._homeserver.state(room_id, kind) for kind in (ENCRYPTION, POLICY_EVENT)
-            ]
-        except OutcomeError:
-            self._unreadable[room_id] += 1
-            if self._unreadable[room_id] < TRIES:
-                raise
-            log.warning("a room's state cannot be read: its lifetime counts when it is set again")
-            found = [{"type": ENCRYPTION, "content": {}}]
-        del self._unreadable[room_id]
-        return [event | {"state_key": ""} for event in found if event is not None]
 
     def _arrival(
         self, batch: RoomBatch, *, first: bool
@@ -316,15 +286,17 @@ class Intake:
     ) -> Sweep | None:
         """Return the sweep that a room needs, if it needs one.
 
-        On the first sync of a database, where the room has or had a lifetime. Later where the
-        homeserver leaves a hole though everything would have fitted in: the link to another
-        homeserver was cut, and what that one has is fetched only by reading back.
+        On the first sync of a database, where the room's state says that messages disappear or
+        did. Later where the homeserver leaves a hole though everything would have fitted in: the
+        link to another homeserver was cut, and what that one has is fetched only by reading back.
         """
         if first:
-            set_once = known is not None and known.setting is not None
-            wanted = bool(found) or set_once or self._bounds.default is not None
+            held = known and (known.setting is not None or began(known.defaults) is not None)
+            wanted = bool(found) or held
             return Sweep(room_id=batch.room_id, whole=True, since=0, until=now) if wanted else None
-        if known is None or known.setting is None or not batch.limited or (live and batch.full):
+        if known is None or not batch.limited or (live and batch.full):
+            return None
+        if known.setting is None and began(known.defaults) is None:
             return None
         return Sweep(room_id=batch.room_id, whole=False, since=since, until=now)
 

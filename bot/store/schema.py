@@ -279,5 +279,11 @@ MIGRATIONS: Final = (
     ) STRICT;
     CREATE INDEX undecided_room ON undecided (room, id);
     """,
+    """
+    ALTER TABLE rooms ADD COLUMN inherited INTEGER;
+    ALTER TABLE rooms ADD COLUMN defaults TEXT NOT NULL DEFAULT '[]';
+    ALTER TABLE rooms ADD COLUMN told_defaults TEXT NOT NULL DEFAULT '[]';
+    ALTER TABLE sweeps ADD COLUMN defaults TEXT NOT NULL DEFAULT '[]';
+    """,
 )
 """Each entry moves the schema one version on; `PRAGMA user_version` counts them."""
