@@ -96,11 +96,11 @@ class Matrix(Lookups):
         if since is None:
             within *= 10  # the first sync of an account in many rooms takes its time
         where = path("sync", query=query)
-        outcome = await self.request("GET", where, within=within, most=LARGE)
+        outcome = await self.request("GET", where, within=within, most=LARGE, trim=True)
         if outcome is answers.TOO_LARGE:
             # Whoever fills rooms may not stop the sync: less of each room; the rest is a gap.
             where = path("sync", query=query | {"filter": SHORT_FILTER})
-            outcome = await self.request("GET", where, within=within, most=2 * LARGE)
+            outcome = await self.request("GET", where, within=within, most=2 * LARGE, trim=True)
         if not isinstance(outcome, Done):
             raise OutcomeError(outcome)
         if not isinstance(outcome.body.get("next_batch"), str):

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import logging
 from typing import Any, Final
 
 import aiohttp
 from nio import AsyncClient
 
 from bot.matrix import answers
+from bot.matrix.trimming import TRIMS_FROM, Trimmer
 from bot.model import Done, Event, Outcome, OutcomeError, Unreachable
+
+log = logging.getLogger(__name__)
 
 ANSWER_WITHIN: Final = 30.0
 """Seconds for one request; a long poll gets its own time on top."""
@@ -19,18 +23,31 @@ SMALL: Final = 8 << 20
 """Bytes read of any other answer; the longest are the members of a big room."""
 
 
-async def read(response: aiohttp.ClientResponse, most: int) -> bytearray | None:
+async def read(
+    response: aiohttp.ClientResponse, most: int, *, trim: bool = False
+) -> bytearray | None:
     """Return the whole body; `None`, and nothing more is read, when it is longer than `most`.
 
+    `trim`: it answers a sync, of which to-device events that are too long are left out.
     Raises aiohttp's errors, `TimeoutError` and `OSError`.
     """
     body = bytearray()
+    trimmer: Trimmer | None = None
     async for piece in response.content.iter_any():
-        body += piece
+        if trimmer is not None:
+            trimmer.take(piece)
+        else:
+            body += piece
+            if trim and len(body) > TRIMS_FROM:
+                trimmer = Trimmer()
+                trimmer.take(bytes(body))
+                body = trimmer.kept
         if len(body) > most:
             response.close()
             return None
     response.release()
+    if trimmer is not None and trimmer.cut:
+        log.warning("left out %d too long messages to the device", trimmer.cut)
     return body
 
 
@@ -48,10 +65,12 @@ class Requests:
         *,
         within: float = ANSWER_WITHIN,
         most: int = SMALL,
+        trim: bool = False,
     ) -> Outcome:
         """Make one request, once; return the outcome's name.
 
         An answer of more than `most` bytes is not read: the outcome is `answers.TOO_LARGE`.
+        `trim`: see `read`.
         Raises `TokenRejectedError` when the access token is no longer accepted.
         """
         headers = {"Content-Type": "application/json"}
@@ -62,7 +81,7 @@ class Requests:
         try:
             response = await self._client.send(method, where, data, headers, timeout=timeout)
             async with response:
-                raw = await read(response, most)
+                raw = await read(response, most, trim=trim)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             return Unreachable(reason=type(error).__name__)
         if raw is None:

@@ -7,16 +7,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
-import aiohttp
 import vodozemac
 from nio.crypto import InboundGroupSession, Olm, OutboundGroupSession
 from nio.events import ForwardedRoomKeyEvent
 from nio.store import MegolmInboundSessions, SqliteStore
 from peewee import PeeweeException
 
-from bot.matrix import answers
 from bot.matrix.gate import prune
-from bot.matrix.http import LARGE, read
+from bot.matrix.olm_payload import Opening, readable
 from bot.matrix.speaking import Client
 from bot.model import RoomID
 
@@ -184,6 +182,19 @@ class CarefulOlm(Olm):  # type: ignore[misc]
 
     # --- Olm: the channels between devices -----------------------------------------------
 
+    def _try_decrypt(self, sender: str, sender_key: str, message: Any) -> str | None:
+        """Open a message with a channel that is there."""
+        opened = super()._try_decrypt(sender, sender_key, message)
+        return None if opened is None else readable(opened)
+
+    def _create_inbound_session(self, sender: str, sender_key: str, message: Any) -> Opening:
+        """Take the channel that somebody opens, and use up its one-time key."""
+        log.debug("%s opens a channel", sender)
+        session = Opening(self.account, message, sender_key)
+        self.account.remove_one_time_keys(session)
+        self.save_account()
+        return session
+
     def decrypt(self, sender: str, sender_key: str, message: Any) -> Any:
         """Decrypt a message from a device; one that cannot be is answered with a new channel."""
         try:
@@ -284,9 +295,3 @@ class CarefulClient(Client):
             self.olm = before  # better than nothing
             raise
         before.store.database.close()
-
-    async def parse_body(self, transport_response: aiohttp.ClientResponse) -> dict[Any, Any]:
-        """Read an answer as the bot's own requests do: nio reads it whole, however long."""
-        raw = await read(transport_response, LARGE)
-        found = answers.parse(raw or b"")
-        return found if isinstance(found, dict) else {}
