@@ -44,7 +44,7 @@ class Lookups(Requests):
         found = body.get("joined_rooms")
         if not isinstance(found, list):
             raise OutcomeError(Failed(status=200))
-        return {RoomID(room) for room in found}
+        return {RoomID(room) for room in found if isinstance(room, str)}
 
     async def power(self, room_id: RoomID) -> Power:
         """Return who may do what in a room, from its state as it is now.
