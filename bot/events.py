@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, Final
 
 from bot.model import Event, UserID
-from bot.timeline import is_gone, is_state, says_more
+from bot.policy import UNREADABLE, read_setting
+from bot.timeline import Setting, is_gone, is_state, says_more
 
 SHAPES_ROOM: Final = frozenset({"m.room.power_levels", "m.room.create", "m.room.tombstone"})
 """State that says what the bot may do."""
@@ -45,6 +46,19 @@ def is_verification(event: Event) -> bool:
 def is_encryption(event: Event) -> bool:
     """Whether the state event turns on encryption (spec: client-server API v1.13, 11.12.1)."""
     return event.get("type") == "m.room.encryption" and event.get("state_key") == ""
+
+
+def read_event(event: Event) -> tuple[Setting, str]:
+    """Read a state event. One that is unreadable leaves as it is what it replaced."""
+    setting, note = read_setting(event.get("content"))
+    return (replaced(event) if note == UNREADABLE else setting), note
+
+
+def replaced(event: Event) -> Setting:
+    """Return what held before the state event, as far as the homeserver says it."""
+    unsigned = event.get("unsigned")
+    before = unsigned.get("prev_content") if isinstance(unsigned, dict) else None
+    return read_setting(before)[0] if isinstance(before, dict) else None
 
 
 def is_own_join(event: Event, own_id: UserID) -> bool:

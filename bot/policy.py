@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+from bot import durations
 from bot.model import Bounds, EventID, Millis, RoomID, UserID
 from bot.timeline import (
     OFF,
@@ -27,8 +28,12 @@ SINCE: Final = "io.github.matrix-ephemeral-bot.since"
 """In the bot's own state events: since which messages what it set holds."""
 MOST_MARKS: Final = 20
 
-LARGEST: Final = 2**53 - 1
-"""The largest integer in canonical JSON; larger ones cannot have come through a homeserver."""
+LARGEST: Final = durations.LONGEST
+"""The longest lifetime: larger numbers cannot have come through a homeserver."""
+
+BY_READING: Final = frozenset({"after_read", "after_read_by_recipient"})
+"""Types of a timer that begin later than the one which begins with sending."""
+UNREADABLE: Final = "unreadable"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,19 +132,21 @@ def lifetime(setting: Setting, bounds: Bounds) -> Millis | None:
 def read_setting(content: Any) -> tuple[Setting, str]:
     """Read the content of `com.beeper.disappearing_timer`; return the setting and a note.
 
-    `{}` is off. `after_read` is counted from sending, the earlier of the two, so that nothing
-    outlives what was asked for. What cannot be read is off, and the note says so.
+    Off is only an empty one, or a timer of 0. Every type counts from sending, the earliest of all,
+    so that nothing outlives what was asked for; the note says so, or that the type is `unknown`.
+    Of a timer that is no number nothing can be known but the note, `unreadable`.
     """
     if not isinstance(content, dict):
-        return OFF, "unreadable"
-    kind, timer = content.get("type"), content.get("timer")
-    if kind is None and timer is None:
+        return None, UNREADABLE
+    kind, given = content.get("type"), content.get("timer")
+    timer = durations.given(given)
+    if timer == 0 or (kind in (None, "") and given is None):
         return OFF, ""
-    if type(timer) is not int or not 0 <= timer <= LARGEST:
-        return OFF, "unreadable"
-    if kind == "after_send" or timer == 0:
+    if timer is None:
+        return None, UNREADABLE
+    if kind == "after_send":
         return timer, ""
-    return (timer, "after_read") if kind == "after_read" else (OFF, "unreadable")
+    return timer, "after_read" if str(kind) in BY_READING else "unknown"
 
 
 def policy_content(setting: int, marks: Sequence[Mark] = ()) -> dict[str, Any]:
@@ -275,6 +282,8 @@ class _Walk:
         `cause` is the digest of what made the change, where that is not the state event.
         """
         state, setting = self.state, change.setting
+        if change.note == UNREADABLE and state.setting is not None:
+            setting = state.setting
         if change.sender == self._own_id:
             if state.commanded and setting != state.setting:
                 # The echo of an earlier command; a later one counts from its own place already.

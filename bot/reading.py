@@ -9,7 +9,14 @@ from typing import Protocol
 
 from bot.addresses import media_ids
 from bot.commands import Parsed, parse, text_of
-from bot.events import is_encryption, is_nothing, is_verification, may_be_command
+from bot.events import (
+    is_encryption,
+    is_nothing,
+    is_verification,
+    may_be_command,
+    read_event,
+    replaced,
+)
 from bot.judging import Authority, Clear, Judge
 from bot.model import (
     POLICY_EVENT,
@@ -21,7 +28,7 @@ from bot.model import (
     RoomID,
     UserID,
 )
-from bot.policy import read_marks, read_setting
+from bot.policy import read_marks
 from bot.timeline import (
     Attached,
     Change,
@@ -30,7 +37,6 @@ from bot.timeline import (
     Opened,
     Place,
     Redaction,
-    Setting,
     Unheard,
     began,
     belongs_to,
@@ -161,10 +167,10 @@ class Reader:
         """Return the change that a state event makes to the room's lifetime, if any."""
         if event.get("type") != POLICY_EVENT or event.get("state_key") != "":
             return []
-        setting, note = read_setting(event.get("content"))
+        setting, note = read_event(event)
         change = Change(
             setting=setting,
-            before=_before(event),
+            before=replaced(event),
             sender=UserID(str(event.get("sender", ""))),
             digest=self.digest(str(event.get("event_id", ""))),
             quiet=quiet,
@@ -284,10 +290,3 @@ def _unheard(event: Event, session_id: str, now: Millis, *, quiet: bool) -> Unhe
         at=now,
         quiet=quiet,
     )
-
-
-def _before(event: Event) -> Setting:
-    """Return what the state event replaced, as far as the homeserver says it."""
-    unsigned = event.get("unsigned")
-    before = unsigned.get("prev_content") if isinstance(unsigned, dict) else None
-    return read_setting(before)[0] if isinstance(before, dict) else None

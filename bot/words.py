@@ -72,10 +72,10 @@ def announcement(
     note: str = "",
 ) -> str:
     """Say who changed the room's lifetime, and to what."""
+    if note == "unreadable":
+        return f"{tame(name)} set a lifetime that I cannot read. {_goes_on(setting, bounds)}"
     if setting is None or setting == OFF:
         said = f"{tame(name)} turned disappearing messages off: new messages stay."
-        if note == "unreadable":
-            said = f"{tame(name)} set a lifetime that I cannot read: new messages stay."
         return f"{said} {still_going(pending)}".rstrip()
     lifetime = bounds.clamp(setting)
     said = f"{tame(name)} set disappearing messages to {words(setting)}."
@@ -85,9 +85,19 @@ def announcement(
         said += f" The shortest I am allowed is {words(lifetime)}, so I use that."
     if note == "after_read":
         said += " I count from sending, not from reading."
+    elif note:
+        said += " I do not know this kind of timer, and count from sending."
     if standing is not None and not standing.suffices:
         said += f" {paused(standing)}"
     return said
+
+
+def _goes_on(setting: Setting, bounds: Bounds) -> str:
+    """Say what holds where nothing was changed."""
+    lifetime = bounds.default if setting is None else setting and bounds.clamp(setting)
+    if not lifetime:
+        return "New messages stay, as before."
+    return f"Messages disappear as before: after {words(lifetime)}."
 
 
 def still_going(pending: int) -> str:

@@ -114,9 +114,30 @@ def test_a_tame_name_stays_on_its_line_and_short(name: str) -> None:
             ),
         ),
         (
+            HOUR,
+            {"note": "unknown"},
+            (
+                "alice set disappearing messages to 1 hour."
+                " I do not know this kind of timer, and count from sending."
+            ),
+        ),
+        (
             OFF,
             {"note": "unreadable"},
-            "alice set a lifetime that I cannot read: new messages stay.",
+            "alice set a lifetime that I cannot read. New messages stay, as before.",
+        ),
+        (
+            None,
+            {"note": "unreadable", "pending": 3},
+            "alice set a lifetime that I cannot read. New messages stay, as before.",
+        ),
+        (
+            30 * DAY,
+            {"note": "unreadable"},
+            (
+                "alice set a lifetime that I cannot read."
+                " Messages disappear as before: after 1 week."
+            ),
         ),
     ],
 )

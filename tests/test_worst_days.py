@@ -155,6 +155,11 @@ async def test_a_lifetime_set_in_the_rooms_state_is_obeyed_and_announced(
     assert "0.5 seconds. The shortest I am allowed is 1 second, so I use that." in notice
     message = await alice.send(room, "gone in a second")
     await alice.until_redacted(room, message, 10)
+    content = {"type": "after_read_by_recipient", "timer": 2000}
+    await alice.state(room, "com.beeper.disappearing_timer", content)
+    await alice.until_notice(room, bot.user_id, "I count from sending, not from reading.")
+    message = await alice.send(room, "gone, read or not")
+    await alice.until_redacted(room, message, 10)
     await alice.state(room, "com.beeper.disappearing_timer", {})
     await alice.until_notice(room, bot.user_id, "alice turned disappearing messages off")
 
