@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from random import Random
 from typing import Final, Protocol
 
-from bot.clock import Clock, work_through
+from bot.clock import Clock
 from bot.model import (
     Event,
     EventID,
@@ -21,9 +21,12 @@ from bot.model import (
 )
 from bot.schedule import retry_in
 from bot.timeline import is_gone
+from bot.worker import Worker
 
 log = logging.getLogger(__name__)
 
+WITHIN: Final[Millis] = 60_000
+"""How long one question may take."""
 TRIES: Final = 5
 """How often a parent is asked about that the homeserver fails on."""
 
@@ -37,7 +40,7 @@ class Homeserver(Protocol):
 class Orphans(Protocol):
     """What this service asks of the store for what belongs to what."""
 
-    async def next_orphan(self) -> Orphan | None: ...  # noqa: D102
+    async def next_orphan(self, busy: Collection[RoomID] = ()) -> Orphan | None: ...  # noqa: D102
     async def later(self, orphan: Orphan, until: Millis) -> None: ...  # noqa: D102
     async def answered(self, orphan: Orphan, now: Millis, *, gone: bool) -> None: ...  # noqa: D102
 
@@ -50,7 +53,7 @@ class Memory(Protocol):
 
 
 class Kin:
-    """Works through the orphans, one after another."""
+    """Works through the orphans, of each room one after another."""
 
     def __init__(
         self,
@@ -70,10 +73,19 @@ class Kin:
 
     async def run(self) -> None:
         """Ask about orphans until cancelled. Raises `TokenRejectedError`."""
-        await work_through(self._clock, self.wake, self._memory.kin.next_orphan, self.ask)
+        await Worker(
+            self._clock,
+            self.wake,
+            self._memory.kin.next_orphan,
+            self.ask,
+            lane=lambda orphan: orphan.room_id,
+            overdue=self._overdue,
+            within=WITHIN,
+            what="questions about messages that belong to others",
+        ).run()
 
-    async def ask(self, orphan: Orphan) -> None:
-        """Find out whether the parent is gone.
+    async def ask(self, orphan: Orphan) -> str | None:
+        """Find out whether the parent is gone; return why the question is put off, if it is.
 
         One that the homeserver does not show is not: it may be hidden from the bot alone.
         """
@@ -81,12 +93,17 @@ class Kin:
             parent = await self._homeserver.event(orphan.room_id, orphan.parent)
         except OutcomeError as error:
             if await self._failed(orphan, error):
-                return
+                return type(error.outcome).__name__
             parent = None
         gone = parent is not None and is_gone(parent)
         await self._memory.kin.answered(orphan, self._clock.now(), gone=gone)
         if gone:
             self._wake_others()
+        return None
+
+    async def _overdue(self, orphan: Orphan) -> None:
+        """Nobody answered in time: put the question off."""
+        await self._failed(orphan, OutcomeError(Unreachable(reason="time limit")))
 
     async def _failed(self, orphan: Orphan, error: OutcomeError) -> bool:
         """Put the question off; `False` when it is given up, and the orphan stands on its own."""

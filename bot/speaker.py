@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Collection
+from functools import partial
 from random import Random
 from typing import Any, Final, Protocol
 
-from bot import report, words
-from bot.clock import Clock, work_through
+from bot import notices
+from bot.clock import Clock
 from bot.model import (
     Bounds,
     Done,
@@ -24,77 +26,49 @@ from bot.model import (
     Unreachable,
     UserID,
 )
-from bot.policy import Debt, Owed, Room, lifetime, policy_content, read_setting
-from bot.power import Power
+from bot.notices import Identity, Notices
+from bot.policy import Debt, Owed, Room, policy_content, read_setting
 from bot.report import Files, Load
-from bot.schedule import retry_in
-from bot.words import Fingerprints, Standing
+from bot.schedule import POSTPONE_CEILING, backoff, retry_in
+from bot.worker import Worker, run_together
 
 log = logging.getLogger(__name__)
 
 TRIES: Final = 20
 """How often a notice that the homeserver fails on is tried; it stands before the room's others."""
+SETTING_WITHIN: Final[Millis] = 90_000
+"""How long the writing of one lifetime may take: two requests."""
+WORDS_WITHIN: Final[Millis] = 180_000
+"""How long one notice may take: what it says is looked up, and in an encrypted room it takes the
+keys of all members' devices."""
 
 
-PLAIN: Final = {
-    "closed": words.closed,
-    "missed": words.missed,
-    "reverted": words.reverted,
-    "unjudged": words.unjudged,
-}
-"""What is said in the same words always."""
-TO_SOMEBODY: Final = {
-    "hasty": words.hasty,
-    "unsigned": words.unsigned,
-    "unheard": words.unheard,
-}
-"""What needs the name of whom it is said to."""
-
-
-class Homeserver(Protocol):
+class Homeserver(notices.Homeserver, Protocol):
     """What the speaker asks of the homeserver."""
 
     @property
     def own_id(self) -> UserID: ...  # noqa: D102
-    async def power(self, room_id: RoomID) -> Power: ...  # noqa: D102
     async def policy_event(self, room_id: RoomID) -> Event | None: ...  # noqa: D102
     async def set_policy(self, room_id: RoomID, content: dict[str, Any]) -> Outcome: ...  # noqa: D102
-    async def name_of(self, room_id: RoomID, user_id: UserID) -> str: ...  # noqa: D102
     async def say(  # noqa: D102
         self, room_id: RoomID, content: dict[str, Any], txn: str, *, encrypted: bool
     ) -> Outcome: ...
 
 
-class Unread(Protocol):
-    """What the speaker asks of the store for gaps."""
-
-    async def reads(self, room_id: RoomID) -> bool: ...  # noqa: D102
-
-
-class Memory(Protocol):
+class Memory(notices.Memory, Protocol):
     """What the speaker asks of the store."""
 
-    @property
-    def unread(self) -> Unread: ...  # noqa: D102
     def digest(self, text: str) -> str: ...  # noqa: D102
-    async def next_debt(self) -> Debt | None: ...  # noqa: D102
+    async def next_debt(  # noqa: D102
+        self, busy: Collection[RoomID] = (), *, setting: bool | None = None
+    ) -> Debt | None: ...
+    async def written(self, debt: Debt) -> None: ...  # noqa: D102
     async def paid(self, debt: Debt, now: Millis) -> None: ...  # noqa: D102
     async def owed_later(self, debt: Debt, until: Millis) -> None: ...  # noqa: D102
     async def room(self, room_id: RoomID) -> Room | None: ...  # noqa: D102
-    async def pending(self, room_id: RoomID) -> tuple[int, Millis | None]: ...  # noqa: D102
-    async def refusals(self, room_id: RoomID) -> tuple[int, Millis]: ...  # noqa: D102
     async def revert(  # noqa: D102
         self, debt: Debt, setting: int | None, digest: str, owed: Owed
     ) -> None: ...
-
-
-class Identity(Protocol):
-    """What the speaker asks of the bot's identity."""
-
-    @property
-    def trouble(self) -> str: ...  # noqa: D102
-    @property
-    def fingerprints(self) -> Fingerprints: ...  # noqa: D102
 
 
 def _passing(outcome: Outcome, debt: Debt) -> bool:
@@ -105,7 +79,10 @@ def _passing(outcome: Outcome, debt: Debt) -> bool:
 
 
 class Speaker:
-    """Works through the debts, of each room the oldest first. What it does it may do again."""
+    """Works through the debts, of each room the oldest first. What it does it may do again.
+
+    A lifetime that is to be set waits for no words; that it was set is said as a step of its own.
+    """
 
     def __init__(
         self,
@@ -123,26 +100,48 @@ class Speaker:
         self._homeserver = homeserver
         self._memory = memory
         self._clock = clock
-        self._prefix = prefix
+        self._notices = Notices(
+            homeserver,
+            memory,
+            clock,
+            prefix=prefix,
+            bounds=bounds,
+            identity=identity,
+            files=files,
+            load=load,
+        )
         self._bounds = bounds
         self._random = random
-        self._identity = identity
-        self._files = files
-        self._load = load
         self.wake = asyncio.Event()
 
     async def run(self) -> None:
         """Pay debts until cancelled. Raises `TokenRejectedError`."""
-        await work_through(self._clock, self.wake, self._memory.next_debt, self.pay)
+        settings = self._worker("lifetimes to be set", within=SETTING_WITHIN, setting=True)
+        said = self._worker("notices", within=WORDS_WITHIN, setting=False)
+        await run_together(self._clock, self.wake, settings, said)
 
-    async def pay(self, debt: Debt) -> None:
-        """Pay one debt, or put it off, or give it up where it can never be paid."""
+    def _worker(self, what: str, *, within: Millis, setting: bool) -> Worker[Debt, RoomID]:
+        return Worker(
+            self._clock,
+            self.wake,
+            partial(self._memory.next_debt, setting=setting),
+            self.pay,
+            lane=lambda debt: debt.room_id,
+            overdue=self._overdue,
+            within=within,
+            what=what,
+        )
+
+    async def pay(self, debt: Debt) -> str | None:
+        """Pay one debt, or give it up where it can never be paid, or put it off; return why."""
         room = await self._memory.room(debt.room_id)
         if room is None:
-            return
+            return None
         try:
-            if debt.kind == "set" and not await self._set(debt):
-                return
+            if debt.kind == "set":
+                if await self._set(debt):
+                    await self._memory.written(debt)
+                return None
             outcome = await self._say(debt, room)
         except OutcomeError as error:
             outcome = error.outcome
@@ -155,9 +154,17 @@ class Speaker:
         elif _passing(outcome, debt):
             wait = retry_in(outcome, debt.attempts, chance=self._random.random())
             await self._memory.owed_later(debt, self._clock.now() + wait)
+            return type(outcome).__name__
         else:
             log.warning("a notice could not be sent (%s)", type(outcome).__name__)
             await self._memory.paid(debt, self._clock.now())
+        return None
+
+    async def _overdue(self, debt: Debt) -> None:
+        """It took too long, and would again: others of its kind get more turns meanwhile."""
+        chance = self._random.random()
+        wait = backoff(debt.attempts, ceiling=POSTPONE_CEILING, chance=chance)
+        await self._memory.owed_later(debt, self._clock.now() + wait)
 
     async def _set(self, debt: Debt) -> bool:
         """Write the commanded lifetime into the room's state; `False` when there is no more to say.
@@ -199,101 +206,9 @@ class Speaker:
         return setting, digest, str(current.get("sender", ""))
 
     async def _say(self, debt: Debt, room: Room) -> Outcome:
-        body = await self._text(debt, room)
+        body = await self._notices.text(debt, room)
         if not body:
             return Done()
         content = {"msgtype": "m.notice", "body": body, "m.mentions": {}}
         txn = "say-" + self._memory.digest(f"{debt.room_id}\n{debt.key}")
         return await self._homeserver.say(room.room_id, content, txn, encrypted=room.encrypted)
-
-    async def _text(self, debt: Debt, room: Room) -> str:
-        args = debt.args
-        match debt.kind:
-            case "welcome":
-                now = lifetime(room.setting, self._bounds)
-                standing = await self._standing(room.room_id)
-                return words.welcome(self._prefix, standing, now, args.get("back", 0))
-            case "set" | "changed":
-                return await self._announce(debt, room)
-            case "suspended":
-                return words.suspended(Standing(need=args["need"], have=args["have"]))
-            case "stuck":
-                return words.stuck(args["older_than"])
-            case "resumed":
-                return words.resumed((await self._memory.pending(room.room_id))[0])
-            case "refused":
-                name = await self._name(room, args["sender"])
-                return words.refused(name, args["need"], args["have"])
-            case kind if kind in TO_SOMEBODY:
-                return TO_SOMEBODY[kind](await self._name(room, args["sender"]))
-            case "powerless":
-                return words.powerless(args["need"], args["have"])
-            case _:
-                return await self._answer(debt, room)
-
-    async def _answer(self, debt: Debt, room: Room) -> str:
-        match debt.kind:
-            case kind if kind in PLAIN:
-                return PLAIN[kind]()
-            case "moved":
-                now = lifetime(debt.args["setting"], self._bounds)
-                return words.moved(now, await self._standing(room.room_id))
-            case "needs":
-                standing = Standing(need=debt.args["need"], have=debt.args["have"])
-                return words.needs(lifetime(debt.args["setting"], self._bounds), standing)
-            case "outside":
-                return words.outside(self._prefix, self._bounds)
-            case "invalid":
-                return words.invalid(self._prefix, self._bounds, debt.args.get("reason", ""))
-            case "help":
-                return words.help_text(self._prefix, self._bounds)
-            case "status":
-                return await self._status(room)
-            case "fingerprint" if self._identity is not None:
-                return words.fingerprint(self._identity.fingerprints, self._identity.trouble)
-        return ""
-
-    async def _announce(self, debt: Debt, room: Room) -> str:
-        setting = debt.args["setting"]
-        after = lifetime(setting, self._bounds)
-        if debt.kind == "set" and after == debt.args["was"]:
-            return words.unchanged(setting)
-        pending = 0 if after else (await self._memory.pending(room.room_id))[0]
-        return words.announcement(
-            await self._name(room, debt.args["sender"]),
-            setting,
-            self._bounds,
-            pending=pending,
-            standing=await self._standing(room.room_id),
-            note=debt.args.get("note", ""),
-        )
-
-    async def _status(self, room: Room) -> str:
-        pending, due = await self._memory.pending(room.room_id)
-        return report.status(
-            lifetime(room.setting, self._bounds),
-            pending=pending,
-            next_in=None if due is None else due - self._clock.now(),
-            standing=await self._standing(room.room_id),
-            reading=await self._memory.unread.reads(room.room_id),
-            refused=(await self._memory.refusals(room.room_id))[0],
-            trouble="" if self._identity is None else self._identity.trouble,
-            files=self._told_of_files(),
-            slow=self._told_of_limit(),
-        )
-
-    def _told_of_limit(self) -> str:
-        behind = None if self._load is None else self._load.behind
-        return "" if behind is None else report.slow(behind.late, behind.interval)
-
-    def _told_of_files(self) -> str:
-        if self._files is None:
-            return report.files_stay()
-        return report.files_wait() if self._files.trouble else report.files_go(self._files.server)
-
-    async def _name(self, room: Room, sender: str) -> str:
-        return await self._homeserver.name_of(room.room_id, UserID(sender))
-
-    async def _standing(self, room_id: RoomID) -> Standing:
-        power = await self._homeserver.power(room_id)
-        return Standing(have=power.of(self._homeserver.own_id), need=power.to_redact)

@@ -9,6 +9,7 @@ import pytest
 
 from bot.demo.homeserver import Homeserver
 from bot.store import Store
+from tests import engines
 from tests.bridge import Puppet, register_bridge
 from tests.fakes import BOT
 from tests.house import BOUNDS, House, Opener
@@ -17,9 +18,16 @@ from tests.process import Bots
 from tests.worlds import FakeWorld, SynapseWorld, World
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
     from pathlib import Path
     from typing import Any
+
+
+@pytest.fixture(autouse=True)
+def no_crypto_store_stays_open() -> Iterator[None]:
+    """Engines are made in passing; newer Pythons warn of a connection that nobody closed."""
+    yield
+    engines.close_all()
 
 
 @pytest.fixture(scope="session")

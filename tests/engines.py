@@ -15,6 +15,18 @@ from bot.model import Done, Outcome, RoomID
 
 ROOM = RoomID("!room:example.org")
 
+_open: list[SqliteStore | CarefulClient] = []
+
+
+def close_all() -> None:
+    """Close the crypto stores of all engines that were made; a fixture calls it after each test."""
+    while _open:
+        one = _open.pop()
+        if isinstance(one, CarefulClient):
+            one.close_store()
+        else:
+            one.database.close()
+
 
 class Peer:
     """Somebody with one device."""
@@ -23,6 +35,7 @@ class Peer:
         self.user_id, self.device_id = f"@{name}:example.org", f"{name.upper()}DEVICE"
         folder.mkdir(parents=True, exist_ok=True)
         self.store = SqliteStore(self.user_id, self.device_id, str(folder), "secret")
+        _open.append(self.store)
         self.olm: Any = engine(self.user_id, self.device_id, self.store)
 
     @property
@@ -113,6 +126,7 @@ class Bot:
         self.client = CarefulClient(
             "http://127.0.0.1:9", "@bot:example.org", store_path=str(self.folder)
         )
+        _open.append(self.client)
         self.client.restore_login("@bot:example.org", "BOTDEVICE", "token")
         self.crypto = Crypto(self.client, self._request)
 

@@ -30,6 +30,7 @@ class FakeRequests(FakeRooms):
         self.most_in_flight = 0
         self._failures: list[tuple[str | None, Outcome | Exception]] = []
         self._gates: dict[tuple[str, bool], asyncio.Event] = defaultdict(_open)
+        self._stuck: dict[tuple[str, RoomID], asyncio.Event] = defaultdict(_open)
 
     def fail_next(self, *answers: Outcome | Exception, on: str | None = None) -> None:
         """Let the next requests, or the next ones to a method, get these answers, in order."""
@@ -43,10 +44,17 @@ class FakeRequests(FakeRooms):
         """Hold up requests before they take effect, or their answers after it."""
         self._gates[method, answer].clear()
 
+    def hang(self, method: str, room_id: RoomID) -> None:
+        """Leave requests that concern one room without an answer, until `release`."""
+        self._stuck[method, room_id].clear()
+
     def release(self, method: str) -> None:
         """Let go on what is held up."""
         for answer in (False, True):
             self._gates[method, answer].set()
+        for (stuck, _), gate in self._stuck.items():
+            if stuck == method:
+                gate.set()
 
     def times(self, method: str) -> list[Millis]:
         """Return when a method was asked for."""
@@ -58,20 +66,22 @@ class FakeRequests(FakeRooms):
     ) -> AsyncIterator[Outcome | None]:
         """Take the way of one request; gives the failure that it is to be answered with."""
         self.asked.append((method, self.clock.now()))
-        counted = [room_id] if room_id is not None else []
+        counted = [room_id] if room_id is not None and method == "redact" else []
         self.in_flight.update(counted)
         self.most_in_flight = max(self.most_in_flight, self.in_flight.total())
         try:
             await self._gates[method, False].wait()
+            if room_id is not None:
+                await self._stuck[method, room_id].wait()
             yield self._failure(method)
             await self._gates[method, True].wait()
         finally:
             self.in_flight.subtract(counted)
 
     @asynccontextmanager
-    async def question(self, method: str) -> AsyncIterator[None]:
+    async def question(self, method: str, room_id: RoomID | None = None) -> AsyncIterator[None]:
         """Take the way of a request that raises what it fails with."""
-        async with self.request(method) as failure:
+        async with self.request(method, room_id) as failure:
             if failure is not None:
                 raise OutcomeError(failure)
             yield

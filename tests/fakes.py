@@ -122,7 +122,7 @@ class FakeHomeserver(FakeRequests):
         )
 
     async def page_back(self, room_id: RoomID, token: str) -> tuple[list[Event], str | None]:
-        async with self.question("page_back"):
+        async with self.question("page_back", room_id):
             room = self._readable(room_id)
             before = room.between(0, int(token[1:]))
             page = before[-self.page :]
@@ -151,22 +151,24 @@ class FakeHomeserver(FakeRequests):
             }
 
     async def power(self, room_id: RoomID) -> Power:
-        async with self.question("power"):
+        async with self.question("power", room_id):
             return self._readable(room_id).power()
 
     async def policy_event(self, room_id: RoomID) -> Event | None:
-        async with self.question("policy_event"):
+        async with self.question("policy_event", room_id):
             event = self._readable(room_id).state().get((POLICY_EVENT, ""))
             return copy.deepcopy(event)
 
     async def state(self, room_id: RoomID, kind: str, key: str = "") -> Event | None:
-        async with self.question("state"):
+        async with self.question("state", room_id):
             return copy.deepcopy(self._readable(room_id).state().get((kind, key)))
 
     async def name_of(self, room_id: RoomID, user_id: UserID) -> str:
+        async with self.request("name_of", room_id) as failure:
+            state = {} if failure else self.rooms[room_id].state()
         names = {
             user: event["content"].get("displayname")
-            for (kind, user), event in self.rooms[room_id].state().items()
+            for (kind, user), event in state.items()
             if kind == "m.room.member" and event["content"].get("membership") == "join"
         }
         name = names.get(user_id)
@@ -176,7 +178,7 @@ class FakeHomeserver(FakeRequests):
         return f"{name} ({user_id})" if shared else name
 
     async def relations(self, room_id: RoomID, event_id: EventID) -> tuple[list[EventID], bool]:
-        async with self.question("relations"):
+        async with self.question("relations", room_id):
             standing = {
                 event["event_id"]: parent
                 for event in self._readable(room_id).events
@@ -185,7 +187,7 @@ class FakeHomeserver(FakeRequests):
             return descendants(event_id, standing), True
 
     async def is_shared(self, room_id: RoomID) -> bool:
-        async with self.question("is_shared"):
+        async with self.question("is_shared", room_id):
             state = self._readable(room_id).state()
             return any(
                 kind == "m.room.member"
@@ -195,11 +197,11 @@ class FakeHomeserver(FakeRequests):
             )
 
     async def event(self, room_id: RoomID, event_id: EventID) -> Event | None:
-        async with self.question("event"):
+        async with self.question("event", room_id):
             return copy.deepcopy(self._seen(room_id).find(event_id))
 
     async def is_gone(self, room_id: RoomID, event_id: EventID) -> bool:
-        async with self.question("is_gone"):
+        async with self.question("is_gone", room_id):
             event = self._seen(room_id).find(event_id)
             return event is None or is_gone(event)
 
@@ -249,7 +251,7 @@ class FakeHomeserver(FakeRequests):
         return Forbidden(reason="M_FORBIDDEN", older_than=period) if age > period else None
 
     async def set_policy(self, room_id: RoomID, content: dict[str, Any]) -> Outcome:
-        async with self.request("set_policy") as failure:
+        async with self.request("set_policy", room_id) as failure:
             if failure is not None:
                 return failure
             room = self.rooms.get(room_id)
@@ -266,7 +268,7 @@ class FakeHomeserver(FakeRequests):
     async def say(
         self, room_id: RoomID, content: dict[str, Any], txn: str, *, encrypted: bool
     ) -> Outcome:
-        async with self.request("say") as failure:
+        async with self.request("say", room_id) as failure:
             if failure is not None:
                 return failure
             room = self.rooms.get(room_id)
@@ -287,13 +289,13 @@ class FakeHomeserver(FakeRequests):
             return Done(body={"event_id": room.transactions[txn]})
 
     async def join(self, room_id: RoomID, via: str = "") -> Outcome:
-        async with self.request("join") as failure:
+        async with self.request("join", room_id) as failure:
             room = self.rooms.get(room_id)
             free = {"leave"} if room is not None and room.is_open() else set()
             return failure or self._move(room_id, "join", {"invite", "join"} | free)
 
     async def leave(self, room_id: RoomID) -> Outcome:
-        async with self.request("leave") as failure:
+        async with self.request("leave", room_id) as failure:
             return failure or self._move(room_id, "leave", {"invite", "join"})
 
     def _move(self, room_id: RoomID, to: str, allowed: set[str]) -> Outcome:

@@ -12,6 +12,7 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import closing
 from dataclasses import dataclass
 
 import pytest
@@ -241,7 +242,7 @@ async def test_what_is_said_after_off_stays_though_the_room_is_swept(
     await shared.alice.until_notice(shared.room, shared.bot.user_id, "turned disappearing")
 
     async def swept() -> bool:
-        with sqlite3.connect(shared.bot.data_dir / "timers.db") as db:
+        with closing(sqlite3.connect(shared.bot.data_dir / "timers.db")) as db:
             return bool(db.execute("SELECT 1 FROM sweeps WHERE events > 110").fetchall())
 
     await wait_until(swept, 30)

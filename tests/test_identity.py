@@ -125,7 +125,7 @@ def test_a_signature_of_any_shape_is_good_or_is_not(signatures: Any) -> None:
 async def test_the_fingerprint_command_shows_keys_in_groups_of_four(
     house: House, room: RoomID
 ) -> None:
-    house.speaker._identity = Known()
+    house.speaker._notices._identity = Known()
     assert await said(house, room, "!expire fingerprint") == (
         "Compare these with what your app shows of me:\n"
         f"identity {SHOWN}\n"
@@ -136,9 +136,9 @@ async def test_the_fingerprint_command_shows_keys_in_groups_of_four(
 async def test_the_status_tells_trouble_with_the_identity_and_nothing_else(
     house: House, room: RoomID
 ) -> None:
-    house.speaker._identity = Known()
+    house.speaker._notices._identity = Known()
     assert "identity" not in await said(house, room, "!expire status")
-    house.speaker._identity = Known(trouble=WORDS["lost"])
+    house.speaker._notices._identity = Known(trouble=WORDS["lost"])
     answer = await said(house, room, "!expire status")
     assert f"My operator should look at my identity: {WORDS['lost']}." in answer
 

@@ -35,6 +35,7 @@ LAYERS = {
     "edge": {"store", "matrix", "config"},
     "services": {
         "clock",
+        "worker",
         "reading",
         "judging",
         "late",
@@ -44,6 +45,7 @@ LAYERS = {
         "intake",
         "backfill",
         "redactor",
+        "notices",
         "speaker",
         "rooms",
         "identity",
@@ -67,7 +69,7 @@ LAYERS = {
         "timekeeper",
     },
 }
-SHARED = {"clock", "reading", "judging"}
+SHARED = {"clock", "worker", "reading", "judging", "notices"}
 """The services that other services may import."""
 
 OUTSIDE = {

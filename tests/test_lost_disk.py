@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.synapse
 
 
 def waiting(bot: BotProcess) -> set[str]:
-    with sqlite3.connect(bot.data_dir / "timers.db") as db:
+    with closing(sqlite3.connect(bot.data_dir / "timers.db")) as db:
         return {row[0] for row in db.execute("SELECT event_id FROM timers")}
 
 
@@ -91,7 +92,7 @@ async def test_rebuild_gives_timers_to_what_has_none(people: People, bots: Bots)
     await wait_until(lambda: is_waiting(bot, sent[-1]), 10, "the bot to have read all")
     assert await asyncio.to_thread(rebuild, bot) == (4, "")
     assert await bot.stop() == 0
-    with sqlite3.connect(bot.data_dir / "timers.db") as db:
+    with closing(sqlite3.connect(bot.data_dir / "timers.db")) as db, db:
         db.execute("DELETE FROM timers")
     status, said = await asyncio.to_thread(rebuild, bot)
     assert (status, said.splitlines()[0]) == (0, "Reading back in 1 room.")

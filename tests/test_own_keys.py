@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from peewee import PeeweeException
 
+from bot.matrix.olm import CryptoStore
 from bot.model import Refused, Unreachable
 from tests.engines import ROOM, Bot, Peer, Writer
 
@@ -194,3 +196,19 @@ async def test_only_the_last_channels_of_a_device_are_kept(tmp_path: Path, bot: 
     writer = Writer(alice)
     bot.feed(alice.tell(bot, "m.room_key", writer.room_key()))
     assert await bot.reads(writer.write("hello")) == "hello"
+
+
+# --- the crypto store ----------------------------------------------------------------------------
+
+
+async def test_who_closes_the_client_closes_its_crypto_store(bot: Bot) -> None:
+    await bot.client.close()
+    assert bot.client.store.database.is_closed()
+
+
+def test_a_crypto_store_that_cannot_be_used_leaves_no_connection_open(tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged.db"
+    damaged.write_bytes(b"no database" * 1000)
+    with pytest.raises(PeeweeException):
+        CryptoStore("@bot:example.org", "DEVICE", str(tmp_path), "secret", damaged.name)
+    assert damaged not in [entry.resolve() for entry in Path("/proc/self/fd").iterdir()]

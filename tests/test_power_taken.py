@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -146,7 +147,7 @@ class Scene(Stage):
     """By `time.monotonic`."""
 
     def waiting(self) -> int:
-        with sqlite3.connect(self.bot.data_dir / "timers.db") as db:
+        with closing(sqlite3.connect(self.bot.data_dir / "timers.db")) as db:
             found = {row[0] for row in db.execute("SELECT event_id FROM timers")}
         return len(found.intersection(self.sent))
 
@@ -291,12 +292,12 @@ async def test_messages_too_old_for_the_homeserver_are_told_and_go_when_it_may(
     await brief.stop()
     brief._extra.clear()
     await brief.start()
-    with sqlite3.connect(bot.data_dir / "timers.db") as db:
+    with closing(sqlite3.connect(bot.data_dir / "timers.db")) as db, db:
         db.execute("UPDATE timers SET next = due WHERE event_id = ?", [clear])
     await bot.start()
     await alice.until_redacted(room, clear)
-    for closing in (bots, people):
-        await closing.close()
+    for one in (bots, people):
+        await one.close()
 
 
 async def test_a_suspended_account_waits_and_goes_on_when_it_is_free_again(
@@ -332,7 +333,7 @@ async def test_a_deactivated_account_ends_the_bot_with_status_3_and_keeps_what_w
     await warden.call("POST", *path, root="/_synapse/admin/v1", body={"erase": False})
     assert await bot.ended(30) == 3
     assert "Traceback" not in bot.words()
-    with sqlite3.connect(bot.data_dir / "timers.db") as db:
+    with closing(sqlite3.connect(bot.data_dir / "timers.db")) as db:
         waiting = "SELECT (SELECT count(*) FROM timers) + (SELECT count(*) FROM left_behind)"
         assert db.execute(waiting).fetchone()[0] >= 2
 
@@ -357,6 +358,6 @@ async def test_an_invitation_that_is_withdrawn_or_leads_nowhere_holds_up_no_othe
     await asyncio.sleep(1)
     bot.signal(signal.SIGCONT)
     await alice.until_notice(good, bot.user_id, "I make messages disappear", 20)
-    with sqlite3.connect(bot.data_dir / "timers.db") as db:
+    with closing(sqlite3.connect(bot.data_dir / "timers.db")) as db:
         assert db.execute("SELECT count(*) FROM invites").fetchone()[0] == 0
     assert "Traceback" not in bot.words()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
+import pkgutil
+import re
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import bot.store
 from bot.model import DiskError, EventID, Invite, Millis, RoomID, UserID
 from bot.policy import Owed
 from bot.store import Store, StoreError
@@ -305,3 +309,12 @@ async def test_what_is_owed_is_owed_once(store: Store) -> None:
     await store.reviewed(ROOM, suspended=True, owed=once)
     await store.reviewed(ROOM, suspended=True, owed=once)
     assert await rows(store, "SELECT count(*) FROM owed") == [(1,)]
+
+
+def test_no_statement_numbers_its_parameters() -> None:
+    # Python 3.12.0 to 3.12.3 take `?1` for a name, and want no sequence for it.
+    for module in pkgutil.iter_modules(bot.store.__path__, "bot.store."):
+        for name, value in vars(importlib.import_module(module.name)).items():
+            statements = value if isinstance(value, tuple) else (value,)
+            numbered = [one for one in statements if re.search(r"\?\d", str(one))]
+            assert not numbered or name.startswith("__"), f"{module.name}.{name}"

@@ -12,7 +12,8 @@ import pytest
 from bot.model import Bounds, EventID, Millis, RoomID, Timer, UserID
 from bot.store import Store
 from bot.store.database import Row
-from bot.store.debts import NEXT_OWED
+from bot.store.debts import NEXT_SETTING, NEXT_WORDS
+from bot.store.kin import NEXT_ORPHAN
 from bot.store.standing import KEPT_FOR
 from bot.store.timers import DUE, NEXT
 from bot.store.unread import NEXT_GAP, READY, TAKE
@@ -51,9 +52,9 @@ async def one(store: Store, now: Millis = NOW) -> Timer:
     return timer
 
 
-async def rows(store: Store, sql: str, *args: Any) -> list[Row]:
+async def rows(store: Store, sql: str, *args: Any, **named: Any) -> list[Row]:
     async with store._db.transaction() as db:
-        return await db.rows(sql, *args)
+        return await db.rows(sql, *args, **named)
 
 
 # --- due -----------------------------------------------------------------------------------------
@@ -156,25 +157,39 @@ async def test_a_forgotten_room_leaves_nothing(store: Store) -> None:
 @pytest.mark.parametrize(
     ("sql", "args", "table"),
     [
-        (DUE, (0, NOW, NOW, 8, 5), "timers"),
-        (NEXT, (NOW,), "timers"),
+        (DUE, {"backlog": 0, "now": NOW, "patient": NOW, "share": 8, "few": 5}, "timers"),
+        (NEXT, {"after": NOW}, "timers"),
         (TAKE, (1, 500), "unread"),
         (READY, (), "unread"),
         (NEXT_GAP, (), "unread"),
-        (NEXT_OWED, (), "timers"),
     ],
 )
 async def test_what_is_due_is_found_through_an_index(
-    store: Store, sql: str, args: tuple[Any, ...], table: str, analysed: bool
+    store: Store, sql: str, args: tuple[Any, ...] | dict[str, Any], table: str, analysed: bool
 ) -> None:
     await remember(store, ROOM, **{f"e{number}": number for number in range(300)})
     if analysed:
         await rows(store, "ANALYZE")
     aliases = {"timers": ("timers", "t"), "unread": ("unread",)}[table]
-    for *_, step in await rows(store, f"EXPLAIN QUERY PLAN {sql}", *args):
+    plan = f"EXPLAIN QUERY PLAN {sql}"
+    given = rows(store, plan, **args) if isinstance(args, dict) else rows(store, plan, *args)
+    for *_, step in await given:
         for name in aliases:
             assert not step.startswith(f"SCAN {name} ") or "COVERING INDEX" in step, step
             assert step != f"SCAN {name}"
+
+
+@pytest.mark.parametrize("analysed", [False, True])
+@pytest.mark.parametrize("sql", [NEXT_SETTING, NEXT_WORDS, NEXT_ORPHAN])
+async def test_the_next_of_a_queue_is_found_in_the_order_of_an_index(
+    store: Store, sql: str, analysed: bool
+) -> None:
+    await remember(store, ROOM, **{f"e{number}": number for number in range(300)})
+    if analysed:
+        await rows(store, "ANALYZE")
+    plan = [step for *_, step in await rows(store, f"EXPLAIN QUERY PLAN {sql}", "[]")]
+    assert any("USING INDEX" in step or "USING COVERING INDEX" in step for step in plan[:1]), plan
+    assert not any("TEMP B-TREE" in step for step in plan), plan
 
 
 async def test_a_redaction_finds_its_timer_through_an_index(store: Store) -> None:

@@ -91,6 +91,8 @@ class Device:
             self._syncing.cancel()
             await asyncio.gather(self._syncing, return_exceptions=True)
         await self._client.close()
+        if self._client.store is not None:
+            self._client.store.database.close()
 
     async def call(self, method: str, *parts: str, body: Any = None) -> Event:
         """Make one request to the client-server API; return the answer."""

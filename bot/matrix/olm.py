@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import vodozemac
-from nio.crypto import InboundGroupSession, Olm, OutboundGroupSession
+from nio.crypto import InboundGroupSession, OutboundGroupSession
 from nio.events import ForwardedRoomKeyEvent
 from nio.store import MegolmInboundSessions, SqliteStore
 from peewee import PeeweeException
 
 from bot.matrix.gate import prune
-from bot.matrix.olm_payload import Opening, readable
+from bot.matrix.olm_payload import ReadingOlm
 from bot.matrix.speaking import Client
 from bot.model import RoomID
 
@@ -46,7 +46,7 @@ def _row(session: InboundGroupSession) -> str:
     return f"{session.id} {session.sender_key} {session.room_id}"
 
 
-class CarefulOlm(Olm):  # type: ignore[misc]
+class CarefulOlm(ReadingOlm):
     """The engine of one device."""
 
     def __init__(self, user_id: str, device_id: str, store: SqliteStore) -> None:
@@ -182,19 +182,6 @@ class CarefulOlm(Olm):  # type: ignore[misc]
 
     # --- Olm: the channels between devices -----------------------------------------------
 
-    def _try_decrypt(self, sender: str, sender_key: str, message: Any) -> str | None:
-        """Open a message with a channel that is there."""
-        opened = super()._try_decrypt(sender, sender_key, message)
-        return None if opened is None else readable(opened)
-
-    def _create_inbound_session(self, sender: str, sender_key: str, message: Any) -> Opening:
-        """Take the channel that somebody opens, and use up its one-time key."""
-        log.debug("%s opens a channel", sender)
-        session = Opening(self.account, message, sender_key)
-        self.account.remove_one_time_keys(session)
-        self.save_account()
-        return session
-
     def decrypt(self, sender: str, sender_key: str, message: Any) -> Any:
         """Decrypt a message from a device; one that cannot be is answered with a new channel."""
         try:
@@ -276,6 +263,17 @@ class _Claimed:
     one_time_keys: dict[str, Any]
 
 
+class CryptoStore(SqliteStore):  # type: ignore[misc]
+    """nio's store, which leaves no connection open when it cannot be used."""
+
+    def __post_init__(self) -> None:
+        try:
+            super().__post_init__()
+        except BaseException:
+            self.database.close()
+            raise
+
+
 class CarefulClient(Client):
     """nio's client with that engine."""
 
@@ -283,8 +281,13 @@ class CarefulClient(Client):
         """Open the crypto store of the device that is logged in."""
         if self.olm is None:
             where, key = self.store_path, self.config.pickle_key
-            self.store: Any = SqliteStore(self.user_id, self.device_id, where, key, "")
-            self.olm: Any = CarefulOlm(self.user_id, self.device_id, self.store)
+            store = CryptoStore(self.user_id, self.device_id, where, key, "")
+            try:
+                self.olm: Any = CarefulOlm(self.user_id, self.device_id, store)
+            except BaseException:
+                store.database.close()
+                raise
+            self.store: Any = store
 
     def load_again(self) -> None:
         """Forget what is in memory for what is on the disk."""
@@ -295,3 +298,15 @@ class CarefulClient(Client):
             self.olm = before  # better than nothing
             raise
         before.store.database.close()
+
+    def close_store(self) -> None:
+        """Close the crypto store; nio leaves it open."""
+        if self.store is not None:
+            self.store.database.close()
+
+    async def close(self) -> None:
+        """Close the connections, that to the crypto store too."""
+        try:
+            await super().close()
+        finally:
+            self.close_store()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import secrets
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -96,17 +97,22 @@ class Database:
                     raise explain(error, self._path) from error
                 raise
 
-    async def rows(self, sql: str, *args: Any) -> list[Row]:
-        """Run one statement inside the current transaction; return its rows."""
-        self._dirty = self._dirty or sql.lstrip().startswith("DELETE")
-        return [tuple(row) for row in await self._connection.execute_fetchall(sql, args)]
+    async def rows(self, sql: str, *args: Any, **named: Any) -> list[Row]:
+        """Run one statement inside the current transaction; return its rows.
 
-    async def one(self, sql: str, *args: Any) -> Row | None:
+        `args` take the places of `?`, or `named` those of `:name`. Not `?1`: some releases of
+        Python take that for a name.
+        """
+        self._dirty = self._dirty or sql.lstrip().startswith("DELETE")
+        given = named or args
+        return [tuple(row) for row in await self._connection.execute_fetchall(sql, given)]
+
+    async def one(self, sql: str, *args: Any, **named: Any) -> Row | None:
         """Run one statement inside the current transaction; return its first row."""
-        found = await self.rows(sql, *args)
+        found = await self.rows(sql, *args, **named)
         return found[0] if found else None
 
-    async def many(self, sql: str, rows: list[Row]) -> None:
+    async def many(self, sql: str, rows: list[Row] | list[dict[str, Any]]) -> None:
         """Run one statement once a row, inside the current transaction."""
         if rows:
             self._dirty = self._dirty or sql.lstrip().startswith("DELETE")
@@ -129,6 +135,11 @@ class Database:
         await self._connection.execute_fetchall("VACUUM")
         await self._connection.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
         self._dirty = False
+
+
+def as_list(busy: Collection[str]) -> str:
+    """Return the rooms that somebody is at work on, as SQL takes them: for `json_each`."""
+    return json.dumps(list(busy))
 
 
 async def run(database: Database, sql: str, *args: Any) -> None:

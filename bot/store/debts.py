@@ -3,27 +3,41 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import asdict
 from typing import Final
 
 from bot.model import Invite, Millis, RoomID, UserID
 from bot.policy import Debt, Owed, succeed
-from bot.store.database import Database, run
+from bot.store.database import Database, Row, as_list, run
 
 OWE: Final = "INSERT OR IGNORE INTO owed (room, key, kind, args) VALUES (?, ?, ?, ?)"
 OWING: Final = "SELECT count(*) FROM owed WHERE room = ?"
 MOST_OWED: Final = 100
 """Answers that wait for one room at once; more were asked for than anybody reads."""
-MUST: Final = frozenset({"set", "reverted", "suspended", "resumed", "welcome", "moved", "needs"})
+MUST: Final = frozenset(
+    {"set", "announce", "reverted", "suspended", "resumed", "welcome", "moved", "needs"}
+)
 """What is owed all the same: it tells whether messages disappear, and nobody can ask for many."""
 SUPERSEDE: Final = "DELETE FROM owed WHERE room = ? AND kind = 'set' RETURNING args"
-NEXT_OWED: Final = (
-    "SELECT o.id, r.room_id, o.key, o.kind, o.args, o.attempts, o.next FROM rooms r"
-    " JOIN owed o ON o.id = (SELECT min(id) FROM owed WHERE room = r.id)"
+NEXT_SETTING: Final = (
+    "SELECT o.id, r.room_id, o.key, o.kind, o.args, o.attempts, o.next FROM owed o INDEXED BY"
+    " owed_setting CROSS JOIN rooms r ON r.id = o.room WHERE o.kind = 'set' AND o.room NOT IN"
+    " (SELECT id FROM rooms WHERE room_id IN (SELECT value FROM json_each(?)))"
     " ORDER BY o.next, o.id LIMIT 1"
 )
+NEXT_WORDS: Final = (
+    "SELECT o.id, r.room_id, o.key, o.kind, o.args, o.attempts, o.next FROM owed o INDEXED BY"
+    " owed_words CROSS JOIN rooms r ON r.id = o.room WHERE o.kind <> 'set' AND o.room NOT IN"
+    " (SELECT id FROM rooms WHERE room_id IN (SELECT value FROM json_each(?)))"
+    " AND NOT EXISTS (SELECT 1 FROM owed e WHERE e.room = o.room AND e.id < o.id)"
+    " ORDER BY o.next, o.id LIMIT 1"
+)
+WRITTEN: Final = (
+    "UPDATE owed SET kind = 'announce', next = 0, attempts = 0 WHERE id = ? AND kind = 'set'"
+)
 PAID: Final = "DELETE FROM owed WHERE id = ?"
-WAIT_TURN: Final = "UPDATE owed SET next = max(next, ?) WHERE room = ?"
+WAIT_TURN: Final = "UPDATE owed SET next = max(next, ?) WHERE room = ? AND kind <> 'set'"
 OWED_LATER: Final = "UPDATE owed SET next = ?, attempts = attempts + 1 WHERE id = ?"
 
 
@@ -52,10 +66,19 @@ class Debts:
         sql = "UPDATE invites SET next = ?, attempts = attempts + 1 WHERE room_id = ?"
         await run(self._db, sql, until, invite.room_id)
 
-    async def next_debt(self) -> Debt | None:
-        """Return the debt to be paid first: of each room the oldest, whichever is ready."""
+    async def next_debt(
+        self, busy: Collection[RoomID] = (), *, setting: bool | None = None
+    ) -> Debt | None:
+        """Return the debt to be paid first, not of `busy` rooms.
+
+        With `setting`, a lifetime that is to be set; without, something to be said, which is the
+        oldest that is owed to its room. `None`: a lifetime if there is one, else words.
+        """
+        kinds = {True: (NEXT_SETTING,), False: (NEXT_WORDS,), None: (NEXT_SETTING, NEXT_WORDS)}
+        row: Row | None = None
         async with self._db.transaction() as db:
-            row = await db.one(NEXT_OWED)
+            for sql in kinds[setting]:
+                row = row or await db.one(sql, as_list(busy))
         if row is None:
             return None
         return Debt(
@@ -67,6 +90,10 @@ class Debts:
             attempts=row[5],
             next=row[6],
         )
+
+    async def written(self, debt: Debt) -> None:
+        """The lifetime is set in the room: what is left is to say so."""
+        await run(self._db, WRITTEN, debt.id)
 
     async def paid(self, debt: Debt, now: Millis = 0) -> None:
         """The debt is paid; the room's next one comes after those that wait in other rooms."""

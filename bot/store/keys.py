@@ -28,9 +28,9 @@ MOST_OF_ONE: Final = 50
 WAIT: Final = (
     "INSERT OR IGNORE INTO unheard"
     " (room, event_id, sender, session_id, at, quiet, setting, policy_digest)"
-    " SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8"
-    " WHERE (SELECT count(*) FROM unheard WHERE room = ?1) < ?9"
-    " AND (SELECT count(*) FROM unheard WHERE room = ?1 AND sender = ?3) < ?10"
+    " SELECT :room, :event, :sender, :session, :at, :quiet, :setting, :digest"
+    " WHERE (SELECT count(*) FROM unheard WHERE room = :room) < :most"
+    " AND (SELECT count(*) FROM unheard WHERE room = :room AND sender = :sender) < :most_of_one"
 )
 WAITING: Final = (
     "SELECT r.room_id, u.event_id, u.sender, u.session_id, u.at, u.setting, u.policy_digest,"
@@ -57,10 +57,18 @@ async def remember_unheard(
     await db.many(
         WAIT,
         [
-            (
-                *(row, u.event_id, u.sender, u.session_id, u.at, u.quiet),
-                *(state.setting, state.policy_digest, MOST_WAITING, MOST_OF_ONE),
-            )
+            {
+                "room": row,
+                "event": u.event_id,
+                "sender": u.sender,
+                "session": u.session_id,
+                "at": u.at,
+                "quiet": u.quiet,
+                "setting": state.setting,
+                "digest": state.policy_digest,
+                "most": MOST_WAITING,
+                "most_of_one": MOST_OF_ONE,
+            }
             for u, state in found
         ],
     )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
 from bot.model import EventID, Millis, Orphan, RoomID, Timer
 from bot.policy import Stamp
-from bot.store.database import Database, run
+from bot.store.database import Database, as_list, run
 
 ADD: Final = (
     "INSERT INTO timers (room, event_id, due, next, backlog, local) VALUES (?, ?, ?, ?, ?, ?)"
@@ -29,8 +29,8 @@ SETTLED: Final = "DELETE FROM orphans WHERE room = ? AND parent IN (SELECT value
 MOST_ORPHANS: Final = 2_000
 """Of one room, to be asked about one after another; those beyond stand on their own."""
 ADD_ORPHAN: Final = (
-    "INSERT OR IGNORE INTO orphans (room, event_id, parent) SELECT ?1, ?2, ?3"
-    " WHERE (SELECT count(*) FROM orphans WHERE room = ?1) < ?4"
+    "INSERT OR IGNORE INTO orphans (room, event_id, parent) SELECT :room, :event, :parent"
+    " WHERE (SELECT count(*) FROM orphans WHERE room = :room) < :most"
 )
 LOWER: Final = (
     "UPDATE timers SET due = p.due, next = min(timers.next, p.due) FROM timers AS p"
@@ -46,6 +46,12 @@ BEREFT: Final = (
 VERIFY: Final = (
     "UPDATE timers SET sent_at = coalesce(sent_at, ?), next = min(next, ?), attempts = 0"
     " WHERE room = ? AND event_id = ?"
+)
+NEXT_ORPHAN: Final = (
+    "SELECT o.id, r.room_id, o.event_id, o.parent, o.attempts, o.next FROM orphans o"
+    " INDEXED BY orphans_next CROSS JOIN rooms r ON r.id = o.room WHERE o.room NOT IN"
+    " (SELECT id FROM rooms WHERE room_id IN (SELECT value FROM json_each(?)))"
+    " ORDER BY o.next, o.id LIMIT 1"
 )
 DEPTH: Final = 8
 """Generations that are followed: a vote on an edit of an edit… Clients make two."""
@@ -87,7 +93,8 @@ async def add_timers(
             values = (due, first, _overdue(stamp, now), stamp.parent, parent is not None, local)
             await db.rows(ADD_CHILD + (KEEP if found else SOONER), row, stamp.event_id, *values)
         if parent is None and stamp.ask:
-            await db.rows(ADD_ORPHAN, row, stamp.event_id, stamp.parent, MOST_ORPHANS)
+            question = {"room": row, "event": stamp.event_id, "parent": stamp.parent}
+            await db.rows(ADD_ORPHAN, **question, most=MOST_ORPHANS)
     # A child may have come before its parent.
     await _lower(db, row, [one.event_id for one in stamps])
 
@@ -147,13 +154,10 @@ class Kin:
                 await db.rows(ADD_CHILD + SOONER, row, child, *values)
             await db.rows("UPDATE timers SET looked = ? WHERE id = ?", looked, timer.id)
 
-    async def next_orphan(self) -> Orphan | None:
-        """Return the message whose parent is to be asked about next."""
+    async def next_orphan(self, busy: Collection[RoomID] = ()) -> Orphan | None:
+        """Return the message whose parent is to be asked about next, not of `busy` rooms."""
         async with self._db.transaction() as db:
-            found = await db.one(
-                "SELECT o.id, r.room_id, o.event_id, o.parent, o.attempts, o.next FROM orphans o"
-                " JOIN rooms r ON r.id = o.room ORDER BY o.next, o.id LIMIT 1"
-            )
+            found = await db.one(NEXT_ORPHAN, as_list(busy))
         if found is None:
             return None
         return Orphan(

@@ -18,33 +18,33 @@ MOVE_CHILDREN: Final = (
     " AND p.local AND timers.due > p.due"
 )
 """What belongs to a message is due with it, or before."""
-LOOK_AT_TIMERS: Final = "UPDATE timers SET next = max(due, ?1) WHERE next > max(due, ?1)"
+LOOK_AT_TIMERS: Final = "UPDATE timers SET next = max(due, :now) WHERE next > max(due, :now)"
 MOVE_GAPS: Final = (
-    "UPDATE gaps SET since = min(since, ?1), until = min(until, ?1), stop_at = stop_at - ?2"
+    "UPDATE gaps SET since = min(since, :now), until = min(until, :now), stop_at = stop_at - :by"
 )
 READ: Final = (
-    "UPDATE unread SET item = CAST(?1 AS TEXT) || substr(item, instr(item || ' ', ' '))"
-    " WHERE event_id IS NOT NULL AND CAST(item AS INTEGER) > ?1"
+    "UPDATE unread SET item = CAST(:now AS TEXT) || substr(item, instr(item || ' ', ' '))"
+    " WHERE event_id IS NOT NULL AND CAST(item AS INTEGER) > :now"
 )
-MOVE_SWEEPS: Final = "UPDATE sweeps SET since = min(since, ?1), until = min(until, ?1)"
-SYNCED: Final = "UPDATE meta SET value = min(value, ?1) WHERE key = 'synced_at'"
+MOVE_SWEEPS: Final = "UPDATE sweeps SET since = min(since, :now), until = min(until, :now)"
+SYNCED: Final = "UPDATE meta SET value = min(value, :now) WHERE key = 'synced_at'"
 
 WAITING: Final = (
-    "UPDATE gaps SET next = ?1 WHERE next > ?1",
-    "UPDATE owed SET next = ?1 WHERE next > ?1",
-    "UPDATE invites SET next = ?1 WHERE next > ?1",
-    "UPDATE orphans SET next = ?1 WHERE next > ?1",
-    "UPDATE sweeps SET next = ?1 WHERE next > ?1",
-    "UPDATE successors SET next = ?1 WHERE next > ?1",
-    "UPDATE files SET next = ?1 WHERE next > ?1",
+    "UPDATE gaps SET next = :now WHERE next > :now",
+    "UPDATE owed SET next = :now WHERE next > :now",
+    "UPDATE invites SET next = :now WHERE next > :now",
+    "UPDATE orphans SET next = :now WHERE next > :now",
+    "UPDATE sweeps SET next = :now WHERE next > :now",
+    "UPDATE successors SET next = :now WHERE next > :now",
+    "UPDATE files SET next = :now WHERE next > :now",
 )
 """What waits after a failure is tried at once."""
 SINCE: Final = (
-    "UPDATE unheard SET at = ?1 WHERE at > ?1",
-    "UPDATE opened SET at = ?1 WHERE at > ?1",
-    "UPDATE sessions SET used_at = ?1 WHERE used_at > ?1",
-    "UPDATE handled SET at = ?1 WHERE at > ?1",
-    "UPDATE left_behind SET at = ?1 WHERE at > ?1",
+    "UPDATE unheard SET at = :now WHERE at > :now",
+    "UPDATE opened SET at = :now WHERE at > :now",
+    "UPDATE sessions SET used_at = :now WHERE used_at > :now",
+    "UPDATE handled SET at = :now WHERE at > :now",
+    "UPDATE left_behind SET at = :now WHERE at > :now",
 )
 """Moments from which something counts that is to happen later: none lies in the future."""
 
@@ -68,10 +68,10 @@ class Moments:
         async with self._db.transaction() as db:
             await db.rows(MOVE_TIMERS, by, by, after, upto)
             await db.rows(MOVE_CHILDREN)
-            await db.rows(LOOK_AT_TIMERS, now)
-            await db.rows(MOVE_GAPS, now, by)
-            await db.rows(MOVE_SWEEPS, now)
-            await db.rows(READ, now)
-            await db.rows(SYNCED, now)
+            await db.rows(LOOK_AT_TIMERS, now=now)
+            await db.rows(MOVE_GAPS, now=now, by=by)
+            await db.rows(MOVE_SWEEPS, now=now)
+            await db.rows(READ, now=now)
+            await db.rows(SYNCED, now=now)
             for statement in (*WAITING, *SINCE):
-                await db.rows(statement, now)
+                await db.rows(statement, now=now)

@@ -201,5 +201,10 @@ MIGRATIONS: Final = (
     """
     ALTER TABLE sweeps ADD COLUMN before TEXT NOT NULL DEFAULT '[]';
     """,
+    """
+    CREATE INDEX owed_room ON owed (room);
+    CREATE INDEX owed_words ON owed (next, id) WHERE kind <> 'set';
+    CREATE INDEX owed_setting ON owed (next, id) WHERE kind = 'set';
+    """,
 )
 """Each entry moves the schema one version on; `PRAGMA user_version` counts them."""

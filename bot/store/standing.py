@@ -39,8 +39,8 @@ LEAVE: Final = (
 RETURN: Final = (
     "INSERT OR IGNORE INTO timers (room, event_id, due, next, generation, parent, backlog)"
     # From now on they wait for what belongs to them, which needs the greater ids for that.
-    " SELECT ?1, event_id, due, max(due, ?3), generation, parent, due <= ?3 FROM left_behind"
-    " WHERE room_id = ?2 ORDER BY due, parent IS NOT NULL RETURNING 1"
+    " SELECT :room, event_id, due, max(due, :now), generation, parent, due <= :now"
+    " FROM left_behind WHERE room_id = :room_id ORDER BY due, parent IS NOT NULL RETURNING 1"
 )
 RETURNED: Final = "DELETE FROM left_behind WHERE room_id = ?"
 
@@ -113,7 +113,7 @@ class Standing:
 async def come_back(db: Database, row: int, room_id: RoomID, now: Millis) -> int:
     """The bot is in a room again: what was put by is waiting again; return how much that is."""
     await forget_left_behind(db, now)
-    found = await db.rows(RETURN, row, room_id, now)
+    found = await db.rows(RETURN, room=row, room_id=room_id, now=now)
     await db.rows(RETURNED, room_id)
     return len(found)
 

@@ -47,8 +47,8 @@ REVERT: Final = "UPDATE rooms SET setting = ?, policy_digest = ?, commanded = 0 
 MOST_INVITED: Final = 1_000
 """Invitations that wait for an answer at once; it takes a moment to give one."""
 INVITED: Final = (
-    "INSERT INTO invites (room_id, inviter) SELECT ?1, ?2"
-    " WHERE (SELECT count(*) FROM invites) < ?3 OR ?1 IN (SELECT room_id FROM invites)"
+    "INSERT INTO invites (room_id, inviter) SELECT :room, :inviter"
+    " WHERE (SELECT count(*) FROM invites) < :most OR :room IN (SELECT room_id FROM invites)"
     " ON CONFLICT (room_id) DO UPDATE SET inviter = excluded.inviter, next = 0, attempts = 0"
 )
 
@@ -123,7 +123,10 @@ class Store(Timers, Standing, Debts, Files, Moments):
     ) -> None:
         """Remember one sync as a whole: timers, changes, gaps, and the token itself."""
         async with self._db.transaction() as db:
-            asked = [(one.room_id, one.inviter, MOST_INVITED) for one in invited]
+            asked = [
+                {"room": one.room_id, "inviter": one.inviter, "most": MOST_INVITED}
+                for one in invited
+            ]
             await db.many(INVITED, asked)
             await db.many(ASK_REVIEW, [(room_id,) for room_id in left])
             for stretch in stretches:

@@ -16,24 +16,24 @@ DUE: Final = (
     "SELECT t.id, r.room_id, t.event_id, t.due, t.attempts, t.generation, t.sent_at, t.looked,"
     " t.refused IS NOT NULL"
     " FROM rooms r JOIN timers t ON t.id IN"
-    " (SELECT id FROM timers AS f WHERE room = r.id AND backlog = ?1 AND next <= ?2"
+    " (SELECT id FROM timers AS f WHERE room = r.id AND backlog = :backlog AND next <= :now"
     # Children first, as far as a first try goes; `id`: nothing waits for what came before it.
     " AND (sent_at IS NOT NULL OR (SELECT count(*) FROM (SELECT 1 FROM timers AS c"
     " WHERE c.room = f.room AND c.parent = f.event_id AND c.id > f.id AND c.sent_at IS NULL"
-    " AND c.attempts = 0 AND c.next <= ?2 AND (f.next > ?3 OR c.next <= f.next) LIMIT ?5 + 1))"
-    " NOT BETWEEN 1 AND ?5 + (next > ?3))"
-    " ORDER BY next, parent IS NULL AND next > ?3, id LIMIT ?4)"
-    " WHERE NOT r.suspended ORDER BY t.next, t.parent IS NULL AND t.next > ?3, t.id"
+    " AND c.attempts = 0 AND c.next <= :now AND (f.next > :patient OR c.next <= f.next)"
+    " LIMIT :few + 1)) NOT BETWEEN 1 AND :few + (next > :patient))"
+    " ORDER BY next, parent IS NULL AND next > :patient, id LIMIT :share)"
+    " WHERE NOT r.suspended ORDER BY t.next, t.parent IS NULL AND t.next > :patient, t.id"
 )
 NEXT: Final = (
     "SELECT min(min(coalesce((SELECT min(next) FROM timers WHERE room = r.id AND backlog = 0"
-    " AND next > ?1), 1 << 62), coalesce((SELECT min(next) FROM timers WHERE room = r.id"
-    " AND backlog = 1 AND next > ?1), 1 << 62))) FROM rooms r WHERE NOT r.suspended"
+    " AND next > :after), 1 << 62), coalesce((SELECT min(next) FROM timers WHERE room = r.id"
+    " AND backlog = 1 AND next > :after), 1 << 62))) FROM rooms r WHERE NOT r.suspended"
 )
 OVERDUE: Final = (
-    "SELECT sum((SELECT count(*) FROM timers WHERE room = r.id AND backlog = 0 AND next <= ?1"
+    "SELECT sum((SELECT count(*) FROM timers WHERE room = r.id AND backlog = 0 AND next <= :now"
     " AND sent_at IS NULL) + (SELECT count(*) FROM timers WHERE room = r.id AND backlog = 1"
-    " AND next <= ?1 AND sent_at IS NULL)) FROM rooms r WHERE NOT r.suspended"
+    " AND next <= :now AND sent_at IS NULL)) FROM rooms r WHERE NOT r.suspended"
 )
 DROP: Final = "DELETE FROM timers WHERE id = ?"
 SENT: Final = "UPDATE timers SET sent_at = ?, next = ?, attempts = 0 WHERE id = ?"
@@ -43,14 +43,14 @@ UNSENT: Final = (
 POSTPONE: Final = "UPDATE timers SET next = ?, attempts = attempts + 1 WHERE id = ?"
 REFUSED: Final = "UPDATE timers SET next = ?, attempts = attempts + 1, refused = ? WHERE id = ?"
 OLDER_TOO: Final = (
-    "UPDATE timers SET next = ?1 WHERE refused IS NOT NULL AND next < ?1 AND due <= ?2"
-    " AND id <> ?3 AND room = (SELECT room FROM timers WHERE id = ?3)"
+    "UPDATE timers SET next = :next WHERE refused IS NOT NULL AND next < :next AND due <= :due"
+    " AND id <> :id AND room = (SELECT room FROM timers WHERE id = :id)"
 )
 AFTER_IT: Final[Millis] = 60_000
 """How much later those are looked at that one of them is tried for."""
 RELEASE: Final = (
-    "UPDATE timers SET refused = NULL, attempts = 0, next = min(next, ?1) WHERE refused IS NOT NULL"
-    " AND room = (SELECT room FROM timers WHERE id = ?2)"
+    "UPDATE timers SET refused = NULL, attempts = 0, next = min(next, :now)"
+    " WHERE refused IS NOT NULL AND room = (SELECT room FROM timers WHERE id = :id)"
 )
 TELL_ANEW: Final = "UPDATE rooms SET stuck = 0 WHERE id = (SELECT room FROM timers WHERE id = ?)"
 PENDING: Final = (
@@ -70,19 +70,20 @@ class Timers:
         `backlog`: those that were overdue when they were stored; else the live ones.
         """
         async with self._db.transaction() as db:
-            found = await db.rows(DUE, backlog, now, now - PATIENCE, share, FEW)
+            wanted = {"backlog": backlog, "now": now, "share": share}
+            found = await db.rows(DUE, **wanted, patient=now - PATIENCE, few=FEW)
         return [_timer(row) for row in found]
 
     async def overdue(self, now: Millis) -> int:
         """Return how many messages are due in rooms that may act, and not removed yet."""
         async with self._db.transaction() as db:
-            row = await db.one(OVERDUE, now)
+            row = await db.one(OVERDUE, now=now)
         return int(row[0]) if row and row[0] else 0
 
     async def next_due(self, after: Millis) -> Millis | None:
         """Return when, after this time, the next timer of a room that may act wants something."""
         async with self._db.transaction() as db:
-            row = await db.one(NEXT, after)
+            row = await db.one(NEXT, after=after)
         return None if row is None or row[0] is None or row[0] == 1 << 62 else int(row[0])
 
     async def sent(self, timer: Timer, now: Millis, check_at: Millis) -> None:
@@ -92,7 +93,7 @@ class Timers:
         """
         async with self._db.transaction() as db:
             if timer.refused:
-                await db.rows(RELEASE, now, timer.id)
+                await db.rows(RELEASE, now=now, id=timer.id)
                 await db.rows(TELL_ANEW, timer.id)
             await db.rows(SENT, now, check_at, timer.id)
 
@@ -112,7 +113,8 @@ class Timers:
         async with self._db.transaction() as db:
             await db.rows(REFUSED, until, older_than, timer.id)
             if timer.refused and older_than:
-                await db.rows(OLDER_TOO, until + AFTER_IT, timer.due, timer.id)
+                at = until + AFTER_IT
+                await db.rows(OLDER_TOO, next=at, due=timer.due, id=timer.id)
 
     async def drop(self, timer: Timer) -> None:
         """The message is gone for certain."""
