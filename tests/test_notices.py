@@ -9,7 +9,7 @@ from bot.speaker import TRIES
 from tests.fakes import ALICE, BOB
 from tests.house import MINUTE, House
 
-SET = "alice set disappearing messages to 5 minutes."
+SET = "“alice” (@alice:example.org) set disappearing messages to 5 minutes."
 AWAY = Unreachable(reason="reset")
 
 

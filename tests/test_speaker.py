@@ -20,7 +20,7 @@ from bot.model import (
 from tests.fakes import ALICE, BOB, BOT
 from tests.house import DAY, MINUTE, SECOND, House
 
-SET = "alice set disappearing messages to 5 minutes."
+SET = "“alice” (@alice:example.org) set disappearing messages to 5 minutes."
 AWAY = Unreachable(reason="reset")
 
 
