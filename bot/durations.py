@@ -50,6 +50,10 @@ _REASONS: Final = (
 )
 
 
+_UNKNOWN: Final = "The units are seconds, minutes, hours, days, weeks and years"
+_MONTHS: Final = dict.fromkeys(("month", "months", "mo", "mos"), "; a month may be 30 days.")
+
+
 class DurationError(ValueError):
     """A text is no length of time.
 
@@ -74,7 +78,7 @@ def parse(text: str) -> Millis:
     for count, name in _PART.findall(line):
         unit = _UNITS.get(name.lower())
         if unit is None:
-            raise DurationError("The units are seconds, minutes, hours, days, weeks and years.")
+            raise DurationError(_UNKNOWN + _MONTHS.get(name.lower(), "."))
         if unit in counts:
             raise DurationError("Each unit may be used only once.")
         counts[unit] = int(count)

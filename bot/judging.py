@@ -10,6 +10,8 @@ from bot.commands import Parsed
 from bot.model import (
     POLICY_EVENT,
     Bounds,
+    Event,
+    EventID,
     Millis,
     OutcomeError,
     RateLimited,
@@ -48,6 +50,7 @@ class Authority(Protocol):
     @property
     def own_id(self) -> UserID: ...  # noqa: D102
     async def power(self, room_id: RoomID) -> Power: ...  # noqa: D102
+    async def event(self, room_id: RoomID, event_id: EventID) -> Event | None: ...  # noqa: D102
     async def is_signed(self, user_id: UserID, device_id: str, device_key: str) -> bool: ...  # noqa: D102
 
 
@@ -76,6 +79,16 @@ class Judge:
             return Said(digest=digest, sender=sender, kind=SURPLUS)
         log.warning("somebody says too many commands: those over the limit do not count")
         return Said(digest=digest, sender=sender, kind="hasty")
+
+    async def is_for_another(self, room_id: RoomID, parsed: Parsed) -> bool:
+        """Whether it replies to somebody else. Where that cannot be seen, it is for the bot."""
+        if parsed.replies_to is None:
+            return False
+        try:
+            event = await self._authority.event(room_id, parsed.replies_to)
+        except OutcomeError:
+            return False
+        return event is None or event.get("sender") != self._authority.own_id
 
     async def judge(
         self, room_id: RoomID, sender: UserID, parsed: Parsed, digest: str, clear: Clear | None

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from bot.addresses import media_ids
-from bot.commands import Parsed, parse, text_of
+from bot.commands import Parsed, command_of, thread_of
 from bot.events import (
     is_encryption,
     is_nothing,
@@ -240,17 +240,23 @@ class Reader:
             identity = f"megolm:{clear.session_id}:{clear.index}"
         items = self._attached(event, kind, content)
         parsed = self._command(event, kind, content)
-        if parsed is not None:
-            who, digest = UserID(event["sender"]), self.digest(identity)
-            surplus = self._judge.over_limit(who, digest, sent)
-            said = surplus or await self._judge.judge(room_id, who, parsed, digest, clear)
-            items.append(replace(said, event_id=EventID(event["event_id"])))
-        return items
+        if parsed is None:
+            return items
+        who, digest = UserID(event["sender"]), self.digest(identity)
+        said = self._judge.over_limit(who, digest, sent)
+        if said is None and await self._judge.is_for_another(room_id, parsed):
+            return items
+        said = said or await self._judge.judge(room_id, who, parsed, digest, clear)
+        root = thread_of(content, event["content"].get("m.relates_to"))
+        args = said.args | ({"thread": root} if root else {})
+        return [*items, replace(said, event_id=EventID(event["event_id"]), args=args)]
 
     def _command(self, event: Event, kind: object, content: Event) -> Parsed | None:
         """Return the command that a message with this content is, if it is one."""
-        text = text_of(content, event["content"].get("m.relates_to"))
-        return parse(text, self._prefix) if text is not None and kind == "m.room.message" else None
+        if kind != "m.room.message":
+            return None
+        relation = event["content"].get("m.relates_to")
+        return command_of(content, relation, own_id=self._homeserver.own_id, prefix=self._prefix)
 
     def _matters(self, event: Event, clear: Clear, told: Event) -> bool:
         """Whether it makes any difference whose message it is."""

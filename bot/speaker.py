@@ -11,6 +11,7 @@ from typing import Any, Final, Protocol
 
 from bot import notices
 from bot.clock import Clock
+from bot.commands import in_thread
 from bot.model import (
     Bounds,
     Done,
@@ -21,6 +22,7 @@ from bot.model import (
     Outcome,
     OutcomeError,
     RateLimited,
+    Refused,
     RoomID,
     TokenRejectedError,
     Unreachable,
@@ -194,7 +196,8 @@ class Speaker:
         if _passing(outcome, debt):
             raise OutcomeError(outcome)
         # The command counted from its own place; what the room's state says counts again.
-        owed = Owed(key=f"{debt.key}:no", kind="reverted", args={})
+        place = {key: debt.args[key] for key in ("thread",) if key in debt.args}
+        owed = Owed(key=f"{debt.key}:no", kind="reverted", args=place)
         await self._memory.revert(debt, there, digest, owed)
         return False
 
@@ -209,6 +212,12 @@ class Speaker:
         body = await self._notices.text(debt, room)
         if not body:
             return Done()
-        content = {"msgtype": "m.notice", "body": body, "m.mentions": {}}
+        content: dict[str, Any] = {"msgtype": "m.notice", "body": body, "m.mentions": {}}
         txn = "say-" + self._memory.digest(f"{debt.room_id}\n{debt.key}")
-        return await self._homeserver.say(room.room_id, content, txn, encrypted=room.encrypted)
+        say = partial(self._homeserver.say, room.room_id, encrypted=room.encrypted)
+        if "thread" in debt.args:
+            outcome = await say(content | in_thread(debt.args["thread"]), txn)
+            if not isinstance(outcome, Refused):
+                return outcome
+            txn += "-outside"  # no thread can begin there: whoever wrote the command made it up
+        return await say(content, txn)

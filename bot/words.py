@@ -226,6 +226,7 @@ def invalid(prefix: str, bounds: Bounds, reason: str = "") -> str:
     """Answer what is no command."""
     why = reason or "I do not understand that."
     hint = f"Try {prefix} {compact(example(bounds))}, or anything {limits(bounds)}."
+    hint += f" {prefix} off ends it."
     return f"{why} {hint}"
 
 

@@ -94,7 +94,9 @@ async def test_a_later_change_by_somebody_else_is_not_overwritten(
     async with house.running(*house.everything):
         await house.rest()
     assert house.homeserver.lifetime_of(room) == {"type": "after_send", "timer": DAY}
-    assert house.homeserver.heard(room) == ["bob set disappearing messages to 1 day."]
+    assert house.homeserver.heard(room) == [
+        "“bob” (@bob:example.org) set disappearing messages to 1 day."
+    ]
     assert await setting(house, room) == DAY
 
 
