@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bot.demo.homeserver import Homeserver
 from bot.model import Event, EventID, Refused, RoomID, Unreachable
-from tests.conftest import Bots, People
 from tests.fakes import ALICE, BOB, BOT
 from tests.house import MINUTE, House
+from tests.peers import People, Person, wait_until
+from tests.process import Bots
 from tests.test_lifecycle import settle_in
 
+README = Path(__file__).parent.parent / "README.md"
 ROOT = EventID("$root")
 THREAD = {"rel_type": "m.thread", "event_id": ROOT, "is_falling_back": True}
 IN_THREAD = {**THREAD, "m.in_reply_to": {"event_id": ROOT}}
@@ -196,3 +202,38 @@ async def test_a_real_homeserver_keeps_the_answer_in_the_thread_until_it_goes(
     await alice.send(room, content)
     await alice.until_notice(room, bot.user_id, "turned disappearing messages off")
     await alice.until_redacted(room, answer["event_id"], 15)
+
+
+@pytest.mark.synapse
+async def test_the_push_rule_of_the_readme_ends_what_redactions_notify(tmp_path: Path) -> None:
+    found = re.search(r"`(\{[^`]*m\.room\.redaction[^`]*\})`", README.read_text())
+    assert found is not None
+    rule = json.loads(found[1])
+    (tmp_path / "server").mkdir()
+    async with Homeserver(tmp_path / "server", extra={"push": {"enabled": True}}) as homeserver:
+        people = People(homeserver, tmp_path)
+        try:
+            alice, bob = await people("alice"), await people("bob")
+            assert await notified(alice, bob) == 1
+            await bob.call("PUT", "pushrules", "global", "override", "redactions", body=rule)
+            assert await notified(alice, bob) == 0
+        finally:
+            await people.close()
+
+
+async def notified(alice: Person, bob: Person) -> int:
+    """Return how often bob is notified of one redaction in a room set to all messages."""
+    room = await alice.create_room()
+    await alice.invite(room, bob.user_id)
+    await bob.join(room)
+    everything = {"actions": ["notify"]}
+    await bob.call("PUT", "pushrules", "global", "room", room, body=everything)
+    await alice.redact(room, await alice.send(room, "x"))
+    last = await alice.send(room, "later")
+
+    async def shown() -> list[str] | None:
+        found = (await bob.call("GET", "notifications"))["notifications"]
+        here = [one["event"] for one in found if one["room_id"] == room]
+        return [one["type"] for one in here] if last in str(here) else None
+
+    return (await wait_until(shown)).count("m.room.redaction")
