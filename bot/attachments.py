@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import replace
 from random import Random
 from typing import Final, Protocol
 
@@ -25,14 +26,17 @@ from bot.model import (
     UserID,
 )
 from bot.schedule import POSTPONE_CEILING, backoff, retry_in
+from bot.worker import Worker
 
 log = logging.getLogger(__name__)
 
 LOOK_EVERY: Final[Millis] = 60_000
 """A message that was found gone by asking for it wakes nobody: look at least this often."""
 SUMMARY_EVERY: Final[Millis] = 60_000
-PATIENT: Final = 3
-"""Failures with one file that nobody needs to hear of."""
+WITHIN: Final[Millis] = 90_000
+"""How long the deletion of one file may take: two requests."""
+WIDTH: Final = 2
+SLOW: Final = 4
 
 REJECTED: Final = "the homeserver does not accept the token in media.admin_token_file"
 FORBIDDEN: Final = "the token in media.admin_token_file is no server administrator's"
@@ -56,7 +60,7 @@ class Memory(Protocol):
     """What this service asks of the store."""
 
     def digest(self, text: str) -> str: ...  # noqa: D102
-    async def next_file(self) -> File | None: ...  # noqa: D102
+    async def next_file(self, busy: Collection[str] = ()) -> File | None: ...  # noqa: D102
     async def done_with(self, file: File) -> None: ...  # noqa: D102
     async def file_later(self, file: File, until: Millis) -> None: ...  # noqa: D102
 
@@ -74,7 +78,7 @@ def trouble_of(outcome: Outcome) -> str:
 
 
 class Attachments:
-    """Deletes one file after the other; each stays noted until it is gone.
+    """Deletes files; each stays noted until it is gone.
 
     Anybody can name anybody's file in a message. So a file goes only when the homeserver says
     that the one who sent the message has uploaded it.
@@ -103,37 +107,41 @@ class Attachments:
     async def run(self) -> None:
         """Delete what is due until cancelled. No answer ends the bot, whatever the token is."""
         self._judge(await self._ask(self._homeserver.usable))
-        while True:
-            self.wake.clear()
-            until = await self.look()
-            self._summarise()
-            await self._clock.wait(self.wake, until)
+        await Worker(
+            self._clock,
+            self.wake,
+            self._next,
+            self._see_to,
+            lane=lambda file: file.media_id,
+            overdue=self._later,
+            within=WITHIN,
+            what="files to be deleted",
+            width=WIDTH,
+            slow=SLOW,
+            every=LOOK_EVERY,
+        ).run()
 
-    async def look(self) -> Millis:
-        """Delete what can be deleted now; return when to look again."""
-        while True:
-            now = self._clock.now()
-            if now < self._paused_until:
-                return self._paused_until
-            file = await self._memory.next_file()
-            if file is None:
-                return now + LOOK_EVERY
-            if file.next > now:
-                return min(file.next, now + LOOK_EVERY)
-            await self._see_to(file)
+    async def _next(self, busy: Collection[str]) -> File | None:
+        """Return the file to be deleted next, and not before the pause is over."""
+        file = await self._memory.next_file(busy)
+        return file and replace(file, next=max(file.next, self._paused_until))
 
-    async def _see_to(self, file: File) -> None:
-        """Bring one file as far as it goes."""
+    async def _see_to(self, file: File) -> str | None:
+        """Bring one file as far as it goes; return why it is put off, if it is."""
         outcome = await self._ask(lambda: self._delete(file))
         if isinstance(outcome, Done | NotFound):
             await self._memory.done_with(file)
         else:
-            if file.attempts == PATIENT:
-                log.warning("a file cannot be deleted (%s)", type(outcome).__name__)
-            wait = backoff(file.attempts, ceiling=POSTPONE_CEILING, chance=self._random.random())
             # Should it be this file that is never answered, others come first.
-            await self._memory.file_later(file, self._clock.now() + wait)
+            await self._later(file)
         self._judge(outcome)
+        self._summarise()
+        troubled = isinstance(outcome, Done | NotFound) or self.trouble
+        return None if troubled else type(outcome).__name__
+
+    async def _later(self, file: File) -> None:
+        wait = backoff(file.attempts, ceiling=POSTPONE_CEILING, chance=self._random.random())
+        await self._memory.file_later(file, self._clock.now() + wait)
 
     async def _delete(self, file: File) -> Outcome:
         """Delete a file if it is its sender's own; `Done` when there is no more to do."""

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Final, NoReturn, Protocol, TypeVar
+from typing import Final, Protocol
 
 from bot.model import Millis
 
@@ -32,39 +31,6 @@ class Clock(Protocol):
         set: clear it before looking for work, so that no wake is lost between.
         """
         ...
-
-
-class Waiting(Protocol):
-    """Something that is to be seen to at a time."""
-
-    @property
-    def next(self) -> Millis:
-        """Return when."""
-        ...
-
-
-T = TypeVar("T", bound=Waiting)
-
-
-async def work_through(
-    clock: Clock,
-    wake: asyncio.Event,
-    find: Callable[[], Awaitable[T | None]],
-    see_to: Callable[[T], Awaitable[None]],
-) -> NoReturn:
-    """See to what `find` gives, one after the other, each when its time has come, until cancelled.
-
-    `find` gives what is to be seen to first. `wake` has it asked again.
-    """
-    while True:
-        wake.clear()
-        found = await find()
-        if found is None:
-            await clock.wait(wake, None)
-        elif found.next > clock.now():
-            await clock.wait(wake, found.next)
-        else:
-            await see_to(found)
 
 
 class SystemClock:

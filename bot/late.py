@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from bot.allowance import HOUR, Allowance
@@ -13,6 +14,7 @@ from bot.model import Event, EventID, Forbidden, Millis, OutcomeError, RoomID, T
 from bot.policy import RoomState
 from bot.reading import Reader
 from bot.timeline import Item, Said, Unheard
+from bot.worker import Worker
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +23,10 @@ ASK_AFTER: Final[Millis] = 5_000
 ASK_AGAIN_AFTER: Final[Millis] = 12_000
 """The answer may have come by a channel that was lost, and has been made anew since."""
 GIVE_UP_AFTER: Final[Millis] = 60_000
+WITHIN: Final[Millis] = 90_000
+"""How long the messages of one room may take in one go."""
+WIDTH: Final = 4
+SLOW: Final = 4
 MOST_ASKED_TWICE: Final = 1_000
 ASKED_TO_REPEAT: Final = 5
 """Messages without a key of which one sender is told in an hour; anybody can make any number."""
@@ -53,8 +59,22 @@ class Memory(Protocol):
     ) -> None: ...
 
 
+Waiting = tuple[Unheard, RoomState, bool]
+"""A message, how the room stood at its place, and whether its key was asked for."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Turn:
+    """The messages of a room that wait for keys."""
+
+    room_id: RoomID
+    next: Millis
+    """When there is something to be done for the first of them."""
+    waiting: list[Waiting] = field(default_factory=list)
+
+
 class Late:
-    """Reads what could not be read at first, once its key is there."""
+    """Reads what could not be read at first, once its key is there; rooms beside one another."""
 
     def __init__(
         self,
@@ -70,40 +90,88 @@ class Late:
         self._reader = reader
         self._clock = clock
         self._wake_others = wake_others
+        self._due: dict[RoomID, Turn] = {}
+        """Rooms that were found to have something to be done."""
+        self._later: dict[tuple[RoomID, EventID], Millis] = {}
+        """Messages that are under way or were put off: nothing more is done for them before."""
         self._asked_twice: set[tuple[str, str]] = set()
         self._told = Allowance(ASKED_TO_REPEAT, HOUR)
         self.wake = asyncio.Event()
 
     async def run(self) -> None:
         """Wait for keys until cancelled. Raises `TokenRejectedError`."""
-        while True:
-            self.wake.clear()
-            await self._clock.wait(self.wake, await self.look())
+        await Worker(
+            self._clock,
+            self.wake,
+            self.next_turn,
+            self.go_through,
+            lane=lambda turn: turn.room_id,
+            overdue=self._overdue,
+            within=WITHIN,
+            what="messages whose keys come late",
+            width=WIDTH,
+            slow=SLOW,
+        ).run()
 
-    async def look(self) -> Millis | None:
-        """Go through what waits; return when to look again, keys or not."""
-        times: list[Millis] = []
-        waiting = await self._memory.keys.waiting()
+    async def next_turn(self, busy: Collection[RoomID] = ()) -> Turn | None:
+        """Return what is to be gone through first, not of `busy` rooms, and when, keys or not."""
+        for room_id in self._due.keys() - set(busy):
+            return self._due.pop(room_id)
+        now, turns = self._clock.now(), dict[RoomID, Turn]()
+        for room_id, unheard, then, was_asked in await self._memory.keys.waiting():
+            when = self._when(room_id, unheard, was_asked=was_asked)
+            turn = turns.setdefault(room_id, Turn(room_id=room_id, next=when))
+            turn.next = min(turn.next, when)
+            turn.waiting.append((unheard, then, was_asked))
+        self._later = {key: at for key, at in self._later.items() if at > now}
+        # The others are taken from here next: all that waits is not read anew for each room.
+        self._due = {turn.room_id: turn for turn in turns.values() if turn.next <= now}
+        free = [turn for turn in turns.values() if turn.room_id not in busy]
+        first = min(free, key=lambda turn: turn.next, default=None)
+        if first is not None:
+            self._due.pop(first.room_id, None)
+        return first
+
+    async def go_through(self, turn: Turn) -> str | None:
+        """Do what can be done for a room's messages; return why one is put off, if one is."""
+        room_id, reason = turn.room_id, None
         # One key opens many messages: it is asked for once while any of them waits.
-        asked = {_key_of(unheard) for _, unheard, _, was_asked in waiting if was_asked}
-        for room_id, unheard, then, was_asked in waiting:
+        asked = {_key_of(unheard) for unheard, _, was_asked in turn.waiting if was_asked}
+        for unheard, then, was_asked in turn.waiting:
+            now = self._clock.now()
+            if self._when(room_id, unheard, was_asked=was_asked) > now:
+                continue
+            # Should it be this one that takes too long, the others come first.
+            self._later[room_id, unheard.event_id] = now + WITHIN + ASK_AFTER
             try:
-                again = await self._look_at(room_id, unheard, then, asked, was_asked=was_asked)
+                await self._look_at(room_id, unheard, then, asked, was_asked=was_asked)
             except OutcomeError as error:
-                if isinstance(error.outcome, Forbidden):
-                    await self._give_up(room_id, unheard, then)
+                if not isinstance(error.outcome, Forbidden):
+                    reason = type(error.outcome).__name__
+                    self._later[room_id, unheard.event_id] = self._clock.now() + ASK_AFTER
                     continue
-                log.info("a late message must wait (%s)", type(error.outcome).__name__)
-                again = self._clock.now() + ASK_AFTER
+                await self._give_up(room_id, unheard, then)
             except TokenRejectedError:
                 raise
             except Exception as error:  # noqa: BLE001 - it is on the disk, and would come again
                 log.warning("a late message is given up (%s)", type(error).__name__)
                 await self._give_up(room_id, unheard, then)
-                again = None
-            if again is not None:
-                times.append(again)
-        return min(times, default=None)
+            self._later.pop((room_id, unheard.event_id), None)
+        return reason
+
+    async def _overdue(self, _: Turn) -> None:
+        """The message that took too long is put off already."""
+
+    def _when(self, room_id: RoomID, unheard: Unheard, *, was_asked: bool) -> Millis:
+        """Return when there is something to be done for a message."""
+        at = unheard.at + (ASK_AGAIN_AFTER if was_asked else ASK_AFTER)
+        if was_asked and _key_of(unheard) in self._asked_twice:
+            at = unheard.at + GIVE_UP_AFTER
+        if self._homeserver.has_key(room_id, unheard.session_id):
+            at = 0
+        # No longer than that: the clock may have been set back meanwhile.
+        latest = self._clock.now() + WITHIN + ASK_AFTER
+        return max(at, min(self._later.get((room_id, unheard.event_id), 0), latest))
 
     async def _look_at(
         self,
@@ -113,35 +181,27 @@ class Late:
         asked: set[tuple[str, str]],
         *,
         was_asked: bool,
-    ) -> Millis | None:
-        """Do what can be done for one message; return when to look at it again."""
-        now = self._clock.now()
+    ) -> None:
+        """Do what it is time for with one message."""
         if self._homeserver.has_key(room_id, unheard.session_id):
             await self._read(room_id, unheard, then)
-            return None
-        if now >= unheard.at + GIVE_UP_AFTER:
+        elif self._clock.now() >= unheard.at + GIVE_UP_AFTER:
             await self._give_up(room_id, unheard, then)
-            return None
-        if was_asked:
-            return await self._once_more(room_id, unheard, now)
-        if now < unheard.at + ASK_AFTER:
-            return unheard.at + ASK_AFTER
-        if _key_of(unheard) not in asked:
-            asked.add(_key_of(unheard))
-            await self._ask(room_id, unheard)
-        await self._memory.keys.asked(room_id, unheard.event_id)
-        return unheard.at + ASK_AGAIN_AFTER
+        elif was_asked:
+            await self._once_more(room_id, unheard)
+        else:
+            if _key_of(unheard) not in asked:
+                asked.add(_key_of(unheard))
+                await self._ask(room_id, unheard)
+            await self._memory.keys.asked(room_id, unheard.event_id)
 
-    async def _once_more(self, room_id: RoomID, unheard: Unheard, now: Millis) -> Millis:
-        """Ask a second time for a key that does not come; return when to look again."""
-        if now < unheard.at + ASK_AGAIN_AFTER:
-            return unheard.at + ASK_AGAIN_AFTER
+    async def _once_more(self, room_id: RoomID, unheard: Unheard) -> None:
+        """Ask a second time for a key that does not come."""
         if _key_of(unheard) not in self._asked_twice:
             if len(self._asked_twice) >= MOST_ASKED_TWICE:
                 self._asked_twice.clear()
             self._asked_twice.add(_key_of(unheard))
             await self._ask(room_id, unheard, again=True)
-        return unheard.at + GIVE_UP_AFTER
 
     async def _read(self, room_id: RoomID, unheard: Unheard, then: RoomState) -> None:
         """The key is there: do what the message says, from its own place on."""

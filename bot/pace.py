@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from bot.model import Millis, Outcome, RateLimited
-from bot.schedule import IN_FLIGHT
+from bot.model import Millis, Outcome, RateLimited, RoomID, Timer, Unreachable
+from bot.schedule import IN_FLIGHT, SPARE
 
 MANY_FAILED: Final = 24
 """So many redactions in a row that fail are hardly the fault of the messages."""
@@ -65,6 +66,54 @@ def behind(before: Behind | None, late: int, interval: Millis) -> Behind | None:
     begins = late * interval > TOLERABLE
     goes_on = before is not None and late > 0 and interval > 0
     return Behind(late=late, interval=interval) if begins or goes_on else None
+
+
+class InFlight:
+    """The timers that have a request on its way."""
+
+    def __init__(self) -> None:
+        self._since: dict[int, tuple[RoomID, Millis]] = {}
+        self._answered_at: Millis = -1
+        self._silent: set[RoomID] = set()
+        """Rooms whose last request was not answered."""
+
+    def __len__(self) -> int:
+        return len(self._since)
+
+    def begin(self, timers: list[Timer], width: int, now: Millis, *, most: int) -> Iterator[Timer]:
+        """Give `most` of those that there is space for, in their order, and count them as begun."""
+        for timer in timers:
+            if most > 0 and timer.id not in self._since and self._has_space(timer, width):
+                self._since[timer.id] = timer.room_id, now
+                most -= 1
+                yield timer
+
+    def end(self, timer: Timer) -> None:
+        """It is done with, whatever came of it."""
+        del self._since[timer.id]
+
+    def note(self, timer: Timer, outcome: Outcome, now: Millis) -> bool:
+        """Remember what came of a request; return whether only others were answered meanwhile.
+
+        Then it is the room that is silent, and not the homeserver that is away.
+        """
+        if not isinstance(outcome, Unreachable):
+            self._answered_at = now
+            self._silent.discard(timer.room_id)
+            return False
+        self._silent.add(timer.room_id)
+        return self._answered_at > self._since[timer.id][1]
+
+    def _has_space(self, timer: Timer, width: int) -> bool:
+        """Whether it may begin.
+
+        Silent rooms have half of the width together. A room of which nothing is on its way may
+        go a little beyond: others may be about to turn out silent.
+        """
+        rooms = [room_id for room_id, _ in self._since.values()]
+        if timer.room_id in self._silent:
+            return sum(room_id in self._silent for room_id in rooms) < (width + 1) // 2
+        return len(rooms) < width + SPARE * (timer.room_id not in rooms)
 
 
 class Pace:

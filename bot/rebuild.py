@@ -14,12 +14,14 @@ from bot.config import Settings
 from bot.custody import CustodyError, explained, once
 from bot.intake import Intake
 from bot.matrix.client import Matrix
-from bot.model import OutcomeError
+from bot.model import OutcomeError, RoomID
 from bot.reading import Reader
 from bot.store import Store
 from bot.sweeper import Sweeper
 from bot.timeline import Sweep
 
+TRIES: Final = 8
+"""How often a page is asked for that does not come; then its room is left to the running bot."""
 NOBODY: Final = "The bot is in no room where a lifetime was set. There is nothing to read."
 
 
@@ -81,12 +83,14 @@ class _Rebuild:
             await self._intake.once()  # an empty database: begins sweeps by itself
         else:
             await self._begin()
-        never, rooms = asyncio.Event(), await self._store.sweeps.left()
+        never, rooms, silent = asyncio.Event(), await self._store.sweeps.left(), set[RoomID]()
         if not rooms:
             return NOBODY
         say(f"Reading back in {_count(rooms, 'room')}.")
-        while (sweep := await self._store.sweeps.next()) is not None:
-            if sweep.next > self._clock.now():
+        while (sweep := await self._store.sweeps.next(silent)) is not None:
+            if sweep.attempts >= TRIES:
+                silent.add(sweep.room_id)
+            elif sweep.next > self._clock.now():
                 await self._clock.wait(never, sweep.next)
             else:
                 await self._sweeper.step(sweep)

@@ -22,9 +22,11 @@ from bot.model import (
     Timer,
     Unreachable,
 )
-from bot.pace import Behind, Pace, Tally, behind
+from bot.pace import Behind, InFlight, Pace, Tally, behind
 from bot.schedule import (
+    IN_FLIGHT,
     POSTPONE_CEILING,
+    SPARE,
     Inspect,
     Pause,
     Postpone,
@@ -108,7 +110,7 @@ class Redactor:
         self._wake_rooms = wake_rooms
         self.wake = asyncio.Event()
         self._stopping = False
-        self._working: set[int] = set()
+        self._in_flight = InFlight()
         self._looked_at: dict[int, Millis] = {}
         """When messages were first looked at that more belongs to than one answer says."""
         self._pace = Pace()
@@ -145,32 +147,27 @@ class Redactor:
     async def _begin(self, group: asyncio.TaskGroup) -> Millis | None:
         """Start as many redactions as may be in flight; return when to look again."""
         now = self._clock.now()
-        free = self._pace.width - len(self._working)
-        if free <= 0:
-            return None  # whoever finishes wakes us
         if now < self._pace.paused_until:
             return self._pace.paused_until
-        share = self._pace.width + len(self._working)
-        for backlog, most in self._lanes(free):
-            if free <= 0:
-                break
+        share = self._pace.width + len(self._in_flight)
+        for backlog, most in self._lanes():
             found = await self._memory.due(now, share, backlog=backlog)
-            ready = [timer for timer in found if timer.id not in self._working]
-            for timer in take_turns(ready, self._last_room)[: min(free, most)]:
+            if now < self._pace.paused_until:
+                break  # one that began a moment ago has failed
+            ready = take_turns(found, self._last_room)
+            for timer in self._in_flight.begin(ready, self._pace.width, now, most=most):
                 self._last_room = timer.room_id
-                self._working.add(timer.id)
                 group.create_task(self._work(timer))
-                free -= 1
                 self._started += 1
         # All that is due by now is at work or will be looked at when something finishes.
         return await self._memory.next_due(now)
 
-    def _lanes(self, free: int) -> list[tuple[bool, int]]:
-        """Return which lanes to look at, and for how many: live before backlog.
+    def _lanes(self) -> list[tuple[bool, int]]:
+        """Return which lanes to look at, and for how many at most: live before backlog.
 
         One in so many is the backlog's all the same, or a busy room would keep it for ever.
         """
-        lanes = [(False, free), (True, free)]
+        lanes = [(False, IN_FLIGHT + SPARE), (True, IN_FLIGHT + SPARE)]
         if self._started >= BACKLOG_EVERY:
             self._started = 0
             lanes.insert(0, (True, 1))
@@ -184,7 +181,7 @@ class Redactor:
             elif timer.looked or await self._look(timer):
                 await self._redact(timer)
         finally:
-            self._working.discard(timer.id)
+            self._in_flight.end(timer)
             self.wake.set()
 
     async def _look(self, timer: Timer) -> bool:
@@ -231,7 +228,8 @@ class Redactor:
                 self._tally.waited += 1
                 log.warning("a redaction failed (%s)", type(outcome).__name__)
                 await self._memory.postpone(timer, until)
-                self._pace.failed(now)
+                if isinstance(outcome, Failed):
+                    self._pace.failed(now)
             case Inspect(until=until):
                 self._tally.waited += 1
                 await self._inspect(timer, outcome, until)
@@ -292,8 +290,9 @@ class Redactor:
             return None
 
     def _settle(self, outcome: Outcome, timer: Timer, now: Millis) -> Step:
+        others, failures = self._in_flight.note(timer, outcome, now), self._pace.failures
         chance = self._random.random()
-        return settle(outcome, timer, now=now, failures=self._pace.failures, chance=chance)
+        return settle(outcome, timer, now=now, failures=failures, chance=chance, others=others)
 
     def _pause(self, timer: Timer, outcome: Outcome, until: Millis, now: Millis) -> None:
         self._pace.paused(outcome, until, now, again=timer.attempts >= AGAIN)

@@ -23,6 +23,8 @@ from bot.model import (
 
 IN_FLIGHT: Final = 8
 """Most redactions on their way at once; more only adds to their latency."""
+SPARE: Final = 2
+"""Redactions beside these, of rooms that have none on its way: a room may never answer."""
 
 CONFIRM_AFTER: Final = 30_000
 """How long a redaction that was answered with 200 may take to be seen in the timeline, in ms."""
@@ -85,11 +87,20 @@ def retry_in(
     return max(wait, outcome.retry_after) if isinstance(outcome, RateLimited) else wait
 
 
-def settle(outcome: Outcome, timer: Timer, *, now: Millis, failures: int, chance: float) -> Step:
+def settle(
+    outcome: Outcome,
+    timer: Timer,
+    *,
+    now: Millis,
+    failures: int,
+    chance: float,
+    others: bool = False,
+) -> Step:
     """Say what follows from the answer to a redaction.
 
-    `failures` counts the answers in a row that never came. No outcome alone lets a timer go:
-    that takes the redaction seen in the timeline, or the event read back.
+    `failures` counts the answers in a row that never came. `others`: the homeserver
+    answered other requests while this one was on its way, so it is not away. No outcome alone
+    lets a timer go: that takes the redaction seen in the timeline, or the event read back.
     """
     single = now + backoff(timer.attempts, ceiling=POSTPONE_CEILING, chance=chance)
     match outcome:
@@ -97,6 +108,8 @@ def settle(outcome: Outcome, timer: Timer, *, now: Millis, failures: int, chance
             return Sent(check_at=now + CONFIRM_AFTER)
         case RateLimited(retry_after=wait):
             return Pause(until=now + max(wait, 1))
+        case Unreachable() if others:
+            return Postpone(until=single)
         case Unreachable():
             return Pause(until=now + backoff(failures, ceiling=PAUSE_CEILING, chance=chance))
         case Forbidden() | NotFound() | Refused():

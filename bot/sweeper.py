@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Final, Protocol
 
-from bot.clock import Clock, work_through
+from bot.clock import Clock
 from bot.events import is_own_join
 from bot.model import (
     Bounds,
@@ -17,21 +17,31 @@ from bot.model import (
     Forbidden,
     Millis,
     NotFound,
+    Outcome,
     OutcomeError,
     Refused,
     RoomID,
+    Unreachable,
     UserID,
 )
+from bot.pages import AWAY, Pages
 from bot.policy import Stamp
 from bot.reading import Reader
-from bot.schedule import POSTPONE_CEILING, retry_in
+from bot.schedule import POSTPONE_CEILING
 from bot.timeline import Attached, Place, Sweep
 from bot.wayback import WayBack
+from bot.worker import Worker
 
 log = logging.getLogger(__name__)
 
 TRIES: Final = 60
 """How often a page is asked for that the homeserver refuses; one that it fails on, for ever."""
+
+WITHIN: Final[Millis] = 180_000
+"""How long one page may take."""
+WIDTH: Final = 2
+SLOW: Final = 3
+"""Pages asked for at once; they are large, and those of slow rooms mostly wait."""
 
 REACH: Final[Millis] = 30 * 86_400_000
 """How long two homeservers may have been apart for their messages to be found afterwards."""
@@ -48,15 +58,16 @@ class Homeserver(Protocol):
     @property
     def own_id(self) -> UserID: ...  # noqa: D102
     async def page_back(  # noqa: D102
-        self, room_id: RoomID, token: str
+        self, room_id: RoomID, token: str, size: int
     ) -> tuple[list[Event], str | None]: ...
+    async def answers(self) -> bool: ...  # noqa: D102
     async def is_shared(self, room_id: RoomID) -> bool: ...  # noqa: D102
 
 
 class Sweeps(Protocol):
     """What the sweeper asks of the store for sweeps."""
 
-    async def next(self) -> Sweep | None: ...  # noqa: D102
+    async def next(self, busy: Collection[RoomID] = ()) -> Sweep | None: ...  # noqa: D102
     async def read_on(  # noqa: D102
         self,
         sweep: Sweep,
@@ -69,7 +80,9 @@ class Sweeps(Protocol):
         events: int,
     ) -> int: ...
     async def again(self, sweep: Sweep, at: Millis) -> None: ...  # noqa: D102
-    async def later(self, sweep: Sweep, until: Millis) -> None: ...  # noqa: D102
+    async def later(  # noqa: D102
+        self, sweep: Sweep, until: Millis, *, size: int | None = None, counts: bool = True
+    ) -> None: ...
     async def end(self, sweep: Sweep) -> None: ...  # noqa: D102
     async def give_up(self, sweep: Sweep) -> None: ...  # noqa: D102
 
@@ -91,7 +104,7 @@ class Tally:
 
 
 class Sweeper:
-    """Works through the sweeps, a page of each in turn. What is said meanwhile does not wait."""
+    """Works through the sweeps, pages of several rooms in turn. What is said meanwhile goes on."""
 
     def __init__(
         self,
@@ -110,24 +123,38 @@ class Sweeper:
         self._reader = reader
         self._clock = clock
         self._bounds = bounds
-        self._random = random
         self._wake_others = wake_others
         self._again = again
+        self._pages = Pages(homeserver, clock, random=random)
         self.tally = Tally()
         self.wake = asyncio.Event()
 
     async def run(self) -> None:
         """Sweep until cancelled. Raises `TokenRejectedError`."""
-        await work_through(self._clock, self.wake, self._memory.sweeps.next, self.step)
+        await Worker(
+            self._clock,
+            self.wake,
+            self._memory.sweeps.next,
+            self.step,
+            lane=lambda sweep: sweep.room_id,
+            overdue=lambda sweep: self._failed(sweep, Unreachable(reason="time limit")),
+            within=WITHIN,
+            what="pages of sweeps",
+            width=WIDTH,
+            slow=SLOW,
+        ).run()
 
-    async def step(self, sweep: Sweep) -> None:
-        """Read one page of a walk and remember it."""
+    async def step(self, sweep: Sweep) -> str | None:
+        """Read one page of a walk and remember it; return why it is put off, if it is."""
         assert sweep.token is not None
+        if self._clock.now() < self._pages.away_until:
+            await self._memory.sweeps.later(sweep, self._pages.away_until, counts=False)
+            return AWAY
         try:
             if not sweep.whole and not await self._worth_it(sweep):
                 await self._memory.sweeps.end(sweep)
-                return
-            events, token = await self._homeserver.page_back(sweep.room_id, sweep.token)
+                return None
+            events, token = await self._homeserver.page_back(sweep.room_id, sweep.token, sweep.size)
             shown, reached = self._up_to_arrival(events)
             items = self._reader.outline(shown, since=sweep.since, now=sweep.until)
             back = WayBack(setting=sweep.setting, until=list(sweep.before))
@@ -155,7 +182,8 @@ class Sweeper:
             else:
                 log.info("sweeping a room: %d events so far", sweep.events + len(shown))
         except OutcomeError as error:
-            await self._failed(sweep, error)
+            return await self._failed(sweep, error.outcome)
+        return None
 
     async def _worth_it(self, sweep: Sweep) -> bool:
         """Whether another homeserver may keep something back, in a room whose lifetime was set.
@@ -205,17 +233,19 @@ class Sweeper:
             return
         await self._memory.sweeps.again(sweep, self._clock.now() + again[empty])
 
-    async def _failed(self, sweep: Sweep, error: OutcomeError) -> None:
-        outcome = error.outcome
-        chance = self._random.random()
-        wait = retry_in(outcome, sweep.attempts, chance=chance, ceiling=POSTPONE_CEILING)
+    async def _failed(self, sweep: Sweep, outcome: Outcome) -> str:
+        """Put the page off, or give the sweep up; return why."""
         if isinstance(outcome, Forbidden | NotFound):
             await self._memory.ask_review(sweep.room_id)
             self._wake_others()
-        log.warning("a room could not be swept (%s)", type(outcome).__name__)
+        again = await self._pages.again(
+            outcome, attempts=sweep.attempts, size=sweep.size, ceiling=POSTPONE_CEILING
+        )
         if isinstance(outcome, Refused | Forbidden | NotFound) and sweep.attempts >= TRIES:
             log.error("a room's sweep is given up: messages in it may stay")
             await self._memory.sweeps.give_up(sweep)
             self._wake_others()
-            return
-        await self._memory.sweeps.later(sweep, self._clock.now() + wait)
+        else:
+            size, counts = again.size, again.counts
+            await self._memory.sweeps.later(sweep, again.at, size=size, counts=counts)
+        return type(outcome).__name__ if again.counts else AWAY

@@ -18,6 +18,9 @@ Mark = tuple[EventID, int]
 SURPLUS: Final = "surplus"
 """The kind of a command over its sender's limit: it does nothing, and is not answered."""
 
+PAGE: Final = 1000
+"""Events asked for at once when reading back; Synapse's own limit."""
+
 BELONGS: Final = frozenset({"m.replace", "m.annotation", "m.reference"})
 """Relations of what is nothing by itself: edits, reactions, votes and ends of polls."""
 
@@ -135,6 +138,10 @@ class Gap:
     until: Millis
     """The lifetime of what is found began between these two times."""
     attempts: int = 0
+    size: int = PAGE
+    """Events of the next page; fewer where a larger one does not come."""
+    hopeless: bool = False
+    """Another gap of the room was given up, and the room could not be swept since."""
     policy_digest: str = ""
     """Digest of the state event that the room's lifetime was read from when the gap began."""
     again: bool = False
@@ -164,6 +171,8 @@ class Sweep:
     """Events read in all walks."""
     empty: int = 0
     """Walks since the last one that found something."""
+    size: int = PAGE
+    """Events of the next page; fewer where a larger one does not come."""
     attempts: int = 0
     next: Millis = 0
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from random import Random
 from typing import Any, Final, Protocol
 
-from bot.clock import Clock, work_through
+from bot.clock import Clock
 from bot.model import (
     POLICY_EVENT,
     Done,
@@ -30,9 +30,14 @@ from bot.power import Power
 from bot.schedule import POSTPONE_CEILING, retry_in
 from bot.succession import Stage, Successor, goes_along, predecessor, replacement
 from bot.timeline import Setting
+from bot.worker import Worker
 
 log = logging.getLogger(__name__)
 
+WITHIN: Final[Millis] = 240_000
+"""How long one step may take: it looks at two rooms, and may join one."""
+WIDTH: Final = 4
+SLOW: Final = 4
 TRIES: Final = 12
 """How often the homeserver may fail on one request; then the same counts as refused."""
 
@@ -55,7 +60,7 @@ class Successors(Protocol):
 
     async def is_known(self, room_id: RoomID, predecessor: RoomID) -> bool: ...  # noqa: D102
     async def claim(self, found: Successor, *said: Owed) -> None: ...  # noqa: D102
-    async def next(self) -> Successor | None: ...  # noqa: D102
+    async def next(self, busy: Collection[RoomID] = ()) -> Successor | None: ...  # noqa: D102
     async def of(self, room_id: RoomID) -> list[Successor]: ...  # noqa: D102
     async def follow(self, one: Successor) -> None: ...  # noqa: D102
     async def move(  # noqa: D102
@@ -104,20 +109,34 @@ class Upgrades:
 
     async def run(self) -> None:
         """Follow until cancelled. Raises `TokenRejectedError`."""
-        await work_through(self._clock, self.wake, self._successors.next, self._see_to)
+        await Worker(
+            self._clock,
+            self.wake,
+            self._successors.next,
+            self._see_to,
+            lane=lambda one: one.room_id,
+            overdue=lambda one: self._later(one, Unreachable(reason="time limit")),
+            within=WITHIN,
+            what="rooms that succeed others",
+            width=WIDTH,
+            slow=SLOW,
+        ).run()
 
-    async def _see_to(self, one: Successor) -> None:
+    async def _see_to(self, one: Successor) -> str | None:
+        """Take one step with a successor; return why it is put off, if it is."""
+        reason: str | None = None
         try:
             await (self._enter(one) if one.stage == Stage.OUTSIDE else self._take_over(one))
         except OutcomeError as error:
-            await self._later(one, error.outcome)
+            reason = await self._later(one, error.outcome)
         self._wake_others()
+        return reason
 
-    async def _later(self, one: Successor, outcome: Outcome) -> None:
+    async def _later(self, one: Successor, outcome: Outcome) -> str:
         chance = self._random.random()
         wait = retry_in(outcome, one.attempts, chance=chance, ceiling=POSTPONE_CEILING)
-        log.info("a successor must wait (%s)", type(outcome).__name__)
         await self._successors.later(one, self._clock.now() + wait)
+        return type(outcome).__name__
 
     # --- the old room ----------------------------------------------------------------------
 

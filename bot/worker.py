@@ -81,6 +81,7 @@ class Worker(Generic[T, L]):
         self._lane = lane
         self._overdue = overdue
         self._within = within
+        self._too_long = f"no end within {within // 1000} s"
         self._what = what
         self._width = width
         self._most = width + slow
@@ -105,8 +106,9 @@ class Worker(Generic[T, L]):
                 return again if every is None else _sooner(again, self._clock.now() + every)
             if found.next > self._clock.now():
                 return _sooner(again, found.next)
-            step = _Step(began=self._clock.elapsed())
-            self._steps[self._lane(found)] = step
+            lane, step = self._lane(found), _Step(began=self._clock.elapsed())
+            assert lane not in self._steps, "`find` gave what is at work already"
+            self._steps[lane] = step
             group.create_task(self._take(found, step))
             again = self._look_at_steps()
         return again
@@ -138,7 +140,7 @@ class Worker(Generic[T, L]):
         except TimeoutError:
             if not step.over:
                 raise
-            reason = f"no end within {self._within // 1000} s"
+            reason = self._too_long
             await self._overdue(thing)
         finally:
             if reason is not None:
@@ -151,7 +153,8 @@ class Worker(Generic[T, L]):
         now = self._clock.now()
         if self._reasons and now >= self._quiet_until:
             why = ", ".join(f"{reason} ({count})" for reason, count in self._reasons.items())
-            log.warning("%s: put off, while others go on: %s", self._what, why)
+            level = logging.WARNING if self._too_long in self._reasons else logging.INFO
+            log.log(level, "%s: put off, while others go on: %s", self._what, why)
             self._reasons.clear()
             self._quiet_until = now + QUIET_FOR
 

@@ -48,10 +48,14 @@ class FakeRequests(FakeRooms):
         """Leave requests that concern one room without an answer, until `release`."""
         self._stuck[method, room_id].clear()
 
-    def release(self, method: str) -> None:
-        """Let go on what is held up."""
+    def give_way(self, method: str) -> None:
+        """Let go on what is held up, but for what hangs."""
         for answer in (False, True):
             self._gates[method, answer].set()
+
+    def release(self, method: str) -> None:
+        """Let go on what is held up."""
+        self.give_way(method)
         for (stuck, _), gate in self._stuck.items():
             if stuck == method:
                 gate.set()

@@ -121,11 +121,13 @@ class FakeHomeserver(FakeRequests):
             prev_batch=f"s{first}",
         )
 
-    async def page_back(self, room_id: RoomID, token: str) -> tuple[list[Event], str | None]:
+    async def page_back(
+        self, room_id: RoomID, token: str, size: int | None = None
+    ) -> tuple[list[Event], str | None]:
         async with self.question("page_back", room_id):
             room = self._readable(room_id)
             before = room.between(0, int(token[1:]))
-            page = before[-self.page :]
+            page = before[-min(self.page, size or self.page) :]
             if not page:
                 return [], None
             first = room.places[room.events.index(page[0])]
@@ -141,6 +143,10 @@ class FakeHomeserver(FakeRequests):
 
     async def is_signed(self, user_id: UserID, device_id: str, device_key: str) -> bool:
         return user_id in self.signers
+
+    async def answers(self) -> bool:
+        async with self.request("answers") as failure:
+            return failure is None
 
     async def joined_rooms(self) -> set[RoomID]:
         async with self.question("joined_rooms"):

@@ -145,7 +145,9 @@ async def test_a_homeserver_that_leads_in_a_circle_is_not_followed(
     sent = say(house, room, 9)
     asked = 0
 
-    async def page_back(room_id: RoomID, token: str) -> tuple[list[Event], str | None]:
+    async def page_back(
+        room_id: RoomID, token: str, size: int | None = None
+    ) -> tuple[list[Event], str | None]:
         nonlocal asked
         asked += 1
         assert asked < 99

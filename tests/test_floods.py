@@ -17,6 +17,7 @@ from bot.store import debts, handled, keys, kin, store
 from bot.timeline import SURPLUS, Message, Said, Stretch, Unheard
 from tests.fakes import ALICE, BOB, BOT
 from tests.house import DAY, MINUTE, SECOND, House
+from tests.test_ratchet import looked_at
 
 HASTY = "that was a lot of commands. I listen again in a minute."
 
@@ -353,7 +354,7 @@ async def test_a_sender_without_keys_makes_the_bot_ask_only_so_often(
     house.clock.advance(GIVE_UP_AFTER)
     keyless = Keyless()
     late = Late(keyless, house.store, house.reader, house.clock, wake_others=house.wake)
-    await late.look()
+    await looked_at(late)
     assert await count(house, "unheard") == 0
     assert await count(house, "owed") == ASKED_TO_REPEAT
 

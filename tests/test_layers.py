@@ -36,6 +36,7 @@ LAYERS = {
     "services": {
         "clock",
         "worker",
+        "pages",
         "reading",
         "judging",
         "late",
@@ -69,7 +70,7 @@ LAYERS = {
         "timekeeper",
     },
 }
-SHARED = {"clock", "worker", "reading", "judging", "notices"}
+SHARED = {"clock", "worker", "reading", "judging", "notices", "pages"}
 """The services that other services may import."""
 
 OUTSIDE = {

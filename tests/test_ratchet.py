@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bot.late import ASK_AFTER, ASK_AGAIN_AFTER, GIVE_UP_AFTER, Late
-from bot.model import Bounds, Event, EventID, Locked, RoomID, UserID
+from bot.model import Bounds, Event, EventID, Locked, Millis, RoomID, UserID
 from bot.power import Power
 from bot.ratchet import UNUSED_FOR, Ratchet
 from bot.reading import Reader
@@ -94,6 +94,30 @@ async def test_a_key_is_taken_away_after_the_grace_and_not_before(
     assert await store.keys.next_opened() is None
 
 
+async def test_only_the_session_that_was_read_is_moved_on(tmp_path: Path, store: Store) -> None:
+    alice, bot, clock = Peer("alice", tmp_path / "alice"), Bot(tmp_path / "bot"), FakeClock()
+    bot.meet(alice)
+    alice.meet(bot)
+    read_one, other = Writer(alice), Writer(alice)
+    for writer in (read_one, other):
+        bot.feed(alice.tell(bot, "m.room_key", writer.room_key()))
+    events = {writer: [writer.write(f"{n}") for n in range(4)] for writer in (read_one, other)}
+    opened: list[Item] = [
+        Opened(session_id=read_one.session.id, index=index, at=clock.now()) for index in (0, 1)
+    ]
+    late = Opened(session_id=read_one.session.id, index=2, at=clock.now() + 1)
+    await commit(store, [*opened, late], 0)
+    ratchet = Ratchet(bot.crypto, store, clock, grace=GRACE, bounds=BOUNDS)
+    clock.advance(GRACE)
+    await ratchet.turn()
+    assert [await bot.reads(event) for event in events[read_one]] == [None, None, "2", "3"]
+    assert [await bot.reads(event) for event in events[other]] == ["0", "1", "2", "3"]
+    assert await store.keys.next_opened() == late.at
+    clock.advance(1)
+    await ratchet.turn()
+    assert [await bot.reads(event) for event in events[read_one]] == [None, None, None, "3"]
+
+
 async def test_keys_that_rest_too_long_are_deleted(tmp_path: Path, store: Store) -> None:
     alice, bot, clock = Peer("alice", tmp_path / "alice"), Bot(tmp_path / "bot"), FakeClock()
     bot.meet(alice)
@@ -133,6 +157,13 @@ def reader_over(homeserver: Homeserver, store: Store) -> Reader:
     return Reader(homeserver, prefix="!expire", bounds=BOUNDS, digest=store.digest)
 
 
+async def looked_at(late: Late) -> Millis | None:
+    """Let all be done that can be done now; return when there is more to do."""
+    while (turn := await late.next_turn()) is not None and turn.next <= late._clock.now():
+        await late.go_through(turn)
+    return None if turn is None else turn.next
+
+
 async def test_a_message_without_a_key_is_asked_for_and_then_said_to_be_unreadable_once(
     tmp_path: Path, store: Store
 ) -> None:
@@ -144,20 +175,20 @@ async def test_a_message_without_a_key_is_asked_for_and_then_said_to_be_unreadab
     await read(reader, store, events, clock.now())
     late = Late(homeserver, store, reader, clock, wake_others=lambda: None)
     start = clock.now()
-    assert await late.look() == start + ASK_AFTER
+    assert await looked_at(late) == start + ASK_AFTER
     assert homeserver.asked == []
     clock.advance(ASK_AFTER)
-    assert await late.look() == start + ASK_AGAIN_AFTER
+    assert await looked_at(late) == start + ASK_AGAIN_AFTER
     assert homeserver.asked == [events[0]["event_id"]]
     clock.advance(GIVE_UP_AFTER - ASK_AFTER)
-    assert await late.look() is None
+    assert await looked_at(late) is None
     debt = await store.next_debt()
     assert debt is not None
     assert (debt.kind, debt.args["sender"]) == ("unheard", "@alice:example.org")
     await store.paid(debt)
     await read(reader, store, [writer.write("and again")], clock.now())
     clock.advance(GIVE_UP_AFTER)
-    await late.look()
+    await looked_at(late)
     assert await store.next_debt() is None
 
 

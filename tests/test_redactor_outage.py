@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter
 from itertools import pairwise
 
 import pytest
@@ -139,3 +141,71 @@ async def test_messages_that_cannot_be_redacted_hold_others_up_for_seconds_only(
             for _ in range(6):
                 await house.advance(SECOND)
             assert gone(house, good, sent) == 1
+
+
+async def test_a_room_that_never_answers_holds_up_no_other(house: House) -> None:
+    dead, alive = house.homeserver.make_room(), house.homeserver.make_room()
+    stuck = await messages(house, dead, 50)
+    house.homeserver.hang("redact", dead)
+    async with house.running(house.redactor):
+        assert house.homeserver.in_flight[dead] == IN_FLIGHT
+        for _ in range(3):
+            sent = await messages(house, alive, 3)
+            house.wake()
+            await house.rest()
+            assert gone(house, alive, sent) == 3
+        house.homeserver.release("redact")
+    assert gone(house, dead, stuck) > 0
+
+
+async def test_a_room_that_times_out_pauses_only_itself(house: House) -> None:
+    dead, alive = house.homeserver.make_room(), house.homeserver.make_room()
+    await messages(house, dead, 1)
+    house.homeserver.hang("redact", dead)
+    async with house.running(house.redactor):
+        await house.advance(SECOND)
+        first = await messages(house, alive, 1)
+        house.wake()
+        await house.rest()
+        assert gone(house, alive, first) == 1
+        house.homeserver.fail_next(AWAY, on="redact")
+        house.homeserver.release("redact")
+        await house.rest()
+        second = await messages(house, alive, 1)
+        house.wake()
+        await house.rest()
+        assert gone(house, alive, second) == 1
+        assert len(house.homeserver.times("redact")) == 3
+
+
+async def test_rooms_that_never_answer_share_half_of_what_may_be_in_flight(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead = [house.homeserver.make_room() for _ in range(20)]
+    alive = house.homeserver.make_room()
+    timeout, waiting = asyncio.Event(), Counter[RoomID]()
+    redact = house.homeserver.redact
+
+    async def silent(room_id: RoomID, event_id: EventID, txn: str) -> Outcome:
+        if room_id == alive:
+            return await redact(room_id, event_id, txn)
+        waiting[room_id] += 1
+        await timeout.wait()
+        waiting[room_id] -= 1
+        return AWAY
+
+    monkeypatch.setattr(house.homeserver, "redact", silent)
+    for room in dead:
+        await messages(house, room, 3)
+    async with house.running(house.redactor):
+        for _ in range(10):
+            timeout.set()
+            await house.rest()
+            timeout.clear()
+            await house.advance(MINUTE)
+        sent = await messages(house, alive, 10)
+        house.wake()
+        await house.rest()
+        assert 0 < waiting.total() <= IN_FLIGHT // 2
+        assert gone(house, alive, sent) == 10
+        timeout.set()

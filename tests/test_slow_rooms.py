@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 import pytest
 
-from bot.model import EventID, RoomID
+from bot.late import ASK_AFTER, GIVE_UP_AFTER, Late
+from bot.late import WITHIN as LATE_WITHIN
+from bot.model import Event, EventID, Outcome, RoomID
 from bot.speaker import SETTING_WITHIN, WORDS_WITHIN
-from tests.fakes import BOB
-from tests.house import MINUTE, House
+from bot.timeline import Item, Stretch, Unheard
+from tests.fakes import ALICE, BOB
+from tests.house import DAY, MINUTE, SECOND, House
+from tests.test_attachments import Shelf
 from tests.test_kin import relate
+from tests.test_succession import old_room
 
 
 @pytest.fixture
@@ -136,3 +142,113 @@ async def test_questions_about_parents_in_other_rooms_go_on(
         await house.advance(2 * MINUTE)
         timers = await house.timers()
         assert all(timers[edit] <= now + 2 * MINUTE for edit in edits)
+
+
+# --- other services ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["join", "set_policy"])
+async def test_successors_of_other_rooms_are_followed(house: House, method: str) -> None:
+    old = [await old_room(house, public=True) for _ in range(3)]
+    house.homeserver.hold(method)
+    async with house.running(*house.everything):
+        first = house.homeserver.upgrade(old[0])
+        await house.rest()
+        house.homeserver.hang(method, first)
+        house.homeserver.give_way(method)
+        others = [house.homeserver.upgrade(room) for room in old[1:]]
+        await house.rest()
+        assert [lifetime(house, room) for room in others] == [DAY, DAY]
+        assert lifetime(house, first) is None
+        house.homeserver.release(method)
+        await house.rest()
+        assert lifetime(house, first) == DAY
+
+
+class Keys:
+    """A homeserver whose `event` hangs for one room; a key is there once it is named."""
+
+    def __init__(self, house: House, slow: RoomID) -> None:
+        self._house, self._slow = house, slow
+        self.come: set[str] = set()
+        self.never = asyncio.Event()
+
+    async def event(self, room_id: RoomID, event_id: EventID) -> Event | None:
+        if room_id == self._slow:
+            await self.never.wait()
+        return await self._house.homeserver.event(room_id, event_id)
+
+    def has_key(self, room_id: RoomID, session_id: str) -> bool:
+        return session_id in self.come
+
+    async def ask_for_key(self, room_id: RoomID, event: Event, *, again: bool = False) -> None:
+        """Nobody answers."""
+
+
+@pytest.mark.parametrize("come", [True, False])
+async def test_keys_that_come_late_in_other_rooms_are_used(
+    house: House, rooms: list[RoomID], come: bool
+) -> None:
+    now = house.clock.now()
+    for room in rooms:
+        items: list[Item] = [
+            Unheard(event_id=EventID(f"${n}-{room}"), sender=ALICE, session_id=f"{n}", at=now)
+            for n in range(3)
+        ]
+        await house.commit(Stretch(room_id=room, items=items, encrypted=True))
+    keys = Keys(house, rooms[0])
+    if come:
+        keys.come = {"0", "1", "2"}
+    late = Late(keys, house.store, house.reader, house.clock, wake_others=house.wake)
+    async with house.running(late):
+        await house.advance(ASK_AFTER)
+        await house.advance(GIVE_UP_AFTER)
+        assert {room for room, *_ in await house.store.keys.waiting()} == {rooms[0]}
+        keys.never.set()
+        await house.rest()
+        await house.advance(2 * GIVE_UP_AFTER)
+        assert await house.store.keys.waiting() == []
+
+
+async def test_a_late_message_that_hangs_holds_up_its_room_for_a_while_only(
+    house: House, rooms: list[RoomID]
+) -> None:
+    now = house.clock.now()
+    items: list[Item] = [
+        Unheard(event_id=EventID(f"${n}"), sender=ALICE, session_id=f"{n}", at=now + n)
+        for n in range(3)
+    ]
+    await house.commit(Stretch(room_id=rooms[0], items=items, encrypted=True))
+    keys = Keys(house, rooms[0])
+    keys.come = {"0"}
+    late = Late(keys, house.store, house.reader, house.clock, wake_others=house.wake)
+    async with house.running(late):
+        await house.advance(LATE_WITHIN)
+        await house.advance(LATE_WITHIN)
+        assert [one.event_id for _, one, *_ in await house.store.keys.waiting()] == ["$0"]
+
+
+async def test_other_files_are_deleted_beside_one_that_hangs(house: House) -> None:
+    shelf = Shelf(house)
+    async with house.running(house.intake):
+        pass
+    never, names = asyncio.Event(), [f"picture-{n}" for n in range(4)]
+    delete = shelf.media.delete
+
+    async def hang(media_id: str) -> Outcome:
+        if media_id == names[0]:
+            await never.wait()
+        return await delete(media_id)
+
+    shelf.media.delete = hang  # type: ignore[method-assign]
+    for name in names:
+        shelf.media.upload(name, ALICE)
+        shelf.show(name)
+    async with house.running(house.intake, house.redactor, shelf.service):
+        await house.advance(6 * SECOND)
+        await house.advance(MINUTE)
+        assert list(shelf.media.files) == names[:1]
+        never.set()
+        await house.rest()
+        await house.advance(MINUTE)
+        assert shelf.media.files == {}

@@ -32,6 +32,7 @@ from bot.model import (
     Unreachable,
     UserID,
 )
+from bot.timeline import PAGE
 
 log = logging.getLogger(__name__)
 
@@ -53,10 +54,10 @@ SYNC_FILTER: Final = json.dumps(
     separators=(",", ":"),
 )
 SHORT_FILTER: Final = SYNC_FILTER.replace(f'"limit":{answers.TIMELINE}', '"limit":5')
-PAGE: Final = 1000
-"""Events asked for at once when reading back; Synapse's own limit."""
 SHORT_PAGE: Final = 100
-"""Events of the greatest size that fit into an answer that is still read."""
+"""Events of the greatest size that fit into a page that is still read."""
+PAGE_BYTES: Final = LARGE // 4
+"""Bytes read of a page; those of several rooms are read at once."""
 
 
 class Matrix(Lookups):
@@ -110,17 +111,19 @@ class Matrix(Lookups):
         batch = answers.read_sync(outcome.body, self.own_id)
         return replace(batch, keys=self.crypto.has_news)
 
-    async def page_back(self, room_id: RoomID, token: str) -> tuple[list[Event], str | None]:
+    async def page_back(
+        self, room_id: RoomID, token: str, size: int | None = None
+    ) -> tuple[list[Event], str | None]:
         """Return a page of events before `token`, newest first, and the token before them.
 
-        There is no `to`: with it, Synapse leaves out what federation filled in later.
-        Raises `OutcomeError`.
+        `size`: how many at most. There is no `to`: with it, Synapse leaves out what federation
+        filled in later. Raises `OutcomeError`.
         """
-        query: dict[str, str | int] = {"dir": "b", "from": token, "limit": PAGE}
+        query: dict[str, str | int] = {"dir": "b", "from": token, "limit": size or PAGE}
         try:
             body = await self._page(room_id, query)
         except OutcomeError as error:
-            if error.outcome is not answers.TOO_LARGE:
+            if error.outcome is not answers.TOO_LARGE or (size or PAGE) <= SHORT_PAGE:
                 raise
             body = await self._page(room_id, query | {"limit": SHORT_PAGE})
         end = body.get("end")
@@ -128,7 +131,7 @@ class Matrix(Lookups):
 
     async def _page(self, room_id: RoomID, query: dict[str, str | int]) -> Event:
         where = path("rooms", room_id, "messages", query=query)
-        return await self.must("GET", where, most=LARGE)
+        return await self.must("GET", where, most=min(PAGE_BYTES, LARGE))
 
     async def decrypt(
         self, room_id: RoomID, event: Event, *, meet: bool

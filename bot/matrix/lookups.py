@@ -38,6 +38,10 @@ class Lookups(Requests):
         answer = await self.must("POST", path("keys", "query"), body)
         return is_cross_signed(answer, user_id, device_id, device_key)
 
+    async def answers(self) -> bool:
+        """Whether the homeserver answers at all: what one room's request met says nothing of it."""
+        return isinstance(await self.request("GET", path("account", "whoami")), Done)
+
     async def joined_rooms(self) -> set[RoomID]:
         """Return the rooms the bot is in. Raises `OutcomeError`."""
         body = await self.must("GET", path("joined_rooms"))

@@ -138,7 +138,7 @@ class Database:
 
 
 def as_list(busy: Collection[str]) -> str:
-    """Return the rooms that somebody is at work on, as SQL takes them: for `json_each`."""
+    """Return ids of what somebody is at work on, as SQL takes them: for `json_each`."""
     return json.dumps(list(busy))
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
 from bot.model import File, Millis
-from bot.store.database import Database, run
+from bot.store.database import Database, as_list, run
 from bot.timeline import Attached
 
 ATTACH: Final = (
@@ -15,7 +15,8 @@ ATTACH: Final = (
     " SELECT room, id, ?, ? FROM timers WHERE room = ? AND event_id = ?"
 )
 NEXT_FILE: Final = (
-    "SELECT media_id, next FROM files f INDEXED BY files_next WHERE timer IS NULL AND NOT EXISTS"
+    "SELECT media_id, next FROM files f INDEXED BY files_next WHERE timer IS NULL"
+    " AND media_id NOT IN (SELECT value FROM json_each(?)) AND NOT EXISTS"
     " (SELECT 1 FROM files o WHERE o.media_id = f.media_id AND o.owner = f.owner"
     " AND o.timer IS NOT NULL)"
     " ORDER BY next, id LIMIT 1"
@@ -37,10 +38,13 @@ class Files:
 
     _db: Database
 
-    async def next_file(self) -> File | None:
-        """Return the file to be deleted next: no message that still has a timer shows it."""
+    async def next_file(self, busy: Collection[str] = ()) -> File | None:
+        """Return the file to be deleted next, none of `busy`.
+
+        No message that still has a timer shows it.
+        """
         async with self._db.transaction() as db:
-            row = await db.one(NEXT_FILE)
+            row = await db.one(NEXT_FILE, as_list(busy))
             if row is None:
                 return None
             found = await db.rows(OWNERS, row[0])

@@ -205,6 +205,13 @@ MIGRATIONS: Final = (
     CREATE INDEX owed_room ON owed (room);
     CREATE INDEX owed_words ON owed (next, id) WHERE kind <> 'set';
     CREATE INDEX owed_setting ON owed (next, id) WHERE kind = 'set';
+
+    ALTER TABLE gaps ADD COLUMN size INTEGER NOT NULL DEFAULT 1000;
+    ALTER TABLE sweeps ADD COLUMN size INTEGER NOT NULL DEFAULT 1000;
+    ALTER TABLE sweeps ADD COLUMN missed INTEGER NOT NULL DEFAULT 0;
+    CREATE INDEX gaps_next ON gaps (next, id) WHERE NOT done;
+    CREATE INDEX sweeps_next ON sweeps (next, room);
+    CREATE INDEX successors_next ON successors (next, room_id) WHERE stage IN (0, 2);
     """,
 )
 """Each entry moves the schema one version on; `PRAGMA user_version` counts them."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final
 
 from bot.model import Millis, RoomID
 from bot.policy import Owed
-from bot.store.database import Database, Row, run
+from bot.store.database import Database, Row, as_list, run
 from bot.store.debts import owe
 from bot.succession import Stage, Successor
 
@@ -23,7 +24,12 @@ COLUMNS: Final = (
     "SELECT room_id, predecessor, setting, via, stage, followed, ungreeted, told, next, attempts"
     " FROM successors"
 )
-NEXT: Final = f"{COLUMNS} WHERE stage IN (?, ?) ORDER BY next LIMIT 1"
+NEXT: Final = (
+    "SELECT room_id, predecessor, setting, via, stage, followed, ungreeted, told, next, attempts"
+    " FROM successors INDEXED BY successors_next WHERE stage IN (0, 2)"
+    " AND room_id NOT IN (SELECT value FROM json_each(?)) ORDER BY next, room_id LIMIT 1"
+)
+"""Of the stages `OUTSIDE` and `INSIDE`."""
 OF: Final = f"{COLUMNS} WHERE room_id = ? AND stage <> ?"
 ENTER: Final = (
     "UPDATE successors SET stage = ?, ungreeted = 1, next = 0, attempts = 0"
@@ -64,10 +70,10 @@ class Successors:
             await db.rows(CLAIM, *values)
             await _owe(db, found.predecessor, list(said))
 
-    async def next(self) -> Successor | None:
-        """Return the successor that is to be seen to next."""
+    async def next(self, busy: Collection[RoomID] = ()) -> Successor | None:
+        """Return the successor that is to be seen to next, not one of `busy` rooms."""
         async with self._db.transaction() as db:
-            row = await db.one(NEXT, Stage.OUTSIDE, Stage.INSIDE)
+            row = await db.one(NEXT, as_list(busy))
         return None if row is None else _successor(row)
 
     async def of(self, room_id: RoomID) -> list[Successor]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
 from bot.model import EventID, Millis, RoomID
 from bot.policy import Owed, Stamp
-from bot.store.database import Database, run
+from bot.store.database import Database, as_list, run
 from bot.store.debts import owe
 from bot.store.files import attach
 from bot.store.kin import add_timers
@@ -16,20 +16,29 @@ from bot.timeline import Attached, Sweep
 from bot.wayback import WayBack
 
 BEGIN: Final = (
-    "INSERT INTO sweeps (room, whole, since, until) VALUES (?, ?, ?, ?)"
+    "INSERT INTO sweeps (room, whole, since, until, missed) VALUES (?, ?, ?, ?, ?)"
     " ON CONFLICT (room) DO UPDATE SET whole = max(whole, excluded.whole),"
+    " missed = max(missed, excluded.missed),"
     " since = min(since, excluded.since), until = max(until, excluded.until),"
     # A long walk through a room that is not known at all goes on; others follow it.
     " token = CASE WHEN whole AND NOT excluded.whole THEN token END,"
     " fresh = CASE WHEN whole AND NOT excluded.whole THEN fresh ELSE 0 END,"
     " empty = 0, next = 0, attempts = 0"
 )
+MISSED: Final = "SELECT 1 FROM sweeps WHERE room = ? AND missed"
+"""The room was told that not everything could be read, and waits for this sweep."""
 NEXT: Final = (
     "SELECT r.room_id, s.whole, s.since, s.until, s.token, s.setting, s.fresh, s.found, s.events,"
-    " s.empty, s.attempts, s.next, s.before FROM sweeps s JOIN rooms r ON r.id = s.room"
-    " WHERE NOT EXISTS (SELECT 1 FROM gaps WHERE room = s.room)"
+    " s.empty, s.attempts, s.next, s.before, s.size FROM sweeps s INDEXED BY sweeps_next"
+    " CROSS JOIN rooms r ON r.id = s.room WHERE s.room NOT IN"
+    " (SELECT id FROM rooms WHERE room_id IN (SELECT value FROM json_each(?)))"
+    " AND NOT EXISTS (SELECT 1 FROM gaps WHERE room = s.room)"
     # A lifetime that a command has just set holds from its place on, which the walk cannot see.
     " AND (s.token IS NOT NULL OR NOT r.commanded) ORDER BY s.next, s.room LIMIT 1"
+)
+LATER: Final = (
+    "UPDATE sweeps SET next = ?, attempts = attempts + ?, size = ?"
+    " WHERE room = (SELECT id FROM rooms WHERE room_id = ?)"
 )
 ROW: Final = "SELECT id FROM rooms WHERE room_id = ?"
 START: Final = (
@@ -50,9 +59,9 @@ KNOWN: Final = (
 )
 
 
-async def begin_sweep(db: Database, row: int, sweep: Sweep) -> None:
-    """Have a room swept, or swept again."""
-    await db.rows(BEGIN, row, sweep.whole, sweep.since, sweep.until)
+async def begin_sweep(db: Database, row: int, sweep: Sweep, *, missed: bool = False) -> None:
+    """Have a room swept, or swept again; `missed`: the room knows that something is to be found."""
+    await db.rows(BEGIN, row, sweep.whole, sweep.since, sweep.until, missed)
 
 
 class Sweeps:
@@ -68,18 +77,18 @@ class Sweeps:
             if row is not None:
                 await begin_sweep(db, row[0], sweep)
 
-    async def next(self) -> Sweep | None:
-        """Return the sweep to go on with; a room with a gap waits until that is read.
+    async def next(self, busy: Collection[RoomID] = ()) -> Sweep | None:
+        """Return the sweep to go on with, not of `busy` rooms; a gap is read before its room.
 
         A walk begins at the sync token, with the setting that the room had there.
         """
         async with self._db.transaction() as db:
-            found = await db.one(NEXT)
+            found = await db.one(NEXT, as_list(busy))
             if found is not None and found[4] is None:
                 row = await db.one(ROW, found[0])
                 assert row is not None
                 await db.rows(START, row[0])
-                found = await db.one(NEXT)
+                found = await db.one(NEXT, as_list(busy))
         if found is None:
             return None
         return Sweep(
@@ -96,6 +105,7 @@ class Sweeps:
             attempts=found[10],
             next=found[11],
             before=tuple((EventID(one[0]), one[1]) for one in json.loads(found[12])),
+            size=found[13],
         )
 
     async def read_on(
@@ -134,13 +144,14 @@ class Sweeps:
             if row is not None:
                 await db.rows(AGAIN, at, row[0])
 
-    async def later(self, sweep: Sweep, until: Millis) -> None:
-        """The page could not be had now."""
-        sql = (
-            "UPDATE sweeps SET next = ?, attempts = attempts + 1"
-            " WHERE room = (SELECT id FROM rooms WHERE room_id = ?)"
-        )
-        await run(self._db, sql, until, sweep.room_id)
+    async def later(
+        self, sweep: Sweep, until: Millis, *, size: int | None = None, counts: bool = True
+    ) -> None:
+        """The page could not be had now; `size`: how many events to ask for then.
+
+        `counts`: the page is to blame for it.
+        """
+        await run(self._db, LATER, until, counts, size or sweep.size, sweep.room_id)
 
     async def end(self, sweep: Sweep) -> None:
         """The room is swept."""

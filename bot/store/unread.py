@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Collection
 from dataclasses import asdict
 from typing import Any, Final, Protocol
 
 from bot.model import Millis, RoomID
 from bot.policy import Owed
-from bot.store.database import Database, Row
+from bot.store.database import Database, Row, as_list, run
 from bot.store.debts import owe
 from bot.store.keys import FIRST, remember_opened
-from bot.store.sweeps import begin_sweep
+from bot.store.sweeps import MISSED, begin_sweep
 from bot.timeline import (
     Attached,
     Change,
@@ -35,16 +35,20 @@ BEGIN: Final = (
 )
 NEXT_GAP: Final = (
     "SELECT g.id, r.room_id, g.token, g.stop_digest, g.stop_at, g.since, g.until, g.attempts,"
-    " g.next, g.policy_digest FROM gaps g JOIN rooms r ON r.id = g.room WHERE NOT g.done"
+    " g.next, g.policy_digest, g.size,"
+    " EXISTS (SELECT 1 FROM sweeps WHERE room = g.room AND missed) FROM gaps g INDEXED BY gaps_next"
+    " CROSS JOIN rooms r ON r.id = g.room WHERE NOT g.done AND g.room NOT IN"
+    " (SELECT id FROM rooms WHERE room_id IN (SELECT value FROM json_each(?)))"
     " ORDER BY g.next, g.id LIMIT 1"
 )
+LATER: Final = "UPDATE gaps SET next = ?, attempts = attempts + ?, size = ? WHERE id = ?"
 READ_ON: Final = (
     "UPDATE gaps SET token = ?, position = position - ?, attempts = 0, next = ?, done = ?"
     " WHERE id = ?"
 )
 READY: Final = (
-    "SELECT r.id, r.room_id FROM rooms r WHERE EXISTS (SELECT 1 FROM gaps WHERE room = r.id)"
-    " AND NOT EXISTS (SELECT 1 FROM gaps WHERE room = r.id AND NOT done) LIMIT 1"
+    "SELECT r.id, r.room_id FROM gaps g CROSS JOIN rooms r ON r.id = g.room WHERE g.room > ?"
+    " AND NOT EXISTS (SELECT 1 FROM gaps WHERE room = g.room AND NOT done) ORDER BY g.room LIMIT 1"
 )
 NOT_FROM_THE_START: Final = (
     "DELETE FROM unread WHERE room = ? AND segment = ? AND position = ?"
@@ -87,6 +91,8 @@ class Unread:
     def __init__(self, database: Database, apply: Apply) -> None:
         self._db = database
         self._apply = apply
+        self._last = 0
+        """The room of which a chunk was taken over last: others come first."""
 
     async def begin(self, db: Database, row: int, gap: Gap) -> int:
         """Add a gap to a room; return the segment for what stands after it."""
@@ -115,10 +121,10 @@ class Unread:
         """Put items at a place of their own."""
         await _put(db, row, segment, first, items)
 
-    async def next_gap(self) -> tuple[Gap, Millis] | None:
-        """Return the gap to be read next, and not before when."""
+    async def next_gap(self, busy: Collection[RoomID] = ()) -> tuple[Gap, Millis] | None:
+        """Return the gap to be read next, not of `busy` rooms, and not before when."""
         async with self._db.transaction() as db:
-            row = await db.one(NEXT_GAP)
+            row = await db.one(NEXT_GAP, as_list(busy))
         if row is None:
             return None
         gap = Gap(
@@ -131,6 +137,8 @@ class Unread:
             until=row[6],
             attempts=row[7],
             policy_digest=row[9],
+            size=row[10],
+            hopeless=bool(row[11]),
         )
         return gap, int(row[8])
 
@@ -158,36 +166,46 @@ class Unread:
             sql = "SELECT 1 FROM gaps g JOIN rooms r ON r.id = g.room WHERE r.room_id = ? LIMIT 1"
             return await db.one(sql, room_id) is not None
 
-    async def later(self, gap: Gap, until: Millis) -> None:
-        """The page could not be had now."""
-        async with self._db.transaction() as db:
-            sql = "UPDATE gaps SET next = ?, attempts = attempts + 1 WHERE id = ?"
-            await db.rows(sql, until, gap.id)
+    async def later(
+        self, gap: Gap, until: Millis, *, size: int | None = None, counts: bool = True
+    ) -> None:
+        """The page could not be had now; `size`: how many events to ask for then.
+
+        `counts`: the page is to blame for it.
+        """
+        await run(self._db, LATER, until, counts, size or gap.size, gap.id)
 
     async def give_up(self, gap: Gap, now: Millis) -> None:
         """The gap cannot be read now: go on with what stands behind it, and owe the room a word.
 
-        The room is swept, for as long as it takes, for what was in the gap.
+        The room is swept, for as long as it takes, for what was in the gap. Until that is done,
+        nothing more is said of other gaps.
         """
         async with self._db.transaction() as db:
             await db.rows("UPDATE gaps SET done = 1 WHERE id = ?", gap.id)
             row = await db.one("SELECT id FROM rooms WHERE room_id = ?", gap.room_id)
             if row is not None:
-                await owe(db, row[0], [Owed(key=f"missed:{gap.id}", kind="missed", args={})])
+                if await db.one(MISSED, row[0]) is None:
+                    await owe(db, row[0], [Owed(key=f"missed:{gap.id}", kind="missed", args={})])
                 sweep = Sweep(room_id=gap.room_id, whole=True, since=0, until=now)
-                await begin_sweep(db, row[0], sweep)
+                await begin_sweep(db, row[0], sweep, missed=True)
+
+    async def is_ready(self) -> bool:
+        """Whether there is a room of which all was read."""
+        async with self._db.transaction() as db:
+            return await db.one(READY, 0) is not None
 
     async def take_over(self, now: Millis) -> tuple[RoomID, int] | None:
-        """Give timers to a chunk of what was read, in the timeline's order.
+        """Give timers to a chunk of what was read, in the timeline's order; rooms take turns.
 
         Returns the room and how many items were taken; `None` when no room is ready. With the
         last chunk the room's gaps are over, in the same transaction.
         """
         async with self._db.transaction() as db:
-            room = await db.one(READY)
+            room = await db.one(READY, self._last) or await db.one(READY, 0)
             if room is None:
                 return None
-            row = int(room[0])
+            row = self._last = int(room[0])
             found = await db.rows(TAKE, row, CHUNK)
             again = await db.one("SELECT 1 FROM gaps WHERE room = ? AND again LIMIT 1", row)
             items = [_item(one) for one in found]
