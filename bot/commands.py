@@ -26,6 +26,7 @@ _PILL: Final = re.compile(
 _LINK: Final = re.compile(r"\[[^\]]{1,100}\]\(<?https://matrix\.to/#/([^)>?/]+)>?\)")
 """The same as people or clients write it in plain text."""
 _QUOTED: Final = re.compile(r"(?:>[^\n]*\n)*")
+_AUTHOR: Final = re.compile(r"> (?:\* )?<(@[^>\n]{1,255})>")
 _CALLED: Final = re.compile(r"[^\s:,]+(?: [^\s:,]+){0,2}(?=[:,])")
 """A name before a colon: of a message that mentions somebody, up to three words."""
 
@@ -107,7 +108,10 @@ def command_of(
         text = text_of(content | {"m.relates_to": None}, None)
         if text is None or replies_to is None:
             return None
-        text = _without_quotation(text)
+        text, author = _without_quotation(text)
+        named = named or author == own_id
+        if author and not named:
+            return None
     to_bot = _after_name(text, content, own_id, named=named)
     found = parse(text, prefix) or parse(to_bot, prefix)
     return found and replace(found, replies_to=None if named else replies_to)
@@ -172,10 +176,13 @@ def in_thread(root: str) -> dict[str, Any]:
     return {"m.relates_to": about | {"m.in_reply_to": {"event_id": root}}}
 
 
-def _without_quotation(text: str) -> str:
-    """Leave out what a reply quotes, as older clients do (spec: v1.12, fallbacks for replies)."""
-    quoted = _QUOTED.match(text)
-    return text[quoted.end() :] if quoted else text
+def _without_quotation(text: str) -> tuple[str, str]:
+    """Return a reply without what it quotes, as older clients do, and whom it quotes, if it says.
+
+    spec: client-server API v1.12, 11.3.2 fallbacks for rich replies.
+    """
+    author, quoted = _AUTHOR.match(text), _QUOTED.match(text)
+    return text[quoted.end() if quoted else 0 :], author[1] if author else ""
 
 
 def _mentions(content: dict[str, Any], own_id: str) -> bool:

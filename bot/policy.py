@@ -32,7 +32,6 @@ LARGEST: Final = durations.LONGEST
 """The longest lifetime: larger numbers cannot have come through a homeserver."""
 
 BY_READING: Final = frozenset({"after_read", "after_read_by_recipient"})
-"""Types of a timer that begin later than the one which begins with sending."""
 UNREADABLE: Final = "unreadable"
 
 
@@ -132,9 +131,9 @@ def lifetime(setting: Setting, bounds: Bounds) -> Millis | None:
 def read_setting(content: Any) -> tuple[Setting, str]:
     """Read the content of `com.beeper.disappearing_timer`; return the setting and a note.
 
-    Off is only an empty one, or a timer of 0. Every type counts from sending, the earliest of all,
-    so that nothing outlives what was asked for; the note says so, or that the type is `unknown`.
-    Of a timer that is no number nothing can be known but the note, `unreadable`.
+    Off is only an empty one, or a timer of 0. Every type counts from sending, the earliest, so that
+    nothing outlives what was asked for: the note is `after_read` or `unknown`. Where the timer is
+    no number, the note is `unreadable`.
     """
     if not isinstance(content, dict):
         return None, UNREADABLE
@@ -144,9 +143,8 @@ def read_setting(content: Any) -> tuple[Setting, str]:
         return OFF, ""
     if timer is None:
         return None, UNREADABLE
-    if kind == "after_send":
-        return timer, ""
-    return timer, "after_read" if str(kind) in BY_READING else "unknown"
+    known = "after_read" if str(kind) in BY_READING else "unknown"
+    return timer, "" if kind == "after_send" else known
 
 
 def policy_content(setting: int, marks: Sequence[Mark] = ()) -> dict[str, Any]:

@@ -111,9 +111,8 @@ def announcement(
 def _goes_on(setting: Setting, bounds: Bounds) -> str:
     """Say what holds where nothing was changed."""
     lifetime = bounds.default if setting is None else setting and bounds.clamp(setting)
-    if not lifetime:
-        return "New messages stay, as before."
-    return f"Messages disappear as before: after {words(lifetime)}."
+    goes = f"Messages disappear as before: after {words(lifetime)}." if lifetime else ""
+    return goes or "New messages stay, as before."
 
 
 def still_going(pending: int) -> str:
@@ -225,9 +224,8 @@ def example(bounds: Bounds) -> Millis:
 def invalid(prefix: str, bounds: Bounds, reason: str = "") -> str:
     """Answer what is no command."""
     why = reason or "I do not understand that."
-    hint = f"Try {prefix} {compact(example(bounds))}, or anything {limits(bounds)}."
-    hint += f" {prefix} off ends it."
-    return f"{why} {hint}"
+    best = f"{prefix} {compact(example(bounds))}"
+    return f"{why} Try {best}, or anything {limits(bounds)}. {prefix} off ends it."
 
 
 def unheard(who: str) -> str:

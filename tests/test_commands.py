@@ -362,8 +362,6 @@ def test_what_is_said_to_others_is_no_command(body: str, content: dict[str, Any]
     [
         "!expire 5m",
         "bot: !expire 5m",
-        "> <@bot:example.org> !expire off\n\n!expire 5m",
-        "> <@bot:example.org> I make messages disappear:\n> say !expire 1d\n\n`!expire 5m`",
         "> !expire off\n!expire 5m",
     ],
 )
@@ -376,6 +374,20 @@ def test_a_reply_may_be_a_command_if_what_it_replies_to_is_the_bots(
     assert command(body, **{"m.relates_to": relation}) == expected
     assert command(body, relation, **{"m.relates_to": relation}) == expected
     assert command(body, relation, **NAMED) == Parsed(kind="set", setting=5 * MINUTE)
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ("> <@bot:example.org> !expire off\n\n!expire 5m", 5 * MINUTE),
+        ("> * <@bot:example.org> does\n> what\n>\n\n`!expire 5m`", 5 * MINUTE),
+        ("> <@bot:example.com> !expire off\n\n!expire 5m", None),
+        ("> <@alice:example.org> <@bot:example.org>\n\n!expire 5m", None),
+    ],
+)
+def test_a_reply_that_quotes_the_bot_is_for_the_bot(body: str, expected: int | None) -> None:
+    found = command(body, REPLY)
+    assert found == (expected and Parsed(kind="set", setting=expected))
 
 
 @pytest.mark.parametrize(

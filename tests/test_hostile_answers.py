@@ -16,7 +16,7 @@ from unpaddedbase64 import encode_base64
 
 from bot.matrix import admin
 from bot.matrix.admin import Admin
-from bot.matrix.client import Matrix
+from bot.matrix.client import SHORT_FILTER, SYNC_FILTER, Matrix
 from bot.matrix.media import Media
 from bot.matrix.olm import CarefulClient
 from bot.matrix.paths import path
@@ -41,8 +41,10 @@ class RawServer:
     def __init__(self) -> None:
         self.body = b"{}"
         self.url = ""
+        self.asked: list[str] = []
 
-    async def answer(self, _: web.Request) -> web.Response:
+    async def answer(self, request: web.Request) -> web.Response:
+        self.asked.append(request.query.get("filter", ""))
         return web.Response(body=self.body, content_type="application/json")
 
 
@@ -97,6 +99,15 @@ async def test_a_sync_is_read_on_however_long_the_messages_to_the_device_are(
     assert (await matrix.sync("s1", 0)).next_batch == "s2"
     assert {"to_device": {"events": [json.loads(short)]}} in heard
     assert len(json.dumps(heard)) < LONGEST
+
+
+async def test_a_sync_of_too_many_parts_is_asked_for_again_with_less(
+    server: RawServer, matrix: Matrix, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bot.matrix.client.MOST_PARTS", 1_000)
+    server.body = b'{"next_batch": "s2", "odd": [%b[]]}' % (b"[]," * 2_000)
+    assert (await matrix.sync("s1", 0)).next_batch == "s2"
+    assert server.asked == [SYNC_FILTER, SHORT_FILTER]
 
 
 ROOM_ID, EVENT_ID = RoomID("!room:example.org"), EventID("$good")

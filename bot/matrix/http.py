@@ -66,11 +66,12 @@ class Requests:
         within: float = ANSWER_WITHIN,
         most: int = SMALL,
         trim: bool = False,
+        parts: int | None = None,
     ) -> Outcome:
         """Make one request, once; return the outcome's name.
 
-        An answer of more than `most` bytes is not read: the outcome is `answers.TOO_LARGE`.
-        `trim`: see `read`.
+        An answer of more than `most` bytes, or of more objects and lists than `parts`, is not
+        read: the outcome is `answers.TOO_LARGE`. `trim`: see `read`.
         Raises `TokenRejectedError` when the access token is no longer accepted.
         """
         headers = {"Content-Type": "application/json"}
@@ -84,7 +85,7 @@ class Requests:
                 raw = await read(response, most, trim=trim)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             return Unreachable(reason=type(error).__name__)
-        if raw is None:
+        if raw is None or (parts is not None and raw.count(b"{") + raw.count(b"[") > parts):
             return answers.TOO_LARGE
         return answers.name(response.status, answers.parse(raw), response.headers)
 
