@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ from bot.matrix.trimming import LONGEST
 from bot.model import Done, EventID, RoomID, UserID
 from bot.power import Power
 from tests.engines import ROOM, Bot, Peer, Writer
+from tests.peers import ApiError, People
+from tests.process import Bots
+from tests.test_lifecycle import settle_in
 
 ALICE = UserID("@alice:example.org")
 DEEP = b"[" * 2_000 + b"1" * 5_000 + b"]" * 2_000
@@ -215,6 +219,29 @@ async def test_an_administrators_answers_are_read_in_part(
         assert not isinstance(await media.delete("abc"), Done)
     finally:
         await media.close()
+
+
+@pytest.mark.synapse
+async def test_what_a_stranger_sends_through_a_real_homeserver_stops_nothing(
+    people: People, bots: Bots
+) -> None:
+    alice, mallory, bot = await people("alice"), await people("mallory"), await bots()
+    room = await settle_in(alice, bot)
+    deep: Any = "\ud800"
+    for _ in range(350):
+        deep = {"a": [deep]}
+    contents: list[Any] = [{"a": deep}, {"a": "\ud83d", "\udfff": 1e300}, {"a": 10**4_000}]
+    contents += [{"a": "x" * 900_000}] * 3
+    for number, content in enumerate(contents):
+        for kind in ("m.room.encrypted", "m.key.verification.request"):
+            body = {"messages": {bot.user_id: {"*": content}}}
+            with suppress(ApiError):  # what it does not let through needs no test
+                await mallory.call("PUT", "sendToDevice", kind, f"{kind}{number}", body=body)
+    await alice.send(room, "!expire 3s")
+    await alice.until_notice(room, bot.user_id, "set disappearing messages to 3 seconds.", 30)
+    assert "left out" in bot.words()
+    message = await alice.send(room, "goes all the same")
+    await alice.until_redacted(room, message, 15)
 
 
 # --- what was encrypted --------------------------------------------------------------------------
