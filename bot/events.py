@@ -13,6 +13,8 @@ SHAPES_ROOM: Final = frozenset({"m.room.power_levels", "m.room.create", "m.room.
 
 LONGEST_COMMAND: Final = 1_024
 """Characters of ciphertext in which every valid command fits, whatever its client adds."""
+LONGEST_REPLY: Final = 8_192
+"""The same of a reply: older clients add, twice, the notice of the bot that it replies to."""
 
 
 def is_nothing(event: Event) -> bool:
@@ -31,8 +33,10 @@ def may_be_command(content: dict[str, Any]) -> bool:
     What relates to another message does so in clear, and a long message is no valid command.
     """
     relation = content.get("m.relates_to")
-    edits = isinstance(relation, dict) and relation.get("rel_type") == "m.replace"
-    return not edits and len(str(content.get("ciphertext", ""))) <= LONGEST_COMMAND
+    relation = relation if isinstance(relation, dict) else {}
+    longest = LONGEST_REPLY if "m.in_reply_to" in relation else LONGEST_COMMAND
+    edits = relation.get("rel_type") == "m.replace"
+    return not edits and len(str(content.get("ciphertext", ""))) <= longest
 
 
 def is_verification(event: Event) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from bot.demo.homeserver import Homeserver
+from bot.events import may_be_command
 from bot.model import Event, EventID, Refused, RoomID, Unreachable
 from tests.fakes import ALICE, BOB, BOT
 from tests.house import MINUTE, House
@@ -237,3 +238,13 @@ async def notified(alice: Person, bob: Person) -> int:
         return [one["type"] for one in here] if last in str(here) else None
 
     return (await wait_until(shown)).count("m.room.redaction")
+
+
+def test_a_reply_without_its_key_may_be_a_command_though_it_quotes_a_notice() -> None:
+    long = {"ciphertext": "x" * 4_000}
+    assert not may_be_command(long)
+    assert not may_be_command(long | relating(THREAD))
+    assert may_be_command(long | replying("$notice"))
+    assert may_be_command(long | relating(IN_THREAD))
+    assert not may_be_command({"ciphertext": "x" * 9_000} | replying("$notice"))
+    assert not may_be_command(replying("$x") | relating({"rel_type": "m.replace"}))

@@ -171,6 +171,8 @@ async def test_a_message_without_a_key_is_asked_for_and_then_said_to_be_unreadab
     reader = reader_over(homeserver, store)
     writer = Writer(Peer("alice", tmp_path / "alice"))
     events = [writer.write("!expire 5s"), writer.write("hello")]
+    for event in events:
+        event["content"]["m.relates_to"] = {"rel_type": "m.thread", "event_id": "$root"}
     homeserver.events = {event["event_id"]: event for event in events}
     await read(reader, store, events, clock.now())
     late = Late(homeserver, store, reader, clock, wake_others=lambda: None)
@@ -185,6 +187,7 @@ async def test_a_message_without_a_key_is_asked_for_and_then_said_to_be_unreadab
     debt = await store.next_debt()
     assert debt is not None
     assert (debt.kind, debt.args["sender"]) == ("unheard", "@alice:example.org")
+    assert debt.args["thread"] == "$root"
     await store.paid(debt)
     await read(reader, store, [writer.write("and again")], clock.now())
     clock.advance(GIVE_UP_AFTER)
