@@ -161,8 +161,8 @@ class Backfill:
 
     async def read(self, gap: Gap) -> str | None:
         """Read one page of a gap and remember it; return why it is put off, if it is."""
-        if self._clock.now() < self._pages.away_until:
-            await self._memory.unread.later(gap, self._pages.away_until, counts=False)
+        if (until := self._pages.away_until) is not None:
+            await self._memory.unread.later(gap, until, counts=False)
             return AWAY
         try:
             events, token = await self._homeserver.page_back(gap.room_id, gap.token, gap.size)

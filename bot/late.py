@@ -29,6 +29,7 @@ WITHIN: Final[Millis] = 90_000
 WIDTH: Final = 4
 SLOW: Final = 4
 MOST_ASKED_TWICE: Final = 1_000
+"""Keys that are asked for a second time, of those that are waited for now."""
 ASKED_TO_REPEAT: Final = 5
 """Messages without a key of which one sender is told in an hour; anybody can make any number."""
 
@@ -120,17 +121,20 @@ class Late:
         """Return what is to be gone through first, not of `busy` rooms, and when, keys or not."""
         for room_id in self._due.keys() - set(busy):
             return self._due.pop(room_id)
-        now, turns = self._clock.now(), dict[RoomID, Turn]()
-        for room_id, unheard, then, was_asked in await self._memory.keys.waiting():
+        waiting, turns = await self._memory.keys.waiting(), dict[RoomID, Turn]()
+        now = self._clock.now()
+        for room_id, unheard, then, was_asked in waiting:
+            if room_id in busy:
+                continue
             when = self._when(room_id, unheard, was_asked=was_asked)
             turn = turns.setdefault(room_id, Turn(room_id=room_id, next=when))
             turn.next = min(turn.next, when)
             turn.waiting.append((unheard, then, was_asked))
+        self._asked_twice &= {_key_of(unheard) for _, unheard, _, _ in waiting}
         self._later = {key: at for key, at in self._later.items() if at > now}
         # The others are taken from here next: all that waits is not read anew for each room.
         self._due = {turn.room_id: turn for turn in turns.values() if turn.next <= now}
-        free = [turn for turn in turns.values() if turn.room_id not in busy]
-        first = min(free, key=lambda turn: turn.next, default=None)
+        first = min(turns.values(), key=lambda turn: turn.next, default=None)
         if first is not None:
             self._due.pop(first.room_id, None)
         return first
@@ -168,7 +172,7 @@ class Late:
     def _when(self, room_id: RoomID, unheard: Unheard, *, was_asked: bool) -> Millis:
         """Return when there is something to be done for a message."""
         at = unheard.at + (ASK_AGAIN_AFTER if was_asked else ASK_AFTER)
-        if was_asked and _key_of(unheard) in self._asked_twice:
+        if was_asked and not self._may_ask_again(unheard):
             at = unheard.at + GIVE_UP_AFTER
         if self._homeserver.has_key(room_id, unheard.session_id):
             at = 0
@@ -200,11 +204,13 @@ class Late:
 
     async def _once_more(self, room_id: RoomID, unheard: Unheard) -> None:
         """Ask a second time for a key that does not come."""
-        if _key_of(unheard) not in self._asked_twice:
-            if len(self._asked_twice) >= MOST_ASKED_TWICE:
-                self._asked_twice.clear()
+        if self._may_ask_again(unheard):
             self._asked_twice.add(_key_of(unheard))
             await self._ask(room_id, unheard, again=True)
+
+    def _may_ask_again(self, unheard: Unheard) -> bool:
+        asked = self._asked_twice
+        return _key_of(unheard) not in asked and len(asked) < MOST_ASKED_TWICE
 
     async def _read(self, room_id: RoomID, unheard: Unheard, then: RoomState) -> None:
         """The key is there: do what the message says, from its own place on."""

@@ -41,9 +41,15 @@ class Pages:
         self._homeserver = homeserver
         self._clock = clock
         self._random = random
-        self.away_until: Millis = 0
-        """The homeserver answers nothing: it is not asked for pages before this time."""
+        self._rests_until: Millis = 0
+        """By `clock.elapsed()`, which nobody sets."""
         self._failures = 0
+
+    @property
+    def away_until(self) -> Millis | None:
+        """Until when no page is asked for, since the homeserver answers nothing; `None`: now."""
+        left = self._rests_until - self._clock.elapsed()
+        return self._clock.now() + left if left > 0 else None
 
     async def again(
         self, outcome: Outcome, *, attempts: int, size: int, ceiling: Millis = PAUSE_CEILING
@@ -61,9 +67,8 @@ class Pages:
 
     def _rest(self, chance: float) -> Millis:
         """Ask for no page for a while, longer each time; return until when."""
-        now = self._clock.now()
-        if now >= self.away_until:  # of those that failed together, one counts
+        if self.away_until is None:  # of those that failed together, one counts
             wait = backoff(self._failures, ceiling=PAUSE_CEILING, chance=chance)
-            self.away_until = now + wait
+            self._rests_until = self._clock.elapsed() + wait
             self._failures += 1
-        return self.away_until
+        return self.away_until or self._clock.now()

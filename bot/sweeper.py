@@ -147,8 +147,8 @@ class Sweeper:
     async def step(self, sweep: Sweep) -> str | None:
         """Read one page of a walk and remember it; return why it is put off, if it is."""
         assert sweep.token is not None
-        if self._clock.now() < self._pages.away_until:
-            await self._memory.sweeps.later(sweep, self._pages.away_until, counts=False)
+        if (until := self._pages.away_until) is not None:
+            await self._memory.sweeps.later(sweep, until, counts=False)
             return AWAY
         try:
             if not sweep.whole and not await self._worth_it(sweep):

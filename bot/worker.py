@@ -150,7 +150,7 @@ class Worker(Generic[T, L]):
 
     def _say(self) -> None:
         """Say in the log what was put off and why, in counts only."""
-        now = self._clock.now()
+        now = self._clock.elapsed()
         if self._reasons and now >= self._quiet_until:
             why = ", ".join(f"{reason} ({count})" for reason, count in self._reasons.items())
             level = logging.WARNING if self._too_long in self._reasons else logging.INFO

@@ -181,3 +181,7 @@ async def test_a_bot_that_may_not_speak_is_forbidden_to(world: World) -> None:
     room = await world.room(events={"m.room.message": 51})
     words = {"msgtype": "m.notice", "body": "hello"}
     assert isinstance(await world.bot.say(room, words, "s1", encrypted=False), Forbidden)
+
+
+async def test_a_homeserver_that_is_there_answers(world: World) -> None:
+    assert await world.bot.answers()

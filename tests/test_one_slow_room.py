@@ -42,7 +42,6 @@ async def two_rooms(
         slow, other = await settle_in(alice, bot), await settle_in(alice, bot)
         yield proxy, alice, bot, slow, other
         proxy.mend()
-        assert await bot.stop() == 0
 
 
 async def lifetime(alice: Person, room: RoomID) -> int:
@@ -74,7 +73,7 @@ async def test_answers_come_while_another_rooms_members_are_never_told(
 async def test_a_lifetime_is_set_where_nothing_can_be_said(
     homeserver: Homeserver, people: People, bots: Bots
 ) -> None:
-    async with two_rooms(homeserver, people, bots) as (proxy, alice, _, slow, _):
+    async with two_rooms(homeserver, people, bots) as (proxy, alice, bot, slow, _):
         proxy.stall(of(slow, "send"), 600)
         await alice.send(slow, "!expire help")
         await asked(proxy, of(slow, "send"))
@@ -87,6 +86,8 @@ async def test_a_lifetime_is_set_where_nothing_can_be_said(
         await alice.send(slow, "!expire 2s")
         await wait_until(is_set, SOON, "the lifetime")
         await alice.until_redacted(slow, await alice.send(slow, "hello"), SOON)
+        assert await bot.stop() == 0, "it waits for nothing that hangs"
+        assert "Traceback" not in bot.words()
 
 
 async def fill(alice: Person, *rooms: RoomID) -> dict[RoomID, list[EventID]]:

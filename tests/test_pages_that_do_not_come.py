@@ -318,6 +318,28 @@ async def test_a_homeserver_that_is_away_is_not_asked_for_every_rooms_page(
     assert len(house.homeserver.times("page_back")) < 10 * 60
 
 
+async def test_a_clock_that_is_set_back_makes_no_page_wait(house: House, room: RoomID) -> None:
+    sent = say(house, room, 9)
+    async with house.running(house.intake):
+        pass
+    away = True
+
+    async def answers() -> bool:
+        return not away
+
+    house.homeserver.answers = answers  # type: ignore[method-assign]
+    Pages(house, room, lambda _: SILENT if away else None)
+    async with house.running(house.backfill, house.timekeeper):
+        for _ in range(5):
+            await house.advance(MINUTE)
+        away = False
+        house.clock.jump(-5 * HOUR)
+        house.wake()
+        await house.advance(MINUTE)
+        await house.advance(MINUTE)
+        assert await with_timers(house, sent) == 9
+
+
 # --- sweeps --------------------------------------------------------------------------------------
 
 

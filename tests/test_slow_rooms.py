@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from bot.late import ASK_AFTER, GIVE_UP_AFTER, Late
+from bot.late import ASK_AFTER, ASK_AGAIN_AFTER, GIVE_UP_AFTER, Late
 from bot.late import WITHIN as LATE_WITHIN
 from bot.model import Event, EventID, Outcome, RoomID
 from bot.speaker import SETTING_WITHIN, WORDS_WITHIN
@@ -171,9 +171,11 @@ class Keys:
     def __init__(self, house: House, slow: RoomID) -> None:
         self._house, self._slow = house, slow
         self.come: set[str] = set()
+        self.asked_for: list[str] = []
         self.never = asyncio.Event()
 
     async def event(self, room_id: RoomID, event_id: EventID) -> Event | None:
+        self.asked_for.append(event_id)
         if room_id == self._slow:
             await self.never.wait()
         return await self._house.homeserver.event(room_id, event_id)
@@ -226,6 +228,47 @@ async def test_a_late_message_that_hangs_holds_up_its_room_for_a_while_only(
         await house.advance(LATE_WITHIN)
         await house.advance(LATE_WITHIN)
         assert [one.event_id for _, one, *_ in await house.store.keys.waiting()] == ["$0"]
+
+
+async def test_a_late_message_that_is_being_read_is_not_read_again(
+    house: House, rooms: list[RoomID]
+) -> None:
+    now = house.clock.now()
+    for room in rooms[:2]:
+        items: list[Item] = [
+            Unheard(event_id=EventID(f"$in-{room}"), sender=ALICE, session_id=room, at=now)
+        ]
+        await house.commit(Stretch(room_id=room, items=items, encrypted=True))
+    keys = Keys(house, rooms[0])
+    keys.come = {rooms[0]}
+    late = Late(keys, house.store, house.reader, house.clock, wake_others=house.wake)
+    async with house.running(late):
+        keys.come = set(rooms[:2])
+        late.wake.set()
+        await house.rest()
+        keys.never.set()
+        await house.rest()
+    assert keys.asked_for == [f"$in-{room}" for room in rooms[:2]]
+
+
+async def test_more_keys_than_are_asked_for_twice_keep_nobody_busy(
+    house: House, rooms: list[RoomID], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bot.late.MOST_ASKED_TWICE", 2)
+    now = house.clock.now()
+    items: list[Item] = [
+        Unheard(event_id=EventID(f"${n}"), sender=ALICE, session_id=f"{n}", at=now)
+        for n in range(5)
+    ]
+    await house.commit(Stretch(room_id=rooms[0], items=items, encrypted=True))
+    keys = Keys(house, rooms[1])
+    late = Late(keys, house.store, house.reader, house.clock, wake_others=house.wake)
+    async with house.running(late):
+        await house.advance(ASK_AFTER)
+        await house.advance(ASK_AGAIN_AFTER)
+        assert len(keys.asked_for) == 5 + 2
+        await house.advance(GIVE_UP_AFTER)
+        assert await house.store.keys.waiting() == []
 
 
 async def test_other_files_are_deleted_beside_one_that_hangs(house: House) -> None:

@@ -150,9 +150,9 @@ class Matrix(Lookups):
         return self.crypto.has_key(room_id, session_id)
 
     async def ask_for_key(self, room_id: RoomID, event: Event, *, again: bool = False) -> None:
-        """Ask the sender's device for the key of an event."""
+        """Have the sender's device asked for the key of an event; other servers may delay that."""
         self.crypto.ask_for_key(room_id, event, again=again)
-        await self.crypto.keep_up()
+        self.crypto.wake.set()
 
     # --- writing -------------------------------------------------------------------------
 

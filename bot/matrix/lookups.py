@@ -39,8 +39,8 @@ class Lookups(Requests):
         return is_cross_signed(answer, user_id, device_id, device_key)
 
     async def answers(self) -> bool:
-        """Whether the homeserver answers at all: what one room's request met says nothing of it."""
-        return isinstance(await self.request("GET", path("account", "whoami")), Done)
+        """Whether the homeserver answers what concerns no room; from its database and no cache."""
+        return isinstance(await self.request("GET", path("devices")), Done)
 
     async def joined_rooms(self) -> set[RoomID]:
         """Return the rooms the bot is in. Raises `OutcomeError`."""
