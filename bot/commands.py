@@ -229,6 +229,7 @@ def parse(text: str, prefix: str) -> Parsed | None:
     rest = rest.removeprefix(":").strip().removesuffix(".").strip()
     if len(rest) > LONGEST_ARGUMENT or len(text) > len(prefix) + LONGEST_TEXT:
         return Parsed(kind="invalid")
+    rest = " ".join(rest.split())
     word, _, argument = rest.partition(" ")
     word = word.casefold()
     for command in TABLE:

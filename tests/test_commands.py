@@ -55,6 +55,8 @@ def kind(text: str, prefix: str = "!expire") -> str | None:
         ("!expire:5m", 5 * MINUTE),
         ("!expire: set 5m", 5 * MINUTE),
         ("!expire after 5m", 5 * MINUTE),
+        ("!expire set\n5m", 5 * MINUTE),
+        ("!expire\tset\t5\nminutes", 5 * MINUTE),
         ("!expire 5m.", 5 * MINUTE),
         ("!expire 5 minutes .", 5 * MINUTE),
         ("`!expire 5m`", 5 * MINUTE),
