@@ -27,8 +27,9 @@ _LINK: Final = re.compile(r"\[[^\]]{1,100}\]\(<?https://matrix\.to/#/([^)>?/]+)>
 """The same as people or clients write it in plain text."""
 _QUOTED: Final = re.compile(r"(?:>[^\n]*\n)*")
 _AUTHOR: Final = re.compile(r"> (?:\* )?<(@[^>\n]{1,255})>")
-_CALLED: Final = re.compile(r"[^\s:,]+(?: [^\s:,]+){0,2}(?=[:,])")
-"""A name before a colon: of a message that mentions somebody, up to three words."""
+_CALLED: Final = re.compile(r"([^\n:,]{1,100})[:,]\s*(.*)", re.DOTALL)
+MOST_WORDS: Final = 3
+"""Words of a name that the bot may be called by in a message that mentions it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +86,8 @@ class Parsed:
     args: dict[str, Any] = field(default_factory=dict)
     replies_to: EventID | None = None
     """A message that it replies to: it counts only if that one is the bot's own."""
+    called: str = ""
+    """Whom it is said to: it counts only if the bot has this name in the room."""
 
 
 def usage(command: Command, prefix: str) -> str:
@@ -112,9 +115,15 @@ def command_of(
         named = named or author == own_id
         if author and not named:
             return None
-    to_bot = _after_name(text, content, own_id, named=named)
-    found = parse(text, prefix) or parse(to_bot, prefix)
-    return found and replace(found, replies_to=None if named else replies_to)
+    about = None if named else replies_to
+    found = parse(text, prefix) or parse(_after_name(text, content, own_id), prefix)
+    if found is not None:
+        return replace(found, replies_to=about)
+    called, rest = _called(text)
+    found = parse(rest, prefix)
+    if named:
+        return found if called.count(" ") < MOST_WORDS else None
+    return found and replace(found, replies_to=about, called=called)
 
 
 def text_of(content: dict[str, Any], relates_to: Any) -> str | None:
@@ -192,10 +201,16 @@ def _mentions(content: dict[str, Any], own_id: str) -> bool:
     return isinstance(named, list) and own_id in named
 
 
-def _after_name(text: str, content: dict[str, Any], own_id: str, *, named: bool) -> str:
+def _called(text: str) -> tuple[str, str]:
+    """Return the name before a colon or comma at the beginning, and what follows it."""
+    found = _CALLED.match(text[:LONGEST_TEXT].lstrip())
+    return (found[1].strip(), found[2]) if found else ("", "")
+
+
+def _after_name(text: str, content: dict[str, Any], own_id: str) -> str:
     """Return what follows the bot's name at the beginning; empty where it does not stand there.
 
-    It is called by its id, by the id's first part, or by what a link to it or a mention says.
+    It is called by its id, by the id's first part, or by what a link to it says.
     """
     text = text[:LONGEST_TEXT].lstrip()
     names = [own_id, own_id.partition(":")[0], own_id[1:].partition(":")[0]]
@@ -205,8 +220,6 @@ def _after_name(text: str, content: dict[str, Any], own_id: str, *, named: bool)
         names += [unescape(pill[2]).strip(), "@" + unescape(pill[2]).strip()]
     if link and unquote(link[1]) == own_id:
         names.append(link[0])
-    if named and (found := _CALLED.match(text)):
-        names.append(found[0])
     for name in names:
         rest = text[len(name) :]
         called = name and text[: len(name)].casefold() == name.casefold()

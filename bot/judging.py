@@ -51,6 +51,7 @@ class Authority(Protocol):
     def own_id(self) -> UserID: ...  # noqa: D102
     async def power(self, room_id: RoomID) -> Power: ...  # noqa: D102
     async def event(self, room_id: RoomID, event_id: EventID) -> Event | None: ...  # noqa: D102
+    async def name_of(self, room_id: RoomID, user_id: UserID) -> str: ...  # noqa: D102
     async def is_signed(self, user_id: UserID, device_id: str, device_key: str) -> bool: ...  # noqa: D102
 
 
@@ -81,7 +82,14 @@ class Judge:
         return Said(digest=digest, sender=sender, kind="hasty")
 
     async def is_for_another(self, room_id: RoomID, parsed: Parsed) -> bool:
-        """Whether it replies to somebody else. Where that cannot be seen, it is for the bot."""
+        """Whether it is said to somebody else, by name or in reply.
+
+        Where it cannot be seen to whom it replies, it is for the bot.
+        """
+        if parsed.called:
+            name = await self._authority.name_of(room_id, self._authority.own_id)
+            if parsed.called.removeprefix("@").casefold() != name.strip().casefold():
+                return True
         if parsed.replies_to is None:
             return False
         try:

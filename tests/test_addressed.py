@@ -106,6 +106,23 @@ async def test_a_reply_is_heard_though_nobody_says_to_whom_it_replies(
     assert len(await said(house, room, "!expire status", **about)) == 1
 
 
+@pytest.mark.parametrize("body", ["Ephemeral: !expire 5m", "@ephemeral, `!expire 5m.`"])
+async def test_the_bot_is_called_by_the_name_that_it_has_in_the_room(
+    house: House, room: RoomID, body: str
+) -> None:
+    [answer] = await said(house, room, body)
+    assert answer.endswith("set disappearing messages to 5 minutes.")
+
+
+@pytest.mark.parametrize("body", ["alice: !expire off", "bob, !expire status", "x: !expire y"])
+async def test_what_is_said_to_somebody_else_by_name_is_no_command(
+    house: House, room: RoomID, body: str
+) -> None:
+    assert await said(house, room, body) == []
+    house.homeserver.set_member(room, BOT, "join")
+    assert await said(house, room, body) == []
+
+
 async def test_replies_over_the_limit_cost_no_request(house: House, room: RoomID) -> None:
     about = replying("$away")
     async with house.running(house.intake, house.speaker):

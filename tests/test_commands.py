@@ -335,28 +335,43 @@ def test_a_command_may_begin_with_the_bots_name(body: str, content: dict[str, An
 @pytest.mark.parametrize(
     ("body", "content"),
     [
-        ("Alice: !expire off", {}),
-        ("Alice: !expire off", {"m.mentions": {"user_ids": ["@alice:example.org"]}}),
-        ("Alice: !expire off", pill("Alice", ": !expire off", user_id="@alice:example.org")),
-        ("Bots: !expire off", {}),
-        ("robot: !expire off", {}),
+        ("Alice !expire off", {}),
+        ("Alice said: do !expire off", {}),
         ("bot", {}),
         ("bot:", {}),
         ("bot: say !expire off", {}),
         ("@bot:example.com: !expire off", {}),
+        ("Bob, Alice: !expire off", {}),
         ("I think that Timer means: !expire off", NAMED),
         ("Timer, can you: !expire off", NAMED),
         ("Timer did somebody say !expire off", NAMED),
         ("Timer\n: !expire off", NAMED),
-        ("Timer: !expire off", {"m.mentions": [BOT_ID]}),
-        ("Timer: !expire off", {"m.mentions": {"user_ids": BOT_ID}}),
-        ("Timer: !expire off", {"formatted_body": ["<a>"]}),
-        ("Timer: !expire off", pill("Timer", ": !expire off", before="ask ")),
         ("[Al](https://matrix.to/#/@alice:example.org): !expire off", {}),
     ],
 )
 def test_what_is_said_to_others_is_no_command(body: str, content: dict[str, Any]) -> None:
     assert command(body, **content) is None
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {},
+        {"m.mentions": {"user_ids": ["@alice:example.org"]}},
+        pill("Alice", ": !expire off", user_id="@alice:example.org"),
+        pill("Alice", ": !expire off", before="ask "),
+        {"m.mentions": [BOT_ID]},
+        {"m.mentions": {"user_ids": BOT_ID}},
+        {"formatted_body": ["<a>"]},
+    ],
+)
+@pytest.mark.parametrize("name", ["Alice", "Bots", "robot", "Two  Words", "@Alice", "A B C D E"])
+def test_a_command_that_begins_with_a_name_is_for_who_has_that_name(
+    name: str, content: dict[str, Any]
+) -> None:
+    expected = Parsed(kind="off", setting=OFF, called=name)
+    assert command(f"{name}: !expire off", **content) == expected
+    assert command(f" {name} , `!expire off`", **content) == expected
 
 
 @pytest.mark.parametrize(
@@ -440,7 +455,8 @@ def test_any_message_is_a_command_or_none(body: Any, relation: Any, content: Any
 @given(talk=TALK)
 def test_only_what_begins_with_the_command_or_the_bots_name_is_one(talk: str) -> None:
     begins = talk.lstrip().lstrip("`").lstrip().casefold()
-    if command(talk) is not None:
+    found = command(talk)
+    if found is not None and not found.called:
         assert begins.startswith(("!expire", "bot", "@bot"))
         rest = begins.partition("!expire")[2]
         assert not rest or rest[0] in ":`." or rest[0].isspace()
@@ -451,7 +467,7 @@ def test_nobody_sets_a_lifetime_by_talking_of_it(talk: list[str]) -> None:
     said = " ".join(talk)
     for text in (f"{said} !expire off", f"{said}: !expire 5m", f"`!expire off` {said}"):
         found = command(text)
-        assert found is None or said == "bot"
+        assert found is None or said == "bot" or (found.called == said and ": " in text)
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,9 @@ class Homeserver:
     async def event(self, room_id: RoomID, event_id: EventID) -> Event | None:
         return self.events.get(event_id)
 
+    async def name_of(self, room_id: RoomID, user_id: UserID) -> str:
+        return ""
+
     def has_key(self, room_id: RoomID, session_id: str) -> bool:
         return False
 
