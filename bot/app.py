@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import logging
-import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
-from pathlib import Path
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
 from random import SystemRandom
 from typing import Any, Final
 
@@ -21,13 +18,15 @@ from bot.identity import Identity
 from bot.intake import Intake
 from bot.kin import Kin
 from bot.late import Late
+from bot.lock import LockError, OccupiedError, hold
 from bot.matrix.admin import Admin
 from bot.matrix.client import Matrix
 from bot.matrix.cross_signing import CrossSigning
+from bot.matrix.discovery import find
 from bot.matrix.media import Media
 from bot.matrix.session import Credentials, LoginError, connect, lock_secret, open_session
 from bot.matrix.verification import Verification
-from bot.model import DiskError, Outcome, TokenRejectedError
+from bot.model import DiskError, Done, Outcome, OutcomeError, TokenRejectedError
 from bot.patience import Disk, StoppedError, wait_for_homeserver
 from bot.ratchet import Ratchet
 from bot.reading import Reader
@@ -58,27 +57,6 @@ NOT_ACCEPTED: Final = (
     "the homeserver no longer accepts the bot's access token: to log in anew, move device.json"
     " out of the data folder"
 )
-
-
-class OccupiedError(Exception):
-    """Another bot holds the data folder."""
-
-
-@contextmanager
-def hold(folder: Path) -> Iterator[None]:
-    """Hold the data folder, so that no second bot works on the same timers.
-
-    The lock is on the folder itself: it leaves no file, and goes with the process.
-    """
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError as error:
-        raise OccupiedError(f"{folder}: another bot is running on this folder") from error
-    finally:
-        os.close(handle)
 
 
 async def run(settings: Settings) -> int:
@@ -117,7 +95,7 @@ def _status(error: Exception, *, stopped: bool) -> int:
         return _say(error, OCCUPIED)
     if isinstance(error, LoginError):
         return _say(error, REFUSED)
-    if isinstance(error, StoreError | DiskError | OSError):
+    if isinstance(error, StoreError | DiskError | LockError | OSError):
         return _say(error, FAILED)
     # Where it happened, but not its text, which may be a stranger's: logs.py sees to that.
     log.error("this should not have happened", exc_info=error)
@@ -139,6 +117,17 @@ def credentials_of(settings: Settings) -> Credentials:
         access_token=settings.access_token_text(),
         as_token=settings.as_token_text(),
     )
+
+
+async def locate(settings: Settings, insist: Any) -> Settings:
+    """Return the settings with the address at which the homeserver is found.
+
+    Raises `LoginError` when it cannot be, and `OutcomeError` when it cannot be now.
+    """
+    outcome = await insist(lambda: find(settings.homeserver))
+    if not isinstance(outcome, Done):
+        raise OutcomeError(outcome)
+    return settings.model_copy(update={"homeserver": outcome.body["homeserver"]})
 
 
 @asynccontextmanager
@@ -164,6 +153,7 @@ async def _serve(settings: Settings, stop: asyncio.Event) -> None:
         verify=settings.verify,
     )
     try:
+        settings = await locate(settings, insist)
         async with session(settings, insist) as matrix, media_of(settings) as media:
             log.info("ready as %s", settings.user_id)
             await _work(settings, matrix, media, store, stop)

@@ -72,7 +72,7 @@ def trouble_of(outcome: Outcome) -> str:
             return REJECTED
         case Forbidden():
             return FORBIDDEN
-        case Refused(status=405) | Failed(status=404 | 405):
+        case Refused(status=404 | 405) | Failed(status=404 | 405):
             return UNKNOWN
     return ""
 

@@ -14,9 +14,11 @@ from rich.text import Text
 from bot.config import Settings
 from bot.findings import Finding, files, rate, short
 from bot.identity import REMEDIES, WORDS
+from bot.lock import LockError, try_lock
 from bot.matrix.admin import Admin
 from bot.matrix.client import Matrix
 from bot.matrix.cross_signing import CrossSigning, Standing, read_seeds
+from bot.matrix.discovery import find
 from bot.matrix.media import Media
 from bot.matrix.paths import path
 from bot.matrix.secret_storage import StorageError
@@ -36,8 +38,8 @@ from bot.model import (
     OutcomeError,
     TokenRejectedError,
 )
+from bot.surroundings import surroundings
 
-VERSIONS: Final = "/_matrix/client/versions"
 OLDEST: Final = (1, 5)
 """The oldest version of the client-server API whose requests are all that the bot uses."""
 
@@ -66,14 +68,17 @@ async def findings(
 ) -> AsyncIterator[Finding]:
     """Look at one thing after another. Nothing is changed, and a running bot is not disturbed."""
     yield _folder(settings.data_dir)
+    for finding in surroundings(settings.homeserver, os.environ):
+        yield finding
+    homeserver, address = await _homeserver(settings.homeserver)
+    yield homeserver
+    if not homeserver.good:
+        return
+    settings = settings.model_copy(update={"homeserver": address})
     client = Client(settings.homeserver, settings.user_id)
     client.user_id = settings.user_id  # nio itself fills it in at the login
     matrix = Matrix(client)
     try:
-        homeserver = await _homeserver(matrix, settings.homeserver)
-        yield homeserver
-        if not homeserver.good:
-            return
         try:
             known = load_identity(settings.data_dir / "device.json")
         except LoginError as error:
@@ -98,13 +103,15 @@ async def findings(
 
 
 def _folder(folder: Path) -> Finding:
-    what = f"data folder {folder} can be written"
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b"\0")
             file.flush()
             os.fsync(file.fileno())
+        try_lock(folder)
+    except LockError as error:
+        return Finding(good=False, what=f"data folder {folder} cannot be locked", remedy=str(error))
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else type(error).__name__
         return Finding(
@@ -112,27 +119,29 @@ def _folder(folder: Path) -> Finding:
             what=f"data folder {folder} cannot be written ({reason})",
             remedy=f"make it writable for user {os.getuid()}, or set data_dir to another folder",
         )
-    return Finding(good=True, what=what)
+    return Finding(good=True, what=f"data folder {folder} can be written and locked")
 
 
-async def _homeserver(matrix: Matrix, url: str) -> Finding:
-    outcome = await matrix.request("GET", VERSIONS)
-    versions = outcome.body.get("versions") if isinstance(outcome, Done) else None
-    if not isinstance(versions, list):
-        return Finding(
-            good=False,
-            what=f"homeserver {url} does not answer as a homeserver ({short(outcome)})",
-            remedy="is it running, and is homeserver the address that clients connect to?",
-        )
-    spoken = sorted(filter(None, map(_version, versions)))
+async def _homeserver(url: str) -> tuple[Finding, str]:
+    """Find the homeserver; return what there is to say of it, and its own address."""
+    try:
+        outcome = await find(url)
+    except LoginError as error:
+        return Finding(good=False, what=f"homeserver {url}", remedy=str(error)), url
+    if not isinstance(outcome, Done):
+        what = f"homeserver {url} does not answer as a homeserver ({short(outcome)})"
+        remedy = "is it running, and is homeserver the address that clients connect to?"
+        return Finding(good=False, what=what, remedy=remedy), url
+    found = outcome.body["homeserver"]
+    what = f"homeserver {url}" if found == url else f"homeserver {found}, where {url} leads to,"
+    spoken = sorted(filter(None, map(_version, outcome.body["versions"])))
     newest = f"v{spoken[-1][0]}.{spoken[-1][1]}" if spoken else "no version we know"
     if not spoken or spoken[-1] < OLDEST:
-        return Finding(
-            good=False,
-            what=f"homeserver {url} speaks Matrix up to {newest}",
-            remedy=f"upgrade it: the bot needs v{OLDEST[0]}.{OLDEST[1]} or newer",
-        )
-    return Finding(good=True, what=f"homeserver {url} answers; it speaks Matrix up to {newest}")
+        remedy = f"upgrade it: the bot needs v{OLDEST[0]}.{OLDEST[1]} or newer"
+        what = f"{what} speaks Matrix up to {newest}"
+        return Finding(good=False, what=what, remedy=remedy), found
+    what = f"{what} answers; it speaks Matrix up to {newest}"
+    return Finding(good=True, what=what), found
 
 
 def _version(text: object) -> tuple[int, int] | None:

@@ -11,19 +11,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from bot import recovery_key
-from bot.app import (
-    FAILED,
-    NOT_ACCEPTED,
-    OCCUPIED,
-    OK,
-    REFUSED,
-    OccupiedError,
-    credentials_of,
-    hold,
-    session,
-)
+from bot.app import FAILED, NOT_ACCEPTED, OCCUPIED, OK, REFUSED, credentials_of, locate, session
 from bot.config import Settings
 from bot.identity import REMEDIES
+from bot.lock import LockError, OccupiedError, hold
 from bot.matrix.client import Matrix
 from bot.matrix.cross_signing import CrossSigning, Standing
 from bot.matrix.files import write_private
@@ -84,6 +75,7 @@ async def show(settings: Settings, say: Callable[[str], None]) -> int:
     """Show the keys that people can compare, and how the device stands."""
     with explained():
         device = _device(settings)
+        settings = await locate(settings, once)
         async with stand_by(credentials_of(settings), device) as matrix:
             return await _show(settings, matrix, device.device_id, say)
 
@@ -94,6 +86,7 @@ async def reset(settings: Settings, operator: Operator) -> int:
         operator.say(WARNING.format(user_id=settings.user_id, prefix=settings.command_prefix))
         if not operator.agrees("Make a new identity?"):
             raise CustodyError("nothing was changed")
+        settings = await locate(settings, once)
         async with session(settings, once) as matrix:
             signing = CrossSigning(matrix, settings.data_dir)
             outcome = await signing.replace(_authorise(settings, operator))
@@ -109,7 +102,9 @@ async def backup(
 ) -> int:
     """Keep the identity in the account's secret storage, under a new recovery key."""
     with explained():
-        async with stand_by(credentials_of(settings), _device(settings)) as matrix:
+        device = _device(settings)
+        settings = await locate(settings, once)
+        async with stand_by(credentials_of(settings), device) as matrix:
             kept = await CrossSigning(matrix, settings.data_dir).secrets()
             if kept is None:
                 raise CustodyError("the identity of the account is not here: see identity show")
@@ -233,7 +228,7 @@ def explained() -> Iterator[None]:
         raise CustodyError(NOT_ACCEPTED, REFUSED) from None
     except OutcomeError as error:
         raise CustodyError(f"the homeserver did not do it ({_short(error.outcome)})") from None
-    except StorageError as error:
+    except (StorageError, LockError) as error:
         raise CustodyError(str(error)) from None
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else type(error).__name__

@@ -16,6 +16,7 @@ from bot.model import (
     Orphan,
     OutcomeError,
     RateLimited,
+    Refused,
     RoomID,
     Unreachable,
 )
@@ -108,7 +109,8 @@ class Kin:
     async def _failed(self, orphan: Orphan, error: OutcomeError) -> bool:
         """Put the question off; `False` when it is given up, and the orphan stands on its own."""
         outcome = error.outcome
-        if not isinstance(outcome, RateLimited | Unreachable) and orphan.attempts >= TRIES:
+        passing = isinstance(outcome, RateLimited | Unreachable)
+        if not passing and (isinstance(outcome, Refused) or orphan.attempts >= TRIES):
             log.warning("not known whether a message is gone (%s)", type(outcome).__name__)
             return False
         wait = retry_in(outcome, orphan.attempts, chance=self._random.random())

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from random import SystemRandom
 from typing import Final
 
-from bot.app import OK, hold, session
+from bot.app import OK, locate, session
 from bot.backfill import Backfill
 from bot.clock import SystemClock
 from bot.config import Settings
 from bot.custody import CustodyError, explained, once
 from bot.intake import Intake
+from bot.lock import hold
 from bot.matrix.client import Matrix
 from bot.model import OutcomeError, RoomID
 from bot.reading import Reader
@@ -35,6 +36,7 @@ async def rebuild(settings: Settings, say: Callable[[str], None]) -> int:
             settings.data_dir / "timers.db", bounds=settings.bounds, own_id=settings.user_id
         )
         try:
+            settings = await locate(settings, once)
             async with session(settings, once) as matrix:
                 say(await _Rebuild(settings, matrix, store).run(say))
         except OutcomeError as error:

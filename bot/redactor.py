@@ -33,15 +33,13 @@ from bot.schedule import (
     Sent,
     Step,
     backoff,
+    may_change,
     settle,
     take_turns,
     transaction_id,
 )
 
 log = logging.getLogger(__name__)
-
-LOOKS: Final = 8
-"""How often the homeserver may fail to say what belongs to a message: for four minutes."""
 
 PATIENCE: Final[Millis] = 10_000
 """How long a message waits, once it was looked at, for what belongs to it."""
@@ -194,9 +192,7 @@ class Redactor:
             children, all_of_them = await self._homeserver.relations(timer.room_id, timer.event_id)
         except OutcomeError as error:
             outcome = error.outcome
-            if isinstance(outcome, RateLimited | Unreachable) or (
-                isinstance(outcome, Failed) and timer.attempts < LOOKS
-            ):
+            if may_change(outcome, timer.attempts):
                 await self._later(timer, outcome)
                 return False
             log.warning("what belongs to a message is not known (%s)", type(outcome).__name__)
@@ -245,7 +241,9 @@ class Redactor:
 
     async def _inspect(self, timer: Timer, outcome: Outcome, until: Millis) -> None:
         """The event or the room may be the reason: look at both before going on."""
-        gone = None if isinstance(outcome, NotFound) else await self._gone(timer)
+        # First of all it may be the room that is not there, which the review finds out.
+        elsewhere = isinstance(outcome, NotFound) and timer.attempts < REFUSALS
+        gone = None if elsewhere else await self._gone(timer)
         if gone:
             await self._memory.drop(timer)
             return

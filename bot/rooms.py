@@ -289,5 +289,6 @@ class Rooms:
 
     def may_invite(self, inviter: UserID | None) -> bool:
         """Whether the operator lets this person invite the bot."""
-        allow = self._guests.allow
-        return inviter is not None and any(fnmatchcase(inviter, glob) for glob in allow)
+        # Only * and ? have a meaning; brackets are part of an IPv6 address.
+        globs = [glob.replace("[", "[[]") for glob in self._guests.allow]
+        return inviter is not None and any(fnmatchcase(inviter, glob) for glob in globs)

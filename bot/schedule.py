@@ -35,6 +35,13 @@ PAUSE_CEILING: Final = 60_000
 POSTPONE_CEILING: Final = 600_000
 """A single event that cannot be redacted is tried at least this often, in ms."""
 
+LOOKS: Final = 8
+"""How often the homeserver may fail to say what belongs to a message: for four minutes."""
+NO_SUCH_REQUEST: Final = frozenset({404, 405, 501})
+"""Statuses that will be the same the next time."""
+UNKNOWN_AGAIN: Final = 2
+"""How often one of them is taken for a proxy's whose homeserver is away."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sent:
@@ -116,6 +123,20 @@ def settle(
             return Inspect(until=single)
         case Failed():
             return Postpone(until=single)
+
+
+def may_change(outcome: Outcome, attempts: int) -> bool:
+    """Whether a question that failed, `attempts` times before, is worth another try."""
+    if isinstance(outcome, RateLimited):
+        return True
+    if isinstance(outcome, Unreachable):
+        # A web page may be all that a proxy has for this one request.
+        return outcome.page not in NO_SUCH_REQUEST or attempts < UNKNOWN_AGAIN
+    if not isinstance(outcome, Failed):
+        return False
+    if outcome.status in NO_SUCH_REQUEST:
+        return not outcome.errcode and attempts < UNKNOWN_AGAIN
+    return attempts < LOOKS
 
 
 def transaction_id(event_id: EventID, generation: int) -> str:

@@ -70,12 +70,12 @@ class Link:
                 far_reader, far_writer = await asyncio.open_connection(HOST, self.target)
                 both = {writer, far_writer}
                 self._passing |= both
-                await asyncio.gather(_pump(reader, far_writer), _pump(far_reader, writer))
+                await asyncio.gather(pump(reader, far_writer), pump(far_reader, writer))
                 self._passing -= both
         writer.transport.abort()
 
 
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     with contextlib.suppress(OSError):
         while data := await reader.read(65_536):
             writer.write(data)
@@ -88,7 +88,7 @@ class FederatedHomeserver(Homeserver):
 
     def __init__(self, folder: Path, link: Link, extra: Mapping[str, Any] | None = None) -> None:
         self.link = link
-        certificate, key = _certificate(folder)
+        certificate, key = self_signed(folder)
         super().__init__(
             folder,
             server_name=f"{HOST}:{link.port}",
@@ -133,8 +133,8 @@ def _listener(port: int, resource: str, *, tls: bool) -> dict[str, Any]:
     }
 
 
-def _certificate(folder: Path) -> tuple[Path, Path]:
-    """Make a self-signed certificate; return it and its key. Nobody verifies it."""
+def self_signed(folder: Path) -> tuple[Path, Path]:
+    """Make a certificate that signs itself; return it and its key."""
     folder.mkdir(parents=True, exist_ok=True)
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, HOST)])

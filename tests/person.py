@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import quote
 
 import aiohttp
@@ -37,11 +37,19 @@ class ApiError(Exception):
         self.retry_after_ms: int | None = body.get("retry_after_ms")
 
 
+SLOWEST: Final = 3
+"""How many times slower than a quiet machine one may be: patience costs time only in a failure."""
+
+
 async def wait_until(
     predicate: Callable[[], Awaitable[T | None]], within: float = 10, what: str = "the condition"
 ) -> T:
-    """Ask until the answer is truthy, and return it; fail after `within` seconds."""
+    """Ask until the answer is truthy, and return it; fail after `within` seconds.
+
+    Those are a quiet machine's; see `SLOWEST`.
+    """
     __tracebackhide__ = True
+    within *= SLOWEST
     answer: object = "no answer yet"
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(within):

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from bot.demo.homeserver import Account, Homeserver
-from tests.person import wait_until
+from tests.person import SLOWEST, wait_until
 
 _numbers = itertools.count(1)
 
@@ -91,10 +91,10 @@ class BotProcess:
         self._process.send_signal(number)
 
     async def ended(self, within: float = 10) -> int:
-        """Wait for the bot to end; return its exit status."""
+        """Wait for the bot to end, so many seconds of a quiet machine; return its exit status."""
         process = self._process
         assert process is not None
-        return await asyncio.to_thread(process.wait, within)
+        return await asyncio.to_thread(process.wait, within * SLOWEST)
 
     async def kill(self) -> None:
         """End the bot as a power cut would."""

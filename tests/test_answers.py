@@ -84,6 +84,12 @@ HTML = {"Content-Type": "text/html; charset=utf-8"}
         (403, {"error": "words"}, {}, Failed(status=403)),
         (404, error("M_NOT_FOUND"), {}, NotFound()),
         (404, None, {}, Failed(status=404)),
+        *[
+            (status, error("M_UNRECOGNIZED"), {}, Refused(status=status, errcode="M_UNRECOGNIZED"))
+            for status in (400, 404, 405, 501)
+        ],
+        (404, error("M_UNKNOWN"), {}, Failed(status=404, errcode="M_UNKNOWN")),
+        (500, error("M_UNRECOGNIZED"), {}, Failed(status=500, errcode="M_UNRECOGNIZED")),
         (404, {"detail": "no such page"}, {}, Failed(status=404)),
         (413, error("M_TOO_LARGE"), {}, Refused(status=413, errcode="M_TOO_LARGE")),
         (400, error("M_UNKNOWN"), {}, Refused(status=400, errcode="M_UNKNOWN")),

@@ -262,7 +262,7 @@ async def test_repeats_become_rare_but_do_not_end(shelf: Shelf) -> None:
         (Refused(status=401), REJECTED),
         (Forbidden(), FORBIDDEN),
         (Refused(status=405, errcode="M_UNRECOGNIZED"), UNKNOWN),
-        (Failed(status=404, errcode="M_UNRECOGNIZED"), UNKNOWN),
+        (Refused(status=404, errcode="M_UNRECOGNIZED"), UNKNOWN),
         (Failed(status=404), UNKNOWN),
     ],
 )

@@ -210,10 +210,10 @@ def test_every_lifetime_can_be_typed_as_it_is_said(lifetime: int) -> None:
 
 @pytest.mark.parametrize("text", ["!expire " + "5m " * 30_000, " " * 65_536, "!expire" * 9_000])
 def test_a_wall_of_text_costs_no_time(text: str) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     for _ in range(100):
         parse(text, "!expire")
-    assert time.perf_counter() - began < 0.5
+    assert time.process_time() - began < 20  # a second look at every sign would take an hour
 
 
 @pytest.mark.parametrize("rest", ["0", "0s", "0 days", "set off", "1 month", "2 months", "nothing"])

@@ -106,6 +106,11 @@ async def test_an_unknown_event_is_redacted_in_vain_or_not_found(world: World) -
     assert await world.bot.is_gone(strong, nothing)
 
 
+async def test_nothing_belongs_to_an_event_that_is_not_there(world: World) -> None:
+    room = await world.room()
+    assert await world.bot.relations(room, EventID("$" + "a" * 43)) == ([], True)
+
+
 async def test_a_redaction_in_an_unknown_room_says_so(world: World) -> None:
     outcome = await world.bot.redact(UNKNOWN, EventID("$" + "a" * 43), "t1")
     assert isinstance(outcome, NotFound)

@@ -23,6 +23,7 @@ from bot.demo.run import INTERRUPTED
 from bot.demo.screen import PlainScreen
 from bot.demo.script import SCRIPT
 from bot.model import EventID, UserID
+from tests.person import SLOWEST
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,7 +55,7 @@ class Run:
 
     def ended(self, within: float) -> int:
         """Return the exit status, having read what was left to read."""
-        out, err = self._process.communicate(timeout=within)
+        out, err = self._process.communicate(timeout=within * SLOWEST)
         self.out += out
         assert err == ""
         return self._process.returncode
@@ -88,7 +89,7 @@ def demo(tmp_path: Path, *arguments: str) -> Iterator[Run]:
     finally:
         if process.poll() is None:
             process.terminate()
-        process.communicate(timeout=20)
+        process.communicate(timeout=60)
 
 
 @pytest.mark.synapse

@@ -36,7 +36,7 @@ def bot_command(
         input=said,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=300,
         check=False,
         start_new_session=True,  # without a terminal that could be asked for a password
     )

@@ -235,7 +235,7 @@ async def test_intake_stops_in_the_middle_of_a_long_poll(house: House, room: Roo
     run = asyncio.ensure_future(house.intake.run())
     await house.rest()
     house.intake.stop()
-    await asyncio.wait_for(run, 1)
+    await asyncio.wait_for(run, 60)
 
 
 async def test_intake_stops_that_was_told_so_before_its_poll_began(
@@ -245,7 +245,7 @@ async def test_intake_stops_that_was_told_so_before_its_poll_began(
     await asyncio.sleep(0)  # a turn: it is reading its position now
     assert house.store._db._lock.locked()
     house.intake.stop()
-    await asyncio.wait_for(run, 1)
+    await asyncio.wait_for(run, 60)
 
 
 # --- what else a batch says ----------------------------------------------------------------------

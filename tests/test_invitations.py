@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bot.model import Failed, Forbidden, RateLimited, RoomID, Unreachable
+from bot.model import Failed, Forbidden, RateLimited, RoomID, Unreachable, UserID
 from bot.rooms import TRIES
 from tests.fakes import ALICE, BOT
 from tests.house import MINUTE, House
@@ -92,3 +92,26 @@ async def test_a_room_that_threw_the_bot_out_may_invite_it_again(house: House) -
         await house.rest()
         assert is_in(house, room) == "join"
     assert len(house.homeserver.heard(room)) == 2
+
+
+@pytest.mark.parametrize(
+    ("glob", "who", "may"),
+    [
+        ("*:[2001:db8::1]", "@alice:[2001:db8::1]", True),
+        ("*:[2001:db8::1]:8448", "@alice:[2001:db8::1]:8448", True),
+        ("*:[2001:db8::?]", "@alice:[2001:db8::7]", True),
+        ("@alice:[*", "@alice:[2001:db8::1]:8448", True),
+        ("*:[2001:db8::1]", "@alice:2", False),
+        ("*:[!a]*", "@alice:[!a]", True),
+        ("@[ab]:*", "@a:example.org", False),
+        ("*:example.org", "@alice:example.org", True),
+        ("*:example.org", "@alice:example.org.evil.org", False),
+        ("*:example.org", "@alice:EXAMPLE.org", False),
+    ],
+)
+async def test_only_stars_and_question_marks_have_a_meaning_in_a_pattern(
+    house: House, glob: str, who: str, may: bool
+) -> None:
+    house.allow = [glob]
+    await house.restart()
+    assert house.rooms.may_invite(UserID(who)) is may

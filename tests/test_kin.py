@@ -7,7 +7,17 @@ from typing import Any
 
 import pytest
 
-from bot.model import Event, EventID, Failed, RoomID, Unreachable
+from bot.model import (
+    Event,
+    EventID,
+    Failed,
+    Millis,
+    NotFound,
+    Outcome,
+    Refused,
+    RoomID,
+    Unreachable,
+)
 from bot.timeline import belongs_to, descendants
 from tests.fakes import ALICE
 from tests.house import MINUTE, SECOND, House
@@ -217,6 +227,31 @@ async def test_a_homeserver_that_cannot_tell_relations_keeps_no_message(house: H
         house.homeserver.fail_next(*[Failed(status=500)] * 50, on="relations")
         for _ in range(10):
             await house.advance(MINUTE)
+        assert house.homeserver.is_redacted(room, whole)
+
+
+@pytest.mark.parametrize(
+    ("answer", "within"),
+    [
+        (NotFound(), SECOND),
+        (Refused(status=404, errcode="M_UNRECOGNIZED"), SECOND),
+        (Refused(status=405, errcode="M_UNRECOGNIZED"), SECOND),
+        (Failed(status=404, errcode="M_UNKNOWN"), SECOND),
+        (Failed(status=404), 5 * SECOND),
+        (Unreachable(reason="a web page, status 404", page=404), 5 * SECOND),
+        (Unreachable(reason="a web page, status 405", page=405), 5 * SECOND),
+    ],
+)
+async def test_who_does_not_know_relations_is_not_asked_again_and_again(
+    house: House, answer: Outcome, within: Millis
+) -> None:
+    room = house.homeserver.make_room()
+    whole = house.homeserver.send(room, "hello")
+    await house.remember(room, whole, due=house.clock.now())
+    house.homeserver.fail_next(*[answer] * 50, on="relations")
+    async with house.running(house.redactor):
+        for _ in range(within // SECOND):
+            await house.advance(SECOND)
         assert house.homeserver.is_redacted(room, whole)
 
 

@@ -31,6 +31,7 @@ LAYERS = {
         "pace",
         "addresses",
         "succession",
+        "proxies",
     },
     "edge": {"store", "matrix", "config"},
     "services": {
@@ -65,6 +66,8 @@ LAYERS = {
         "limits",
         "registration",
         "findings",
+        "lock",
+        "surroundings",
         "attachments",
         "upgrades",
         "timekeeper",

@@ -104,7 +104,7 @@ async def test_rebuild_gives_timers_to_what_has_none(people: People, bots: Bots)
 
 def rebuild(bot: BotProcess) -> tuple[int, str]:
     command = [sys.executable, "-m", "bot", "rebuild", "--config", str(bot.config_file)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     return done.returncode, done.stdout
 
 

@@ -151,14 +151,18 @@ async def orphans(people: People, alice: Person, room: str) -> Remains:
 
 
 async def replies(people: People, alice: Person, room: str) -> tuple[list[bool], Remains]:
-    """Return whether each reply was there when its parent had gone, and what is left at last."""
+    """Return whether each reply had its own lifetime, and what is left at last."""
     await set_lifetime(alice, room, 6)
     parents = await send_all(alice, room, family("text", "notice"))
     await asyncio.sleep(4)
     answers = await send_children(alice, room, family("reply", "thread reply"), parents)
     await until_redacted(alice, room, parents, 20)
-    there = [not await alice.is_redacted(room, one.event_id) for one in answers]
     await until_redacted(alice, room, answers, 20)
+    shown = [await alice.event(room, one.event_id) for one in answers]
+    there = [
+        one["unsigned"]["redacted_because"]["origin_server_ts"] - one["origin_server_ts"] >= 6_000
+        for one in shown
+    ]
     return there, await look_everywhere(people, alice, room, parents + answers)
 
 

@@ -175,6 +175,7 @@ HOSTS = {
     "keepachangelog.com",
     "localhost",
     "matrix.example.org",
+    "proxy.example.org",
     "semver.org",
     "synapse",
 }

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from bot.model import EventID, Forbidden, RoomID
+from bot.model import EventID, Forbidden, NotFound, RoomID
 from tests.fakes import BOT
 from tests.house import DAY, MINUTE, SECOND, House
 
@@ -150,3 +150,15 @@ async def test_who_asks_is_told_what_stays(house: House, room: RoomID) -> None:
     said = house.homeserver.heard(room)[-1]
     assert "The server does not let me remove 3 messages that should be gone." in said
     assert "the next goes in" in said
+
+
+async def test_what_the_homeserver_purged_and_no_longer_finds_is_not_missed(house: House) -> None:
+    room = house.homeserver.make_room()
+    house.homeserver.fail_next(*[NotFound()] * 50, on="redact")
+    purged = EventID("$purged")
+    await house.remember(room, purged, due=house.clock.now())
+    async with house.running(*house.everything):
+        for _ in range(12):
+            await house.advance(5 * SECOND)
+        assert purged not in await house.timers()
+    assert told(house, room) == []

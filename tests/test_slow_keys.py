@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -14,6 +13,7 @@ from bot.timeline import Item, Message, Opened, Unheard
 from tests.engines import ROOM, Bot, Peer, Writer
 from tests.fakes import ALICE, BOT, Clear
 from tests.fault_proxy import FaultProxy
+from tests.peers import wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -159,8 +159,11 @@ async def test_silence_about_keys_delays_no_redaction_and_loses_no_command(
         for event_id in said:
             await eve.until_redacted(room, event_id, 8)
         await bob.send_text(room, "!expire 1h")
-        await asyncio.sleep(1)
-        assert proxy.count("/keys/query")
+
+        async def asked() -> bool:
+            return proxy.count("/keys/query") > 0
+
+        await wait_until(asked, 10, "the bot to ask for bob's devices")
         assert (await eve.get_state(room, POLICY_EVENT))["timer"] == 3_000
         proxy.mend()
         await bob.until_heard(room, "bob set disappearing messages to 1 hour.", 20)

@@ -60,7 +60,7 @@ class Homeserver:
 
     async def next(self) -> tuple[str, str, dict[str, Any]]:
         """Return to whom the bot speaks next, and what it says."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             where, kind, content = await self.sent.get()
         return where, kind.removeprefix("m.key.verification."), content
 

@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from bot.config.settings import MAY_LACK, ConfigError, Settings
+from bot.proxies import ProxyError, find_proxy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -56,7 +57,8 @@ def load(
     is one line without the file's name, and quotes no text that stands for a value, since that may
     be a secret which was put in the wrong place.
     """
-    given = _from_environ(os.environ if environ is None else environ)
+    environ = os.environ if environ is None else environ
+    given = _from_environ(environ)
     data = _from_file(path)
     if data is None:
         if required:
@@ -73,11 +75,16 @@ def load(
         if isinstance(place, dict):
             place[name] = value
     try:
-        return Settings.model_validate(data, context=MAY_LACK if token_to_come else None)
+        settings = Settings.model_validate(data, context=MAY_LACK if token_to_come else None)
+        find_proxy(settings.homeserver, environ)
+    except ProxyError as error:
+        problems = str(error)
     except ValidationError as error:
         # Unknown keys first: a misspelt key is why another one is missing.
         found = sorted(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
         problems = "; also ".join(_line(one, given) for one in found)
+    else:
+        return settings
     raise ConfigError(problems)
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 BASE: Final = "/_matrix/client/v3"
-PATIENCE: Final = 10.0
+PATIENCE: Final = 30.0
 """Seconds that anything on one's own machine gets to happen."""
 ENCRYPTION: Final = {
     "type": "m.room.encryption",

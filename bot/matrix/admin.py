@@ -10,6 +10,7 @@ import aiohttp
 
 from bot.matrix import answers
 from bot.matrix.http import SMALL, read
+from bot.matrix.wire import new_session, reason
 from bot.model import Outcome, Unreachable
 
 BASE: Final = "/_synapse/admin"
@@ -33,12 +34,12 @@ class Admin:
     async def request(self, method: str, where: str, body: Any = None) -> Outcome:
         """Make one request, once; `where` comes from `path`. Return the outcome's name.
 
-        `Forbidden`: the token is no administrator's. `Failed` with status 404: this is no Synapse,
-        or a proxy keeps its admin API from us. Raises `TokenRejectedError` for an unknown token.
+        `Forbidden`: the token is no administrator's. `Refused` or `Failed` with status 404: this is
+        no Synapse, or a proxy keeps its admin API from us. Raises `TokenRejectedError` for an
+        unknown token.
         """
         if self._http is None:
-            timeout = aiohttp.ClientTimeout(total=ANSWER_WITHIN)
-            self._http = aiohttp.ClientSession(headers=self._headers, timeout=timeout)
+            self._http = new_session(self._homeserver, within=ANSWER_WITHIN, headers=self._headers)
         data = None if body is None else json.dumps(body)
         try:
             # Not to be followed: the token is for this address only.
@@ -47,7 +48,7 @@ class Admin:
             ) as response:
                 raw = await read(response, SMALL)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            return Unreachable(reason=type(error).__name__)
+            return Unreachable(reason=reason(error))
         if raw is None:
             return answers.TOO_LARGE
         return answers.name(response.status, answers.parse(raw), response.headers)

@@ -29,14 +29,17 @@ from bot.model import (
 
 log = logging.getLogger(__name__)
 
-GATEWAY: Final = frozenset({502, 503, 504, 520, 521, 522, 523, 524})
-"""Statuses of a proxy whose homeserver is away."""
+GATEWAY: Final = frozenset({407, 502, 503, 504, 520, 521, 522, 523, 524})
+"""Statuses of a proxy whose homeserver is away, or that itself wants a password first."""
 
 NO_LOGIN: Final = frozenset({"M_UNKNOWN_TOKEN", "M_MISSING_TOKEN", "M_UNKNOWN_DEVICE"})
 ITS_OWN: Final = frozenset({400, 413, 414, 431, 500})
 """Statuses that one request can bring upon itself; others may succeed, whoever said it."""
 TOO_LARGE: Final = Failed(status=200, errcode="TOO_LARGE")
 """An answer that is longer than what is read of it."""
+
+UNRECOGNIZED: Final = "M_UNRECOGNIZED"
+"""The homeserver has no such request: status 404 or 405, or others of its own."""
 
 TOO_OLD: Final = re.compile(r"Events older than ([0-9]{1,15})ms cannot be redacted\.?")
 """What Synapse says for `redaction_allowed_period`; its error code says only `M_FORBIDDEN`."""
@@ -75,12 +78,20 @@ def name(status: int, body: Any, headers: Mapping[str, str]) -> Outcome:
         return Unreachable(reason=f"status {status}")
     if status == 403 and errcode:
         return Forbidden(reason=errcode, older_than=_older_than(body))
-    if status == 404:
-        # Only this word says that something does not exist; others, that nobody was asked.
-        return NotFound() if errcode == "M_NOT_FOUND" else Failed(status=status, errcode=errcode)
-    if 400 <= status < 500 and isinstance(body, dict) and (errcode or status == 401):
+    if status == 404 and errcode == "M_NOT_FOUND":
+        return NotFound()
+    if isinstance(body, dict) and _is_refusal(status, errcode):
         return Refused(status=status, errcode=errcode, body=body)
     return Failed(status=status, errcode=errcode)
+
+
+def _is_refusal(status: int, errcode: str) -> bool:
+    """Whether the homeserver says that the same request will not do another time either."""
+    if errcode == UNRECOGNIZED:
+        return 400 <= status < 500 or status == 501
+    if status == 404:
+        return False  # only its own word says that something does not exist
+    return 400 <= status < 500 and (bool(errcode) or status == 401)
 
 
 def parse(raw: bytes | bytearray) -> Any:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from peewee import OperationalError
 
 from bot.model import DiskError
+
+NO_FOLDERS: Final = frozenset({errno.EBADF, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP})
+"""What a network file system says that sees files on the disk, but no folders."""
 
 
 @contextmanager
@@ -34,5 +39,8 @@ def write_private(where: Path, text: str) -> None:
     folder = os.open(where.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
+    except OSError as error:
+        if error.errno not in NO_FOLDERS:
+            raise
     finally:
         os.close(folder)

@@ -11,6 +11,7 @@ from nio import AsyncClient
 
 from bot.matrix import answers
 from bot.matrix.trimming import TRIMS_FROM, Trimmer
+from bot.matrix.wire import reason
 from bot.model import Done, Event, Outcome, OutcomeError, Unreachable
 
 log = logging.getLogger(__name__)
@@ -84,7 +85,7 @@ class Requests:
             async with response:
                 raw = await read(response, most, trim=trim)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            return Unreachable(reason=type(error).__name__)
+            return Unreachable(reason=reason(error))
         if raw is None or (parts is not None and raw.count(b"{") + raw.count(b"[") > parts):
             return answers.TOO_LARGE
         return answers.name(response.status, answers.parse(raw), response.headers)

@@ -15,7 +15,9 @@ from bot.model import (
     EventID,
     Failed,
     NotFound,
+    Outcome,
     OutcomeError,
+    Refused,
     RoomID,
     UserID,
 )
@@ -116,22 +118,30 @@ class Lookups(Requests):
     async def relations(self, room_id: RoomID, event_id: EventID) -> tuple[list[EventID], bool]:
         """Return what belongs to an event and still stands: edits, reactions, votes, and theirs.
 
-        The second says whether that is all. Raises `OutcomeError`.
+        The second says whether that is all. Of an event that the homeserver does not have, nothing
+        is known; nor of any, where it does not know this request. Raises `OutcomeError`.
         spec: client-server API v1.13, 11.30.2 relationships API.
         """
         found: dict[EventID, EventID] = {}
         query: dict[str, str | int] = {"recurse": "true", "limit": RELATED}
         for _ in range(RELATED_PAGES):
             where = path("rooms", room_id, "relations", event_id, query=query, base=BASE_V1)
-            body = await self.must("GET", where)
+            outcome = await self.request("GET", where)
+            if _nothing_there(outcome):
+                break
+            if not isinstance(outcome, Done):
+                raise OutcomeError(outcome)
+            body = outcome.body
             for event in answers.events(body.get("chunk")):
                 parent, child = belongs_to(event), event.get("event_id")
                 if parent and isinstance(child, str) and not is_state(event) and not is_gone(event):
                     found[EventID(child)] = parent
             if not isinstance(body.get("next_batch"), str):
-                return descendants(event_id, found), True
+                break
             query["from"] = body["next_batch"]
-        return descendants(event_id, found), False
+        else:
+            return descendants(event_id, found), False
+        return descendants(event_id, found), True
 
     async def is_gone(self, room_id: RoomID, event_id: EventID) -> bool:
         """Whether the homeserver serves the event as redacted, or not at all.
@@ -140,3 +150,13 @@ class Lookups(Requests):
         """
         event = await self.event(room_id, event_id)
         return event is None or is_gone(event)
+
+
+def _nothing_there(outcome: Outcome) -> bool:
+    """Whether a homeserver says of relations that it does not know the event, or the request.
+
+    Synapse says of an unknown event: 404 `M_UNKNOWN`.
+    """
+    if isinstance(outcome, Failed | Refused):
+        return bool(outcome.errcode) and outcome.status in {404, 405, 501}
+    return isinstance(outcome, NotFound)

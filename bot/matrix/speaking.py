@@ -10,11 +10,13 @@ from nio import AsyncClient
 
 from bot.matrix import answers
 from bot.matrix.http import LARGE, read
+from bot.matrix.wire import new_session
 
 
 class Client(AsyncClient):  # type: ignore[misc]
     """Makes every request in one place: the bot's own and those that nio makes by itself."""
 
+    client_session: aiohttp.ClientSession | None
     speaks_for: dict[str, str] | None = None
     """Whom an application service's token stands for; such a token alone names nobody."""
 
@@ -29,6 +31,9 @@ class Client(AsyncClient):  # type: ignore[misc]
 
     async def send(self, method: str, path: str, *arguments: Any, **options: Any) -> Any:
         """Make one request. Raises aiohttp's errors and `TimeoutError`."""
+        if self.client_session is None:  # nio's own would know no proxy
+            within = self.config.request_timeout
+            self.client_session = new_session(self.homeserver, within=within)
         if self.speaks_for:
             path += ("&" if "?" in path else "?") + urlencode(self.speaks_for)
         return await super().send(method, path, *arguments, **options)
