@@ -166,4 +166,4 @@ async def test_silence_about_keys_delays_no_redaction_and_loses_no_command(
         await wait_until(asked, 10, "the bot to ask for bob's devices")
         assert (await eve.get_state(room, POLICY_EVENT))["timer"] == 3_000
         proxy.mend()
-        await bob.until_heard(room, "bob set disappearing messages to 1 hour.", 20)
+        await bob.until_heard(room, "set disappearing messages to 1 hour.", 20)

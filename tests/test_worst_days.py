@@ -133,7 +133,7 @@ async def test_only_who_may_change_the_room_changes_its_lifetime(
     assert "needs power level 50 here, and you have 0" in notice
     await alice.set_power(room, bob, 50)
     await bob.send(room, "!expire 1h")
-    await alice.until_notice(room, bot.user_id, "bob set disappearing messages to 1 hour.")
+    await alice.until_notice(room, bot.user_id, "set disappearing messages to 1 hour.")
     await alice.set_power(room, bob, 0)
     await bob.send(room, "!expire off")
     await wait_until(lambda: _count(alice, room, bot.user_id, "), changing this", 2))
