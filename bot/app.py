@@ -14,6 +14,7 @@ from bot.attachments import Attachments
 from bot.backfill import Backfill
 from bot.clock import Clock, SystemClock
 from bot.config import Settings
+from bot.deciding import Deciding
 from bot.identity import Identity
 from bot.intake import Intake
 from bot.kin import Kin
@@ -184,7 +185,7 @@ async def _work(
     prefix, bounds = settings.command_prefix, settings.bounds
 
     def wake() -> None:
-        services = (redactor, backfill, sweeper, rooms, speaker, late, ratchet, kin)
+        services = (redactor, backfill, sweeper, rooms, speaker, late, deciding, ratchet, kin)
         for service in (*services, upgrades, timekeeper):
             service.wake.set()
         if attachments is not None:
@@ -233,6 +234,7 @@ async def _work(
     )
     upgrades = Upgrades(matrix, store, clock, door=rooms, random=random, wake_others=wake)
     rooms.follow = upgrades.reviewed
+    deciding = Deciding(store, reader.judge, clock, random=random, wake_others=wake)
     late = Late(matrix, store, reader, clock, wake_others=wake)
     sweeper = Sweeper(matrix, store, reader, clock, bounds=bounds, random=random, wake_others=wake)
     kin = Kin(matrix, store, clock, random=random, wake_others=wake)
@@ -248,6 +250,7 @@ async def _work(
             rooms.run,
             speaker.run,
             late.run,
+            deciding.run,
             kin.run,
             sweeper.run,
             ratchet.run,

@@ -172,6 +172,7 @@ class Backfill:
                 gap.room_id,
                 fresh,
                 encrypted=room is not None and room.encrypted,
+                was_clear=not gap.encrypted,
                 live=False,
                 since=gap.since,
                 now=gap.until,

@@ -24,9 +24,9 @@ from bot.model import (
     UserID,
 )
 from bot.policy import Room
-from bot.reading import Reader
+from bot.reading import ASK_WITHIN, Reader
 from bot.schedule import PAUSE_CEILING, backoff
-from bot.timeline import Gap, Item, Stretch, Sweep, is_state
+from bot.timeline import Encrypted, Gap, Item, Stretch, Sweep, is_state
 
 log = logging.getLogger(__name__)
 
@@ -146,11 +146,13 @@ class Intake:
             self._patience = None
 
     async def take(self, batch: SyncBatch, *, live: bool, first: bool, synced_at: Millis) -> None:
-        """Judge one batch and remember it as a whole. Raises `OutcomeError`."""
+        """Read one batch and remember it as a whole."""
         now = self._clock.now()
         since = min(synced_at or now, now)
+        # However many rooms it does not answer for: what cannot be decided waits by itself.
+        until = asyncio.get_running_loop().time() + ASK_WITHIN
         stretches = [
-            await self._stretch(room, live=live, first=first, since=since, now=now)
+            await self._stretch(room, live=live, first=first, since=since, now=now, until=until)
             for room in batch.joined
         ]
         sweeps = sum(stretch.sweep is not None for stretch in stretches)
@@ -160,13 +162,24 @@ class Intake:
         self._wake()
 
     async def _stretch(
-        self, batch: RoomBatch, *, live: bool, first: bool, since: Millis, now: Millis
+        self,
+        batch: RoomBatch,
+        *,
+        live: bool,
+        first: bool,
+        since: Millis,
+        now: Millis,
+        until: float,
     ) -> Stretch:
         known = await self._memory.room(batch.room_id)
         before, timeline, entered = batch.state, batch.timeline, False
         if known is None:
             before, timeline, entered = self._arrival(batch, first=first)
-        encrypted = (known is not None and known.encrypted) or any(map(is_encryption, before))
+        encrypted = known is not None and known.encrypted
+        # Some homeservers tell the timeline's own state here as well: that is not before it.
+        shown = [event.get("event_id") for event in timeline if is_state(event)]
+        turned_on = [e for e in before if is_encryption(e) and e.get("event_id") not in shown]
+        sealed: list[Item] = [Encrypted()] if turned_on and not encrypted else []
         found = [
             item
             for event in before
@@ -174,19 +187,27 @@ class Intake:
         ]
         gap = self._gap(batch, known, entered=entered, first=first, since=since, now=now)
         items = await self._reader.items(
-            batch.room_id, timeline, encrypted=encrypted, live=live, since=since, now=now
+            batch.room_id,
+            timeline,
+            encrypted=encrypted or bool(turned_on),
+            live=live,
+            since=since,
+            now=now,
+            until=until,
         )
         # A known room's state was read before; what changed since holds at the timeline's start.
-        early = gap is not None and known is None
+        # Encryption may have been turned on anywhere in the gap: nothing in clear counts there.
+        early = [*(found if known is None else []), *sealed] if gap is not None else []
+        tail = [item for item in [*found, *sealed] if item not in early]
         told = before if known is None else [e for e in before if not _is_joined(e)]
         review = any(wants_review(event, self._homeserver.own_id) for event in told + timeline)
         return Stretch(
             room_id=batch.room_id,
-            items=items if early else found + items,
-            found=found if early else [],
+            items=tail + items,
+            found=early,
             gap=gap,
             sweep=self._sweep(batch, known, found, live=live, first=first, since=since, now=now),
-            encrypted=encrypted or any(is_encryption(e) for e in timeline if is_state(e)),
+            encrypted=encrypted or any(is_encryption(e) for e in before + timeline),
             review=review or known is None,
             entered=known is None and not first,
             last_digest=self._last(batch),
@@ -227,6 +248,7 @@ class Intake:
             stop_at=since - OLDER,
             since=since,
             until=now,
+            encrypted=known is not None and known.encrypted,
         )
 
     def _sweep(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any, Final, Protocol, TypeVar
 
 from bot.allowance import MINUTE, Allowance
 from bot.commands import Parsed
@@ -12,17 +15,27 @@ from bot.model import (
     Bounds,
     Event,
     EventID,
+    Failed,
     Millis,
+    Outcome,
     OutcomeError,
     RateLimited,
     RoomID,
     Unreachable,
     UserID,
 )
+from bot.pending import Undecided
 from bot.power import Power
 from bot.timeline import OFF, SURPLUS, Said
 
 log = logging.getLogger(__name__)
+
+
+T = TypeVar("T")
+
+SILENT_FOR: Final = MINUTE
+"""How long nobody who reads waits for a homeserver that did not say who may do what in a room."""
+MOST_SILENT: Final = 1_000
 
 
 class Clear(Protocol):
@@ -55,6 +68,39 @@ class Authority(Protocol):
     async def is_signed(self, user_id: UserID, device_id: str, device_key: str) -> bool: ...  # noqa: D102
 
 
+class Powers:
+    """Who may do what in a room, asked once for all that is read together."""
+
+    def __init__(
+        self, authority: Authority, room_id: RoomID, *, until: float | None, failed: Outcome | None
+    ) -> None:
+        self._authority = authority
+        self.room_id = room_id
+        self._until = until
+        self._power: Power | None = None
+        self._failed = failed
+
+    async def get(self) -> Power:
+        """Return them. Raises `OutcomeError`, and from then on always."""
+        if self._power is None:
+            self._power = await self.ask(lambda: self._authority.power(self.room_id))
+        return self._power
+
+    async def ask(self, question: Callable[[], Awaitable[T]]) -> T:
+        """Return the answer to a question, if it comes in time. Raises `OutcomeError`."""
+        if self._failed is not None:
+            raise OutcomeError(self._failed)
+        try:
+            async with asyncio.timeout_at(self._until):
+                return await question()
+        except TimeoutError:
+            self._failed = Unreachable(reason="time limit")
+            raise OutcomeError(self._failed) from None
+        except OutcomeError as error:
+            self._failed = error.outcome
+            raise
+
+
 class Judge:
     """Decides whether a command may do what it says."""
 
@@ -66,11 +112,20 @@ class Judge:
         self._bounds = bounds
         self._signed_only = signed_only
         self._allowance = Allowance(per_minute, MINUTE)
-        self._powers: dict[RoomID, Power] = {}
+        self._silent: dict[RoomID, Millis] = {}
+        """Rooms of which the homeserver did not say who may do what, and when it did not."""
 
-    def look_anew(self, room_id: RoomID) -> None:
-        """Judge what comes next by the room's state as it is now."""
-        self._powers.pop(room_id, None)
+    def powers(self, room_id: RoomID, *, until: float | None = None, now: Millis = 0) -> Powers:
+        """Return who may do what in a room as it is now, to be asked if need be.
+
+        `until`: the loop's time until which there may be an answer. Where there was none at
+        `now` or not long before, nobody waits for one. `None`: it is waited for.
+        """
+        silent = (
+            until is not None and abs(now - self._silent.get(room_id, -SILENT_FOR)) < SILENT_FOR
+        )
+        failed = Unreachable(reason="no answer a moment ago") if silent else None
+        return Powers(self._authority, room_id, until=until, failed=failed)
 
     def over_limit(self, sender: UserID, digest: str, at: Millis) -> Said | None:
         """Return the verdict on a command said at `at` that is one too many, else `None`."""
@@ -81,50 +136,78 @@ class Judge:
         log.warning("somebody says too many commands: those over the limit do not count")
         return Said(digest=digest, sender=sender, kind="hasty")
 
-    async def is_for_another(self, room_id: RoomID, parsed: Parsed) -> bool:
+    async def hear(
+        self, parsed: Parsed, command: Undecided, powers: Powers
+    ) -> Said | Undecided | None:
+        """Return the verdict on what was said, or the command where the homeserver is silent.
+
+        `None`: it was said to somebody else.
+        """
+        said = self.over_limit(command.sender, command.digest, command.sent)
+        if said is None and await self._is_for_another(parsed, powers):
+            return None
+        if said is None and parsed.setting is None:
+            args = dict(parsed.args)
+            said = Said(digest=command.digest, sender=command.sender, kind=parsed.kind, args=args)
+        try:
+            said = said or await self.judge(command, powers)
+        except OutcomeError as error:
+            log.info("a command waits to be decided (%s)", type(error.outcome).__name__)
+            return command
+        return replace(_placed(said, command), clear=command.clear)
+
+    async def _is_for_another(self, parsed: Parsed, powers: Powers) -> bool:
         """Whether it is said to somebody else, by name or in reply.
 
         Where it cannot be seen to whom it replies, it is for the bot.
         """
-        if parsed.called:
-            name = await self._authority.name_of(room_id, self._authority.own_id)
-            if parsed.called.removeprefix("@").casefold() != name.strip().casefold():
-                return True
-        if parsed.replies_to is None:
-            return False
+        own_id, about = self._authority.own_id, parsed.replies_to
         try:
-            event = await self._authority.event(room_id, parsed.replies_to)
+            if parsed.called:
+                name = await powers.ask(lambda: self._authority.name_of(powers.room_id, own_id))
+                if parsed.called.removeprefix("@").casefold() != name.strip().casefold():
+                    return True
+            if about is None:
+                return False
+            event = await powers.ask(lambda: self._authority.event(powers.room_id, about))
         except OutcomeError:
-            return False
-        return event is None or event.get("sender") != self._authority.own_id
+            return bool(parsed.called)
+        return event is None or event.get("sender") != own_id
 
-    async def judge(
-        self, room_id: RoomID, sender: UserID, parsed: Parsed, digest: str, clear: Clear | None
-    ) -> Said:
-        """Return the verdict. `clear` is what was decrypted, in an encrypted room.
+    async def decide(self, room_id: RoomID, command: Undecided) -> Said:
+        """Return the verdict on a command that waited for it.
+
+        Raises `OutcomeError` when the homeserver does not answer: ask again later.
+        """
+        said = await self.judge(command, self.powers(room_id))
+        self._silent.pop(room_id, None)
+        return _placed(said, command)
+
+    async def judge(self, command: Undecided, powers: Powers) -> Said:
+        """Return the verdict on a command that sets a lifetime.
 
         Raises `OutcomeError` when the homeserver does not answer: judge again later.
         """
-        if parsed.setting is None:
-            return Said(digest=digest, sender=sender, kind=parsed.kind, args=dict(parsed.args))
+        sender, digest = command.sender, command.digest
+        device = (command.device_id, command.device_key)
         try:
-            if self._signed_only and clear is not None:
-                device = (clear.device_id, clear.device_key)
-                if not await self._authority.is_signed(sender, *device):
+            if self._signed_only and any(device):
+                is_signed = self._authority.is_signed
+                if not await powers.ask(lambda: is_signed(sender, *device)):
                     return Said(digest=digest, sender=sender, kind="unsigned")
-            power = await self._power(room_id)
+            power = await powers.get()
         except OutcomeError as error:
-            if isinstance(error.outcome, Unreachable | RateLimited):
+            if passes(error.outcome):
+                self._fell_silent(powers.room_id, command.at)
                 raise
             log.warning("a command could not be judged (%s)", type(error.outcome).__name__)
-            return Said(digest=digest, sender=sender, kind="unjudged")
-        return self._verdict(power, sender, parsed.setting, digest)
+            return unjudged(command)
+        return self._verdict(power, sender, command.setting, digest)
 
-    async def _power(self, room_id: RoomID) -> Power:
-        """Return who may do what: many commands in one stretch of timeline ask only once."""
-        if room_id not in self._powers:
-            self._powers[room_id] = await self._authority.power(room_id)
-        return self._powers[room_id]
+    def _fell_silent(self, room_id: RoomID, at: Millis) -> None:
+        if len(self._silent) >= MOST_SILENT:
+            self._silent.clear()
+        self._silent[room_id] = at
 
     def _verdict(self, power: Power, sender: UserID, setting: int, digest: str) -> Said:
         own_id, need = self._authority.own_id, power.to_send_state(POLICY_EVENT)
@@ -138,3 +221,19 @@ class Judge:
             return Said(digest=digest, sender=sender, kind="powerless", args=args)
         suspends = not power.may_redact(own_id)
         return Said(digest=digest, sender=sender, kind="set", setting=setting, suspends=suspends)
+
+
+def passes(outcome: Outcome) -> bool:
+    """Whether it is no answer to who may do what, and one may come later."""
+    return isinstance(outcome, Unreachable | RateLimited | Failed)
+
+
+def unjudged(command: Undecided) -> Said:
+    """Return the verdict that there is none: its sender is told, and may say it again."""
+    return _placed(Said(digest=command.digest, sender=command.sender, kind="unjudged"), command)
+
+
+def _placed(said: Said, command: Undecided) -> Said:
+    """Return the verdict with the place of the command, where it is answered."""
+    thread = {"thread": command.thread} if command.thread else {}
+    return replace(said, event_id=command.event_id, args=said.args | thread)

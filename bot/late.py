@@ -11,8 +11,15 @@ from typing import Final, Protocol
 from bot.allowance import HOUR, Allowance
 from bot.clock import Clock
 from bot.commands import thread_of
-from bot.model import Event, EventID, Forbidden, Millis, OutcomeError, RoomID, TokenRejectedError
-from bot.policy import RoomState
+from bot.model import (
+    Event,
+    EventID,
+    Forbidden,
+    Millis,
+    OutcomeError,
+    RoomID,
+    TokenRejectedError,
+)
 from bot.reading import Reader
 from bot.timeline import Item, Said, Unheard
 from bot.worker import Worker
@@ -24,6 +31,8 @@ ASK_AFTER: Final[Millis] = 5_000
 ASK_AGAIN_AFTER: Final[Millis] = 12_000
 """The answer may have come by a channel that was lost, and has been made anew since."""
 GIVE_UP_AFTER: Final[Millis] = 60_000
+MEET_WITHIN: Final[Millis] = 3_600_000
+"""How long somebody's homeserver may take to say whose device a message is from."""
 WITHIN: Final[Millis] = 90_000
 """How long the messages of one room may take in one go."""
 WIDTH: Final = 4
@@ -47,7 +56,7 @@ class Homeserver(Protocol):
 class Keys(Protocol):
     """What this service asks of the store for keys."""
 
-    async def waiting(self) -> list[tuple[RoomID, Unheard, RoomState, bool]]: ...  # noqa: D102
+    async def waiting(self) -> list[tuple[RoomID, Unheard, bool]]: ...  # noqa: D102
     async def asked(self, room_id: RoomID, event_id: EventID) -> None: ...  # noqa: D102
 
 
@@ -57,12 +66,12 @@ class Memory(Protocol):
     @property
     def keys(self) -> Keys: ...  # noqa: D102
     async def heard(  # noqa: D102
-        self, room_id: RoomID, unheard: Unheard, then: RoomState, items: list[Item], now: Millis
+        self, room_id: RoomID, unheard: Unheard, items: list[Item], now: Millis
     ) -> None: ...
 
 
-Waiting = tuple[Unheard, RoomState, bool]
-"""A message, how the room stood at its place, and whether its key was asked for."""
+Waiting = tuple[Unheard, bool]
+"""A message, and whether its key was asked for."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -123,14 +132,14 @@ class Late:
             return self._due.pop(room_id)
         waiting, turns = await self._memory.keys.waiting(), dict[RoomID, Turn]()
         now = self._clock.now()
-        for room_id, unheard, then, was_asked in waiting:
+        for room_id, unheard, was_asked in waiting:
             if room_id in busy:
                 continue
             when = self._when(room_id, unheard, was_asked=was_asked)
             turn = turns.setdefault(room_id, Turn(room_id=room_id, next=when))
             turn.next = min(turn.next, when)
-            turn.waiting.append((unheard, then, was_asked))
-        self._asked_twice &= {_key_of(unheard) for _, unheard, _, _ in waiting}
+            turn.waiting.append((unheard, was_asked))
+        self._asked_twice &= {_key_of(unheard) for _, unheard, _ in waiting}
         self._later = {key: at for key, at in self._later.items() if at > now}
         # The others are taken from here next: all that waits is not read anew for each room.
         self._due = {turn.room_id: turn for turn in turns.values() if turn.next <= now}
@@ -143,26 +152,27 @@ class Late:
         """Do what can be done for a room's messages; return why one is put off, if one is."""
         room_id, reason = turn.room_id, None
         # One key opens many messages: it is asked for once while any of them waits.
-        asked = {_key_of(unheard) for unheard, _, was_asked in turn.waiting if was_asked}
-        for unheard, then, was_asked in turn.waiting:
+        asked = {_key_of(unheard) for unheard, was_asked in turn.waiting if was_asked}
+        for unheard, was_asked in turn.waiting:
             now = self._clock.now()
             if self._when(room_id, unheard, was_asked=was_asked) > now:
                 continue
             # Should it be this one that takes too long, the others come first.
             self._later[room_id, unheard.event_id] = now + WITHIN + ASK_AFTER
             try:
-                await self._look_at(room_id, unheard, then, asked, was_asked=was_asked)
+                await self._look_at(room_id, unheard, asked, was_asked=was_asked)
             except OutcomeError as error:
-                if not isinstance(error.outcome, Forbidden):
+                too_late = self._clock.now() >= unheard.at + MEET_WITHIN
+                if not (too_late or isinstance(error.outcome, Forbidden)):
                     reason = type(error.outcome).__name__
                     self._later[room_id, unheard.event_id] = self._clock.now() + ASK_AFTER
                     continue
-                await self._give_up(room_id, unheard, then)
+                await self._give_up(room_id, unheard)
             except TokenRejectedError:
                 raise
             except Exception as error:  # noqa: BLE001 - it is on the disk, and would come again
                 log.warning("a late message is given up (%s)", type(error).__name__)
-                await self._give_up(room_id, unheard, then)
+                await self._give_up(room_id, unheard)
             self._later.pop((room_id, unheard.event_id), None)
         return reason
 
@@ -184,16 +194,15 @@ class Late:
         self,
         room_id: RoomID,
         unheard: Unheard,
-        then: RoomState,
         asked: set[tuple[str, str]],
         *,
         was_asked: bool,
     ) -> None:
         """Do what it is time for with one message."""
         if self._homeserver.has_key(room_id, unheard.session_id):
-            await self._read(room_id, unheard, then)
+            await self._read(room_id, unheard)
         elif self._clock.now() >= unheard.at + GIVE_UP_AFTER:
-            await self._give_up(room_id, unheard, then)
+            await self._give_up(room_id, unheard)
         elif was_asked:
             await self._once_more(room_id, unheard)
         else:
@@ -212,17 +221,27 @@ class Late:
         asked = self._asked_twice
         return _key_of(unheard) not in asked and len(asked) < MOST_ASKED_TWICE
 
-    async def _read(self, room_id: RoomID, unheard: Unheard, then: RoomState) -> None:
+    async def _read(self, room_id: RoomID, unheard: Unheard) -> None:
         """The key is there: do what the message says, from its own place on."""
         event = await self._homeserver.event(room_id, unheard.event_id)
         items: list[Item] = []
+        if event is not None and self._went(event):
+            # Its lifetime was over before the key came: nobody knows whether it was a command.
+            await self._give_up(room_id, unheard)
+            return
         if event is not None:
             now = self._clock.now()
             items = await self._reader.items(
                 room_id, [event], encrypted=True, live=False, since=unheard.at, now=now, meet=True
             )
-        await self._memory.heard(room_id, unheard, then, items, self._clock.now())
+        await self._memory.heard(room_id, unheard, items, self._clock.now())
         self._wake_others()
+
+    def _went(self, event: Event) -> bool:
+        """Whether the bot itself has redacted the message."""
+        unsigned = event.get("unsigned")
+        redaction = unsigned.get("redacted_because") if isinstance(unsigned, dict) else None
+        return isinstance(redaction, dict) and self._reader.is_own(redaction)
 
     async def _ask(self, room_id: RoomID, unheard: Unheard, *, again: bool = False) -> None:
         event = await self._homeserver.event(room_id, unheard.event_id)
@@ -236,19 +255,19 @@ class Late:
             self._threads[_key_of(unheard)] = root
         await self._homeserver.ask_for_key(room_id, event, again=again)
 
-    async def _give_up(self, room_id: RoomID, unheard: Unheard, then: RoomState) -> None:
+    async def _give_up(self, room_id: RoomID, unheard: Unheard) -> None:
         """Ask for the message again, once for each key: nobody knows whether it was a command.
 
         What is certainly none is given up in silence: only a file that it shows may stay.
         """
         digest = self._reader.digest(f"unheard:{unheard.session_id}")
         if unheard.quiet or not self._told.admits(unheard.sender, digest, self._clock.now()):
-            await self._memory.heard(room_id, unheard, then, [], self._clock.now())
+            await self._memory.heard(room_id, unheard, [], self._clock.now())
             return
         root = self._threads.pop(_key_of(unheard), None)
         place = {"thread": root} if root else {}
         said = Said(digest=digest, sender=unheard.sender, kind="unheard", args=place)
-        await self._memory.heard(room_id, unheard, then, [said], self._clock.now())
+        await self._memory.heard(room_id, unheard, [said], self._clock.now())
         self._wake_others()
 
 

@@ -16,13 +16,14 @@ PLAIN: Final = {
     "closed": words.closed,
     "missed": words.missed,
     "reverted": words.reverted,
-    "unjudged": words.unjudged,
 }
 """What is said in the same words always."""
 TO_SOMEBODY: Final = {
     "hasty": words.hasty,
     "unsigned": words.unsigned,
     "unheard": words.unheard,
+    "unjudged": words.unjudged,
+    "overtaken": words.overtaken,
 }
 """What needs the name of whom it is said to."""
 

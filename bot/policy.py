@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from bot import durations
-from bot.model import Bounds, EventID, Millis, RoomID, UserID
+from bot.model import Bounds, EventID, Millis, RoomID
 from bot.timeline import (
     OFF,
-    SURPLUS,
-    Attached,
-    Change,
-    Item,
     Mark,
-    Message,
-    Opened,
-    Place,
-    Redaction,
-    Said,
     Setting,
-    Unheard,
 )
 
 SINCE: Final = "io.github.matrix-ephemeral-bot.since"
@@ -40,10 +30,19 @@ class RoomState:
     """What is known of a room at one point of its timeline."""
 
     setting: Setting = None
+    """What is in force: what a command set, where the room's state does not say it yet."""
+    stated: Setting = None
+    """What the room's own state event says, and what holds when a command is taken back."""
     policy_digest: str = ""
-    """Digest of the state event that `setting` was read from."""
+    """Digest of the state event that `stated` was read from."""
     commanded: bool = False
     """A command has changed the lifetime, and its state event has not come back yet."""
+    awaits: str = ""
+    """Digest of that state event, once it is written."""
+    revision: int = 0
+    """How many commands, and changes by others, have counted: tells whether one did since."""
+    encrypted: bool = False
+    """Encryption is on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +70,9 @@ class Room:
     """The bot has just come, and its greeting says what it lacks."""
     stuck: bool = False
     """The room was told that the homeserver refuses to redact some of its messages."""
+    stated: Setting = None
+    commanded: bool = False
+    """Both as of `RoomState`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,24 +100,6 @@ class Stamp:
     """Counted by the bot's own clock."""
     ask: bool = False
     """Should no timer of `parent` be known: it may be gone already."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stamped:
-    """What a stretch of timeline comes to, to be committed at once with its sync token."""
-
-    state: RoomState
-    timers: list[Stamp]
-    dropped: list[EventID]
-    owed: list[Owed]
-    handled: list[str]
-    surplus: list[str]
-    """Digests of commands over the limit of their sender."""
-    unheard: list[tuple[Unheard, RoomState]]
-    """Messages that may turn out to be commands, each with how the room stood at its place."""
-    suspends: bool = False
-    files: list[Attached] = field(default_factory=list)
-    """The files that messages show; only those of messages with a timer are remembered."""
 
 
 def lifetime(setting: Setting, bounds: Bounds) -> Millis | None:
@@ -169,134 +153,3 @@ def read_marks(content: Any) -> tuple[Mark, ...]:
 
 def _is_mark(mark: tuple[Any, ...]) -> bool:
     return len(mark) == 2 and isinstance(mark[0], str) and type(mark[1]) is int
-
-
-def stamp(state: RoomState, items: list[Item], *, bounds: Bounds, own_id: UserID) -> Stamped:
-    """Walk along `items` in the timeline's order and give each message its timer.
-
-    The policy in force at a message's own place decides; later changes do not touch it.
-    """
-    walk = _Walk(state, bounds, own_id)
-    for item in items:
-        walk.pass_by(item)
-    return Stamped(
-        state=walk.state,
-        timers=walk.timers,
-        dropped=walk.dropped,
-        owed=walk.owed,
-        handled=walk.handled,
-        surplus=walk.surplus,
-        unheard=walk.unheard,
-        suspends=walk.suspends,
-        files=walk.files,
-    )
-
-
-def succeed(before: Iterable[Owed], owed: Owed) -> Owed:
-    """Let a lifetime that is to be set take the place of others, which were not set yet.
-
-    Nobody else remembers since where those held.
-    """
-    own = owed.args.get("marks", [])
-    places = {mark[0] for mark in own}
-    others = [mark for one in before if one.kind == "set" for mark in one.args.get("marks", [])]
-    marks = [mark for mark in others if mark[0] not in places] + own
-    return replace(owed, args=owed.args | {"marks": marks[-MOST_MARKS:]})
-
-
-class _Walk:
-    """How the room stands at the place that was reached, and what has come of it so far."""
-
-    def __init__(self, state: RoomState, bounds: Bounds, own_id: UserID) -> None:
-        self.state = state
-        self._bounds = bounds
-        self._own_id = own_id
-        self.timers: list[Stamp] = []
-        self.dropped: list[EventID] = []
-        self.owed: list[Owed] = []
-        self.handled: list[str] = []
-        self.surplus: list[str] = []
-        self.unheard: list[tuple[Unheard, RoomState]] = []
-        self.suspends = False
-        self.files: list[Attached] = []
-
-    def pass_by(self, item: Item) -> None:
-        match item:
-            case Message():
-                self._message(item)
-            case Change():
-                # The state at the start of a timeline tells again what is known.
-                if not item.digest or item.digest != self.state.policy_digest:
-                    self._change(item)
-            case Redaction():
-                self._redaction(item)
-            case Said():
-                self._said(item)
-            case Unheard():
-                self.unheard.append((item, self.state))
-            case Attached():
-                self.files.append(item)
-            case Opened() | Place():
-                pass  # concerns the key, or who walks back
-
-    def _message(self, item: Message) -> None:
-        span = lifetime(self.state.setting, self._bounds)
-        if span is None and item.parent is None:
-            return
-        due = None if span is None else item.sent + span
-        # Where nobody ever set a lifetime, nothing has gone that this could belong to.
-        ask = item.parent is not None and (span is not None or self.state.setting is not None)
-        stamp = Stamp(event_id=item.event_id, due=due, parent=item.parent, live=item.live, ask=ask)
-        self.timers.append(stamp)
-
-    def _redaction(self, item: Redaction) -> None:
-        self.dropped.append(item.target)
-        if item.target_digest == self.state.policy_digest and self.state.policy_digest:
-            # Redacting the state event empties it, which is how the room reads `off`.
-            change = Change(setting=OFF, sender=item.sender, digest=self.state.policy_digest)
-            self._change(change, cause=item.digest)
-
-    def _said(self, item: Said) -> None:
-        if item.kind == SURPLUS:
-            self.surplus.append(item.digest)
-            return
-        self.handled.append(item.digest)
-        was = lifetime(self.state.setting, self._bounds)
-        args = item.args | {"base": self.state.policy_digest, "was": was, "sender": item.sender}
-        if item.setting is not None:
-            marks = [] if item.event_id is None else [(item.event_id, item.setting)]
-            args |= {"setting": item.setting, "marks": marks}
-            self.state = replace(self.state, setting=item.setting, commanded=True)
-            self.suspends = item.suspends
-        owed = Owed(key=item.digest, kind=item.kind, args=args)
-        if item.setting is not None:
-            owed = succeed(self.owed, owed)
-            self.owed = [one for one in self.owed if one.kind != "set"]
-        self.owed.append(owed)
-
-    def _change(self, change: Change, *, cause: str = "") -> None:
-        """Apply a state event; what the bot itself set was announced with the command.
-
-        `cause` is the digest of what made the change, where that is not the state event.
-        """
-        state, setting = self.state, change.setting
-        if change.note == UNREADABLE and state.setting is not None:
-            setting = state.setting
-        if change.sender == self._own_id:
-            if state.commanded and setting != state.setting:
-                # The echo of an earlier command; a later one counts from its own place already.
-                self.state = replace(state, policy_digest=change.digest)
-            else:
-                self.state = RoomState(setting=setting, policy_digest=change.digest)
-            return
-        before, after = lifetime(state.setting, self._bounds), lifetime(setting, self._bounds)
-        if (before != after or change.note) and not change.quiet:
-            args = {
-                "sender": change.sender,
-                "setting": setting,
-                "was": before,
-                "note": change.note,
-            }
-            key = f"change:{cause or change.digest}"
-            self.owed.append(Owed(key=key, kind="changed", args=args))
-        self.state = RoomState(setting=setting, policy_digest=change.digest)

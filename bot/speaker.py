@@ -29,9 +29,11 @@ from bot.model import (
     UserID,
 )
 from bot.notices import Identity, Notices
-from bot.policy import Debt, Owed, Room, policy_content, read_setting
+from bot.policy import Debt, Owed, Room, lifetime, policy_content, read_setting
 from bot.report import Files, Load
 from bot.schedule import POSTPONE_CEILING, backoff, retry_in
+from bot.timeline import is_gone
+from bot.walk import not_held
 from bot.worker import Worker, run_together
 
 log = logging.getLogger(__name__)
@@ -64,13 +66,11 @@ class Memory(notices.Memory, Protocol):
     async def next_debt(  # noqa: D102
         self, busy: Collection[RoomID] = (), *, setting: bool | None = None
     ) -> Debt | None: ...
-    async def written(self, debt: Debt) -> None: ...  # noqa: D102
+    async def written(self, debt: Debt, digest: str) -> None: ...  # noqa: D102
     async def paid(self, debt: Debt, now: Millis) -> None: ...  # noqa: D102
     async def owed_later(self, debt: Debt, until: Millis) -> None: ...  # noqa: D102
     async def room(self, room_id: RoomID) -> Room | None: ...  # noqa: D102
-    async def revert(  # noqa: D102
-        self, debt: Debt, setting: int | None, digest: str, owed: Owed
-    ) -> None: ...
+    async def take_back(self, debt: Debt, owed: Owed) -> None: ...  # noqa: D102
 
 
 def _passing(outcome: Outcome, debt: Debt) -> bool:
@@ -141,8 +141,7 @@ class Speaker:
             return None
         try:
             if debt.kind == "set":
-                if await self._set(debt):
-                    await self._memory.written(debt)
+                await self._set(debt, room)
                 return None
             outcome = await self._say(debt, room)
         except OutcomeError as error:
@@ -159,6 +158,11 @@ class Speaker:
             return type(outcome).__name__
         else:
             log.warning("a notice could not be sent (%s)", type(outcome).__name__)
+            if debt.kind == "set":
+                # The command counted from its own place; what the room's state says counts again.
+                place = {key: debt.args[key] for key in ("thread",) if key in debt.args}
+                owed = Owed(key=f"{debt.key}:no", kind="reverted", args=place)
+                await self._memory.take_back(debt, owed)
             await self._memory.paid(debt, self._clock.now())
         return None
 
@@ -168,45 +172,44 @@ class Speaker:
         wait = backoff(debt.attempts, ceiling=POSTPONE_CEILING, chance=chance)
         await self._memory.owed_later(debt, self._clock.now() + wait)
 
-    async def _set(self, debt: Debt) -> bool:
-        """Write the commanded lifetime into the room's state; `False` when there is no more to say.
+    async def _set(self, debt: Debt, room: Room) -> None:
+        """Write the commanded lifetime into the room's state, unless it was changed meanwhile.
 
         The room's state is looked at first: after a crash, what is set there may be our own
-        writing, or somebody's later one, which is not to be undone.
+        writing, or somebody's later one, which is not to be undone. Raises `OutcomeError`.
         """
         current = await self._homeserver.policy_event(debt.room_id)
         wanted = int(debt.args["setting"])
         there, digest, sender = self._read(current)
         # Some homeservers do not tell the sender of state; with them the command is written.
-        foreign = sender not in {"", self._homeserver.own_id}
-        if current is not None and digest != debt.args["base"] and foreign:
-            await self._memory.paid(debt, self._clock.now())
-            return False
+        foreign = sender not in {"", self._homeserver.own_id} and digest != debt.args["base"]
+        removed = is_gone(current or {}) and lifetime(room.stated, self._bounds) is not None
+        # What somebody has changed since may have come with the timeline already.
+        if foreign or removed or not room.commanded:
+            await self._memory.take_back(debt, not_held(debt.key, debt.args))
+            return
         marks = [(EventID(mark[0]), int(mark[1])) for mark in debt.args.get("marks", [])]
         content = policy_content(wanted, marks)
         same = there == wanted or (wanted == 0 and current is None and self._bounds.default is None)
         # Where something else held in between, who walks back later has to know.
-        if same and all(setting == wanted for _, setting in marks):
-            return True
-        if current is not None and current.get("content") == content:
-            return True
-        outcome = await self._homeserver.set_policy(debt.room_id, content)
-        if isinstance(outcome, Done):
-            return True
-        if _passing(outcome, debt):
-            raise OutcomeError(outcome)
-        # The command counted from its own place; what the room's state says counts again.
-        place = {key: debt.args[key] for key in ("thread",) if key in debt.args}
-        owed = Owed(key=f"{debt.key}:no", kind="reverted", args=place)
-        await self._memory.revert(debt, there, digest, owed)
-        return False
+        held = same and all(setting == wanted for _, setting in marks)
+        if not held and (current is None or current.get("content") != content):
+            outcome = await self._homeserver.set_policy(debt.room_id, content)
+            if not isinstance(outcome, Done):
+                raise OutcomeError(outcome)
+            digest = self._digest(outcome.body)
+        await self._memory.written(debt, digest)
 
     def _read(self, current: Event | None) -> tuple[int | None, str, str]:
         if current is None:
             return None, "", ""
         setting, _ = read_setting(current.get("content"))
-        digest = self._memory.digest(str(current.get("event_id", "")))
-        return setting, digest, str(current.get("sender", ""))
+        return setting, self._digest(current), str(current.get("sender", ""))
+
+    def _digest(self, told: Event) -> str:
+        """Return the digest of the event id that the homeserver tells; empty: it tells none."""
+        event_id = told.get("event_id")
+        return self._memory.digest(event_id) if event_id and isinstance(event_id, str) else ""
 
     async def _say(self, debt: Debt, room: Room) -> Outcome:
         body = await self._notices.text(debt, room)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from bot.model import Event, EventID, Millis, RoomID, UserID
+from bot.pending import Undecided
 
 Setting = int | None
 """A room's lifetime as its state event says it: `None` no event, 0 off, else milliseconds."""
@@ -80,6 +81,8 @@ class Said:
     """The lifetime was set, but the bot lacks the power to redact."""
     event_id: EventID | None = None
     """The message that says it, where it sets a lifetime."""
+    clear: bool = False
+    """It was not encrypted: it counts only where encryption was not on yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,8 +93,11 @@ class Unheard:
     sender: UserID
     session_id: str
     at: Millis
+    """When it was read: its key is waited for from then on."""
     quiet: bool = False
     """It is no command: nobody is asked to say it again."""
+    sent: Millis | None = None
+    """When its lifetime began; `None`: at `at`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +126,26 @@ class Place:
     event_id: EventID
 
 
-Item = Message | Change | Redaction | Said | Unheard | Opened | Attached | Place
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encrypted:
+    """Encryption was turned on at this point of the timeline; it is never turned off again."""
+
+    first: bool = True
+    """The homeserver tells of none before it."""
+
+
+Item = (
+    Message
+    | Change
+    | Redaction
+    | Said
+    | Undecided
+    | Unheard
+    | Opened
+    | Attached
+    | Place
+    | Encrypted
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +171,8 @@ class Gap:
     """Digest of the state event that the room's lifetime was read from when the gap began."""
     again: bool = False
     """It was read before, and a command in it was understood late."""
+    encrypted: bool = False
+    """The room was known to be encrypted before the gap: nothing in it was said in clear."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,7 +211,8 @@ class Stretch:
     room_id: RoomID
     items: list[Item]
     found: list[Item] = field(default_factory=list)
-    """The state in which a room was found that has a gap at once: it counts from the beginning."""
+    """What counts from the beginning of the gap, unless it is found within: the state in which a
+    room was found that has a gap at once, and encryption that was turned on in the gap."""
     gap: Gap | None = None
     """What lies before `items` and was not sent with the sync."""
     encrypted: bool = False

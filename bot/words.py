@@ -265,9 +265,17 @@ def missed() -> str:
     )
 
 
-def unjudged() -> str:
+def overtaken(who: str) -> str:
+    """Answer a command after which somebody else has changed the lifetime."""
+    return f"{clean(who)}, the lifetime was changed meanwhile; yours does not hold."
+
+
+def unjudged(who: str) -> str:
     """Answer a command whose right could not be looked up."""
-    return "I could not look up who may do this here. Nothing was changed; please say it again."
+    return (
+        f"{clean(who)}, I could not look up who may do this here. Nothing was changed; please say"
+        " it again."
+    )
 
 
 def distrusted(trouble: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
+
+# No proxy stands before the homeservers of the tests, whatever leads out of this machine.
+for name in ("NO_PROXY", "no_proxy"):
+    os.environ[name] = ",".join([*filter(None, [os.environ.get(name)]), "127.0.0.1", "localhost"])
 
 # A slow machine is no failure.
 settings.register_profile(

@@ -11,6 +11,7 @@ from random import Random
 from typing import Protocol
 
 from bot.backfill import Backfill
+from bot.deciding import Deciding
 from bot.intake import Intake
 from bot.kin import Kin
 from bot.model import Bounds, EventID, Guests, Millis, RoomID, Timer, UserID
@@ -111,6 +112,9 @@ class House:
             random=random,
             load=self.redactor,
         )
+        self.deciding = Deciding(
+            store, self.reader.judge, clock, random=random, wake_others=self.wake
+        )
         self.kin = Kin(homeserver, store, clock, random=random, wake_others=self.wake)
         self.rooms = Rooms(
             homeserver,
@@ -148,6 +152,7 @@ class House:
             self.redactor,
             self.backfill,
             self.speaker,
+            self.deciding,
             self.rooms,
             self.kin,
             self.sweeper,

@@ -179,6 +179,19 @@ async def test_an_answer_in_a_thread_goes_in_its_time(house: House, room: RoomID
     assert house.homeserver.is_redacted(room, answer["event_id"])
 
 
+async def test_a_command_that_waits_for_the_homeserver_is_answered_in_its_thread(
+    house: House, room: RoomID
+) -> None:
+    house.homeserver.fail_next(Unreachable(reason="x"), on="power")
+    async with house.running(*house.everything):
+        house.homeserver.send(room, "!expire 5m", **relating(THREAD))
+        await house.rest()
+        assert house.homeserver.heard(room) == []
+        await house.advance(MINUTE)
+        await house.advance(MINUTE)
+    assert own(house, room)[-1]["content"]["m.relates_to"] == IN_THREAD
+
+
 async def test_a_command_that_cannot_be_written_is_answered_in_its_thread(
     house: House, room: RoomID
 ) -> None:

@@ -10,11 +10,12 @@ import pytest
 
 from bot.late import ASK_AFTER, GIVE_UP_AFTER, Late
 from bot.model import Event, EventID, Locked, RoomID, UserID
-from bot.policy import RoomState, stamp
+from bot.policy import RoomState
 from bot.speaker import Speaker
 from bot.store import Store
 from bot.store.unread import CHUNK
 from bot.timeline import OFF, Attached, Change, Gap, Item, Message, Stretch, Unheard
+from bot.walk import stamp
 from tests.fakes import ALICE, BOT, Clear
 from tests.house import BOUNDS, MINUTE, SECOND, House, Opener
 
@@ -219,7 +220,7 @@ async def test_a_strangers_command_waits_for_its_key_as_ever(encrypted: Encrypte
     homeserver.send_encrypted(encrypted.room, "!expire 5m", sender=STRANGER)
     async with house.running(house.intake):
         pass
-    ((_, unheard, _, _),) = await house.store.keys.waiting()
+    ((_, unheard, _),) = await house.store.keys.waiting()
     assert not unheard.quiet
 
 
@@ -244,9 +245,9 @@ async def test_a_file_is_known_although_the_lifetime_changed_before_its_key_came
     unheard = Unheard(event_id=EventID("$late"), sender=ALICE, session_id="s", at=NOW, quiet=True)
     await say(store, unheard, message)
     await say(store, Change(setting=OFF, sender=ALICE, digest="off", quiet=True))
-    ((room_id, waiting, then, _),) = await store.keys.waiting()
+    ((room_id, waiting, _),) = await store.keys.waiting()
     assert waiting == unheard
-    await store.heard(room_id, waiting, then, [attached], NOW)
+    await store.heard(room_id, waiting, [attached], NOW)
     assert await files(store) == [("$late", "file-late", "alice")]
 
 

@@ -248,7 +248,7 @@ async def test_a_batch_that_is_read_again_keeps_its_commands(house: House, room:
         house.homeserver.fail_next(*[RateLimited(retry_after=10)] * 6, on="power")
         house.homeserver.release("sync")
         for _ in range(8):
-            await house.advance(SECOND)
+            await house.advance(10 * SECOND)
         assert await setting(house, room) == 5 * MINUTE
     assert not any(HASTY in line for line in house.homeserver.heard(room))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from bot.model import EventID, RoomID, Unreachable, UserID
-from bot.policy import RoomState
 from bot.timeline import Change, Message, Said, Stretch, Sweep, Unheard
 from tests.fakes import ALICE
 from tests.house import DAY, MINUTE, SECOND, House
@@ -96,8 +95,7 @@ async def test_a_late_command_counts_for_what_followed_it(
     stretch = Stretch(room_id=room, items=[setting, unheard, *messages])
     await house.store.commit("s1", 2_000, [stretch])
     said = Said(digest="c1", sender=ALICE, kind="set", setting=after)
-    then = RoomState(setting=before, policy_digest="d0")
-    await house.store.heard(room, unheard, then, [said], 3_000)
+    await house.store.heard(room, unheard, [said], 3_000)
     found = await house.store.unread.next_gap()
     assert found is not None
     await house.store.unread.read_on(found[0], [messages[1]], "t", 3_000, done=True)

@@ -10,9 +10,7 @@ from bot.intake import LIVE
 from bot.model import (
     POLICY_EVENT,
     EventID,
-    Failed,
     Millis,
-    OutcomeError,
     RateLimited,
     RoomBatch,
     RoomID,
@@ -157,49 +155,7 @@ async def test_the_own_membership_told_again_asks_for_no_review(
     assert await house.store.to_review() == [room for _ in reviews]
 
 
-# --- all or nothing ------------------------------------------------------------------------------
-
-
-async def test_nothing_is_remembered_of_a_batch_that_could_not_be_judged(
-    house: House, room: RoomID
-) -> None:
-    before = await house.store.position()
-    house.homeserver.send(room, "hello")
-    house.homeserver.send(room, "!expire 2m")
-    batch = await house.homeserver.sync(before[0], 0)
-    house.homeserver.fail_next(Unreachable(reason="reset"), on="power")
-    with pytest.raises(OutcomeError):
-        await house.intake.take(batch, live=True, first=False, synced_at=before[1])
-    assert await house.store.position() == before
-    assert await house.timers() == {}
-
-
-@pytest.mark.parametrize("trouble", [Unreachable(reason="reset"), RateLimited(retry_after=100)])
-async def test_a_batch_that_could_not_be_judged_is_fetched_again(
-    house: House, room: RoomID, trouble: Unreachable | RateLimited
-) -> None:
-    async with house.running(house.intake):
-        house.homeserver.fail_next(trouble, on="power")
-        command = await house.said_in(room, "!expire 2m")
-        assert await dues(house, command) == [None]
-        await house.advance(MINUTE)
-        assert await dues(house, command) == [2 * MINUTE - MINUTE]
-
-
-async def test_a_homeserver_that_fails_on_a_room_does_not_stop_the_others(
-    house: House, room: RoomID
-) -> None:
-    other = house.homeserver.make_room()
-    async with house.running(house.intake):
-        house.homeserver.fail_next(Failed(status=500), on="power")
-        house.homeserver.send(room, "!expire 2m")
-        sent = await house.said_in(other, "!expire 3m")
-        assert await dues(house, sent) == [3 * MINUTE]
-    async with house.store._db.transaction() as db:
-        owed = await db.rows(
-            "SELECT kind FROM owed o JOIN rooms r ON r.id = room AND room_id = ?", room
-        )
-    assert owed == [("unjudged",)]
+# --- a homeserver that is away --------------------------------------------------------------------
 
 
 async def test_intake_waits_for_a_homeserver_that_is_away_and_goes_on(

@@ -22,6 +22,8 @@ LAYERS = {
         "timeline",
         "events",
         "wayback",
+        "walk",
+        "pending",
         "policy",
         "schedule",
         "commands",
@@ -39,8 +41,10 @@ LAYERS = {
         "worker",
         "pages",
         "reading",
+        "hearing",
         "judging",
         "late",
+        "deciding",
         "kin",
         "sweeper",
         "ratchet",
@@ -73,7 +77,7 @@ LAYERS = {
         "timekeeper",
     },
 }
-SHARED = {"clock", "worker", "reading", "judging", "notices", "pages"}
+SHARED = {"clock", "worker", "reading", "hearing", "judging", "notices", "pages"}
 """The services that other services may import."""
 
 OUTSIDE = {

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -20,6 +23,7 @@ from bot.model import (
     RoomID,
     Unreachable,
 )
+from bot.rebuild import _Rebuild
 from bot.store import unread
 from bot.timeline import Sweep
 from tests.house import MINUTE, SECOND, House
@@ -401,3 +405,29 @@ async def test_an_outage_makes_no_page_of_a_sweep_smaller(house: House, room: Ro
         assert await house.store.sweeps.left() == 0
     assert set(pages.sizes) == {1000}
     assert len(pages.sizes) > 30
+
+
+async def test_a_rebuild_leaves_a_room_that_never_answers_to_the_bot(
+    house: House, room: RoomID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bot.rebuild.SystemClock", lambda: house.clock)
+    other = await known_room(house)
+    sent = [house.homeserver.send(one, "hello") for one in (room, other)]
+    await house.commit()
+    Pages(house, room, lambda _: SILENT)
+    settings = SimpleNamespace(
+        command_prefix="!expire",
+        bounds=house.bounds,
+        media=SimpleNamespace(delete=False),
+        commands=SimpleNamespace(per_minute=30),
+    )
+    rebuild = _Rebuild(cast("Any", settings), cast("Any", house.homeserver), house.store)
+    said: list[str] = []
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(rebuild.run(said.append))
+        for _ in range(30):
+            await house.rest()
+            house.clock.advance(MINUTE)
+    assert task.result().endswith("1 room will follow when the bot runs.")
+    assert said == ["Reading back in 2 rooms."]
+    assert set(await house.timers()) & set(sent) == {sent[1]}

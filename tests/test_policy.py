@@ -13,13 +13,12 @@ from bot.model import Bounds, EventID, Millis, UserID
 from bot.policy import (
     LARGEST,
     RoomState,
-    Stamped,
     lifetime,
     policy_content,
     read_setting,
-    stamp,
 )
 from bot.timeline import OFF, Change, Item, Message, Redaction, Said, Setting
+from bot.walk import Stamped, stamp
 
 ALICE, BOT = UserID("@alice:example.org"), UserID("@bot:example.org")
 SECOND, MINUTE, HOUR = 1_000, 60_000, 3_600_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,10 +11,9 @@ from bot.model import Bounds, EventID, Millis, UserID
 from bot.policy import (
     LARGEST,
     RoomState,
-    Stamped,
-    stamp,
 )
 from bot.timeline import OFF, Change, Item, Message, Redaction, Said, Setting
+from bot.walk import Stamped, stamp
 
 ALICE, BOT = UserID("@alice:example.org"), UserID("@bot:example.org")
 SECOND, MINUTE, HOUR = 1_000, 60_000, 3_600_000
@@ -48,6 +48,11 @@ def spans(found: Stamped) -> dict[str, Millis]:
     return {one.event_id[1:]: one.due - NOW for one in found.timers if one.due is not None}
 
 
+def known(setting: Setting, digest: str, *, revision: int) -> RoomState:
+    """Return how a room stands where its state event says what holds."""
+    return RoomState(setting=setting, stated=setting, policy_digest=digest, revision=revision)
+
+
 # --- what is told --------------------------------------------------------------------------------
 
 
@@ -60,7 +65,7 @@ def test_a_change_by_somebody_is_told_once_with_who_and_what() -> None:
     [owed] = found.owed
     assert owed.kind == "changed"
     assert owed.args == {"sender": ALICE, "setting": MINUTE, "was": HOUR, "note": ""}
-    assert found.state == RoomState(setting=MINUTE, policy_digest="a")
+    assert found.state == known(MINUTE, "a", revision=1)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +85,7 @@ def test_a_change_that_changes_nothing_is_not_told(
     state = RoomState(setting=before, policy_digest="before")
     found = walk(change(after, "a"), state=state, bounds=bounds)
     assert found.owed == []
-    assert found.state == RoomState(setting=after, policy_digest="a")
+    assert found.state == known(after, "a", revision=1)
 
 
 def test_the_same_state_event_told_again_changes_nothing() -> None:
@@ -107,7 +112,7 @@ def test_what_cannot_be_read_changes_nothing_and_is_told(held: int) -> None:
     assert spans(found) == ({"1": MINUTE} if held else {})
     assert found.owed[0].args["setting"] == held
     assert found.owed[0].args["note"] == "unreadable"
-    assert found.state == RoomState(setting=held, policy_digest="a")
+    assert (found.state.setting, found.state.policy_digest) == (held, "a")
 
 
 def test_what_cannot_be_read_leaves_what_the_homeserver_says_it_replaced() -> None:
@@ -147,20 +152,33 @@ def test_the_redaction_of_an_earlier_policy_changes_nothing() -> None:
 # --- commands and their echoes -------------------------------------------------------------------
 
 
+def written(found: Stamped, digest: str) -> RoomState:
+    """Return the state once the homeserver has said which event holds the commanded lifetime."""
+    return replace(found.state, awaits=digest)
+
+
 def test_a_command_counts_at_once_and_its_echo_is_not_told() -> None:
-    found = walk(said(MINUTE, "c"), message(1), change(MINUTE, "e", sender=BOT), message(2))
-    assert spans(found) == {"1": MINUTE, "2": MINUTE}
-    assert told(found) == [("set", MINUTE)]
-    assert found.state == RoomState(setting=MINUTE, policy_digest="e")
+    first = walk(said(MINUTE, "c"), message(1))
+    second = walk(change(MINUTE, "e", sender=BOT), message(2), state=written(first, "e"))
+    assert spans(first) | spans(second) == {"1": MINUTE, "2": MINUTE}
+    assert told(first) + told(second) == [("set", MINUTE)]
+    assert second.state == known(MINUTE, "e", revision=1)
 
 
-def test_the_echo_of_an_earlier_command_does_not_undo_a_later_one() -> None:
-    first = walk(said(MINUTE, "c1"), said(HOUR, "c2"))
-    second = walk(change(MINUTE, "e1", sender=BOT), message(1), state=first.state)
-    third = walk(change(HOUR, "e2", sender=BOT), message(2), state=second.state)
+@pytest.mark.parametrize("earlier", [MINUTE, HOUR])
+def test_the_echo_of_an_earlier_command_does_not_undo_a_later_one(earlier: Millis) -> None:
+    first = walk(said(earlier, "c1"), said(HOUR, "c2"))
+    second = walk(change(earlier, "e1", sender=BOT), message(1), state=first.state)
+    assert second.state.commanded
+    state = written(second, "e2")
+    third = walk(change(HOUR, "e2", sender=BOT), message(2), state=state)
     assert spans(second) | spans(third) == {"1": HOUR, "2": HOUR}
-    assert not third.state.commanded
-    assert third.state.policy_digest == "e2"
+    assert third.state == known(HOUR, "e2", revision=2)
+
+
+def test_an_echo_that_comes_before_the_command_is_known_to_be_written_ends_nothing() -> None:
+    found = walk(said(MINUTE, "c"), change(MINUTE, "e", sender=BOT))
+    assert (found.state.commanded, found.state.stated) == (True, MINUTE)
 
 
 def test_a_change_by_somebody_after_a_command_counts_from_its_place() -> None:

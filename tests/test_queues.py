@@ -93,7 +93,7 @@ async def test_words_stand_behind_a_lifetime_of_their_room_that_is_not_set_yet(
     assert found.room_id == ROOMS[1]
     debt = await setting(house.store, ())
     assert debt is not None
-    await house.store.written(debt)
+    await house.store.written(debt, "")
     assert await setting(house.store, ()) is None
     found = await words(house.store, [ROOMS[1]])
     assert found is not None
@@ -108,7 +108,7 @@ async def test_a_lifetime_that_a_later_command_replaced_is_not_called_written(
     assert at_work is not None
     later = Said(digest="later", sender=ALICE, kind="set", setting=6_000)
     await house.commit(Stretch(room_id=ROOMS[0], items=[later]))
-    await house.store.written(at_work)
+    await house.store.written(at_work, "")
     left = await setting(house.store, ())
     assert left is not None
     assert left.args["setting"] == 6_000

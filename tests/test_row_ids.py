@@ -56,14 +56,14 @@ async def test_a_refused_lifetime_does_not_take_back_a_later_one(store: Store) -
     refused = await store.next_debt()
     assert refused is not None
     await read(store, Said(digest="two", sender=ALICE, kind="set", setting=6_000))
-    await store.revert(refused, None, "", Owed(key="no", kind="reverted", args={}))
+    await store.take_back(refused, Owed(key="no", kind="reverted", args={}))
     room = await store.room(ROOM)
     assert room is not None
     assert room.setting == 6_000
     left = await store.next_debt()
     assert left is not None
     assert left.kind == "set"
-    await store.revert(left, None, "", Owed(key="no", kind="reverted", args={}))
+    await store.take_back(left, Owed(key="no", kind="reverted", args={}))
     room = await store.room(ROOM)
     assert room is not None
     assert room.setting is None

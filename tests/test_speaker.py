@@ -21,6 +21,7 @@ from tests.fakes import ALICE, BOB, BOT
 from tests.house import DAY, MINUTE, SECOND, House
 
 SET = "“alice” (@alice:example.org) set disappearing messages to 5 minutes."
+OVERTAKEN = "“alice” (@alice:example.org), the lifetime was changed meanwhile; yours does not hold."
 AWAY = Unreachable(reason="reset")
 
 
@@ -94,9 +95,8 @@ async def test_a_later_change_by_somebody_else_is_not_overwritten(
     async with house.running(*house.everything):
         await house.rest()
     assert house.homeserver.lifetime_of(room) == {"type": "after_send", "timer": DAY}
-    assert house.homeserver.heard(room) == [
-        "“bob” (@bob:example.org) set disappearing messages to 1 day."
-    ]
+    told = ["“bob” (@bob:example.org) set disappearing messages to 1 day.", OVERTAKEN]
+    assert sorted(house.homeserver.heard(room)) == sorted(told)
     assert await setting(house, room) == DAY
 
 

@@ -16,10 +16,16 @@ from bot.matrix.client import Matrix
 from bot.matrix.speaking import Client
 from bot.model import Done, Unreachable
 from bot.surroundings import surroundings
+from tests.peers import wait_until
 from tests.sites import BOT, VERSIONS, WELL_KNOWN, Proxy, Site, config, leads_to
+from tests.test_lifecycle import settle_in
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from bot.demo.homeserver import Homeserver
+    from tests.peers import People
+    from tests.process import Bots
 
 USUAL = re.compile(r"(?i)(https?|all|no)_proxy|SSL_CERT_(FILE|DIR)")
 
@@ -172,3 +178,29 @@ async def test_check_is_not_led_from_https_to_http(tmp_path: Path, leads: str) -
     assert status == 1
     assert ("leads to" if leads == "well-known" else "leads from https to http") in said
     assert "/_matrix/client/v3/login" not in plain.asked
+
+
+@pytest.mark.synapse
+async def test_the_bot_follows_well_known_when_it_starts(
+    homeserver: Homeserver, people: People, bots: Bots
+) -> None:
+    alice = await people("alice")
+    async with Site(leads_to(homeserver.url)) as site:
+        bot = await bots(homeserver=site.url)
+        assert f"{site.url} leads to the homeserver at {homeserver.url}" in bot.words()
+        await settle_in(alice, bot)
+    assert site.asked == [VERSIONS, WELL_KNOWN]
+
+
+@pytest.mark.synapse
+async def test_a_place_that_leads_nowhere_is_waited_for(bots: Bots) -> None:
+    async with Site({}) as site:
+        bot = await bots(start=False, homeserver=site.url)
+        await bot.start(ready=False)
+
+        async def waits() -> bool:
+            return "waiting for the homeserver" in bot.words()
+
+        await wait_until(waits)
+        assert not [path for path in site.asked if path.endswith("/login")]
+        assert await bot.stop() == 0

@@ -22,6 +22,9 @@ STOP_TIMEOUT: Final = 5
 READY: Final = "ready as"
 """What the bot writes into its log when it has logged in."""
 
+DIRECTLY: Final = {"NO_PROXY": "*", "no_proxy": "*"}
+"""The homeserver is on this machine, whatever proxy leads out of it."""
+
 CONFIG: Final = """\
 homeserver: {homeserver}
 user_id: {user_id}
@@ -77,7 +80,8 @@ class BotProcess:
                 [sys.executable, "-m", "bot", "run", "--config", str(self._config)],
                 # From here `-m bot` is this very package.
                 cwd=Path(bot.__file__).parent.parent,
-                env={name: value for name, value in os.environ.items() if name not in others},
+                env={name: value for name, value in os.environ.items() if name not in others}
+                | DIRECTLY,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

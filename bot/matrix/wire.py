@@ -22,6 +22,9 @@ def new_session(
     """
     proxy = find_proxy(address, os.environ)
     return aiohttp.ClientSession(
+        # The bot itself bounds what is under way: requests that nobody answers must not use up
+        # the hundred connections of aiohttp's own pool, which the sync waits for as well.
+        connector=aiohttp.TCPConnector(limit=0),
         timeout=aiohttp.ClientTimeout(total=within),
         headers=headers,
         proxy=proxy.url if proxy else None,

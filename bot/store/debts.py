@@ -8,8 +8,9 @@ from dataclasses import asdict
 from typing import Final
 
 from bot.model import Invite, Millis, RoomID, UserID
-from bot.policy import Debt, Owed, succeed
+from bot.policy import Debt, Owed
 from bot.store.database import Database, Row, as_list, run
+from bot.walk import overtaken, succeed
 
 OWE: Final = "INSERT OR IGNORE INTO owed (room, key, kind, args) VALUES (?, ?, ?, ?)"
 OWING: Final = "SELECT count(*) FROM owed WHERE room = ?"
@@ -19,7 +20,7 @@ MUST: Final = frozenset(
     {"set", "announce", "reverted", "suspended", "resumed", "welcome", "moved", "needs"}
 )
 """What is owed all the same: it tells whether messages disappear, and nobody can ask for many."""
-SUPERSEDE: Final = "DELETE FROM owed WHERE room = ? AND kind = 'set' RETURNING args"
+SUPERSEDE: Final = "DELETE FROM owed WHERE room = ? AND kind = 'set' RETURNING key, args"
 NEXT_SETTING: Final = (
     "SELECT o.id, r.room_id, o.key, o.kind, o.args, o.attempts, o.next FROM owed o INDEXED BY"
     " owed_setting CROSS JOIN rooms r ON r.id = o.room WHERE o.kind = 'set' AND o.room NOT IN"
@@ -32,9 +33,6 @@ NEXT_WORDS: Final = (
     " (SELECT id FROM rooms WHERE room_id IN (SELECT value FROM json_each(?)))"
     " AND NOT EXISTS (SELECT 1 FROM owed e WHERE e.room = o.room AND e.id < o.id)"
     " ORDER BY o.next, o.id LIMIT 1"
-)
-WRITTEN: Final = (
-    "UPDATE owed SET kind = 'announce', next = 0, attempts = 0 WHERE id = ? AND kind = 'set'"
 )
 PAID: Final = "DELETE FROM owed WHERE id = ?"
 WAIT_TURN: Final = "UPDATE owed SET next = max(next, ?) WHERE room = ? AND kind <> 'set'"
@@ -91,10 +89,6 @@ class Debts:
             next=row[6],
         )
 
-    async def written(self, debt: Debt) -> None:
-        """The lifetime is set in the room: what is left is to say so."""
-        await run(self._db, WRITTEN, debt.id)
-
     async def paid(self, debt: Debt, now: Millis = 0) -> None:
         """The debt is paid; the room's next one comes after those that wait in other rooms."""
         async with self._db.transaction() as db:
@@ -114,9 +108,13 @@ async def owe(db: Database, row: int, owed: list[Owed]) -> None:
     Of answers, no more than somebody may read.
     """
     if any(one.kind == "set" for one in owed):
-        args = [json.loads(one[0]) for one in await db.rows(SUPERSEDE, row)]
-        before = [Owed(key="", kind="set", args=one) for one in args]
-        owed = [succeed(before, one) if one.kind == "set" else one for one in owed]
+        before = [
+            Owed(key=one[0], kind="set", args=json.loads(one[1]))
+            for one in await db.rows(SUPERSEDE, row)
+        ]
+        new = next(one for one in owed if one.kind == "set")
+        last = succeed(before, new)
+        owed = overtaken(before, new) + [last if one is new else one for one in owed]
     found = await db.one(OWING, row) if owed else None
     free = max(0, MOST_OWED - int(found[0])) if found else 0
     answers = [one for one in owed if one.kind not in MUST]

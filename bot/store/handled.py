@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from bot.model import Millis
+from bot.pending import Undecided
 from bot.store.database import Database
 from bot.timeline import Item, Said
 
@@ -29,11 +30,11 @@ FORGET_ALL_BUT: Final = (
 
 async def count_once(db: Database, items: list[Item]) -> list[Item]:
     """Leave out the commands that were counted before, in this stretch or an earlier one."""
-    said = json.dumps([item.digest for item in items if isinstance(item, Said)])
+    said = json.dumps([item.digest for item in items if isinstance(item, Said | Undecided)])
     seen = {str(row[0]) for row in await db.rows(HANDLED, said)} if said != "[]" else set()
     fresh: list[Item] = []
     for item in items:
-        if isinstance(item, Said):
+        if isinstance(item, Said | Undecided):
             if item.digest in seen:
                 continue
             seen.add(item.digest)

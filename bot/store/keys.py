@@ -25,19 +25,22 @@ RATCHETED: Final = "DELETE FROM opened WHERE session_id = ? AND message <= ?"
 MOST_WAITING: Final = 500
 MOST_OF_ONE: Final = 50
 """Messages of one room, and of one sender there, that wait for their keys at once."""
+STILL_WAITS: Final = (
+    "UPDATE unheard SET revision = ? WHERE room = ? AND event_id = ? RETURNING event_id"
+)
+CROWD: Final = "SELECT count(*), coalesce(sum(sender = ?), 0) FROM unheard WHERE room = ?"
 WAIT: Final = (
-    "INSERT OR IGNORE INTO unheard"
-    " (room, event_id, sender, session_id, at, quiet, setting, policy_digest)"
-    " SELECT :room, :event, :sender, :session, :at, :quiet, :setting, :digest"
-    " WHERE (SELECT count(*) FROM unheard WHERE room = :room) < :most"
-    " AND (SELECT count(*) FROM unheard WHERE room = :room AND sender = :sender) < :most_of_one"
+    "INSERT INTO unheard"
+    " (room, event_id, sender, session_id, at, quiet, sent, revision, number)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?,"
+    " (SELECT coalesce(max(number), 0) + 1 FROM unheard))"
 )
 WAITING: Final = (
-    "SELECT r.room_id, u.event_id, u.sender, u.session_id, u.at, u.setting, u.policy_digest,"
-    " u.asked, u.quiet FROM unheard u JOIN rooms r ON r.id = u.room"
-    " WHERE NOT EXISTS (SELECT 1 FROM gaps WHERE room = r.id) ORDER BY u.at"
+    "SELECT r.room_id, u.event_id, u.sender, u.session_id, u.at, u.asked, u.quiet, u.sent"
+    " FROM unheard u JOIN rooms r ON r.id = u.room"
+    " WHERE NOT EXISTS (SELECT 1 FROM gaps WHERE room = r.id) ORDER BY u.number"
 )
-HEARD: Final = "DELETE FROM unheard WHERE room = ? AND event_id = ?"
+HEARD: Final = "DELETE FROM unheard WHERE room = ? AND event_id = ? RETURNING revision"
 
 
 async def remember_opened(db: Database, items: Sequence[Item]) -> None:
@@ -54,24 +57,13 @@ async def remember_unheard(
 
     Beyond the bounds they are passed over: they disappear, but are no commands.
     """
-    await db.many(
-        WAIT,
-        [
-            {
-                "room": row,
-                "event": u.event_id,
-                "sender": u.sender,
-                "session": u.session_id,
-                "at": u.at,
-                "quiet": u.quiet,
-                "setting": state.setting,
-                "digest": state.policy_digest,
-                "most": MOST_WAITING,
-                "most_of_one": MOST_OF_ONE,
-            }
-            for u, state in found
-        ],
-    )
+    for one, state in found:
+        if await db.one(STILL_WAITS, state.revision, row, one.event_id) is not None:
+            continue  # it was read once more, and something before it counts now
+        crowd = await db.one(CROWD, one.sender, row)
+        if crowd is not None and crowd[0] < MOST_WAITING and crowd[1] < MOST_OF_ONE:
+            values = (row, one.event_id, one.sender, one.session_id, one.at, one.quiet, one.sent)
+            await db.rows(WAIT, *values, state.revision)
 
 
 class Keys:
@@ -110,8 +102,8 @@ class Keys:
         async with self._db.transaction() as db:
             await db.many("DELETE FROM sessions WHERE session_id = ?", [(one,) for one in sessions])
 
-    async def waiting(self) -> list[tuple[RoomID, Unheard, RoomState, bool]]:
-        """Return what waits for a key: where, what, the room then, and whether it was asked for."""
+    async def waiting(self) -> list[tuple[RoomID, Unheard, bool]]:
+        """Return what waits for a key: where, what, and whether the key was asked for."""
         async with self._db.transaction() as db:
             found = await db.rows(WAITING)
         return [
@@ -122,10 +114,10 @@ class Keys:
                     sender=UserID(row[2]),
                     session_id=row[3],
                     at=row[4],
-                    quiet=bool(row[8]),
+                    quiet=bool(row[6]),
+                    sent=row[7],
                 ),
-                RoomState(setting=row[5], policy_digest=row[6]),
-                bool(row[7]),
+                bool(row[5]),
             )
             for row in found
         ]
@@ -150,4 +142,5 @@ def reread(room_id: RoomID, token: str, digest: str, at: Millis, now: Millis) ->
         since=at,
         until=now,
         again=True,
+        encrypted=True,  # what was said in clear was read at the first time
     )

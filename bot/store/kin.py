@@ -24,6 +24,14 @@ SOONER: Final = (
     "UPDATE SET parent = excluded.parent, due = excluded.due,"
     " next = min(next, excluded.due) WHERE excluded.due < due AND sent_at IS NULL"
 )
+FOLLOW: Final = (
+    "UPDATE SET parent = excluded.parent, due = excluded.due, next = excluded.next"
+    " WHERE sent_at IS NULL"
+)
+UNSENT: Final = (
+    "SELECT id FROM timers WHERE room = ? AND sent_at IS NULL"
+    " AND event_id IN (SELECT value FROM json_each(?))"
+)
 PARENT: Final = "SELECT due FROM timers WHERE room = ? AND event_id = ?"
 SETTLED: Final = "DELETE FROM orphans WHERE room = ? AND parent IN (SELECT value FROM json_each(?))"
 MOST_ORPHANS: Final = 2_000
@@ -69,8 +77,8 @@ async def add_timers(
     """Give messages their timers; a child's is due with its parent's, or before.
 
     What is overdue already is backlog, and waits behind what is live. `again`: a timer that is
-    there is not kept. `found`: who stamped them saw less than whoever made the timers that are
-    there, so only a parent's shorter life changes those.
+    there is not kept, be it sooner or later than the new one. `found`: who stamped them saw less
+    than whoever made the timers that are there, so only a parent's shorter life changes those.
     """
     plain = [one for one in stamps if one.parent is None and one.due is not None]
     await db.many(
@@ -91,12 +99,24 @@ async def add_timers(
             # What comes after its time is nothing its parent waits for: some add for ever.
             first = max(due, now) if stamp.live else due
             values = (due, first, _overdue(stamp, now), stamp.parent, parent is not None, local)
-            await db.rows(ADD_CHILD + (KEEP if found else SOONER), row, stamp.event_id, *values)
+            there = KEEP if found else FOLLOW if again else SOONER
+            await db.rows(ADD_CHILD + there, row, stamp.event_id, *values)
+        elif again:
+            await take_back(db, row, [stamp.event_id])
         if parent is None and stamp.ask:
             question = {"room": row, "event": stamp.event_id, "parent": stamp.parent}
             await db.rows(ADD_ORPHAN, **question, most=MOST_ORPHANS)
     # A child may have come before its parent.
     await _lower(db, row, [one.event_id for one in stamps])
+
+
+async def take_back(db: Database, row: int, stays: Sequence[EventID]) -> None:
+    """These messages turn out to have no lifetime: they stay, and so do their files."""
+    unsent = json.dumps([one[0] for one in await db.rows(UNSENT, row, json.dumps(list(stays)))])
+    # First the files: one that has lost its timer is one whose message is gone.
+    for table, column in (("files", "timer"), ("timers", "id")):
+        sql = f"DELETE FROM {table} WHERE {column} IN (SELECT value FROM json_each(?))"  # noqa: S608
+        await db.rows(sql, unsent)
 
 
 async def drop_targets(

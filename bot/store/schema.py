@@ -213,5 +213,42 @@ MIGRATIONS: Final = (
     CREATE INDEX sweeps_next ON sweeps (next, room);
     CREATE INDEX successors_next ON successors (next, room_id) WHERE stage IN (0, 2);
     """,
+    """
+    ALTER TABLE rooms ADD COLUMN stated INTEGER;
+    ALTER TABLE rooms ADD COLUMN awaits TEXT NOT NULL DEFAULT '';
+    ALTER TABLE rooms ADD COLUMN revision INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE rooms ADD COLUMN encrypted_here INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE gaps ADD COLUMN encrypted INTEGER NOT NULL DEFAULT 0;
+    UPDATE rooms SET stated = setting, encrypted_here = encrypted, commanded =
+        EXISTS (SELECT 1 FROM owed WHERE owed.room = rooms.id AND owed.kind = 'set');
+    UPDATE gaps SET encrypted = (SELECT r.encrypted FROM rooms r WHERE r.id = gaps.room);
+
+    ALTER TABLE unheard ADD COLUMN sent INTEGER;
+    ALTER TABLE unheard ADD COLUMN revision INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE unheard ADD COLUMN number INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE unheard DROP COLUMN setting;
+    ALTER TABLE unheard DROP COLUMN policy_digest;
+
+    CREATE TABLE undecided (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        room INTEGER NOT NULL REFERENCES rooms (id) ON DELETE CASCADE,
+        digest TEXT NOT NULL,
+        event_id TEXT NOT NULL,
+        sender TEXT NOT NULL,
+        setting INTEGER NOT NULL,
+        sent INTEGER NOT NULL,
+        at INTEGER NOT NULL,
+        device_id TEXT NOT NULL,
+        device_key TEXT NOT NULL,
+        revision INTEGER NOT NULL,
+        next INTEGER NOT NULL DEFAULT 0,
+        attempts INTEGER NOT NULL DEFAULT 0,
+        UNIQUE (room, digest)
+    ) STRICT;
+    CREATE INDEX undecided_room ON undecided (room, id);
+    """,
+    """
+    ALTER TABLE undecided ADD COLUMN thread TEXT NOT NULL DEFAULT '';
+    """,
 )
 """Each entry moves the schema one version on; `PRAGMA user_version` counts them."""

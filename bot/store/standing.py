@@ -14,8 +14,8 @@ KEPT_FOR: Final[Millis] = 30 * 24 * 3_600_000
 """How long the timers of a room that the bot was removed from are kept for its return."""
 
 ROOM: Final = (
-    "SELECT id, setting, policy_digest, commanded, encrypted, suspended, segment, last_digest"
-    " FROM rooms WHERE room_id = ?"
+    "SELECT id, setting, policy_digest, commanded, encrypted, suspended, segment, last_digest,"
+    " room_id FROM rooms WHERE room_id = ?"
 )
 ASK_REVIEW: Final = "UPDATE rooms SET review = review + 1 WHERE room_id = ?"
 REVIEWED: Final = (

@@ -8,20 +8,22 @@ from pathlib import Path
 from typing import Final
 
 from bot.model import Bounds, Invite, Millis, RoomID, UserID
-from bot.policy import Debt, Owed, Room, RoomState, Stamped, stamp
+from bot.policy import Owed, Room, RoomState
+from bot.store.commands import Commands, remember_undecided
 from bot.store.database import Database, Row
 from bot.store.debts import Debts, owe
 from bot.store.files import Files, attach
 from bot.store.handled import count_once, forget_handled, remember_handled
-from bot.store.keys import FIRST, HEARD, Keys, remember_opened, remember_unheard, reread
-from bot.store.kin import Kin, add_timers, drop_targets
+from bot.store.keys import FIRST, Keys, remember_opened, remember_unheard
+from bot.store.kin import Kin, add_timers, drop_targets, take_back
 from bot.store.moments import Moments
 from bot.store.standing import ASK_REVIEW, ROOM, Standing, come_back, forget_left_behind
 from bot.store.successors import Successors, enter
 from bot.store.sweeps import Sweeps, begin_sweep
 from bot.store.timers import Timers
 from bot.store.unread import Unread
-from bot.timeline import Attached, Item, Message, Said, Stretch, Unheard
+from bot.timeline import Item, Stretch
+from bot.walk import Stamped, stamp
 
 SWEEP_EVERY: Final = 3_600_000
 
@@ -32,18 +34,22 @@ SAVE_META: Final = (
 )
 ROOMS: Final = (
     "SELECT room_id, setting, encrypted, suspended, last_digest, policy_digest, review, greeting,"
-    " stuck FROM rooms"
+    " stuck, stated, commanded FROM rooms"
 )
 ENTER: Final = "INSERT OR IGNORE INTO rooms (room_id) VALUES (?)"
+STATE: Final = (
+    "SELECT setting, stated, policy_digest, commanded, awaits, revision, encrypted_here FROM rooms"
+    " WHERE id = ?"
+)
 SAVE_STATE: Final = (
-    "UPDATE rooms SET setting = ?, policy_digest = ?, commanded = ?,"
+    "UPDATE rooms SET setting = ?, stated = ?, policy_digest = ?, commanded = ?, awaits = ?,"
+    " revision = ?, encrypted_here = ?, encrypted = encrypted OR ?,"
     " suspended = suspended OR ?, review = review + ? WHERE id = ?"
 )
 SEEN: Final = (
     "UPDATE rooms SET encrypted = encrypted OR ?, review = review + ?,"
     " last_digest = coalesce(nullif(?, ''), last_digest) WHERE id = ?"
 )
-REVERT: Final = "UPDATE rooms SET setting = ?, policy_digest = ?, commanded = 0 WHERE id = ?"
 MOST_INVITED: Final = 1_000
 """Invitations that wait for an answer at once; it takes a moment to give one."""
 INVITED: Final = (
@@ -53,7 +59,7 @@ INVITED: Final = (
 )
 
 
-class Store(Timers, Standing, Debts, Files, Moments):
+class Store(Timers, Standing, Debts, Commands, Files, Moments):
     """All that is remembered, over one database. Every method is one transaction."""
 
     def __init__(
@@ -168,70 +174,46 @@ class Store(Timers, Standing, Debts, Files, Moments):
         items = await count_once(db, items)
         if not items:
             return
-        room = await db.one("SELECT setting, policy_digest, commanded FROM rooms WHERE id = ?", row)
-        assert room is not None
-        state = RoomState(setting=room[0], policy_digest=room[1], commanded=bool(room[2]))
+        state = await self._state(db, row)
         result = stamp(state, items, bounds=self._bounds, own_id=self._own_id)
         await self._write(db, row, result, now, again=again)
 
     async def _write(
         self, db: Database, row: int, result: Stamped, now: Millis, *, again: bool
     ) -> None:
-        state = result.state
         # The verdict may be old by now: have the bot's power looked at again.
         lacks = (result.suspends, result.suspends)
-        await db.rows(SAVE_STATE, state.setting, state.policy_digest, state.commanded, *lacks, row)
+        await db.rows(SAVE_STATE, *_state_row(result.state), *lacks, row)
+        if again:
+            await take_back(db, row, result.stays)
         await add_timers(db, row, result.timers, now, again=again)
         await attach(db, row, result.files)
         await drop_targets(db, row, result.dropped, now, verify=self.verify)
         await remember_handled(db, result.handled, result.surplus, now)
         await remember_unheard(db, row, result.unheard)
         await owe(db, row, result.owed)
+        await remember_undecided(db, row, result.undecided, now)
 
-    async def heard(
-        self, room_id: RoomID, unheard: Unheard, then: RoomState, items: list[Item], now: Millis
-    ) -> None:
-        """A message that waited for its key was read, or given up: `items` are what it says.
+    async def _state(self, db: Database, row: int) -> RoomState:
+        """Return how the room stands where its timeline is known up to."""
+        found = await db.one(STATE, row)
+        assert found is not None
+        return RoomState(
+            setting=found[0],
+            stated=found[1],
+            policy_digest=found[2],
+            commanded=bool(found[3]),
+            awaits=found[4],
+            revision=found[5],
+            encrypted=bool(found[6]),
+        )
 
-        A lifetime that it sets counts from its own place: what followed is read once more. It
-        is passed over when the room's lifetime was changed since.
-        """
-        async with self._db.transaction() as db:
-            room = await db.one(ROOM, room_id)
-            if room is None:
-                return
-            row = int(room[0])
-            if await self.unread.is_reading(db, row):
-                return  # what was said since is not known yet: wait for the gap
-            await remember_opened(db, items)
-            await db.rows(HEARD, row, unheard.event_id)
-            said = [item for item in items if isinstance(item, Said)]
-            files = [item for item in items if isinstance(item, Attached)]
-            await attach(db, row, files)
-            if not any(item.setting is not None for item in said):
-                await self._apply(db, row, list(said), now)
-            elif (room[1], room[2]) == (then.setting, then.policy_digest):
-                token = await db.one(SYNCED)
-                assert token is not None
-                digest = self.digest(unheard.event_id)
-                gap = reread(room_id, token[0], digest, unheard.at, now)
-                tail = await self.unread.begin(db, row, gap)
-                own = Message(event_id=unheard.event_id, sent=unheard.at)
-                await self.unread.put(db, row, tail - 1, FIRST, [*said, own, *files])
 
-    # --- rooms ---------------------------------------------------------------------------
-
-    async def revert(self, debt: Debt, setting: int | None, digest: str, owed: Owed) -> None:
-        """A commanded lifetime could not be set: the room's own state holds again.
-
-        Nothing happens if a later command has taken the debt's place.
-        """
-        async with self._db.transaction() as db:
-            row = await db.one("SELECT room FROM owed WHERE id = ?", debt.id)
-            if row is not None:
-                await db.rows(REVERT, setting, digest, row[0])
-                await db.rows("DELETE FROM owed WHERE id = ?", debt.id)
-                await owe(db, row[0], [owed])
+def _state_row(state: RoomState) -> Row:
+    """Return the state as `SAVE_STATE` takes it; encryption that was met is known from then on."""
+    policy = (state.setting, state.stated, state.policy_digest)
+    command = (state.commanded, state.awaits, state.revision)
+    return *policy, *command, state.encrypted, state.encrypted
 
 
 def _room(row: Row) -> Room:
@@ -245,4 +227,6 @@ def _room(row: Row) -> Room:
         reviews=row[6],
         greeting=bool(row[7]),
         stuck=bool(row[8]),
+        stated=row[9],
+        commanded=bool(row[10]),
     )

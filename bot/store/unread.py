@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any, Final, Protocol
 
 from bot.model import Millis, RoomID
+from bot.pending import Undecided
 from bot.policy import Owed
 from bot.store.database import Database, Row, as_list, run
 from bot.store.debts import owe
@@ -16,6 +17,7 @@ from bot.store.sweeps import MISSED, begin_sweep
 from bot.timeline import (
     Attached,
     Change,
+    Encrypted,
     Gap,
     Item,
     Message,
@@ -31,11 +33,13 @@ CHUNK: Final = 500
 
 BEGIN: Final = (
     "INSERT INTO gaps (room, segment, token, stop_digest, stop_at, since, until, again,"
-    " policy_digest) SELECT id, ?, ?, ?, ?, ?, ?, ?, policy_digest FROM rooms WHERE id = ?"
+    " encrypted, policy_digest) SELECT id, ?, ?, ?, ?, ?, ?, ?, ?,"
+    # What is read once more may have the room's state event in it.
+    " CASE WHEN ? THEN '' ELSE policy_digest END FROM rooms WHERE id = ?"
 )
 NEXT_GAP: Final = (
     "SELECT g.id, r.room_id, g.token, g.stop_digest, g.stop_at, g.since, g.until, g.attempts,"
-    " g.next, g.policy_digest, g.size,"
+    " g.next, g.policy_digest, g.size, g.encrypted,"
     " EXISTS (SELECT 1 FROM sweeps WHERE room = g.room AND missed) FROM gaps g INDEXED BY gaps_next"
     " CROSS JOIN rooms r ON r.id = g.room WHERE NOT g.done AND g.room NOT IN"
     " (SELECT id FROM rooms WHERE room_id IN (SELECT value FROM json_each(?)))"
@@ -54,6 +58,10 @@ NOT_FROM_THE_START: Final = (
     "DELETE FROM unread WHERE room = ? AND segment = ? AND position = ?"
     " AND json_extract(item, '$.digest') = ?"
 )
+ENCRYPTED_WITHIN: Final = (
+    "DELETE FROM unread WHERE room = ? AND segment = ? AND position < ? AND item = ?"
+)
+ENCRYPTED_NOW: Final = "UPDATE rooms SET encrypted = 1 WHERE id = ?"
 TAKE: Final = (
     "SELECT segment, position, item, event_id FROM unread WHERE room = ?"
     " ORDER BY segment, position LIMIT ?"
@@ -64,7 +72,9 @@ PUT: Final = (
 KINDS: Final[dict[str, type[Item]]] = {
     "change": Change,
     "redaction": Redaction,
+    "encrypted": Encrypted,
     "said": Said,
+    "undecided": Undecided,
     "unheard": Unheard,
     "attached": Attached,
 }
@@ -101,7 +111,7 @@ class Unread:
         segment = int(found[0]) // 2 * 2 + 2
         await db.rows("UPDATE rooms SET segment = ? WHERE id = ?", segment + 1, row)
         values = (gap.token, gap.stop_digest, gap.stop_at, gap.since, gap.until, gap.again)
-        await db.rows(BEGIN, segment, *values, row)
+        await db.rows(BEGIN, segment, *values, gap.encrypted, gap.again, row)
         return segment + 1
 
     async def is_reading(self, db: Database, row: int) -> bool:
@@ -138,7 +148,8 @@ class Unread:
             attempts=row[7],
             policy_digest=row[9],
             size=row[10],
-            hopeless=bool(row[11]),
+            encrypted=bool(row[11]),
+            hopeless=bool(row[12]),
         )
         return gap, int(row[8])
 
@@ -153,9 +164,15 @@ class Unread:
             row, segment, position = where
             await remember_opened(db, items)
             for change in items:
+                # What was set within the gap does not count from the gap's beginning.
                 if isinstance(change, Change):
-                    # It was set within the gap: it does not count from the gap's beginning.
                     await db.rows(NOT_FROM_THE_START, row, segment, FIRST, change.digest)
+                elif isinstance(change, Encrypted):
+                    await db.rows(ENCRYPTED_NOW, row)
+                    if change.first:
+                        await db.rows(
+                            ENCRYPTED_WITHIN, row, segment, FIRST // 2, _json(Encrypted())
+                        )
             await _put(db, row, segment, position - len(items), items)
             # `now`: the gaps of other rooms come first.
             await db.rows(READ_ON, token, len(items), now, done, gap.id)
@@ -233,10 +250,14 @@ async def _put(db: Database, row: int, segment: int, first: int, items: list[Ite
             case Opened():
                 pass  # remembered at once, by whoever reads
             case _:
-                data: dict[str, Any] = asdict(item) | {"is": type(item).__name__.lower()}
-                rows.append((row, segment, position, json.dumps(data), None))
+                rows.append((row, segment, position, _json(item), None))
     await db.many(PUT, rows)
     await db.many("DELETE FROM unread WHERE room = ? AND event_id = ?", gone)
+
+
+def _json(item: Item) -> str:
+    data: dict[str, Any] = asdict(item) | {"is": type(item).__name__.lower()}
+    return json.dumps(data)
 
 
 def _item(row: Row) -> Item:

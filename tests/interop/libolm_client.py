@@ -91,7 +91,7 @@ class Client:
                 heard.update(body=None, redacted=True)
 
     async def _until(self, look: Any) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not look():
                 assert self._syncing is not None
                 if self._syncing.done():

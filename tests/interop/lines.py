@@ -65,7 +65,7 @@ class LineClient:
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 status = await self._process.wait()
         except TimeoutError:
             self._process.kill()

@@ -1,0 +1,227 @@
+"""Remembers what becomes of commands: those that are read late, written down, or taken back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from typing import Final
+
+from bot.model import EventID, Millis, RoomID, UserID
+from bot.pending import Pending, Undecided
+from bot.policy import Debt, Owed, RoomState
+from bot.store.database import Database, Row, run
+from bot.store.debts import owe
+from bot.store.files import attach
+from bot.store.handled import count_once, remember_handled
+from bot.store.keys import FIRST, HEARD, remember_opened, reread
+from bot.store.standing import ROOM
+from bot.store.unread import Unread
+from bot.timeline import Attached, Item, Message, Said, Unheard
+from bot.walk import not_held
+
+SYNCED: Final = "SELECT value FROM meta WHERE key = 'token'"
+REVISION: Final = "SELECT revision FROM rooms WHERE id = ?"
+UNWRITTEN: Final = "SELECT room FROM owed WHERE id = ? AND kind = 'set'"
+WRITTEN: Final = "UPDATE owed SET kind = 'announce', next = 0, attempts = 0 WHERE id = ?"
+SEEN: Final = (
+    "UPDATE rooms SET commanded = 0, awaits = '' WHERE id = ? AND (? = '' OR policy_digest = ?)"
+)
+AWAIT: Final = "UPDATE rooms SET awaits = ? WHERE id = ? AND commanded"
+TAKE_BACK: Final = (
+    "UPDATE rooms SET setting = stated, commanded = 0, awaits = '' WHERE id = ? AND commanded"
+)
+
+MOST_WAITING: Final = 500
+MOST_OF_ONE: Final = 50
+"""Commands of one room, and of one sender there, that wait for the homeserver at once."""
+KNOWN: Final = "UPDATE undecided SET revision = ? WHERE room = ? AND digest = ? RETURNING id"
+CROWD: Final = "SELECT count(*), coalesce(sum(sender = ?), 0) FROM undecided WHERE room = ?"
+WAIT: Final = (
+    "INSERT INTO undecided (room, digest, event_id, sender, setting, sent, at, device_id,"
+    " device_key, thread, revision) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+NEXT: Final = (
+    "SELECT u.id, r.room_id, u.digest, u.event_id, u.sender, u.setting, u.sent, u.at, u.device_id,"
+    " u.device_key, u.attempts, u.next, u.thread"
+    " FROM undecided u CROSS JOIN rooms r ON r.id = u.room"
+    # One after the other: a later command counts after an earlier one.
+    " WHERE NOT EXISTS (SELECT 1 FROM undecided e WHERE e.room = u.room AND e.id < u.id)"
+    " AND NOT EXISTS (SELECT 1 FROM gaps WHERE room = r.id)"
+    " AND r.room_id NOT IN (SELECT value FROM json_each(?)) ORDER BY u.next, u.id LIMIT 1"
+)
+THOSE_AFTER: Final = (
+    "UPDATE undecided SET revision = revision + 1 WHERE room = ? AND id > ? AND revision = ?"
+)
+DECIDED: Final = "DELETE FROM undecided WHERE id = ? RETURNING revision"
+
+
+class Commands:
+    """What waits to be read or decided, and what is in force but not in the room's state yet."""
+
+    _db: Database
+    unread: Unread
+
+    async def _apply(
+        self, db: Database, row: int, items: list[Item], now: Millis, *, again: bool = False
+    ) -> None:
+        """Stamp items with the room's setting as it stands."""
+        raise NotImplementedError
+
+    def digest(self, text: str) -> str:
+        """Return a keyed hash of an id."""
+        raise NotImplementedError
+
+    # --- read late -----------------------------------------------------------------------
+
+    async def heard(
+        self, room_id: RoomID, unheard: Unheard, items: list[Item], now: Millis
+    ) -> None:
+        """A message that waited for its key was read, or given up: `items` are what it says.
+
+        A lifetime that it sets counts from its own place: what followed is read once more.
+        """
+        async with self._db.transaction() as db:
+            room = await db.one(ROOM, room_id)
+            if room is None or await self.unread.is_reading(db, int(room[0])):
+                return  # what was said since is not known yet: wait for the gap
+            row = int(room[0])
+            found = await db.one(HEARD, row, unheard.event_id)
+            if found is None:
+                return
+            await remember_opened(db, items)
+            files = [item for item in items if isinstance(item, Attached)]
+            await attach(db, row, files)
+            then = RoomState(revision=found[0])
+            undecided = [(one, then) for one in items if isinstance(one, Undecided)]
+            await remember_undecided(db, row, undecided, now)
+            said = [item for item in items if isinstance(item, Said)]
+            sent = unheard.at if unheard.sent is None else unheard.sent
+            own = Message(event_id=unheard.event_id, sent=sent)
+            await self._count_late(db, room, int(found[0]), [*said, own, *files], now)
+
+    async def _count_late(
+        self, db: Database, room: Row, then: int, items: list[Item], now: Millis
+    ) -> bool:
+        """Let a command count from its own place, unless something has counted since.
+
+        `then` is the room's revision at its place; `items` are the commands, their message and
+        its files. Returns whether a lifetime will be set.
+        """
+        row = int(room[0])
+        items = await count_once(db, items)
+        said = [item for item in items if isinstance(item, Said)]
+        if not any(item.setting is not None for item in said):
+            await self._apply(db, row, list(said), now)
+            return False
+        revision = await db.one(REVISION, row)
+        if revision != (then,):
+            await remember_handled(db, [one.digest for one in said], [], now)
+            await owe(
+                db, row, [not_held(one.digest, one.args | {"sender": one.sender}) for one in said]
+            )
+            return False
+        token = await db.one(SYNCED)
+        assert token is not None
+        (own,) = (item for item in items if isinstance(item, Message))
+        gap = reread(RoomID(room[8]), token[0], self.digest(own.event_id), own.sent, now)
+        tail = await self.unread.begin(db, row, gap)
+        # It was found to count at its place, whatever holds where the room is now.
+        items = [replace(one, clear=False) if isinstance(one, Said) else one for one in items]
+        await self.unread.put(db, row, tail - 1, FIRST, items)
+        return True
+
+    # --- decided late --------------------------------------------------------------------
+
+    async def next_undecided(self, busy: Collection[RoomID] = ()) -> Pending | None:
+        """Return the command to be decided next, of each room the oldest, not of `busy` rooms.
+
+        A room with a gap waits until that is read.
+        """
+        async with self._db.transaction() as db:
+            row = await db.one(NEXT, json.dumps(list(busy)))
+        if row is None:
+            return None
+        command = Undecided(
+            digest=row[2],
+            event_id=EventID(row[3]),
+            sender=UserID(row[4]),
+            setting=row[5],
+            sent=row[6],
+            at=row[7],
+            device_id=row[8],
+            device_key=row[9],
+            thread=row[12],
+        )
+        return Pending(
+            id=row[0], room_id=RoomID(row[1]), command=command, attempts=row[10], next=row[11]
+        )
+
+    async def undecided_later(self, pending: Pending, until: Millis) -> None:
+        """The homeserver did not answer."""
+        sql = "UPDATE undecided SET next = ?, attempts = attempts + 1 WHERE id = ?"
+        await run(self._db, sql, until, pending.id)
+
+    async def decided(self, pending: Pending, said: Said, now: Millis) -> None:
+        """A command that waited was decided, or given up: `said` is the verdict."""
+        async with self._db.transaction() as db:
+            room = await db.one(ROOM, pending.room_id)
+            if room is None or await self.unread.is_reading(db, int(room[0])):
+                return
+            row = int(room[0])
+            found = await db.one(DECIDED, pending.id)
+            if found is None:
+                return
+            own = Message(event_id=pending.command.event_id, sent=pending.command.sent)
+            if await self._count_late(db, room, int(found[0]), [said, own], now):
+                await db.rows(THOSE_AFTER, row, pending.id, found[0])
+
+    # --- in force, and not in the room's state yet ---------------------------------------
+
+    async def written(self, debt: Debt, digest: str) -> None:
+        """The room's state says what was commanded, by the event with this digest: now say so.
+
+        Empty: no event needs to say it. Until that event has come with the timeline, nobody who
+        walks back knows since when it holds. Nothing happens if a later command has taken the
+        debt's place.
+        """
+        async with self._db.transaction() as db:
+            row = await db.one(UNWRITTEN, debt.id)
+            if row is not None:
+                await db.rows(WRITTEN, debt.id)
+                await db.rows(SEEN, row[0], digest, digest)
+                await db.rows(AWAIT, digest, row[0])
+
+    async def take_back(self, debt: Debt, owed: Owed) -> None:
+        """A commanded lifetime could not be written: what the room's state says holds again.
+
+        What somebody has set since is not touched; nor is anything if the command is written, or
+        if a later one has taken the debt's place.
+        """
+        async with self._db.transaction() as db:
+            row = await db.one(UNWRITTEN, debt.id)
+            if row is not None:
+                await db.rows(TAKE_BACK, row[0])
+                await db.rows("DELETE FROM owed WHERE id = ?", debt.id)
+                await owe(db, row[0], [owed])
+
+
+async def remember_undecided(
+    db: Database, row: int, found: Sequence[tuple[Undecided, RoomState]], now: Millis
+) -> None:
+    """Note which commands wait for the homeserver, and how the room stood at their place.
+
+    Whoever says more than may wait is told to say it again.
+    """
+    for one, state in found:
+        if await db.one(KNOWN, state.revision, row, one.digest) is not None:
+            continue
+        crowd = await db.one(CROWD, one.sender, row)
+        assert crowd is not None
+        if crowd[0] >= MOST_WAITING or crowd[1] >= MOST_OF_ONE:
+            await remember_handled(db, [one.digest], [], now)
+            args = {"sender": one.sender} | ({"thread": one.thread} if one.thread else {})
+            await owe(db, row, [Owed(key=one.digest, kind="unjudged", args=args)])
+            continue
+        values = (row, one.digest, one.event_id, one.sender, one.setting, one.sent, one.at)
+        await db.rows(WAIT, *values, one.device_id, one.device_key, one.thread, state.revision)
