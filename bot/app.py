@@ -12,11 +12,14 @@ from typing import Any, Final
 
 from bot.attachments import Attachments
 from bot.backfill import Backfill
-from bot.clock import Clock, SystemClock
+from bot.clock import SystemClock
 from bot.config import Settings
 from bot.deciding import Deciding
+from bot.departures import Departures
+from bot.housekeeping import Housekeeping, keep_tidy
 from bot.identity import Identity
 from bot.intake import Intake
+from bot.invitations import Invitations
 from bot.kin import Kin
 from bot.late import Late
 from bot.lock import LockError, OccupiedError, hold
@@ -50,8 +53,6 @@ STOP_WITHIN: Final = 4.0
 """Seconds that requests in flight get to finish when the bot is told to stop."""
 END_WITHIN: Final = 4.5
 """Seconds after which the bot ends in any case."""
-TIDY_EVERY: Final = 10_000
-"""How often the database is looked at for deleted rows to be wiped, in ms."""
 
 
 NOT_ACCEPTED: Final = (
@@ -186,7 +187,8 @@ async def _work(
 
     def wake() -> None:
         services = (redactor, backfill, sweeper, rooms, speaker, late, deciding, ratchet, kin)
-        for service in (*services, upgrades, timekeeper):
+        doors = (invitations, departures, upgrades, housekeeping)
+        for service in (*services, *doors, timekeeper):
             service.wake.set()
         if attachments is not None:
             attachments.wake.set()
@@ -223,19 +225,15 @@ async def _work(
         files=attachments,
         load=redactor,
     )
-    rooms = Rooms(
-        matrix,
-        store,
-        clock,
-        guests=settings.guests,
-        bounds=bounds,
-        random=random,
-        wake_others=wake,
-    )
-    upgrades = Upgrades(matrix, store, clock, door=rooms, random=random, wake_others=wake)
+    rooms = Rooms(matrix, store, clock, bounds=bounds, random=random, wake_others=wake)
+    invitations = Invitations(matrix, store, clock, guests=settings.guests, random=random)
+    departures = Departures(matrix, store, clock)
+    upgrades = Upgrades(matrix, store, clock, door=invitations, random=random, wake_others=wake)
+    housekeeping = Housekeeping(store, clock, wake_others=wake)
     rooms.follow = upgrades.reviewed
     deciding = Deciding(store, reader.judge, clock, random=random, wake_others=wake)
     late = Late(matrix, store, reader, clock, wake_others=wake)
+    matrix.crypto.tell_news = late.wake.set
     sweeper = Sweeper(matrix, store, reader, clock, bounds=bounds, random=random, wake_others=wake)
     kin = Kin(matrix, store, clock, random=random, wake_others=wake)
     ratchet = Ratchet(matrix.crypto, store, clock, grace=settings.encryption.grace, bounds=bounds)
@@ -256,6 +254,9 @@ async def _work(
             ratchet.run,
             upgrades.run,
             timekeeper.run,
+            invitations.run,
+            departures.run,
+            housekeeping.run,
             lambda: keep_tidy(store, clock),
             identity.run,
             verification.run,
@@ -271,15 +272,3 @@ async def _work(
             task.cancel()
     with suppress(DiskError):  # the next start does it
         ratchet.scrub()
-
-
-async def keep_tidy(store: Store, clock: Clock) -> None:
-    """Wipe from the disk what was deleted: soon when nothing is left to do, else now and then."""
-    never = asyncio.Event()
-    last = clock.elapsed()
-    while True:
-        await clock.wait(never, clock.now() + TIDY_EVERY)
-        busy = await store.any_timer()
-        if not busy or clock.elapsed() - last >= 60 * TIDY_EVERY:
-            await store.tidy()
-            last = clock.elapsed()

@@ -19,13 +19,11 @@ from bot.model import (
     NotFound,
     Outcome,
     OutcomeError,
-    RateLimited,
     Refused,
     TokenRejectedError,
-    Unreachable,
     UserID,
 )
-from bot.schedule import POSTPONE_CEILING, backoff, retry_in
+from bot.schedule import POSTPONE_CEILING, backoff, nobody_answered, retry_in
 from bot.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -172,7 +170,7 @@ class Attachments:
             if self.trouble:
                 log.info("files can be deleted again")
             self.trouble, self._failures = "", 0
-        elif trouble or isinstance(outcome, Unreachable | RateLimited):
+        elif trouble or nobody_answered(outcome):
             self.trouble = trouble or self.trouble
             wait = retry_in(
                 outcome, self._failures, chance=self._random.random(), ceiling=POSTPONE_CEILING

@@ -31,11 +31,11 @@ from bot.worker import Worker, run_together
 log = logging.getLogger(__name__)
 
 
-TRIES: Final = 60
+TRIES: Final = 15
 """How often a page is asked for that does not come, while the homeserver answers other requests:
-for about an hour."""
+for ten to fifteen minutes, in which the room's later messages wait behind it."""
 TRIES_IF_HOPELESS: Final = 6
-"""How often where that hour was waited for already, at another gap of the same room."""
+"""How often where that was waited for already, at another gap of the same room."""
 WITHIN: Final[Millis] = 180_000
 """How long one page may take, what is asked about its commands included."""
 WIDTH: Final = 3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from bot.model import Event, UserID
+from bot.model import Event, RoomBatch, UserID
 from bot.policy import UNREADABLE, read_setting
 from bot.timeline import Setting, is_gone, is_state, says_more
 
@@ -63,6 +63,42 @@ def replaced(event: Event) -> Setting:
     unsigned = event.get("unsigned")
     before = unsigned.get("prev_content") if isinstance(unsigned, dict) else None
     return read_setting(before)[0] if isinstance(before, dict) else None
+
+
+def is_creation(event: Event) -> bool:
+    """Whether the state event is a room's first, without which its state was not told in full."""
+    return event.get("type") == "m.room.create" and event.get("state_key") == ""
+
+
+def is_joined(event: Event) -> bool:
+    """Whether it says of a member that he is in the room, which of the bot itself is no news.
+
+    Synapse tells it again with what the bot sends: with every sync while it redacts in two rooms.
+    """
+    return event.get("type") == "m.room.member" and _membership(event) == "join"
+
+
+def seems_alone(batch: RoomBatch, own_id: UserID, *, new: bool) -> bool | None:
+    """Return whether nobody else may be in a room, by what a sync says; `None`: nothing.
+
+    Where the homeserver does not count the members, it may be so whenever somebody has left, and
+    in a `new` room. (spec: client-server API v1.13, 6.4 syncing, room summary)
+    """
+    if batch.members is not None:
+        return batch.members <= 1
+    left = any(
+        event.get("type") == "m.room.member"
+        and event.get("state_key") != own_id
+        and _membership(event) in {"leave", "ban"}
+        for event in batch.timeline
+    )
+    return True if left or new else None
+
+
+def _membership(event: Event) -> object:
+    content = event.get("content")
+    found = content.get("membership") if isinstance(content, dict) else None
+    return found if isinstance(found, str) else None
 
 
 def is_own_join(event: Event, own_id: UserID) -> bool:

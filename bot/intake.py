@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable
 from random import Random
 from typing import Final, Protocol
 
 from bot.clock import Clock
-from bot.events import is_encryption, is_own_join, wants_review
+from bot.events import is_creation, is_encryption, is_joined, is_own_join, seems_alone, wants_review
 from bot.model import (
+    POLICY_EVENT,
     Bounds,
     Event,
     Failed,
@@ -39,12 +41,18 @@ OLDER: Final[Millis] = 24 * 3_600_000
 """An event of the bot's own that is this much older than the last sync ends a gap."""
 
 
+TRIES: Final = 5
+"""How often one room's state is asked for, if it is not known, while the whole sync waits."""
+ENCRYPTION: Final = "m.room.encryption"
+
+
 class Homeserver(Protocol):
     """What intake asks of the homeserver."""
 
     @property
     def own_id(self) -> UserID: ...  # noqa: D102
     async def sync(self, since: str | None, wait: Millis) -> SyncBatch: ...  # noqa: D102
+    async def state(self, room_id: RoomID, kind: str, key: str = "") -> Event | None: ...  # noqa: D102
 
 
 class Memory(Protocol):
@@ -85,6 +93,8 @@ class Intake:
         self._wake = wake
         self._stop = asyncio.Event()
         self._patience: asyncio.Timeout | None = None
+        self._unreadable = Counter[RoomID]()
+        """How often the state of a room that the bot had lost sight of could not be read."""
         self._wait: Millis = 0  # the first answer comes at once, and says how many keys are left
 
     def stop(self) -> None:
@@ -175,6 +185,8 @@ class Intake:
         before, timeline, entered = batch.state, batch.timeline, False
         if known is None:
             before, timeline, entered = self._arrival(batch, first=first)
+            if not first and not any(map(is_creation, batch.state + batch.timeline)):
+                before = before + await self._as_it_is(batch.room_id)
         encrypted = known is not None and known.encrypted
         # Some homeservers tell the timeline's own state here as well: that is not before it.
         shown = [event.get("event_id") for event in timeline if is_state(event)]
@@ -199,8 +211,9 @@ class Intake:
         # Encryption may have been turned on anywhere in the gap: nothing in clear counts there.
         early = [*(found if known is None else []), *sealed] if gap is not None else []
         tail = [item for item in [*found, *sealed] if item not in early]
-        told = before if known is None else [e for e in before if not _is_joined(e)]
-        review = any(wants_review(event, self._homeserver.own_id) for event in told + timeline)
+        told = before if known is None else [e for e in before if not is_joined(e)]
+        own_id = self._homeserver.own_id
+        review = any(wants_review(event, own_id) for event in told + timeline)
         return Stretch(
             room_id=batch.room_id,
             items=tail + items,
@@ -210,8 +223,28 @@ class Intake:
             encrypted=encrypted or any(is_encryption(e) for e in before + timeline),
             review=review or known is None,
             entered=known is None and not first,
+            alone=seems_alone(batch, own_id, new=known is None),
             last_digest=self._last(batch),
         )
+
+    async def _as_it_is(self, room_id: RoomID) -> list[Event]:
+        """Return what is to be known of a room that comes without its state.
+
+        The bot had lost sight of it. Raises `OutcomeError`: read the sync again. A room that cannot
+        be read does not hold up the others for long: then nothing said in clear is a command there.
+        """
+        try:
+            found = [
+                await self._homeserver.state(room_id, kind) for kind in (ENCRYPTION, POLICY_EVENT)
+            ]
+        except OutcomeError:
+            self._unreadable[room_id] += 1
+            if self._unreadable[room_id] < TRIES:
+                raise
+            log.warning("a room's state cannot be read: its lifetime counts when it is set again")
+            found = [{"type": ENCRYPTION, "content": {}}]
+        del self._unreadable[room_id]
+        return [event | {"state_key": ""} for event in found if event is not None]
 
     def _arrival(
         self, batch: RoomBatch, *, first: bool
@@ -279,13 +312,3 @@ class Intake:
         ids = [event.get("event_id") for event in batch.timeline]
         last = next((one for one in reversed(ids) if isinstance(one, str)), None)
         return "" if last is None else self._reader.digest(last)
-
-
-def _is_joined(event: Event) -> bool:
-    """Whether it says of a member that he is in the room, which of the bot itself is no news.
-
-    Synapse tells it again with what the bot sends: with every sync while it redacts in two rooms.
-    """
-    content = event.get("content")
-    joined = isinstance(content, dict) and content.get("membership") == "join"
-    return joined and event.get("type") == "m.room.member"

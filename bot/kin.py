@@ -15,12 +15,11 @@ from bot.model import (
     Millis,
     Orphan,
     OutcomeError,
-    RateLimited,
     Refused,
     RoomID,
     Unreachable,
 )
-from bot.schedule import retry_in
+from bot.schedule import nobody_answered, retry_in
 from bot.timeline import is_gone
 from bot.worker import Worker
 
@@ -109,7 +108,7 @@ class Kin:
     async def _failed(self, orphan: Orphan, error: OutcomeError) -> bool:
         """Put the question off; `False` when it is given up, and the orphan stands on its own."""
         outcome = error.outcome
-        passing = isinstance(outcome, RateLimited | Unreachable)
+        passing = nobody_answered(outcome)
         if not passing and (isinstance(outcome, Refused) or orphan.attempts >= TRIES):
             log.warning("not known whether a message is gone (%s)", type(outcome).__name__)
             return False

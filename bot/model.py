@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Any, Final, NewType
 
 RoomID = NewType("RoomID", str)
 EventID = NewType("EventID", str)
 UserID = NewType("UserID", str)
+
+MANY: Final = 50_000
+"""Rows are counted up to this number: to count more of them takes too long."""
 
 Millis = int
 """Milliseconds: a length of time, or since the epoch where the name says when (`due`, `now`)."""
@@ -39,12 +43,16 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Guests:
-    """Who may invite the bot, by globs over user ids; how often in an hour; how many rooms."""
+    """Who may invite the bot, by globs over user ids; how often in an hour.
+
+    And into how many rooms: of all, and of one account; `None` is any number.
+    """
 
     allow: Sequence[str]
     per_inviter: int = 20
     per_hour: int = 100
     max_rooms: int | None = 1_000
+    rooms_per_inviter: int | None = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +145,15 @@ class Failed:
     status: int
     errcode: str = ""
 
+    @property
+    def elsewhere(self) -> bool:
+        """Whether the homeserver says that somebody else failed: a server, or a part of its own.
+
+        A request that takes another server may fail so for ever. Any other one is answered when
+        that part is back, as after an outage of the whole homeserver.
+        """
+        return self.status in {502, 503, 504}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unreachable:
@@ -183,6 +200,8 @@ class RoomBatch:
     full: bool = False
     """As many events as are sent at once: what is missing may just not have fitted in."""
     prev_batch: str = ""
+    members: int | None = None
+    """How many are in the room, the bot included, where the homeserver says so."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,6 +217,40 @@ class Invite:
 
     room_id: RoomID
     inviter: UserID | None
+
+
+class InviteStage(IntEnum):
+    """How far an invitation has come."""
+
+    NEW = 0
+    """Nothing was decided."""
+    JOINING = 1
+    """It is to be accepted."""
+    DECLINING = 2
+    """It is to be declined."""
+    JOINED = 3
+    """It was accepted; the room is to come with a sync."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Invitation:
+    """An invitation as the store gives it to be answered."""
+
+    id: int
+    room_id: RoomID
+    inviter: UserID | None
+    stage: InviteStage
+    attempts: int = 0
+    next: Millis = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Review:
+    """A room whose state is to be looked at."""
+
+    room_id: RoomID
+    attempts: int = 0
+    next: Millis = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -70,6 +70,8 @@ class Room:
     """The bot has just come, and its greeting says what it lacks."""
     stuck: bool = False
     """The room was told that the homeserver refuses to redact some of its messages."""
+    removed: bool = False
+    """A sync said that the bot is no longer in the room."""
     stated: Setting = None
     commanded: bool = False
     """Both as of `RoomState`."""

@@ -14,7 +14,9 @@ from bot.policy import Room, lifetime
 log = logging.getLogger(__name__)
 
 BATCH: Final = 10
-"""Keys moved at once; each is a write to the disk, and the event loop waits for it."""
+"""Keys moved in one piece; the event loop waits for it."""
+FORGOTTEN: Final = 100
+"""Keys deleted in one piece."""
 UNUSED_FOR: Final[Millis] = 8 * 24 * 3_600_000
 """Clients begin a new session after a week; one that rests longer is not used again."""
 NOWHERE: Final = RoomID("")
@@ -113,8 +115,9 @@ class Ratchet:
             if now - at > _kept_for(lifetimes.get(sessions.get(session, NOWHERE)))
         ]
         if unused:
-            self._crypto.forget(unused)
-            await self._keys.forgotten(unused)
+            for at in range(0, len(unused), FORGOTTEN):
+                self._crypto.forget(unused[at : at + FORGOTTEN])
+                await self._keys.forgotten(unused[at : at + FORGOTTEN])
             self._dirty = True
             log.info("deleted %d room keys that are no longer used", len(unused))
 

@@ -54,7 +54,7 @@ def status(
     if lifetime is not None:
         said = f"Messages disappear after {length(lifetime)}."
     if waiting:
-        said += " 1 is waiting" if waiting == 1 else f" {waiting:,} are waiting"
+        said += " 1 is waiting" if waiting == 1 else f" {words.figure(waiting)} are waiting"
     if waiting and next_in is not None:
         whole = max(0, next_in) // SECOND * SECOND
         said += f"; the next goes in {length(whole)}." if whole else "; the next goes now."
@@ -77,8 +77,8 @@ def slow(late: int, interval: Millis) -> str:
     """Say that a rate limit is in the way, which only the operator can lift."""
     every = length(max(SECOND, round(interval / SECOND) * SECOND))
     return (
-        f"The server lets me remove one message in {every}, and {late:,} are late in all."
-        " My operator can lift that limit."
+        f"The server lets me remove one message in {every}, and {words.figure(late)} are late in"
+        " all. My operator can lift that limit."
     )
 
 

@@ -94,6 +94,16 @@ def retry_in(
     return max(wait, outcome.retry_after) if isinstance(outcome, RateLimited) else wait
 
 
+def nobody_answered(outcome: Outcome) -> bool:
+    """Whether the request itself was never looked at: it may succeed as it is, however late.
+
+    Not for what takes another server, which may be away for ever.
+    """
+    return isinstance(outcome, RateLimited | Unreachable) or (
+        isinstance(outcome, Failed) and outcome.elsewhere
+    )
+
+
 def settle(
     outcome: Outcome,
     timer: Timer,
@@ -121,6 +131,11 @@ def settle(
             return Pause(until=now + backoff(failures, ceiling=PAUSE_CEILING, chance=chance))
         case Forbidden() | NotFound() | Refused():
             return Inspect(until=single)
+        case Failed(elsewhere=True):
+            # A redaction takes nobody but the homeserver's own workers: soon one is back.
+            return Postpone(
+                until=now + backoff(timer.attempts, ceiling=PAUSE_CEILING, chance=chance)
+            )
         case Failed():
             return Postpone(until=single)
 

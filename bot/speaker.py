@@ -21,17 +21,15 @@ from bot.model import (
     Millis,
     Outcome,
     OutcomeError,
-    RateLimited,
     Refused,
     RoomID,
     TokenRejectedError,
-    Unreachable,
     UserID,
 )
 from bot.notices import Identity, Notices
 from bot.policy import Debt, Owed, Room, lifetime, policy_content, read_setting
 from bot.report import Files, Load
-from bot.schedule import POSTPONE_CEILING, backoff, retry_in
+from bot.schedule import POSTPONE_CEILING, backoff, nobody_answered, retry_in
 from bot.timeline import is_gone
 from bot.walk import not_held
 from bot.worker import Worker, run_together
@@ -75,7 +73,7 @@ class Memory(notices.Memory, Protocol):
 
 def _passing(outcome: Outcome, debt: Debt) -> bool:
     """Whether the same request may succeed later: for ever, if only the answer was missing."""
-    if isinstance(outcome, RateLimited | Unreachable):
+    if nobody_answered(outcome):
         return True
     return isinstance(outcome, Failed) and debt.attempts < TRIES
 

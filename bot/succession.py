@@ -44,6 +44,8 @@ class Successor:
     """The room was not greeted: what is said of the old room stands in place of that."""
     told: bool = False
     """The room knows what the bot needs."""
+    inviter: str | None = None
+    """Digest of who replaced the room: the bot is in the new one for this account."""
     next: Millis = 0
     attempts: int = 0
 

@@ -223,6 +223,8 @@ class Stretch:
     """Messages may be missing that no gap leads to."""
     entered: bool = False
     """The bot has just joined: the room is greeted."""
+    alone: bool | None = None
+    """Whether nobody else may be in the room; `None`: nothing is said of that."""
     last_digest: str = ""
     """Digest of the last event read, how far the timeline is known."""
 

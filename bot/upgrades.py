@@ -59,7 +59,7 @@ class Successors(Protocol):
     """What this service asks of the store for successors."""
 
     async def is_known(self, room_id: RoomID, predecessor: RoomID) -> bool: ...  # noqa: D102
-    async def claim(self, found: Successor, *said: Owed) -> None: ...  # noqa: D102
+    async def claim(self, found: Successor, *said: Owed, now: Millis) -> None: ...  # noqa: D102
     async def next(self, busy: Collection[RoomID] = ()) -> Successor | None: ...  # noqa: D102
     async def of(self, room_id: RoomID) -> list[Successor]: ...  # noqa: D102
     async def follow(self, one: Successor) -> None: ...  # noqa: D102
@@ -75,13 +75,14 @@ class Memory(Protocol):
 
     @property
     def successors(self) -> Successors: ...  # noqa: D102
+    def digest(self, text: str) -> str: ...  # noqa: D102
     async def room(self, room_id: RoomID) -> Room | None: ...  # noqa: D102
 
 
 class Door(Protocol):
     """What this service asks of whoever answers invitations."""
 
-    def admits(self, invite: Invite) -> bool: ...  # noqa: D102
+    async def admits(self, invite: Invite) -> bool: ...  # noqa: D102
     async def has_space(self) -> bool: ...  # noqa: D102
 
 
@@ -153,7 +154,7 @@ class Upgrades:
             return
         sender = UserID(str(tombstone.get("sender", "")))
         known = await self._memory.room(named)
-        admitted = self._door.admits(Invite(room_id=named, inviter=sender))
+        admitted = await self._door.admits(Invite(room_id=named, inviter=sender))
         stage = Stage.OUTSIDE if admitted else Stage.AWAITED
         found = Successor(
             room_id=named,
@@ -161,10 +162,11 @@ class Upgrades:
             setting=await self._goes_along(room_id, tombstone),
             via=sender.partition(":")[2],
             stage=stage if known is None else Stage.INSIDE,
+            inviter=self._memory.digest(sender),
         )
         log.info("a room was replaced by another")
         closed = [self._closed(found)] if found.stage == Stage.AWAITED else []
-        await self._successors.claim(found, *closed)
+        await self._successors.claim(found, *closed, now=self._clock.now())
         self._wake_others()
 
     async def _goes_along(self, room_id: RoomID, tombstone: Event) -> Setting:

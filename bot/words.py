@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from bot.commands import TABLE, usage
 from bot.durations import SECOND, compact, words
-from bot.model import Bounds, Millis
+from bot.model import MANY, Bounds, Millis
 from bot.timeline import OFF, Setting
 
 LONGEST_NAME = 32
@@ -75,7 +75,12 @@ def welcome(prefix: str, standing: Standing | None, lifetime: Millis | None, bac
 
 def messages(count: int) -> str:
     """Count messages."""
-    return "1 message" if count == 1 else f"{count:,} messages"
+    return "1 message" if count == 1 else f"{figure(count)} messages"
+
+
+def figure(count: int) -> str:
+    """Write a number of messages, of which no more than `MANY` are counted."""
+    return f"at least {MANY:,}" if count >= MANY else f"{count:,}"
 
 
 def announcement(
@@ -121,7 +126,7 @@ def still_going(pending: int) -> str:
         return ""
     if pending == 1:
         return "1 message sent before still goes."
-    return f"{pending:,} messages sent before still go."
+    return f"{figure(pending)} messages sent before still go."
 
 
 def paused(standing: Standing) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +132,7 @@ class Bot:
         self.client.restore_login("@bot:example.org", "BOTDEVICE", "token")
         self.crypto = Crypto(self.client, self._request)
 
-    async def _request(self, method: str, where: str, body: Any) -> Outcome:
+    async def _request(self, method: str, where: str, body: Any = None, /, **_: object) -> Outcome:
         self.requests.append((method, where, body))
         count = {"one_time_key_counts": {"signed_curve25519": 50}}
         return self.answers.pop(0) if self.answers else Done(body=count)
@@ -164,3 +166,22 @@ class Bot:
         clear = await self.crypto.decrypt(ROOM, event, meet=True)
         content = getattr(clear, "content", None)
         return str(content["body"]) if content else None
+
+
+def commits_of(bot: Bot) -> Callable[[], int]:
+    """Return what tells how often the crypto store was written from now on."""
+    database: sqlite3.Connection = bot.client.store.database.connection()
+    seen: list[str] = []
+    database.set_trace_callback(lambda statement: seen.append(statement[:8].upper()))
+
+    def count() -> int:
+        begun = sum(one.startswith("BEGIN") for one in seen)
+        inside = alone = 0
+        for one in seen:
+            if one.startswith(("BEGIN", "COMMIT", "ROLLBACK")):
+                inside = one.startswith("BEGIN")
+            elif one.startswith(("INSERT", "UPDATE", "DELETE", "REPLACE")) and not inside:
+                alone += 1
+        return begun + alone
+
+    return count

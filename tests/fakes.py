@@ -13,6 +13,7 @@ from bot.model import (
     Done,
     Event,
     EventID,
+    Failed,
     Forbidden,
     Invite,
     Millis,
@@ -58,6 +59,8 @@ class FakeHomeserver(FakeRequests):
         """Most events in one page back."""
         self.lying = False
         """While set, redactions are answered with 200 and do not happen."""
+        self.counts_members = False
+        """Whether a sync says how many are in a room, as it should."""
         self.allowed_period: Millis | None = None
         """Nobody redacts a text message that is older than this."""
         self._news = asyncio.Event()
@@ -119,7 +122,12 @@ class FakeHomeserver(FakeRequests):
             limited=limited,
             full=len(shown) >= self.limit,
             prev_batch=f"s{first}",
+            members=self._members(room) if self.counts_members else None,
         )
+
+    def _members(self, room: FakeRoom) -> int:
+        users = [user for kind, user in room.state() if kind == "m.room.member"]
+        return sum(room.membership(user) == "join" for user in users)
 
     async def page_back(
         self, room_id: RoomID, token: str, size: int | None = None
@@ -193,6 +201,19 @@ class FakeHomeserver(FakeRequests):
                 and not user.endswith(":example.org")
                 for (kind, user), event in state.items()
             )
+
+    async def others(self, room_id: RoomID) -> tuple[int, int]:
+        async with self.question("others", room_id):
+            room = self._readable(room_id)
+            if room.membership(self._own_id) != "join":
+                raise OutcomeError(Failed(status=200))
+            state = room.state()
+            found = [
+                str(event["content"].get("membership"))
+                for (kind, user), event in state.items()
+                if kind == "m.room.member" and user != self._own_id
+            ]
+            return found.count("join"), found.count("invite")
 
     async def event(self, room_id: RoomID, event_id: EventID) -> Event | None:
         async with self.question("event", room_id):

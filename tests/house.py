@@ -12,7 +12,10 @@ from typing import Protocol
 
 from bot.backfill import Backfill
 from bot.deciding import Deciding
+from bot.departures import Departures
+from bot.housekeeping import Housekeeping
 from bot.intake import Intake
+from bot.invitations import Invitations
 from bot.kin import Kin
 from bot.model import Bounds, EventID, Guests, Millis, RoomID, Timer, UserID
 from bot.reading import Reader
@@ -120,16 +123,19 @@ class House:
             homeserver,
             store,
             clock,
-            guests=replace(self.guests, allow=self.allow),
             bounds=bounds,
             random=random,
             wake_others=self.wake,
         )
+        guests = replace(self.guests, allow=self.allow)
+        self.invitations = Invitations(homeserver, store, clock, guests=guests, random=random)
+        self.departures = Departures(homeserver, store, clock)
+        self.housekeeping = Housekeeping(store, clock, wake_others=self.wake)
         self.upgrades = Upgrades(
             homeserver,
             store,
             clock,
-            door=self.rooms,
+            door=self.invitations,
             random=random,
             wake_others=self.wake,
         )
@@ -156,6 +162,9 @@ class House:
             self.rooms,
             self.kin,
             self.sweeper,
+            self.invitations,
+            self.departures,
+            self.housekeeping,
             self.upgrades,
             self.timekeeper,
         )

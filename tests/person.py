@@ -37,7 +37,7 @@ class ApiError(Exception):
         self.retry_after_ms: int | None = body.get("retry_after_ms")
 
 
-SLOWEST: Final = 3
+SLOWEST: Final = 10
 """How many times slower than a quiet machine one may be: patience costs time only in a failure."""
 
 

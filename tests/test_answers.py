@@ -100,7 +100,10 @@ HTML = {"Content-Type": "text/html; charset=utf-8"}
         (501, None, {}, Failed(status=501)),
         (302, None, {}, Failed(status=302)),
         (502, None, {}, Unreachable(reason="status 502")),
-        (503, error("M_UNKNOWN"), {}, Unreachable(reason="status 503")),
+        (503, error("M_UNKNOWN"), {}, Failed(status=503, errcode="M_UNKNOWN")),
+        (502, error("M_UNKNOWN"), {}, Failed(status=502, errcode="M_UNKNOWN")),
+        (504, {"error": "no code"}, {}, Unreachable(reason="status 504")),
+        (502, None, HTML, Unreachable(reason="status 502")),
         (504, "<html>", {}, Unreachable(reason="status 504")),
         (522, None, {}, Unreachable(reason="status 522")),
         (200, None, HTML, Unreachable(reason="a web page, status 200")),
@@ -203,6 +206,7 @@ def test_a_sync_becomes_plain_data() -> None:
     event, state = {"event_id": "$1"}, {"event_id": "$0", "state_key": ""}
     room = {
         "timeline": {"events": [event], "limited": True, "prev_batch": "p1"},
+        "summary": {"m.joined_member_count": 2},
         "state": {"events": [state]},
     }
     invite = {"invite_state": {"events": [{"type": "m.room.name"}, MEMBER | {"sender": "@a:x"}]}}
@@ -219,6 +223,7 @@ def test_a_sync_becomes_plain_data() -> None:
                 timeline=[event],
                 limited=True,
                 prev_batch="p1",
+                members=2,
             )
         ],
         invited=[Invite(room_id=RoomID("!i"), inviter=UserID("@a:x"))],

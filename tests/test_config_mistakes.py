@@ -318,7 +318,10 @@ def test_a_mistake_never_repeats_what_was_written(refusal: Callable[..., str], t
 
 
 @pytest.mark.parametrize("value", [0, -1, True, "many", 1.5, 10**9])
-@pytest.mark.parametrize("key", ["invites.per_hour", "invites.max_rooms", "commands.per_minute"])
+@pytest.mark.parametrize(
+    "key",
+    ["invites.per_hour", "invites.max_rooms", "invites.rooms_per_inviter", "commands.per_minute"],
+)
 def test_a_limit_that_is_no_whole_number_above_zero_is_refused(
     refusal: Callable[..., str], value: object, key: str
 ) -> None:
@@ -333,8 +336,10 @@ def test_limits_come_from_the_environment_too(tmp_path: Path) -> None:
     environ = {
         "EPHEMERAL_BOT_INVITES__PER_HOUR": "7",
         "EPHEMERAL_BOT_INVITES__MAX_ROOMS": "",
+        "EPHEMERAL_BOT_INVITES__ROOMS_PER_INVITER": "",
         "EPHEMERAL_BOT_COMMANDS__PER_MINUTE": "5",
     }
     settings = load(path, environ=environ)
     assert (settings.guests.per_hour, settings.guests.max_rooms) == (7, None)
+    assert settings.guests.rooms_per_inviter is None
     assert settings.commands.per_minute == 5

@@ -147,6 +147,21 @@ async def test_a_room_that_has_banned_the_bot_shows_it_the_events_that_it_saw(
     assert room not in await world.bot.joined_rooms()
 
 
+async def test_others_are_those_in_the_room_and_those_invited(world: World) -> None:
+    room = await world.room()
+    assert await world.bot.others(room) == (1, 0)
+    await world.let_bob_in(room, "bob")
+    assert await world.bot.others(room) == (2, 0)
+
+
+async def test_whoever_is_not_in_a_room_is_not_told_who_is(world: World) -> None:
+    left, invited = await world.room(), await world.room(joined=False)
+    await world.kick(left)
+    for room in (left, invited, UNKNOWN):
+        with pytest.raises(OutcomeError):
+            await world.bot.others(room)
+
+
 # --- a room's state ------------------------------------------------------------------------------
 
 

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import json
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-import aiohttp
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from nio import RoomSendResponse
 from nio.crypto import Olm
 from nio.events import Event as RoomEvent
 from nio.events import ToDeviceEvent
 from nio.exceptions import EncryptionError
 
 from bot.matrix import gate
-from bot.matrix.client import Matrix
 from bot.matrix.gate import Gate
-from bot.model import Done, RoomID, Unreachable, UserID
+from bot.model import Done, OutcomeError, RoomID, Unreachable, UserID
+from tests.crowd import Member
 from tests.engines import ROOM, Bot, Peer, Writer
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
@@ -260,29 +256,23 @@ def test_the_bots_own_sessions_are_not_kept_to_read_with(bot: Bot) -> None:
     assert bot.olm.sessions == {}
 
 
-async def test_one_persons_malformed_keys_do_not_hide_anothers(
-    tmp_path: Path, bot: Bot, alice: Peer
-) -> None:
-    fetched: list[set[str]] = []
-
-    async def keys_query() -> None:
-        asked = set(bot.olm.users_for_key_query)
-        fetched.append(asked)
-        if "@mallory:example.org" in asked:
-            raise KeyError("user_id")
-
-    bot.client.keys_query = keys_query
-    await bot.crypto.query({UserID("@mallory:example.org"), UserID("@bob:example.org")})
-    assert {"@bob:example.org"} in fetched
+@pytest.mark.parametrize("bad", [None, [], 7, {"PHONE": None}, {"PHONE": {"user_id": 1}}])
+async def test_one_persons_malformed_keys_do_not_hide_anothers(bot: Bot, bad: Any) -> None:
+    bob, mallory = Member("@bob:example.org"), Member("@mallory:example.org")
+    broken = mallory.keys | {"keys": {"ed25519:PHONE": "AAAA", "curve25519:PHONE": 7}}
+    found = {
+        "@mallory:example.org": bad if bad is not None else {"PHONE": broken},
+        bob.user_id: {bob.device_id: bob.keys},
+    }
+    bot.answers = [Done(body={"device_keys": found})]
+    await bot.crypto.query({UserID("@mallory:example.org"), UserID(bob.user_id)})
+    assert [one.user_id for one in bot.olm.device_store] == ["@alice:example.org", bob.user_id]
     assert bot.olm.users_for_key_query == set()
 
 
 async def test_keys_that_could_not_be_fetched_are_fetched_later(bot: Bot) -> None:
-    async def keys_query() -> None:
-        raise aiohttp.ClientConnectionError
-
-    bot.client.keys_query = keys_query
-    with pytest.raises(aiohttp.ClientConnectionError):
+    bot.answers = [Unreachable(reason="ClientConnectionError")]
+    with pytest.raises(OutcomeError):
         await bot.crypto.query({UserID("@bob:example.org")})
     assert bot.olm.users_for_key_query == {"@bob:example.org"}
 
@@ -345,51 +335,6 @@ async def test_a_session_without_a_proper_id_is_not_waited_for(
     bot.crypto.ask_for_key(ROOM, event)  # which nio refuses with an assertion where it is empty
 
 
-async def test_a_bad_device_spoils_no_others_channel(tmp_path: Path, bot: Bot) -> None:
-    class Claimed:
-        one_time_keys: ClassVar[dict[str, Any]] = {
-            "@mallory:example.org": {"BAD": {}},
-            "@alice:example.org": {"ALICEDEVICE": {}},
-        }
-
-    bot.olm.wedged_devices.append(Peer("alice", tmp_path / "other").device)
-    bot.olm._handle_key_claiming(Claimed())
-    assert bot.olm.wedged_devices == []
-
-
-async def test_what_nio_left_behind_does_not_hold_up_the_next_message(bot: Bot) -> None:
-    bot.client.config = replace(bot.client.config, max_timeouts=0, max_limit_exceeded=0)
-    bot.client.sharing_session[ROOM] = asyncio.Event()
-    matrix = Matrix(bot.client)
-    outcome = await matrix.send(ROOM, "m.room.message", {}, "txn", encrypted=True)
-    assert isinstance(outcome, Unreachable)
-    assert bot.client.sharing_session == {}
-    await matrix.close()
-
-
-async def test_two_messages_at_once_do_not_take_each_others_keys_away(bot: Bot) -> None:
-    matrix = Matrix(bot.client)
-
-    async def prepare(_: object) -> None:
-        pass
-
-    async def room_send(room_id: str, *_: object, **__: object) -> RoomSendResponse:
-        """Share keys as nio does: note that it is under way, and take the note away again."""
-        assert room_id not in bot.client.sharing_session
-        note = bot.client.sharing_session[room_id] = asyncio.Event()
-        for _turn in range(5):
-            await asyncio.sleep(0)
-        assert bot.client.sharing_session.pop(room_id) is note
-        return RoomSendResponse("$sent", room_id)
-
-    matrix.crypto.prepare = prepare  # type: ignore[method-assign, assignment]
-    bot.client.room_send = room_send
-    outcomes = await asyncio.gather(
-        *(matrix.send(ROOM, "m.room.message", {}, txn, encrypted=True) for txn in ("a", "b"))
-    )
-    assert outcomes == [Done(), Done()]
-
-
 # --- floods ------------------------------------------------------------------------------------
 
 
@@ -404,26 +349,6 @@ async def test_a_flood_of_keys_is_dropped_and_troubles_nobody_else(
     bot.feed(*keys, alice.tell(bot, "m.room_key", writer.room_key()))
     assert len(bot.crypto.sessions) == 10 + 1
     assert await bot.reads(writer.write("heard")) == "heard"
-
-
-async def test_a_flood_of_keys_is_taken_in_turns(alice: Peer, bot: Bot) -> None:
-    events = [alice.tell(bot, "m.room_key", Writer(alice).room_key()) for _ in range(10)]
-    turns = 0
-
-    async def count() -> None:
-        nonlocal turns
-        while True:
-            await asyncio.sleep(0)
-            turns += 1
-
-    counting = asyncio.create_task(count())
-    await bot.crypto.feed_by_turns(
-        {"to_device": {"events": events}, "device_one_time_keys_count": {"signed_curve25519": 7}}
-    )
-    counting.cancel()
-    assert turns >= 10
-    assert len(bot.crypto.sessions) == len(events)
-    assert bot.olm.uploaded_key_count == 7
 
 
 async def test_devices_that_were_silent_for_longest_are_forgotten(

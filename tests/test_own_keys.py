@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 from peewee import PeeweeException
 
-from bot.matrix.olm import CryptoStore
+from bot.matrix.keystore import CryptoStore
 from bot.model import Refused, Unreachable
 from tests.engines import ROOM, Bot, Peer, Writer
 
@@ -111,12 +111,7 @@ async def test_a_channel_of_an_unknown_device_is_replaced_once_the_device_is_kno
     bot.olm._mark_device_for_unwedging(alice.user_id, alice.device.curve25519)
     assert alice.user_id in bot.olm.users_for_key_query
     bot.olm.device_store.add(alice.device)
-
-    class Answer:
-        device_keys: ClassVar[dict[str, Any]] = {}
-        changed: Any = None
-
-    bot.olm._handle_key_query(Answer())
+    bot.olm.was_queried(alice.user_id)
     assert [device.user_id for device in bot.olm.wedged_devices] == ["@alice:example.org"]
 
 

@@ -281,7 +281,7 @@ async def test_an_outage_does_not_count_beside_a_page_that_does_not_come(
     Pages(house, room, lambda _: SILENT)
     async with house.running(house.backfill):
         for minute in range(3 * 40):
-            there = 40 <= minute < 80
+            there = 40 <= minute < 46
             await house.advance(MINUTE)
         assert await house.store.unread.next_gap() is not None
         there = True

@@ -148,7 +148,8 @@ class Scene(Stage):
 
     def waiting(self) -> int:
         with closing(sqlite3.connect(self.bot.data_dir / "timers.db")) as db:
-            found = {row[0] for row in db.execute("SELECT event_id FROM timers")}
+            here = "SELECT event_id FROM timers JOIN rooms r ON r.id = room WHERE r.left_at IS NULL"
+            found = {row[0] for row in db.execute(here)}
         return len(found.intersection(self.sent))
 
     async def talk(self) -> None:
@@ -334,8 +335,7 @@ async def test_a_deactivated_account_ends_the_bot_with_status_3_and_keeps_what_w
     assert await bot.ended(30) == 3
     assert "Traceback" not in bot.words()
     with closing(sqlite3.connect(bot.data_dir / "timers.db")) as db:
-        waiting = "SELECT (SELECT count(*) FROM timers) + (SELECT count(*) FROM left_behind)"
-        assert db.execute(waiting).fetchone()[0] >= 2
+        assert db.execute("SELECT count(*) FROM timers").fetchone()[0] >= 2
 
 
 # --- invitations ----------------------------------------------------------------------------------
@@ -359,9 +359,6 @@ async def test_an_invitation_that_is_withdrawn_or_leads_nowhere_holds_up_no_othe
     bot.signal(signal.SIGCONT)
     await alice.until_notice(good, bot.user_id, "I make messages disappear", 20)
     with closing(sqlite3.connect(bot.data_dir / "timers.db")) as db:
-
-        async def all_answered() -> bool:
-            return bool(db.execute("SELECT count(*) FROM invites").fetchone()[0] == 0)
-
-        await wait_until(all_answered, 20, "all invitations to be answered")
+        waiting = [row[0] for row in db.execute("SELECT room_id FROM invites")]
+    assert set(waiting) <= {deleted}  # of which nobody tells the bot: it is tried for a day
     assert "Traceback" not in bot.words()

@@ -64,7 +64,7 @@ async def fill(house: House, room: RoomID, find: Find) -> None:
         one = Successor(
             room_id=room, predecessor=RoomID("!old"), setting=None, via="x", stage=Stage.INSIDE
         )
-        await house.store.successors.claim(one)
+        await house.store.successors.claim(one, now=0)
     await house.commit(Stretch(room_id=room, items=items, **stretch))
 
 

@@ -15,7 +15,7 @@ from bot.ratchet import UNUSED_FOR, Ratchet
 from bot.reading import Reader
 from bot.store import Store
 from bot.timeline import Item, Opened, Stretch
-from tests.engines import ROOM, Bot, Peer, Writer
+from tests.engines import ROOM, Bot, Peer, Writer, commits_of
 from tests.fake_clock import FakeClock
 
 GRACE = 30_000
@@ -119,6 +119,20 @@ async def test_only_the_session_that_was_read_is_moved_on(tmp_path: Path, store:
     clock.advance(1)
     await ratchet.turn()
     assert [await bot.reads(event) for event in events[read_one]] == [None, None, None, "3"]
+
+
+async def test_keys_are_moved_on_and_deleted_with_one_commit(tmp_path: Path) -> None:
+    alice, bot = Peer("alice", tmp_path / "alice"), Bot(tmp_path / "bot")
+    bot.meet(alice)
+    alice.meet(bot)
+    writers = [Writer(alice) for _ in range(5)]
+    bot.feed(*(alice.tell(bot, "m.room_key", writer.room_key()) for writer in writers))
+    commits = commits_of(bot)
+    bot.crypto.ratchet([(writer.session.id, 0) for writer in writers])
+    assert commits() == 1
+    bot.crypto.forget([writer.session.id for writer in writers])
+    assert commits() == 2
+    assert bot.crypto.sessions == {}
 
 
 async def test_keys_that_rest_too_long_are_deleted(tmp_path: Path, store: Store) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from bot.model import Bounds, EventID, Forbidden, RoomID, Unreachable
+from bot.model import Bounds, EventID, Failed, Forbidden, Outcome, RoomID, Unreachable
+from bot.rooms import LOOK_TWICE
 from bot.timeline import Stretch
 from tests.fakes import ALICE, BOT
 from tests.house import DAY, MINUTE, SECOND, House
@@ -248,7 +249,73 @@ async def test_a_room_left_while_the_bot_was_away_is_forgotten_at_the_start(
     if gone_for_good:
         del house.homeserver.rooms[room]
     async with house.running(house.rooms):
+        assert await house.store.room(room) is not None
+        await house.advance(LOOK_TWICE)
         assert await house.store.room(room) is None
+
+
+@pytest.mark.parametrize("times", [1, 2])
+async def test_a_room_that_one_look_does_not_show_is_not_forgotten(
+    house: House, times: int
+) -> None:
+    """A worker of the homeserver may be behind, and answer the same in the same moment."""
+    room, other = house.homeserver.make_room(), house.homeserver.make_room()
+    await messages(house, room, 1, due=DAY)
+    await messages(house, other, 1, due=DAY)
+    look = house.homeserver.joined_rooms
+    looks = 0
+
+    async def behind() -> set[RoomID]:
+        nonlocal looks
+        looks += 1
+        return await look() - ({room} if looks <= times else set())
+
+    house.homeserver.joined_rooms = behind  # type: ignore[method-assign]
+    async with house.running(*house.everything):
+        await house.store.ask_review(room)
+        house.wake()
+        for _ in range(6):
+            await house.advance(LOOK_TWICE)
+    assert looks > times
+    assert await house.pending(room) == 1
+    assert await house.store.to_review() == []
+
+
+async def test_a_room_that_comes_back_by_itself_is_what_it_was(house: House) -> None:
+    """Forgotten by mistake: nothing in the sync says that it is encrypted, or its lifetime."""
+    room = house.homeserver.make_room(encrypted=True)
+    house.homeserver.set_lifetime(room, MINUTE)
+    async with house.running(*house.everything):
+        old = await house.said_in(room, "old")
+        await house.store.forget(room, house.clock.now())
+        sent = await house.said_in(room, "new")
+        command = await house.said_in(room, "!expire 1d")  # in clear: it does not count
+        known = await house.store.room(room)
+        assert known is not None
+        assert (known.setting, known.encrypted) == (MINUTE, True)
+        assert {old, sent, command} <= set(await house.timers())
+        await house.advance(MINUTE)
+        assert gone(house, room, [old, sent, command]) == 3
+
+
+@pytest.mark.parametrize("trouble", [Failed(status=504, errcode="M_UNKNOWN"), Forbidden()])
+async def test_a_room_that_comes_back_and_cannot_be_read_holds_up_no_other_for_long(
+    house: House, trouble: Outcome
+) -> None:
+    room, other = house.homeserver.make_room(), house.homeserver.make_room()
+    house.homeserver.set_lifetime(other, MINUTE)
+    async with house.running(house.intake):
+        await house.rest()
+        await house.store.forget(room, house.clock.now())
+        house.homeserver.fail_next(*[trouble] * 100, on="state")
+        house.homeserver.send(room, "!expire 1d")
+        sent = await house.said_in(other, "hello")
+        for _ in range(6):
+            await house.advance(10 * SECOND)
+        assert sent in await house.timers()
+        known = await house.store.room(room)
+        assert known is not None
+        assert (known.setting, known.encrypted) == (None, True)
 
 
 async def test_a_homeserver_that_does_not_answer_at_the_start_costs_no_room(house: House) -> None:

@@ -68,6 +68,8 @@ def timer(number: int = 1, room: str = ROOM, attempts: int = 0) -> Timer:
         (Failed(status=500), 0, 9, Postpone(until=NOW + 500)),
         (Failed(status=500), 3, 0, Postpone(until=NOW + 4_000)),
         (Failed(status=500), 99, 0, Postpone(until=NOW + POSTPONE_CEILING // 2)),
+        (Failed(status=502, errcode="M_UNKNOWN"), 3, 0, Postpone(until=NOW + 4_000)),
+        (Failed(status=502, errcode="M_UNKNOWN"), 99, 0, Postpone(until=NOW + PAUSE_CEILING // 2)),
         (Forbidden(), 0, 9, Inspect(until=NOW + 500)),
         (NotFound(), 1, 0, Inspect(until=NOW + 1_000)),
         (Refused(status=400), 2, 0, Inspect(until=NOW + 2_000)),

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import aiohttp
 import pytest
 
-from bot.model import POLICY_EVENT, Bounds, Event, OutcomeError, RoomID
+from bot.model import POLICY_EVENT, Bounds, Done, Event, OutcomeError, RoomID, Unreachable
 from bot.reading import Reader
 from bot.timeline import Item, Message, Opened, Unheard
 from tests.engines import ROOM, Bot, Peer, Writer
@@ -93,10 +92,7 @@ def alice(tmp_path: Path, bot: Bot) -> Peer:
 
 
 async def test_nobody_is_asked_while_the_timeline_is_read(alice: Peer, bot: Bot) -> None:
-    async def keys_query() -> None:
-        raise aiohttp.ClientConnectionError
-
-    bot.client.keys_query = keys_query
+    bot.answers = [Unreachable(reason="ClientConnectionError")]
     writer = Writer(alice)
     bot.feed(alice.tell(bot, "m.room_key", writer.room_key()))
     event = writer.write("hello")
@@ -110,19 +106,16 @@ async def test_nobody_is_asked_while_the_timeline_is_read(alice: Peer, bot: Bot)
 async def test_a_device_that_is_new_is_met_though_its_owner_was_met_just_now(
     alice: Peer, bot: Bot
 ) -> None:
-    known: list[Peer] = []
-
-    async def keys_query() -> None:
-        for peer in known:
-            bot.olm.device_store.add(peer.device)
-
-    bot.client.keys_query = keys_query
+    bot.crypto._upkeep.fallback_wanted = False
+    nobody: dict[str, Any] = {alice.user_id: {}}
+    alices = {alice.user_id: {alice.device_id: alice.olm.share_keys()["device_keys"]}}
+    bot.answers = [Done(body={"device_keys": found}) for found in (nobody, alices)]
+    bot.olm.account.shared = True
     writer = Writer(alice)
     bot.feed(alice.tell(bot, "m.room_key", writer.room_key()))
     event = writer.write("hello")
     clear = await bot.crypto.decrypt(ROOM, event, meet=True)
     assert getattr(clear, "content", None) == {}
-    known.append(alice)
     bot.olm.users_for_key_query.add(alice.user_id)
     clear = await bot.crypto.decrypt(ROOM, event, meet=True)
     assert getattr(clear, "known", None) is True

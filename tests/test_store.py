@@ -70,13 +70,16 @@ async def due(store: Store, now: Millis = NOW, share: int = 100) -> list[str]:
 
 
 async def test_token_timers_gap_and_invitations_are_committed_together(store: Store) -> None:
-    invite = Invite(room_id=OTHER, inviter=ALICE)
+    third = RoomID("!third:example.org")
+    invite = Invite(room_id=third, inviter=ALICE)
     with_gap = stretch(gap=gap(OTHER), room=OTHER)
     await store.commit("s1", NOW, [stretch(change(), message("one")), with_gap], [invite])
     assert await store.position() == ("s1", NOW)
     assert await due(store) == ["$one"]
     assert await store.unread.reads(OTHER)
-    assert await store.next_invite() == (invite, 0, 0)
+    waiting = await store.invitations.undecided()
+    assert waiting is not None
+    assert (waiting.room_id, waiting.inviter, waiting.next) == (third, ALICE, 0)
 
 
 @pytest.mark.parametrize("table", ["timers", "gaps", "unread", "owed", "handled", "meta"])

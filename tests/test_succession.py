@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from bot.model import POLICY_EVENT, Bounds, Failed, Forbidden, RateLimited, RoomID, Unreachable
+from bot.store.successors import MOST_OF_ONE
 from bot.succession import predecessor, replacement
 from tests.fakes import ALICE, BOB, BOT
 from tests.house import DAY, MINUTE, SECOND, House
@@ -419,3 +420,49 @@ async def test_a_bot_that_is_banned_there_asks_once(house: House) -> None:
 def test_malformed_state_names_no_room(event: Any) -> None:
     assert predecessor(event) is None
     assert replacement(event, RoomID("!a:b")) is None
+
+
+# --- what is remembered ---------------------------------------------------------------------------
+
+
+async def pairs(house: House) -> int:
+    async with house.store._db.transaction() as db:
+        [(found,)] = await db.rows("SELECT count(*) FROM successors")
+    return int(found)
+
+
+async def test_a_room_that_names_one_successor_after_another_is_believed_some(
+    house: House,
+) -> None:
+    old = await old_room(house)
+    async with house.running(*house.everything):
+        for number in range(MOST_OF_ONE + 5):
+            house.homeserver.bury(old, RoomID(f"!{number}:example.org"))
+            await house.advance(MINUTE)
+        assert await pairs(house) == MOST_OF_ONE
+        assert len(house.homeserver.heard(old)) <= MOST_OF_ONE
+    other = await old_room(house, public=True)
+    async with house.running(*house.everything):
+        new = house.homeserver.upgrade(other)
+        await house.advance(MINUTE)
+    assert house.homeserver.lifetime_of(new) == TAKEN
+
+
+async def test_pairs_end_a_month_after_the_older_room_was_left(house: House) -> None:
+    old = await old_room(house)
+    async with house.running(*house.everything):
+        new = house.homeserver.upgrade(old)
+        await house.rest()
+        house.homeserver.kick(old)
+        await house.rest()
+        house.homeserver.make_room()
+        await house.advance(DAY)
+        assert await pairs(house) == 1
+        await house.advance(30 * DAY)
+        house.homeserver.make_room()
+        await house.rest()
+        assert await pairs(house) == 0
+        house.homeserver.set_member(new, BOT, "invite", sender=ALICE)
+        await house.rest()
+    [greeting] = house.homeserver.heard(new)
+    assert greeting.startswith(WELCOME)

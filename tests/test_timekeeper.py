@@ -158,7 +158,9 @@ async def test_nothing_in_the_database_waits_for_a_moment_of_the_old_clock(
     await house.store.unread.later(found[0], ahead)
     invite = Invite(room_id=RoomID("!else:example.org"), inviter=ALICE)
     await house.store.commit("s1", ahead, [], [invite])
-    await house.store.invite_later(invite, ahead)
+    waiting = await house.store.invitations.undecided()
+    assert waiting is not None
+    await house.store.invitations.later(waiting, ahead, counts=True)
     await house.store.reviewed(room, suspended=False, owed=[Owed(key="k", kind="help", args={})])
     debt = await house.store.next_debt()
     assert debt is not None
@@ -237,7 +239,7 @@ async def test_no_successor_waits_for_a_moment_of_the_old_clock(house: House, ro
     now = house.clock.now()
     new = RoomID("!new:example.org")
     one = Successor(room_id=new, predecessor=room, setting=None, via="", stage=Stage.OUTSIDE)
-    await house.store.successors.claim(one)
+    await house.store.successors.claim(one, now=now)
     await house.store.successors.later(one, now + HOUR)
     await house.store.clock_set_back(HOUR, now, after=0, upto=0)
     assert await moments(house, "successors") == [now]

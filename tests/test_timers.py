@@ -14,11 +14,14 @@ from bot.store import Store
 from bot.store.database import Row
 from bot.store.debts import NEXT_SETTING, NEXT_WORDS
 from bot.store.files import NEXT_FILE
+from bot.store.invitations import NEXT as INVITATION
 from bot.store.kin import NEXT_ORPHAN
-from bot.store.standing import KEPT_FOR
+from bot.store.left_rooms import COUNT, KEPT_FOR, TIMERS_OF, UNREAD_OF
+from bot.store.left_rooms import OVERDUE as OVERDUE_LEFT
+from bot.store.standing import NEXT_ALONE, NEXT_REVIEW, REFUSALS
 from bot.store.successors import NEXT as SUCCESSOR
 from bot.store.sweeps import NEXT as NEXT_SWEEP
-from bot.store.timers import DUE, NEXT
+from bot.store.timers import DUE, FIRST, NEXT, PENDING
 from bot.store.unread import NEXT_GAP, READY, TAKE
 from bot.timeline import Change, Gap, Item, Message, Redaction, Stretch
 from tests.house import whatever_is_due
@@ -145,12 +148,17 @@ async def test_a_forgotten_room_leaves_nothing(store: Store) -> None:
     waiting = Message(event_id=EventID("$waiting"), sent=NOW)
     await store.commit("s2", NOW, [Stretch(room_id=ROOM, items=[waiting], gap=gap, entered=True)])
     assert await store.forget(ROOM, NOW) == 2
-    for table in ("timers", "gaps", "unread", "owed"):
-        found = await rows(store, f"SELECT count(*) FROM {table} JOIN rooms r ON r.id = room")
-        assert found == [(1 if table == "timers" else 0,)]
-        assert await rows(store, f"SELECT count(*) FROM {table}") == found
     assert [room.room_id for room in await store.rooms()] == [OTHER]
     assert await store.forget(ROOM, NOW) == 0
+    assert await due(store, NOW + 99) == ["$other"]
+    assert await store.unread.next_gap() is None
+    assert await store.next_debt() is None
+    assert not await store.end_left(NOW + KEPT_FOR)
+    while await store.end_left(NOW + KEPT_FOR + 1):
+        pass
+    for table in ("timers", "gaps", "unread", "owed"):
+        found = await rows(store, f"SELECT count(*) FROM {table}")
+        assert found == [(1 if table == "timers" else 0,)]
 
 
 # --- how it is found -----------------------------------------------------------------------------
@@ -183,7 +191,11 @@ async def test_what_is_due_is_found_through_an_index(
 
 @pytest.mark.parametrize("analysed", [False, True])
 @pytest.mark.parametrize(
-    "sql", [NEXT_SETTING, NEXT_WORDS, NEXT_ORPHAN, NEXT_GAP, NEXT_SWEEP, NEXT_FILE, SUCCESSOR]
+    "sql",
+    [
+        *(NEXT_SETTING, NEXT_WORDS, NEXT_ORPHAN, NEXT_GAP, NEXT_SWEEP, NEXT_FILE, SUCCESSOR),
+        *(NEXT_REVIEW, NEXT_ALONE),
+    ],
 )
 async def test_the_next_of_a_queue_is_found_in_the_order_of_an_index(
     store: Store, sql: str, analysed: bool
@@ -194,6 +206,32 @@ async def test_the_next_of_a_queue_is_found_in_the_order_of_an_index(
     plan = [step for *_, step in await rows(store, f"EXPLAIN QUERY PLAN {sql}", "[]")]
     assert any("USING INDEX" in step or "USING COVERING INDEX" in step for step in plan[:1]), plan
     assert not any("TEMP B-TREE" in step for step in plan), plan
+
+
+@pytest.mark.parametrize("analysed", [False, True])
+@pytest.mark.parametrize(
+    ("sql", "args"),
+    [
+        (PENDING, (ROOM, 9)),
+        (FIRST, (ROOM, 0, 9)),
+        (REFUSALS, (ROOM, 9)),
+        (COUNT, (1, 9)),
+        (OVERDUE_LEFT, (1, NOW, 9)),
+        (TIMERS_OF, (1, 9)),
+        (UNREAD_OF, (1, 9)),
+        (INVITATION, (1, "[]", "[]", 1, "[]", 1)),
+    ],
+)
+async def test_a_portion_costs_no_more_than_its_rows(
+    store: Store, sql: str, args: tuple[Any, ...], analysed: bool
+) -> None:
+    """Neither the whole table is gone through, nor is it put in order first."""
+    await remember(store, ROOM, **{f"e{number}": number for number in range(300)})
+    if analysed:
+        await rows(store, "ANALYZE")
+    for *_, step in await rows(store, f"EXPLAIN QUERY PLAN {sql}", *args):
+        assert not any(step.startswith(f"SCAN {name}") for name in ("timers", "unread")), step
+        assert "TEMP B-TREE FOR ORDER BY" not in step
 
 
 async def test_a_redaction_finds_its_timer_through_an_index(store: Store) -> None:
@@ -235,7 +273,8 @@ async def test_no_id_of_a_message_that_is_gone_can_be_read_from_the_disk(
     elif way == "forget":
         for room in rooms:
             await store.forget(room, NOW)
-        await store.commit("s2", NOW + KEPT_FOR + 1, [])  # nobody has asked the bot back
+        while await store.end_left(NOW + KEPT_FOR + 1):
+            pass  # nobody has asked the bot back
     else:
         for room in rooms:
             redactions: list[Item] = [

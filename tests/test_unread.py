@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from bot.model import EventID, Millis, RoomID, UserID
 from bot.store import Store
+from bot.store.left_rooms import KEPT_FOR
 from bot.store.unread import CHUNK
 from bot.timeline import Change, Gap, Item, Message, Redaction, Said, Stretch
 from tests.house import Opener
@@ -230,6 +231,8 @@ async def test_a_page_of_a_room_that_was_left_meanwhile_is_dropped(store: Store)
     found = await store.unread.next_gap()
     assert found is not None
     await store.forget(ROOM, 0)
+    while await store.end_left(KEPT_FOR + 1):
+        pass
     await store.unread.read_on(found[0], messages("late"), "t", 0, done=False)
     assert await rows(store, "SELECT count(*) FROM unread") == [(0,)]
 

@@ -59,6 +59,7 @@ class Invites(_Section):
     per_inviter: Count = 20
     per_hour: Count = 100
     max_rooms: Count | None = 1000
+    rooms_per_inviter: Count | None = 100
 
 
 class Lifetimes(_Section):

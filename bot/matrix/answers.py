@@ -58,6 +58,9 @@ def name(status: int, body: Any, headers: Mapping[str, str]) -> Outcome:
 
     Raises `TokenRejectedError` on `M_UNKNOWN_TOKEN` and `M_MISSING_TOKEN`, and on
     `M_UNKNOWN_DEVICE`: an application service's token is good, and its device was deleted.
+
+    A gateway's status with an `errcode` is the homeserver's own answer: it is there, and somebody
+    that it asked is not (see `Failed.elsewhere`).
     spec: client-server API v1.13, 4.1 standard error response.
     """
     errcode = ""
@@ -74,7 +77,7 @@ def name(status: int, body: Any, headers: Mapping[str, str]) -> Outcome:
         raise TokenRejectedError(errcode)
     if status == 429 or errcode == "M_LIMIT_EXCEEDED":
         return RateLimited(retry_after=_wait(body, headers))
-    if status in GATEWAY:
+    if status in GATEWAY and not errcode:
         return Unreachable(reason=f"status {status}")
     if status == 403 and errcode:
         return Forbidden(reason=errcode, older_than=_older_than(body))
@@ -162,6 +165,7 @@ def _room(room_id: RoomID, part: Event) -> RoomBatch:
         limited=bool(timeline.get("limited")) and isinstance(timeline.get("prev_batch"), str),
         full=len(events(timeline.get("events"))) >= TIMELINE,
         prev_batch=str(timeline.get("prev_batch", "")),
+        members=_count(_dict(part.get("summary")).get("m.joined_member_count")),
     )
 
 
@@ -180,6 +184,10 @@ def _inviter(part: Any, own_id: UserID) -> UserID | None:
 def events(found: Any) -> list[Event]:
     """Return the objects in `found`, if it is a list at all."""
     return [event for event in found if isinstance(event, dict)] if isinstance(found, list) else []
+
+
+def _count(found: Any) -> int | None:
+    return found if type(found) is int and found >= 0 else None
 
 
 def _dict(found: Any) -> dict[str, Any]:

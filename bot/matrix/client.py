@@ -8,8 +8,7 @@ import logging
 from dataclasses import replace
 from typing import Any, Final
 
-import aiohttp
-from nio import AsyncClient, ErrorResponse
+from nio import AsyncClient
 
 from bot.matrix import answers
 from bot.matrix.crypto import Crypto
@@ -29,6 +28,7 @@ from bot.model import (
     OutcomeError,
     RoomID,
     SyncBatch,
+    TokenRejectedError,
     Unreachable,
     UserID,
 )
@@ -37,7 +37,7 @@ from bot.timeline import PAGE
 log = logging.getLogger(__name__)
 
 SEND_WITHIN: Final = 120.0
-"""Seconds for an encrypted message, the keys of all members' devices included."""
+"""Seconds for one try at an encrypted message; keys that were given by then stay given."""
 
 SYNC_FILTER: Final = json.dumps(
     {
@@ -71,7 +71,6 @@ class Matrix(Lookups):
         super().__init__(client)
         self.crypto = Crypto(client, self.request)
         self.own_id = UserID(client.user_id)
-        self._encrypting = asyncio.Lock()
 
     @property
     def fingerprint(self) -> str:
@@ -183,43 +182,44 @@ class Matrix(Lookups):
     async def send(
         self, room_id: RoomID, kind: str, content: dict[str, Any], txn: str, *, encrypted: bool
     ) -> Outcome:
-        """Send an event of any type; `encrypted`: encrypt it to all members."""
+        """Send an event of any type; `encrypted`: encrypt it to all members.
+
+        Several rooms may be written to at once; one room's messages go one after the other. A
+        call that is cancelled, or takes too long, is gone on with by the next one. `RateLimited`
+        may also say that a big room has had too many keys: its words wait, and go together.
+        """
         if not encrypted:
             where = path("rooms", room_id, "send", kind, txn)
             return await self.request("PUT", where, content)
-        # One after the other: nio notes in one place which room's keys are on their way, and a
-        # message that fails takes that note away.
-        async with self._encrypting:
-            return await self._send_encrypted(room_id, kind, content, txn)
+        try:
+            async with asyncio.timeout(SEND_WITHIN), self.crypto.room_keys.turn_of(room_id):
+                return await self._send_encrypted(room_id, kind, content, txn)
+        except TimeoutError:
+            done, of = self.crypto.room_keys.progress(room_id)
+            log.warning(
+                "an encrypted message takes longer than %d s: %d of %d devices have its key;"
+                " the next try goes on",
+                SEND_WITHIN,
+                done,
+                of,
+            )
+            return Unreachable(reason="TimeoutError")
 
     async def _send_encrypted(
         self, room_id: RoomID, kind: str, content: dict[str, Any], txn: str
     ) -> Outcome:
+        keys = self.crypto.room_keys
         try:
-            await self.crypto.prepare(room_id)
-            async with asyncio.timeout(SEND_WITHIN):
-                response = await self._client.room_send(
-                    room_id, kind, content, txn, ignore_unverified_devices=True
-                )
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            return Unreachable(reason=type(error).__name__)
+            outbound = await keys.share(room_id)
+            sealed = keys.encrypt(room_id, outbound, kind, content)
+        except OutcomeError as error:
+            name = type(error.outcome).__name__
+            log.info("%d of %d devices have a room's key (%s)", *keys.progress(room_id), name)
+            return error.outcome
+        except (TokenRejectedError, TimeoutError):
+            raise
         except Exception as error:  # noqa: BLE001 - made of the members' keys, of any shape
             log.warning("could not encrypt (%s)", type(error).__name__)
             return Failed(status=0, errcode=type(error).__name__)
-        finally:
-            # nio leaves this behind when it fails early, and would wait for it for ever.
-            unfinished = self._client.sharing_session.pop(room_id, None)
-            if unfinished is not None:
-                unfinished.set()
-        if isinstance(response, ErrorResponse):
-            return _named(response)
-        return Done()
-
-
-def _named(response: ErrorResponse) -> Outcome:
-    """Return the name of an error that came through nio's own request."""
-    body = {"errcode": response.status_code, "retry_after_ms": response.retry_after_ms}
-    transport = response.transport_response
-    if transport is None:
-        return Failed(status=0)
-    return answers.name(transport.status, body, transport.headers)
+        where = path("rooms", room_id, "send", "m.room.encrypted", txn)
+        return await self.request("PUT", where, sealed)

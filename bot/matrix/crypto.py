@@ -9,20 +9,21 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import aiohttp
-from nio import AsyncClient, MatrixRoom
+from nio import AsyncClient
 from nio.crypto import InboundGroupSession, OlmDevice
 from nio.events import Event as RoomEvent
-from nio.events import MegolmEvent, ToDeviceEvent
-from peewee import OperationalError
+from nio.events import MegolmEvent
 
+from bot.matrix.devices import Devices, Request
 from bot.matrix.files import disk
-from bot.matrix.gate import Gate, in_turns, make_room
+from bot.matrix.gate import Gate, make_room
 from bot.matrix.megolm import LONGEST_ID, MEGOLM, Decrypted, open_with
 from bot.matrix.olm import CarefulOlm
-from bot.matrix.upkeep import Request, Upkeep
+from bot.matrix.room_keys import RoomKeys
+from bot.matrix.to_device import ToDevice
+from bot.matrix.turns import Turns
+from bot.matrix.upkeep import Upkeep
 from bot.model import (
-    DiskError,
     Event,
     Locked,
     OutcomeError,
@@ -40,14 +41,20 @@ MEET_EVERY = 60.0
 class Crypto:
     """The mended engine, without nio's model of rooms and without its handling of a sync."""
 
-    def __init__(self, client: AsyncClient, request: Request) -> None:
+    def __init__(self, client: AsyncClient, request: Request, turns: Turns | None = None) -> None:
         self._client = client
-        self._upkeep = Upkeep(client, request)
+        turns = turns or Turns()
+        devices = Devices(lambda: self._olm, request, turns)
+        self._upkeep = Upkeep(client, request, devices)
+        self.room_keys = RoomKeys(lambda: self._olm, request, devices, turns)
+        self._to_device = ToDevice(client, turns, self._admits, self._hear)
         self._met: dict[UserID, float] = {}
         self.wake = asyncio.Event()
         self.gate = Gate()
         self.hear_verification: Callable[[Event], None] = lambda _: None
         """Takes to-device events of verifications; must not raise."""
+        self.tell_news: Callable[[], None] = lambda: None
+        """Called when room keys came that were not taken in with their sync."""
 
     @property
     def _olm(self) -> CarefulOlm:
@@ -82,20 +89,25 @@ class Crypto:
         return {**thing, "signatures": signatures}
 
     def feed(self, body: Event) -> None:
-        """Take from an answer of `/sync` what encryption lives on.
+        """Take from an answer of `/sync` all that encryption lives on. Raises `DiskError`."""
+        self._to_device.take(_list(body, "to_device", "events"))
+        self._follow(body)
 
-        Every to-device event is taken by itself: anybody who knows the bot's id can send one,
-        and eight malformed kinds raise inside nio. None of them may stop the sync; only the disk
-        may, with `DiskError`: then all of them come again with the next one.
+    async def feed_by_turns(self, body: Event) -> None:
+        """Take what encryption lives on; of to-device events as many as others can wait for.
+
+        The rest is on the disk, and `run` takes it. Raises `DiskError`.
         """
-        try:
-            with disk():
-                self._take(body)
-        except DiskError:
-            # What was opened in memory is not on the disk, and could not be opened again.
-            with disk():
-                self._client.load_again()
-            raise
+        self._follow(body)
+        await self._to_device.take_by_turns(_list(body, "to_device", "events"))
+
+    def _follow(self, body: Event) -> None:
+        """Take what the answer says of devices and of the device's own keys."""
+        changed = {u for u in _list(body, "device_lists", "changed") if isinstance(u, str)}
+        # Others are asked for when they matter, and Synapse names the bot itself with every sync
+        # while it redacts.
+        met = (self._olm.tracked_users | self._olm.device_store.users) - {self._client.user_id}
+        self._olm.add_changed_users(changed & met)
         unused = body.get("device_unused_fallback_key_types")
         if isinstance(unused, list):
             self._upkeep.fallback_wanted = "signed_curve25519" not in unused
@@ -104,35 +116,6 @@ class Crypto:
             # nio itself skips a count of 0, and never uploads again.
             count = counts.get("signed_curve25519", 0)
             self._olm.uploaded_key_count = count if isinstance(count, int) else 0
-
-    async def feed_by_turns(self, body: Event) -> None:
-        """Take all of an answer, and let others have their turn between. Raises `DiskError`."""
-        for part in in_turns(body):
-            self.feed(part)
-            await asyncio.sleep(0)
-
-    def _take(self, body: Event) -> None:
-        for event in _list(body, "to_device", "events"):
-            if not isinstance(event, dict):
-                continue
-            if str(event.get("type")).startswith("m.key.verification."):
-                self.hear_verification(event)
-            # Key requests are not answered: the bot has nobody's trust to give.
-            if event.get("type") != "m.room.encrypted" or not self.gate.admits(event):
-                continue
-            try:
-                parsed = ToDeviceEvent.parse_event(event)
-                if parsed is not None:
-                    self._olm.handle_to_device_event(parsed)
-            except OperationalError:
-                raise  # the disk's, not the event's
-            except Exception as error:  # noqa: BLE001 - a stranger's input, of any shape
-                log.warning("passed over a to-device event (%s)", type(error).__name__)
-        changed = {u for u in _list(body, "device_lists", "changed") if isinstance(u, str)}
-        # Others are asked for when they matter, and Synapse names the bot itself with every sync
-        # while it redacts.
-        met = (self._olm.tracked_users | self._olm.device_store.users) - {self._client.user_id}
-        self._olm.add_changed_users(changed & met)
 
     @property
     def has_news(self) -> bool:
@@ -146,17 +129,34 @@ class Crypto:
         Beside the sync, which waits for nobody: strangers' homeservers are slow to say whose
         devices are whose. Raises `TokenRejectedError`.
         """
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._keep_taking())
+            while True:
+                await self.wake.wait()
+                self.wake.clear()
+                await self.keep_up()
+
+    async def _keep_taking(self) -> None:
+        """Take in what waits to be opened, and tell whoever waits for keys."""
         while True:
-            await self.wake.wait()
-            self.wake.clear()
-            await self.keep_up()
+            await self._to_device.until_waiting()
+            await self._to_device.take_rest(self._tell)
+
+    def _admits(self, event: Event) -> bool:
+        return self.gate.admits(event)
+
+    def _hear(self, event: Event) -> None:
+        self.hear_verification(event)
+
+    def _tell(self) -> None:
+        self.tell_news()
 
     async def keep_up(self) -> None:
         """Do what the engine asks for. Raises `TokenRejectedError`."""
         await self._upkeep.keep_up()
 
     async def query(self, users: set[UserID]) -> None:
-        """Fetch the devices of `users`. Raises `aiohttp.ClientError` or `TimeoutError`."""
+        """Fetch the devices of `users`. Raises `OutcomeError`."""
         await self._upkeep.query(users)
 
     async def decrypt(
@@ -208,10 +208,7 @@ class Crypto:
             if user_id in self._olm.users_for_key_query:
                 raise OutcomeError(Unreachable(reason="the devices are not known yet"))
             return
-        try:
-            await self.query({user_id})
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise OutcomeError(Unreachable(reason=type(error).__name__)) from error
+        await self.query({user_id})
         self._met = {who: at for who, at in self._met.items() if now - at < MEET_EVERY}
         self._met[user_id] = now
 
@@ -271,20 +268,6 @@ class Crypto:
     def sessions(self) -> dict[str, RoomID]:
         """The sessions that are kept, each with its room."""
         return self._olm.sessions
-
-    async def prepare(self, room_id: RoomID) -> None:
-        """Make ready to write to an encrypted room: know its members and their devices.
-
-        Raises aiohttp's errors and `TimeoutError` when the homeserver does not answer.
-        """
-        client = self._client
-        room = client.rooms.setdefault(room_id, MatrixRoom(room_id, client.user_id, encrypted=True))
-        before = set(room.users)
-        await client.joined_members(room_id)
-        if set(room.users) != before:
-            # Who left must not read on, and who came has no key of the session in use.
-            client.invalidate_outbound_session(room_id)
-        await self.query(set())
 
 
 def _list(body: Event, outer: str, inner: str) -> list[Any]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
 from typing import Any, Final
 
 from nio.crypto import SessionStore
-from nio.store import OlmSessions, SqliteStore
 
 from bot.allowance import HOUR, Allowance
+from bot.matrix.keystore import CryptoStore
 from bot.model import Event
 
 log = logging.getLogger(__name__)
@@ -21,6 +20,8 @@ PER_DEVICE: Final = 5
 """Olm sessions kept with one device; the protocol itself keeps as many receiving chains."""
 MOST_DEVICES: Final = 10_000
 """Devices that Olm sessions are kept with; one that is forgotten makes a new one."""
+MOST_KEYS: Final = 20_000
+"""Room keys kept in all; the device that gave most of them loses its oldest for one more."""
 MOST_REQUESTS: Final = 500
 """Room keys that are asked for at once; the oldest request is given up for a new one."""
 
@@ -43,19 +44,7 @@ class Gate:
         return False
 
 
-def in_turns(body: Event) -> Iterator[Event]:
-    """Give each to-device event of a sync by itself, and last what else it says.
-
-    Each takes some milliseconds, and some writes to the disk.
-    """
-    part: Any = body.get("to_device")
-    events = part.get("events") if isinstance(part, dict) else None
-    for event in events if isinstance(events, list) else []:
-        yield {"to_device": {"events": [event]}}
-    yield {key: part for key, part in body.items() if key != "to_device"}
-
-
-def prune(store: SqliteStore, channels: SessionStore, sender_key: str) -> None:
+def prune(store: CryptoStore, channels: SessionStore, sender_key: str) -> None:
     """Delete the Olm sessions that were not used for longest: nio keeps them all, and for ever."""
     entries: dict[str, list[Any]] = channels._entries  # noqa: SLF001
     own = entries[sender_key]
@@ -65,9 +54,8 @@ def prune(store: SqliteStore, channels: SessionStore, sender_key: str) -> None:
     if len(entries) > MOST_DEVICES:
         for silent in sorted(entries, key=lambda one: _used(entries[one]))[: MOST_DEVICES // 10]:
             surplus += entries.pop(silent)
-    with store.database.bind_ctx(store.models):
-        for channel in surplus:
-            OlmSessions.delete().where(OlmSessions.session_id == channel.id).execute()
+    if surplus:
+        store.drop_sessions(surplus)
 
 
 def _used(channels: list[Any]) -> float:
@@ -75,7 +63,7 @@ def _used(channels: list[Any]) -> float:
     return max((channel.use_time.timestamp() for channel in channels), default=0.0)
 
 
-def make_room(store: SqliteStore, requests: dict[str, Any]) -> None:
+def make_room(store: CryptoStore, requests: dict[str, Any]) -> None:
     """Give up the oldest requests for room keys, so that there is room for one more."""
     while len(requests) >= MOST_REQUESTS:
         store.remove_outgoing_key_request(requests.pop(next(iter(requests))))

@@ -106,6 +106,24 @@ class Lookups(Requests):
             member.partition(":")[2] != own for member in members
         )
 
+    async def others(self, room_id: RoomID) -> tuple[int, int]:
+        """Return how many others are in a room, and how many are invited. Raises `OutcomeError`.
+
+        A list without the bot itself is not believed.
+        spec: client-server API v1.13, 10.5.2 getting the members of a room.
+        """
+        where = path("rooms", room_id, "members", query={"not_membership": "leave"})
+        chunk = (await self.must("GET", where)).get("chunk")
+        members = {
+            str(event.get("state_key")): str((event.get("content") or {}).get("membership"))
+            for event in answers.events(chunk)
+            if isinstance(event.get("content") or {}, dict)
+        }
+        if not isinstance(chunk, list) or members.pop(self.own_id, "") != "join":
+            raise OutcomeError(Failed(status=200))
+        found = list(members.values())
+        return found.count("join"), found.count("invite")
+
     async def event(self, room_id: RoomID, event_id: EventID) -> Event | None:
         """Return an event; `None` when the homeserver does not have it. Raises `OutcomeError`."""
         outcome = await self.request("GET", path("rooms", room_id, "event", event_id))

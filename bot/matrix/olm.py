@@ -4,29 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any, Final
 
-import vodozemac
 from nio.crypto import InboundGroupSession, OutboundGroupSession
 from nio.events import ForwardedRoomKeyEvent
-from nio.store import MegolmInboundSessions, SqliteStore
+from nio.store import MegolmInboundSessions
 from peewee import PeeweeException
 
-from bot.matrix.gate import prune
-from bot.matrix.olm_payload import ReadingOlm
+from bot.matrix.channels import KEY_ERRORS, Channels
+from bot.matrix.gate import MOST_KEYS
+from bot.matrix.keystore import CryptoStore
 from bot.matrix.speaking import Client
 from bot.model import RoomID
 
 log = logging.getLogger(__name__)
 
-KEY_ERRORS: Final = (
-    vodozemac.SessionCreationException,
-    vodozemac.SessionKeyDecodeException,
-    vodozemac.DecodeException,
-    vodozemac.KeyException,
-    vodozemac.OlmDecryptionException,
-)
 CLAIMS: Final = 4
 """How many may claim to have made one session."""
 
@@ -46,17 +38,18 @@ def _row(session: InboundGroupSession) -> str:
     return f"{session.id} {session.sender_key} {session.room_id}"
 
 
-class CarefulOlm(ReadingOlm):
+class CarefulOlm(Channels):
     """The engine of one device."""
 
-    def __init__(self, user_id: str, device_id: str, store: SqliteStore) -> None:
+    def __init__(self, user_id: str, device_id: str, store: CryptoStore) -> None:
         super().__init__(user_id, device_id, store)
         self.arrived = False
         """A room key has come since this was last set to `False`."""
         self._sessions: dict[str, list[InboundGroupSession]] = {}
+        self._makers: dict[str, dict[str, None]] = {}
+        """The sessions of each device, the oldest first."""
         for session in self.inbound_group_store:
-            self._sessions.setdefault(session.id, []).append(session)
-        self._unknown: set[tuple[str, str]] = set()
+            self._remember(session)
 
     # --- Megolm: room keys ---------------------------------------------------------------
 
@@ -97,8 +90,16 @@ class CarefulOlm(ReadingOlm):
         """Begin a session to write with. nio also keeps it to read with: nobody here does."""
         self.outbound_group_sessions[room_id] = OutboundGroupSession()
 
-    def _keep(self, session: InboundGroupSession) -> None:
+    def _remember(self, session: InboundGroupSession) -> None:
         self._sessions.setdefault(session.id, []).append(session)
+        self._makers.setdefault(session.sender_key, {})[session.id] = None
+
+    def _keep(self, session: InboundGroupSession) -> None:
+        if len(self._sessions) >= MOST_KEYS:
+            # Who has most gives way: a flood drives out its own keys and nobody else's.
+            maker = max(self._makers, key=lambda one: len(self._makers[one]))
+            self.forget([next(iter(self._makers[maker]))])
+        self._remember(session)
         self.inbound_group_store.add(session)
         self.save_inbound_group_session(session)
         self.arrived = True
@@ -138,6 +139,10 @@ class CarefulOlm(ReadingOlm):
         `read` holds session ids and message indexes. What was said up to there cannot be
         decrypted with what is kept any more; what follows can.
         """
+        with self.store.piece():
+            self._ratchet(read)
+
+    def _ratchet(self, read: Iterable[tuple[str, int]]) -> None:
         for session_id, index in read:
             try:
                 moved = [
@@ -168,9 +173,13 @@ class CarefulOlm(ReadingOlm):
 
     def forget(self, session_ids: Iterable[str]) -> None:
         """Delete sessions for good."""
-        with self.store.database.bind_ctx(self.store.models):
+        with self.store.piece():
             for session_id in session_ids:
                 for session in self._sessions.pop(session_id, []):
+                    made = self._makers.get(session.sender_key, {})
+                    made.pop(session_id, None)
+                    if not made:
+                        self._makers.pop(session.sender_key, None)
                     room = self.inbound_group_store[session.room_id]
                     room[session.sender_key].pop(session_id, None)
                     found = MegolmInboundSessions.session_id == _row(session)
@@ -179,48 +188,6 @@ class CarefulOlm(ReadingOlm):
     def scrub(self) -> None:
         """Rewrite the crypto store, so that no page of it holds what was written over."""
         self.store.database.execute_sql("VACUUM")
-
-    # --- Olm: the channels between devices -----------------------------------------------
-
-    def decrypt(self, sender: str, sender_key: str, message: Any) -> Any:
-        """Decrypt a message from a device; one that cannot be is answered with a new channel."""
-        try:
-            event = super().decrypt(sender, sender_key, message)
-        except KEY_ERRORS as error:
-            log.info("a device's channel is broken (%s): making a new one", type(error).__name__)
-            self._mark_device_for_unwedging(sender, sender_key)
-            return None
-        # nio saves the account before its one-time key is used up, and not after.
-        self.save_account()
-        prune(self.store, self.session_store, sender_key)
-        return event
-
-    def _mark_device_for_unwedging(self, sender: str, sender_key: str) -> None:
-        """Have a new channel made; for a device that is not known yet, once it is."""
-        if self.device_store.device_from_sender_key(sender, sender_key) is None:
-            self._unknown.add((sender, sender_key))
-            self.users_for_key_query.add(sender)
-            return
-        super()._mark_device_for_unwedging(sender, sender_key)
-
-    def _handle_key_query(self, response: Any) -> None:
-        super()._handle_key_query(response)
-        waiting, self._unknown = self._unknown, set()
-        for sender, sender_key in waiting:
-            if self.device_store.device_from_sender_key(sender, sender_key) is not None:
-                super()._mark_device_for_unwedging(sender, sender_key)
-
-    def _handle_key_claiming(self, response: Any) -> None:
-        """Make a channel to each device whose key came; a bad one spoils only its own."""
-        for user_id, devices in response.one_time_keys.items():
-            for device_id, key in devices.items():
-                try:
-                    super()._handle_key_claiming(_Claimed({user_id: {device_id: key}}))
-                except Exception as error:  # noqa: BLE001 - a stranger's keys, of any shape
-                    log.warning("a device's keys make no channel (%s)", type(error).__name__)
-        # One that did not answer is tried again with its next message.
-        self.wedged_devices.clear()
-        self.key_request_devices_no_session.clear()
 
     # --- the account's own keys ----------------------------------------------------------
 
@@ -254,24 +221,6 @@ class CarefulOlm(ReadingOlm):
         self.uploaded_key_count = count
         self.mark_keys_as_published()
         self.save_account()
-
-
-@dataclass(frozen=True, slots=True)
-class _Claimed:
-    """What nio reads of an answer to a claim."""
-
-    one_time_keys: dict[str, Any]
-
-
-class CryptoStore(SqliteStore):  # type: ignore[misc]
-    """nio's store, which leaves no connection open when it cannot be used."""
-
-    def __post_init__(self) -> None:
-        try:
-            super().__post_init__()
-        except BaseException:
-            self.database.close()
-            raise
 
 
 class CarefulClient(Client):

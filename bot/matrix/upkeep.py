@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Any
 
 import aiohttp
-from nio import AsyncClient, ErrorResponse
+from nio import AsyncClient
 
+from bot.matrix.devices import CLAIMED, Devices, Request, portions
 from bot.matrix.olm import CarefulOlm
-from bot.model import Done, Outcome, Refused, TokenRejectedError, UserID
+from bot.model import Done, OutcomeError, Refused, TokenRejectedError, UserID
 
 log = logging.getLogger(__name__)
-
-Request = Callable[[str, str, Any], Awaitable[Outcome]]
-"""Method, path and body of a request."""
 
 
 class Upkeep:
     """Does what the engine asks for between one sync and the next."""
 
-    def __init__(self, client: AsyncClient, request: Request) -> None:
+    def __init__(self, client: AsyncClient, request: Request, devices: Devices) -> None:
         self._client = client
         self._request = request
+        self._devices = devices
         self._keeping_up = asyncio.Lock()
         self.fallback_wanted = True
         """The homeserver has no fallback key of ours that was not used yet."""
@@ -46,6 +43,8 @@ class Upkeep:
                 await self._mend()
         except TokenRejectedError:
             raise
+        except OutcomeError as error:
+            log.info("encryption keys wait for the homeserver (%s)", type(error.outcome).__name__)
         except (aiohttp.ClientError, TimeoutError) as error:
             log.info("encryption keys wait for the homeserver (%s)", type(error).__name__)
         except Exception as error:  # noqa: BLE001 - answers are made of strangers' device keys
@@ -53,12 +52,22 @@ class Upkeep:
 
     async def _mend(self) -> None:
         """Make new channels where one broke, and send what waits to be sent."""
-        client = self._client
-        if client.outgoing_to_device_messages:
-            await client.send_to_device_messages()
-        if client.should_claim_keys:
-            await client.keys_claim(client.get_users_for_key_claiming())
-            await client.send_to_device_messages()
+        await self._send_waiting()
+        for portion in portions(list(self._olm.wedged_devices), CLAIMED):
+            before = [self._olm.channel_to(one) for one in portion]
+            await self._devices.open_channels(portion)
+            with self._olm.store.piece():
+                for device, channel in zip(portion, before, strict=True):
+                    # One that gave no key is tried again with its next message.
+                    self._olm.wedged_devices.remove(device)
+                    if self._olm.channel_to(device) is not channel:
+                        self._olm.unwedge(device)
+        await self._send_waiting()
+
+    async def _send_waiting(self) -> None:
+        """Send what waits to be sent to single devices, one after the other."""
+        for message in list(self._client.outgoing_to_device_messages):
+            await self._client.to_device(message)
 
     async def _upload(self) -> None:
         """Upload what the homeserver lacks of the device's own keys."""
@@ -77,43 +86,9 @@ class Upkeep:
             self._olm.save_account()
 
     async def query(self, users: set[UserID]) -> None:
-        """Fetch the devices of `users`, and of all whose devices changed.
+        """Fetch the devices of `users`, or else of all whose devices changed.
 
-        Raises `aiohttp.ClientError` or `TimeoutError`; then they are still to be fetched.
+        Raises `OutcomeError`; then they are still to be fetched.
         """
-        wanted = self._olm.users_for_key_query
         # Whom somebody waits for is asked for alone: others' troubles are not theirs.
-        asked = set(users) or set(wanted)
-        try:
-            if asked and not await self._query(asked):
-                # Somebody's keys are not as keys should be: others' must not be lost with them.
-                for user in asked:
-                    await self._query({UserID(user)})
-        except (aiohttp.ClientError, TimeoutError):
-            wanted.update(asked)
-            raise
-
-    async def _query(self, users: set[UserID]) -> bool:
-        """Fetch devices; `False` when nio could not take in what it got."""
-        wanted = self._olm.users_for_key_query
-        others = wanted - users
-        wanted.clear()
-        wanted.update(users)
-        try:
-            answer = await self._client.keys_query()
-        except (aiohttp.ClientError, TimeoutError):
-            raise
-        except Exception as error:  # noqa: BLE001 - strangers' keys, of any shape
-            log.warning("passed over %d people's keys (%s)", len(users), type(error).__name__)
-            return False
-        finally:
-            # A server that is away answers for nobody; its users are asked for when needed.
-            wanted.difference_update(users)
-            wanted.update(others)
-        if isinstance(answer, ErrorResponse):
-            transport = answer.transport_response
-            if transport is not None and transport.status == 200:
-                log.warning("passed over %d people's keys (malformed)", len(users))
-                return False
-            raise aiohttp.ClientConnectionError
-        return True
+        await self._devices.query(users or set(map(UserID, self._olm.users_for_key_query)))

@@ -1,4 +1,4 @@
-"""Remembers what the bot owes to people: answers to invitations and commands, and warnings."""
+"""Remembers what the bot owes to people: answers to commands, and warnings."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import asdict
 from typing import Final
 
-from bot.model import Invite, Millis, RoomID, UserID
+from bot.model import Millis, RoomID
 from bot.policy import Debt, Owed
 from bot.store.database import Database, Row, as_list, run
 from bot.walk import overtaken, succeed
@@ -19,7 +19,9 @@ MOST_OWED: Final = 100
 MUST: Final = frozenset(
     {"set", "announce", "reverted", "suspended", "resumed", "welcome", "moved", "needs"}
 )
-"""What is owed all the same: it tells whether messages disappear, and nobody can ask for many."""
+"""What is owed all the same: it tells whether messages disappear."""
+MOST_MUST: Final = 200
+"""With those, a room whose notices cannot be sent is owed no more than this; a lifetime is set."""
 SUPERSEDE: Final = "DELETE FROM owed WHERE room = ? AND kind = 'set' RETURNING key, args"
 NEXT_SETTING: Final = (
     "SELECT o.id, r.room_id, o.key, o.kind, o.args, o.attempts, o.next FROM owed o INDEXED BY"
@@ -43,26 +45,6 @@ class Debts:
     """What is still to be answered or said; a crash forgets none of it."""
 
     _db: Database
-
-    async def next_invite(self) -> tuple[Invite, int, Millis] | None:
-        """Return the invitation to be answered next, how often it was tried, and when to try."""
-        async with self._db.transaction() as db:
-            row = await db.one(
-                "SELECT room_id, inviter, attempts, next FROM invites ORDER BY next LIMIT 1"
-            )
-        if row is None:
-            return None
-        inviter = None if row[1] is None else UserID(row[1])
-        return Invite(room_id=RoomID(row[0]), inviter=inviter), row[2], row[3]
-
-    async def answered(self, invite: Invite) -> None:
-        """The invitation was accepted or declined."""
-        await run(self._db, "DELETE FROM invites WHERE room_id = ?", invite.room_id)
-
-    async def invite_later(self, invite: Invite, until: Millis) -> None:
-        """The invitation could not be answered now."""
-        sql = "UPDATE invites SET next = ?, attempts = attempts + 1 WHERE room_id = ?"
-        await run(self._db, sql, until, invite.room_id)
 
     async def next_debt(
         self, busy: Collection[RoomID] = (), *, setting: bool | None = None
@@ -121,4 +103,7 @@ async def owe(db: Database, row: int, owed: list[Owed]) -> None:
     if len(answers) > free:
         dropped = {one.key for one in answers[free:]}
         owed = [one for one in owed if one.kind in MUST or one.key not in dropped]
+    free = max(0, MOST_MUST - int(found[0])) if found else 0
+    others = [one for one in owed if one.kind != "set"][:free]
+    owed = [one for one in owed if one.kind == "set" or one in others]
     await db.many(OWE, [(row, one.key, one.kind, json.dumps(asdict(one)["args"])) for one in owed])

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from bot.model import Millis
-from bot.store.database import Database
+from bot.store.database import Database, Row
 
 LATEST: Final = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'timers'"
 
+PORTION: Final = 1_000
+"""Timers that one transaction looks at, so that others have their turn."""
+UP_TO: Final = (
+    "SELECT max(id) FROM (SELECT id FROM timers WHERE id > ? AND id <= ? ORDER BY id LIMIT ?)"
+)
 MOVE_TIMERS: Final = (
     "UPDATE timers SET due = due - ?, next = next - ? WHERE id > ? AND id <= ? AND local"
 )
 MOVE_CHILDREN: Final = (
     "UPDATE timers SET due = p.due, next = min(timers.next, p.due) FROM timers AS p"
-    " WHERE timers.parent IS NOT NULL AND p.room = timers.room AND p.event_id = timers.parent"
-    " AND p.local AND timers.due > p.due"
+    " WHERE timers.id > ? AND timers.id <= ? AND timers.parent IS NOT NULL"
+    " AND p.room = timers.room AND p.event_id = timers.parent AND p.local AND timers.due > p.due"
 )
 """What belongs to a message is due with it, or before."""
-LOOK_AT_TIMERS: Final = "UPDATE timers SET next = max(due, :now) WHERE next > max(due, :now)"
+LOOK_AT_TIMERS: Final = (
+    "UPDATE timers SET next = max(due, ?) WHERE id > ? AND id <= ? AND next > max(due, ?)"
+)
 MOVE_GAPS: Final = (
     "UPDATE gaps SET since = min(since, :now), until = min(until, :now), stop_at = stop_at - :by"
 )
@@ -37,6 +45,8 @@ WAITING: Final = (
     "UPDATE sweeps SET next = :now WHERE next > :now",
     "UPDATE successors SET next = :now WHERE next > :now",
     "UPDATE files SET next = :now WHERE next > :now",
+    "UPDATE rooms SET review_at = :now WHERE review_at > :now",
+    "UPDATE rooms SET alone_at = :now WHERE alone_at > :now",
 )
 """What waits after a failure is tried at once."""
 SINCE: Final = (
@@ -44,7 +54,8 @@ SINCE: Final = (
     "UPDATE opened SET at = :now WHERE at > :now",
     "UPDATE sessions SET used_at = :now WHERE used_at > :now",
     "UPDATE handled SET at = :now WHERE at > :now",
-    "UPDATE left_behind SET at = :now WHERE at > :now",
+    "UPDATE rooms SET left_at = :now WHERE left_at > :now",
+    "UPDATE successors SET at = :now WHERE at > :now",
 )
 """Moments from which something counts that is to happen later: none lies in the future."""
 
@@ -65,13 +76,30 @@ class Moments:
 
         Timers whose ids lie after `after` and up to `upto` were made while it was ahead.
         """
+        latest = await self.latest_timer()
+        await self._in_portions(after, upto, [(MOVE_TIMERS, (by, by), ())])
+        look = [(MOVE_CHILDREN, (), ()), (LOOK_AT_TIMERS, (now,), (now,))]
+        await self._in_portions(0, latest, look)
         async with self._db.transaction() as db:
-            await db.rows(MOVE_TIMERS, by, by, after, upto)
-            await db.rows(MOVE_CHILDREN)
-            await db.rows(LOOK_AT_TIMERS, now=now)
             await db.rows(MOVE_GAPS, now=now, by=by)
             await db.rows(MOVE_SWEEPS, now=now)
             await db.rows(READ, now=now)
             await db.rows(SYNCED, now=now)
             for statement in (*WAITING, *SINCE):
                 await db.rows(statement, now=now)
+
+    async def _in_portions(
+        self, after: int, upto: int, statements: Sequence[tuple[str, Row, Row]]
+    ) -> None:
+        """Run statements over the timers after one id and up to another.
+
+        Each is given with its arguments before and after the ids that bound a portion.
+        """
+        while True:
+            async with self._db.transaction() as db:
+                row = await db.one(UP_TO, after, upto, PORTION)
+                if row is None or row[0] is None:
+                    return
+                for sql, before, rest in statements:
+                    await db.rows(sql, *before, after, int(row[0]), *rest)
+            after = int(row[0])

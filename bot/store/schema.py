@@ -202,6 +202,38 @@ MIGRATIONS: Final = (
     ALTER TABLE sweeps ADD COLUMN before TEXT NOT NULL DEFAULT '[]';
     """,
     """
+    DROP TABLE invites;
+    CREATE TABLE invites (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        room_id TEXT NOT NULL UNIQUE,
+        inviter TEXT,
+        server TEXT NOT NULL,
+        stage INTEGER NOT NULL DEFAULT 0,
+        next INTEGER NOT NULL DEFAULT 0,
+        attempts INTEGER NOT NULL DEFAULT 0
+    ) STRICT;
+    CREATE INDEX invites_server ON invites (server, inviter);
+    CREATE INDEX invites_next ON invites (stage, next, id);
+
+    ALTER TABLE rooms ADD COLUMN inviter TEXT;
+    CREATE INDEX rooms_inviter ON rooms (inviter) WHERE inviter IS NOT NULL;
+    ALTER TABLE rooms ADD COLUMN review_at INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE rooms ADD COLUMN review_attempts INTEGER NOT NULL DEFAULT 0;
+    CREATE INDEX rooms_review ON rooms (review_at) WHERE review > 0;
+    ALTER TABLE rooms ADD COLUMN removed INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE rooms ADD COLUMN alone_at INTEGER;
+    CREATE INDEX rooms_alone ON rooms (alone_at) WHERE alone_at IS NOT NULL;
+
+    DROP TABLE left_behind;
+    ALTER TABLE rooms ADD COLUMN left_at INTEGER;
+    ALTER TABLE rooms ADD COLUMN came_back INTEGER NOT NULL DEFAULT 0;
+    CREATE INDEX timers_tried ON timers (room) WHERE attempts > 0 AND sent_at IS NULL;
+    CREATE INDEX files_room ON files (room);
+
+    ALTER TABLE successors ADD COLUMN inviter TEXT;
+    ALTER TABLE successors ADD COLUMN at INTEGER NOT NULL DEFAULT 0;
+    CREATE INDEX successors_predecessor ON successors (predecessor);
+
     CREATE INDEX owed_room ON owed (room);
     CREATE INDEX owed_words ON owed (next, id) WHERE kind <> 'set';
     CREATE INDEX owed_setting ON owed (next, id) WHERE kind = 'set';

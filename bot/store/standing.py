@@ -1,26 +1,35 @@
-"""Remembers the bot's standing in rooms: what is to be looked at, what was lost, what it left."""
+"""Remembers the bot's standing in rooms: what is to be looked at, and what was found."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final
 
-from bot.model import Millis, RoomID
+from bot.model import MANY, Millis, Review, RoomID
 from bot.policy import Owed
-from bot.store.database import Database, run
+from bot.store.database import Database, as_list, run
 from bot.store.debts import owe
-from bot.store.files import OUTLIVE
-
-KEPT_FOR: Final[Millis] = 30 * 24 * 3_600_000
-"""How long the timers of a room that the bot was removed from are kept for its return."""
+from bot.succession import Stage
 
 ROOM: Final = (
     "SELECT id, setting, policy_digest, commanded, encrypted, suspended, segment, last_digest,"
     " room_id FROM rooms WHERE room_id = ?"
 )
 ASK_REVIEW: Final = "UPDATE rooms SET review = review + 1 WHERE room_id = ?"
+REMOVED: Final = (
+    "UPDATE rooms SET review = review + 1, review_at = 0, removed = 1 WHERE room_id = ?"
+)
+"""The homeserver says of itself that the bot is no longer in the room."""
+NEXT_REVIEW: Final = (
+    "SELECT room_id, review_attempts, review_at FROM rooms INDEXED BY rooms_review WHERE review > 0"
+    " AND room_id NOT IN (SELECT value FROM json_each(?)) ORDER BY review_at, id LIMIT 1"
+)
+REVIEW_LATER: Final = (
+    "UPDATE rooms SET review_at = ?, review_attempts = review_attempts + 1 WHERE room_id = ?"
+)
 REVIEWED: Final = (
-    "UPDATE rooms SET review = max(0, review - ?), suspended = ?, stuck = ?, greeting = 0"
-    " WHERE id = ?"
+    "UPDATE rooms SET review = max(0, review - ?), suspended = ?, stuck = ?, greeting = 0,"
+    " review_at = 0, review_attempts = 0 WHERE id = ?"
 )
 RESUME: Final = (
     "UPDATE timers SET next = due, attempts = 0, refused = NULL"
@@ -28,21 +37,28 @@ RESUME: Final = (
 )
 """What was tried in vain has not been tried with the power that there is now."""
 REFUSALS: Final = (
-    "SELECT count(*), max(refused) FROM timers"
-    " WHERE refused IS NOT NULL AND room = (SELECT id FROM rooms WHERE room_id = ?)"
+    "SELECT count(*), max(refused) FROM (SELECT refused FROM timers WHERE refused IS NOT NULL"
+    " AND room = (SELECT id FROM rooms WHERE room_id = ?) LIMIT ?)"
 )
-COUNT: Final = "SELECT count(*) FROM timers WHERE room = ?"
-LEAVE: Final = (
-    "INSERT OR REPLACE INTO left_behind (room_id, event_id, due, generation, parent, at)"
-    " SELECT ?, event_id, due, generation, parent, ? FROM timers WHERE room = ?"
+HELD_BY: Final = "UPDATE rooms SET inviter = ? WHERE id = ?"
+NEWS_OF_MEMBERS: Final = (
+    "UPDATE rooms SET alone_at = CASE WHEN ? THEN coalesce(alone_at, ?) END WHERE id = ?"
 )
-RETURN: Final = (
-    "INSERT OR IGNORE INTO timers (room, event_id, due, next, generation, parent, backlog)"
-    # From now on they wait for what belongs to them, which needs the greater ids for that.
-    " SELECT :room, event_id, due, max(due, :now), generation, parent, due <= :now"
-    " FROM left_behind WHERE room_id = :room_id ORDER BY due, parent IS NOT NULL RETURNING 1"
+NEXT_ALONE: Final = (
+    "SELECT room_id, 0, alone_at FROM rooms INDEXED BY rooms_alone WHERE alone_at IS NOT NULL"
+    " AND room_id NOT IN (SELECT value FROM json_each(?)) ORDER BY alone_at, id LIMIT 1"
 )
-RETURNED: Final = "DELETE FROM left_behind WHERE room_id = ?"
+WAITS: Final = (
+    "SELECT EXISTS (SELECT 1 FROM gaps WHERE room = r.id)"
+    " OR EXISTS (SELECT 1 FROM owed WHERE room = r.id)"
+    " OR EXISTS (SELECT 1 FROM unheard WHERE room = r.id)"
+    " OR EXISTS (SELECT 1 FROM undecided WHERE room = r.id)"
+    " OR EXISTS (SELECT 1 FROM sweeps WHERE room = r.id)"
+    " OR EXISTS (SELECT 1 FROM successors WHERE predecessor = r.room_id AND stage IN (?, ?))"
+    # Nobody is left who could give the bot the power that it lacks.
+    " OR (NOT r.suspended AND EXISTS (SELECT 1 FROM timers WHERE room = r.id))"
+    " FROM rooms r WHERE r.room_id = ?"
+)
 
 
 class Standing:
@@ -56,6 +72,18 @@ class Standing:
             return [
                 RoomID(row[0]) for row in await db.rows("SELECT room_id FROM rooms WHERE review")
             ]
+
+    async def next_review(self, busy: Collection[RoomID] = ()) -> Review | None:
+        """Return the room whose state is to be looked at next, none of `busy`."""
+        async with self._db.transaction() as db:
+            row = await db.one(NEXT_REVIEW, as_list(busy))
+        if row is None:
+            return None
+        return Review(room_id=RoomID(row[0]), attempts=row[1], next=row[2])
+
+    async def review_later(self, room_id: RoomID, until: Millis) -> None:
+        """The room's state could not be looked at now."""
+        await run(self._db, REVIEW_LATER, until, room_id)
 
     async def ask_review(self, room_id: RoomID) -> None:
         """Have the room's state looked at."""
@@ -87,37 +115,26 @@ class Standing:
     async def refusals(self, room_id: RoomID) -> tuple[int, Millis]:
         """Return how many messages the homeserver refuses to redact, and from which age on.
 
-        0: it does not say that their age is the reason.
+        As many as `MANY` are counted. 0: it does not say that their age is the reason.
         """
         async with self._db.transaction() as db:
-            row = await db.one(REFUSALS, room_id)
+            row = await db.one(REFUSALS, room_id, MANY)
         return (int(row[0]), int(row[1] or 0)) if row else (0, 0)
 
-    async def forget(self, room_id: RoomID, now: Millis) -> int:
-        """Forget a room that the bot is no longer in; return how many timers it had.
-
-        They are put by for `KEPT_FOR`, should the bot be asked back.
-        """
+    async def next_alone(self, busy: Collection[RoomID] = ()) -> Review | None:
+        """Return the room in which the bot may be alone that is to be looked at next."""
         async with self._db.transaction() as db:
-            known = await db.one(ROOM, room_id)
-            if known is None:
-                return 0
-            found = await db.one(COUNT, known[0])
-            await db.rows(LEAVE, room_id, now, known[0])
-            # What waits there stays, and its files with it; those of messages that went, go.
-            await db.rows(OUTLIVE, known[0])
-            await db.rows("DELETE FROM rooms WHERE id = ?", known[0])
-        return int(found[0]) if found else 0
+            row = await db.one(NEXT_ALONE, as_list(busy))
+        if row is None:
+            return None
+        return Review(room_id=RoomID(row[0]), attempts=row[1], next=row[2])
 
+    async def look_for_others(self, room_id: RoomID, at: Millis | None) -> None:
+        """Look then whether the bot is alone in the room; `None`: it is not."""
+        await run(self._db, "UPDATE rooms SET alone_at = ? WHERE room_id = ?", at, room_id)
 
-async def come_back(db: Database, row: int, room_id: RoomID, now: Millis) -> int:
-    """The bot is in a room again: what was put by is waiting again; return how much that is."""
-    await forget_left_behind(db, now)
-    found = await db.rows(RETURN, room=row, room_id=room_id, now=now)
-    await db.rows(RETURNED, room_id)
-    return len(found)
-
-
-async def forget_left_behind(db: Database, now: Millis) -> None:
-    """Forget what nobody has asked the bot back for."""
-    await db.rows("DELETE FROM left_behind WHERE at < ?", now - KEPT_FOR)
+    async def has_work(self, room_id: RoomID) -> bool:
+        """Whether anything waits in the room that the bot can still do."""
+        async with self._db.transaction() as db:
+            row = await db.one(WAITS, Stage.OUTSIDE, Stage.INSIDE, room_id)
+        return row is not None and bool(row[0])

@@ -14,11 +14,18 @@ from bot.store.database import Database, Row
 from bot.store.debts import Debts, owe
 from bot.store.files import Files, attach
 from bot.store.handled import count_once, forget_handled, remember_handled
+from bot.store.invitations import (
+    Invitations,
+    forget_never_came,
+    remember_invites,
+    take_inviter,
+)
 from bot.store.keys import FIRST, Keys, remember_opened, remember_unheard
 from bot.store.kin import Kin, add_timers, drop_targets, take_back
+from bot.store.left_rooms import LeftRooms, come_back
 from bot.store.moments import Moments
-from bot.store.standing import ASK_REVIEW, ROOM, Standing, come_back, forget_left_behind
-from bot.store.successors import Successors, enter
+from bot.store.standing import HELD_BY, NEWS_OF_MEMBERS, REMOVED, ROOM, Standing
+from bot.store.successors import Successors, enter, forget_successors
 from bot.store.sweeps import Sweeps, begin_sweep
 from bot.store.timers import Timers
 from bot.store.unread import Unread
@@ -26,6 +33,8 @@ from bot.timeline import Item, Stretch
 from bot.walk import Stamped, stamp
 
 SWEEP_EVERY: Final = 3_600_000
+LOOK_AFTER: Final[Millis] = 30_000
+"""How long the bot stays where it seems to be alone, before that is looked at."""
 
 SYNCED: Final = "SELECT value FROM meta WHERE key = 'token'"
 SAVE_META: Final = (
@@ -34,7 +43,7 @@ SAVE_META: Final = (
 )
 ROOMS: Final = (
     "SELECT room_id, setting, encrypted, suspended, last_digest, policy_digest, review, greeting,"
-    " stuck, stated, commanded FROM rooms"
+    " stuck, removed, stated, commanded FROM rooms"
 )
 ENTER: Final = "INSERT OR IGNORE INTO rooms (room_id) VALUES (?)"
 STATE: Final = (
@@ -47,19 +56,13 @@ SAVE_STATE: Final = (
     " suspended = suspended OR ?, review = review + ? WHERE id = ?"
 )
 SEEN: Final = (
-    "UPDATE rooms SET encrypted = encrypted OR ?, review = review + ?,"
+    "UPDATE rooms SET encrypted = encrypted OR ?, review = review + ?, removed = 0,"
+    " review_at = CASE WHEN ? THEN 0 ELSE review_at END,"
     " last_digest = coalesce(nullif(?, ''), last_digest) WHERE id = ?"
 )
-MOST_INVITED: Final = 1_000
-"""Invitations that wait for an answer at once; it takes a moment to give one."""
-INVITED: Final = (
-    "INSERT INTO invites (room_id, inviter) SELECT :room, :inviter"
-    " WHERE (SELECT count(*) FROM invites) < :most OR :room IN (SELECT room_id FROM invites)"
-    " ON CONFLICT (room_id) DO UPDATE SET inviter = excluded.inviter, next = 0, attempts = 0"
-)
 
 
-class Store(Timers, Standing, Debts, Commands, Files, Moments):
+class Store(Timers, Standing, LeftRooms, Debts, Commands, Files, Moments):
     """All that is remembered, over one database. Every method is one transaction."""
 
     def __init__(
@@ -74,6 +77,7 @@ class Store(Timers, Standing, Debts, Commands, Files, Moments):
         self.kin = Kin(database)
         self.sweeps = Sweeps(database)
         self.successors = Successors(database)
+        self.invitations = Invitations(database)
         self._swept_at: Millis = 0
 
     @classmethod
@@ -117,7 +121,7 @@ class Store(Timers, Standing, Debts, Commands, Files, Moments):
     async def rooms(self) -> list[Room]:
         """Return what is known of every room."""
         async with self._db.transaction() as db:
-            return [_room(row) for row in await db.rows(ROOMS)]
+            return [_room(row) for row in await db.rows(f"{ROOMS} WHERE left_at IS NULL")]
 
     async def commit(
         self,
@@ -129,28 +133,29 @@ class Store(Timers, Standing, Debts, Commands, Files, Moments):
     ) -> None:
         """Remember one sync as a whole: timers, changes, gaps, and the token itself."""
         async with self._db.transaction() as db:
-            asked = [
-                {"room": one.room_id, "inviter": one.inviter, "most": MOST_INVITED}
-                for one in invited
-            ]
-            await db.many(INVITED, asked)
-            await db.many(ASK_REVIEW, [(room_id,) for room_id in left])
+            await remember_invites(db, invited)
+            for room_id in left:
+                await db.rows(REMOVED, room_id)
+                await take_inviter(db, room_id)  # it was withdrawn, or declined
             for stretch in stretches:
                 await self._commit_stretch(db, stretch, now)
             await db.rows(SAVE_META, "token", token)
             await db.rows(SAVE_META, "synced_at", now)
             if now - self._swept_at >= SWEEP_EVERY:
                 await forget_handled(db, now)
-                await forget_left_behind(db, now)
+                await forget_never_came(db, now)
+                await forget_successors(db, now)
                 self._swept_at = now
 
     async def _commit_stretch(self, db: Database, stretch: Stretch, now: Millis) -> None:
+        back = await come_back(db, stretch.room_id, now) if stretch.entered else 0
         await db.rows(ENTER, stretch.room_id)
         room = await db.one(ROOM, stretch.room_id)
         assert room is not None
         row, segment = int(room[0]), int(room[6])
         await remember_opened(db, stretch.items)
-        await db.rows(SEEN, stretch.encrypted, stretch.review, stretch.last_digest, row)
+        review = (stretch.review, stretch.review)
+        await db.rows(SEEN, stretch.encrypted, *review, stretch.last_digest, row)
         if stretch.gap:
             segment = await self.unread.begin(db, row, stretch.gap)
             await self.unread.put(db, row, segment - 1, FIRST, stretch.found)
@@ -163,9 +168,18 @@ class Store(Timers, Standing, Debts, Commands, Files, Moments):
             await begin_sweep(db, row, stretch.sweep)
         if stretch.entered:
             await db.rows("UPDATE rooms SET greeting = 1 WHERE id = ?", row)
-            args = {"back": await come_back(db, row, stretch.room_id, now)}
             if not await enter(db, stretch.room_id):
+                args = {"back": back}
                 await owe(db, row, [Owed(key=f"welcome:{now}", kind="welcome", args=args)])
+        await self._welcomed(db, row, stretch, now)
+
+    async def _welcomed(self, db: Database, row: int, stretch: Stretch, now: Millis) -> None:
+        """Note who wanted the bot in the room, and whether it may be alone there."""
+        inviter = await take_inviter(db, stretch.room_id)
+        if inviter is not None:
+            await db.rows(HELD_BY, self.digest(inviter), row)
+        if stretch.alone is not None:
+            await db.rows(NEWS_OF_MEMBERS, stretch.alone, now + LOOK_AFTER, row)
 
     async def _apply(
         self, db: Database, row: int, items: list[Item], now: Millis, *, again: bool = False
@@ -227,6 +241,7 @@ def _room(row: Row) -> Room:
         reviews=row[6],
         greeting=bool(row[7]),
         stuck=bool(row[8]),
-        stated=row[9],
-        commanded=bool(row[10]),
+        removed=bool(row[9]),
+        stated=row[10],
+        commanded=bool(row[11]),
     )

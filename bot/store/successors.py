@@ -11,14 +11,26 @@ from bot.store.database import Database, Row, as_list, run
 from bot.store.debts import owe
 from bot.succession import Stage, Successor
 
+MOST_OF_ONE: Final = 10
+"""Rooms that one room may name as its successor, one after another."""
+KEPT_FOR: Final[Millis] = 30 * 24 * 3_600_000
+"""How long a pair is known once the bot is no longer in the room that was replaced."""
+
 CLAIM: Final = (
-    "INSERT OR IGNORE INTO successors (room_id, predecessor, setting, via, stage)"
-    " VALUES (?, ?, ?, ?, ?)"
+    "INSERT OR IGNORE INTO successors (room_id, predecessor, setting, via, stage, inviter, at)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?)"
 )
-KNOWN: Final = "SELECT 1 FROM successors WHERE room_id = ? AND predecessor = ?"
+KNOWN: Final = (
+    "SELECT 1 WHERE EXISTS (SELECT 1 FROM successors WHERE room_id = ? AND predecessor = ?)"
+    " OR (SELECT count(*) FROM successors WHERE predecessor = ?) >= ?"
+)
 FORGET_DONE: Final = (
     "DELETE FROM successors WHERE stage = ? AND NOT EXISTS"
     " (SELECT 1 FROM rooms r WHERE r.room_id IN (successors.room_id, successors.predecessor))"
+)
+FORGET_OLD: Final = (
+    "DELETE FROM successors WHERE at < ? AND NOT EXISTS"
+    " (SELECT 1 FROM rooms r WHERE r.room_id = successors.predecessor)"
 )
 COLUMNS: Final = (
     "SELECT room_id, predecessor, setting, via, stage, followed, ungreeted, told, next, attempts"
@@ -33,8 +45,9 @@ NEXT: Final = (
 OF: Final = f"{COLUMNS} WHERE room_id = ? AND stage <> ?"
 ENTER: Final = (
     "UPDATE successors SET stage = ?, ungreeted = 1, next = 0, attempts = 0"
-    " WHERE room_id = ? AND stage IN (?, ?) RETURNING 1"
+    " WHERE room_id = ? AND stage IN (?, ?) RETURNING inviter"
 )
+HELD_BY: Final = "UPDATE rooms SET inviter = ? WHERE room_id = ?"
 AGAIN: Final = (
     "UPDATE successors SET stage = ?, next = 0, attempts = 0 WHERE room_id = ? AND stage = ?"
     " RETURNING 1"
@@ -50,24 +63,27 @@ LATER: Final = (
 
 
 class Successors:
-    """One row a pair of rooms, kept when all is done: each pair counts once."""
+    """One row a pair of rooms, kept when all is done: each pair counts once.
+
+    Rows end some time after the bot has left the older room, and one room may name only so many.
+    """
 
     def __init__(self, database: Database) -> None:
         self._db = database
 
     async def is_known(self, room_id: RoomID, predecessor: RoomID) -> bool:
-        """Whether this pair was met before."""
+        """Whether this pair was met before, or the old room has named too many."""
         async with self._db.transaction() as db:
-            return await db.one(KNOWN, room_id, predecessor) is not None
+            return await _is_known(db, room_id, predecessor)
 
-    async def claim(self, found: Successor, *said: Owed) -> None:
+    async def claim(self, found: Successor, *said: Owed, now: Millis) -> None:
         """Remember a pair, once, and owe the old room what is to be said of it."""
         async with self._db.transaction() as db:
-            if await db.one(KNOWN, found.room_id, found.predecessor) is not None:
+            if await _is_known(db, found.room_id, found.predecessor):
                 return
             await db.rows(FORGET_DONE, Stage.DONE)
             values = (found.room_id, found.predecessor, found.setting, found.via, found.stage)
-            await db.rows(CLAIM, *values)
+            await db.rows(CLAIM, *values, found.inviter, now)
             await _owe(db, found.predecessor, list(said))
 
     async def next(self, busy: Collection[RoomID] = ()) -> Successor | None:
@@ -109,7 +125,20 @@ async def enter(db: Database, room_id: RoomID) -> bool:
     Part of the transaction that remembers the room.
     """
     row = await db.one(ENTER, Stage.INSIDE, room_id, Stage.OUTSIDE, Stage.AWAITED)
-    return row is not None
+    if row is None:
+        return False
+    await db.rows(HELD_BY, row[0], room_id)
+    return True
+
+
+async def forget_successors(db: Database, now: Millis) -> None:
+    """Forget pairs of which the older room is long left."""
+    await db.rows(FORGET_DONE, Stage.DONE)
+    await db.rows(FORGET_OLD, now - KEPT_FOR)
+
+
+async def _is_known(db: Database, room_id: RoomID, predecessor: RoomID) -> bool:
+    return await db.one(KNOWN, room_id, predecessor, predecessor, MOST_OF_ONE) is not None
 
 
 async def _owe(db: Database, room_id: RoomID, said: list[Owed]) -> None:

@@ -30,7 +30,7 @@ MISSED: Final = "SELECT 1 FROM sweeps WHERE room = ? AND missed"
 NEXT: Final = (
     "SELECT r.room_id, s.whole, s.since, s.until, s.token, s.setting, s.fresh, s.found, s.events,"
     " s.empty, s.attempts, s.next, s.before, s.size FROM sweeps s INDEXED BY sweeps_next"
-    " CROSS JOIN rooms r ON r.id = s.room WHERE s.room NOT IN"
+    " CROSS JOIN rooms r ON r.id = s.room WHERE r.left_at IS NULL AND s.room NOT IN"
     " (SELECT id FROM rooms WHERE room_id IN (SELECT value FROM json_each(?)))"
     " AND NOT EXISTS (SELECT 1 FROM gaps WHERE room = s.room)"
     # A lifetime that a command has just set holds from its place on, which the walk cannot see.
@@ -54,6 +54,7 @@ AGAIN: Final = (
     "UPDATE sweeps SET token = NULL, next = ?, empty = CASE WHEN fresh THEN 0 ELSE empty + 1 END"
     " WHERE room = ?"
 )
+LEFT: Final = "SELECT count(*) FROM sweeps s JOIN rooms r ON r.id = s.room WHERE r.left_at IS NULL"
 KNOWN: Final = (
     "SELECT count(*) FROM timers WHERE room = ? AND event_id IN (SELECT value FROM json_each(?))"
 )
@@ -170,5 +171,5 @@ class Sweeps:
     async def left(self) -> int:
         """Return how many rooms are still to be swept."""
         async with self._db.transaction() as db:
-            row = await db.one("SELECT count(*) FROM sweeps")
+            row = await db.one(LEFT)
         return int(row[0]) if row else 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from bot.model import EventID, Millis, RoomID, Timer
+from bot.model import MANY, EventID, Millis, RoomID, Timer
 from bot.store.database import Database, Row, run
 
 PATIENCE: Final[Millis] = 10_000
@@ -23,17 +23,18 @@ DUE: Final = (
     " AND c.attempts = 0 AND c.next <= :now AND (f.next > :patient OR c.next <= f.next)"
     " LIMIT :few + 1)) NOT BETWEEN 1 AND :few + (next > :patient))"
     " ORDER BY next, parent IS NULL AND next > :patient, id LIMIT :share)"
-    " WHERE NOT r.suspended ORDER BY t.next, t.parent IS NULL AND t.next > :patient, t.id"
+    " WHERE NOT r.suspended AND NOT r.came_back"
+    " ORDER BY t.next, t.parent IS NULL AND t.next > :patient, t.id"
 )
 NEXT: Final = (
     "SELECT min(min(coalesce((SELECT min(next) FROM timers WHERE room = r.id AND backlog = 0"
     " AND next > :after), 1 << 62), coalesce((SELECT min(next) FROM timers WHERE room = r.id"
-    " AND backlog = 1 AND next > :after), 1 << 62))) FROM rooms r WHERE NOT r.suspended"
+    " AND backlog = 1 AND next > :after), 1 << 62))) FROM rooms r"
+    " WHERE NOT r.suspended AND NOT r.came_back"
 )
 OVERDUE: Final = (
-    "SELECT sum((SELECT count(*) FROM timers WHERE room = r.id AND backlog = 0 AND next <= :now"
-    " AND sent_at IS NULL) + (SELECT count(*) FROM timers WHERE room = r.id AND backlog = 1"
-    " AND next <= :now AND sent_at IS NULL)) FROM rooms r WHERE NOT r.suspended"
+    "SELECT count(*) FROM (SELECT 1 FROM rooms r CROSS JOIN timers t ON t.room = r.id"
+    " AND t.backlog IN (0, 1) AND t.next <= ? WHERE NOT r.suspended AND t.sent_at IS NULL LIMIT ?)"
 )
 DROP: Final = "DELETE FROM timers WHERE id = ?"
 SENT: Final = "UPDATE timers SET sent_at = ?, next = ?, attempts = 0 WHERE id = ?"
@@ -43,19 +44,28 @@ UNSENT: Final = (
 POSTPONE: Final = "UPDATE timers SET next = ?, attempts = attempts + 1 WHERE id = ?"
 REFUSED: Final = "UPDATE timers SET next = ?, attempts = attempts + 1, refused = ? WHERE id = ?"
 OLDER_TOO: Final = (
-    "UPDATE timers SET next = :next WHERE refused IS NOT NULL AND next < :next AND due <= :due"
-    " AND id <> :id AND room = (SELECT room FROM timers WHERE id = :id)"
+    "UPDATE timers SET next = :next WHERE id IN (SELECT id FROM timers WHERE refused IS NOT NULL"
+    " AND next < :next AND due <= :due AND id <> :id"
+    " AND room = (SELECT room FROM timers WHERE id = :id) LIMIT :most)"
 )
 AFTER_IT: Final[Millis] = 60_000
 """How much later those are looked at that one of them is tried for."""
+PORTION: Final = 1_000
+"""Of those, and of what is let go when one of them has gone; each next one sees to as many more."""
 RELEASE: Final = (
-    "UPDATE timers SET refused = NULL, attempts = 0, next = min(next, :now)"
-    " WHERE refused IS NOT NULL AND room = (SELECT room FROM timers WHERE id = :id)"
+    "UPDATE timers SET refused = NULL, attempts = 0, next = min(next, :now) WHERE id IN"
+    " (SELECT id FROM timers WHERE refused IS NOT NULL"
+    " AND room = (SELECT room FROM timers WHERE id = :id) LIMIT :most)"
 )
 TELL_ANEW: Final = "UPDATE rooms SET stuck = 0 WHERE id = (SELECT room FROM timers WHERE id = ?)"
 PENDING: Final = (
-    "SELECT count(*), min(CASE WHEN refused IS NULL THEN due END)"
-    " FROM timers JOIN rooms r ON r.id = room WHERE r.room_id = ?"
+    "SELECT count(*) FROM (SELECT 1 FROM timers"
+    " WHERE room = (SELECT id FROM rooms WHERE room_id = ?) LIMIT ?)"
+)
+FIRST: Final = (
+    "SELECT min(due) FROM (SELECT due, refused FROM timers"
+    " WHERE room = (SELECT id FROM rooms WHERE room_id = ?) AND backlog = ? ORDER BY next LIMIT ?)"
+    " WHERE refused IS NULL"
 )
 
 
@@ -77,8 +87,8 @@ class Timers:
     async def overdue(self, now: Millis) -> int:
         """Return how many messages are due in rooms that may act, and not removed yet."""
         async with self._db.transaction() as db:
-            row = await db.one(OVERDUE, now=now)
-        return int(row[0]) if row and row[0] else 0
+            row = await db.one(OVERDUE, now, MANY)
+        return int(row[0]) if row else 0
 
     async def next_due(self, after: Millis) -> Millis | None:
         """Return when, after this time, the next timer of a room that may act wants something."""
@@ -93,7 +103,7 @@ class Timers:
         """
         async with self._db.transaction() as db:
             if timer.refused:
-                await db.rows(RELEASE, now=now, id=timer.id)
+                await db.rows(RELEASE, now=now, id=timer.id, most=PORTION)
                 await db.rows(TELL_ANEW, timer.id)
             await db.rows(SENT, now, check_at, timer.id)
 
@@ -113,8 +123,8 @@ class Timers:
         async with self._db.transaction() as db:
             await db.rows(REFUSED, until, older_than, timer.id)
             if timer.refused and older_than:
-                at = until + AFTER_IT
-                await db.rows(OLDER_TOO, next=at, due=timer.due, id=timer.id)
+                at, own = until + AFTER_IT, timer.id
+                await db.rows(OLDER_TOO, next=at, due=timer.due, id=own, most=PORTION)
 
     async def drop(self, timer: Timer) -> None:
         """The message is gone for certain."""
@@ -126,10 +136,15 @@ class Timers:
             return await db.one("SELECT 1 FROM timers LIMIT 1") is not None
 
     async def pending(self, room_id: RoomID) -> tuple[int, Millis | None]:
-        """Return how many timers the room has, and when the first is due that is not refused."""
+        """Return how many timers the room has, and when the first is due that is not refused.
+
+        As many as `MANY` are counted; the first is looked for among those tried next.
+        """
         async with self._db.transaction() as db:
-            row = await db.one(PENDING, room_id)
-        return (0, None) if row is None else (int(row[0]), row[1])
+            row = await db.one(PENDING, room_id, MANY)
+            lanes = [await db.one(FIRST, room_id, backlog, PORTION) for backlog in (0, 1)]
+        first = [int(lane[0]) for lane in lanes if lane is not None and lane[0] is not None]
+        return (int(row[0]) if row else 0), min(first, default=None)
 
 
 def _timer(row: Row) -> Timer:

@@ -41,7 +41,7 @@ NEXT_GAP: Final = (
     "SELECT g.id, r.room_id, g.token, g.stop_digest, g.stop_at, g.since, g.until, g.attempts,"
     " g.next, g.policy_digest, g.size, g.encrypted,"
     " EXISTS (SELECT 1 FROM sweeps WHERE room = g.room AND missed) FROM gaps g INDEXED BY gaps_next"
-    " CROSS JOIN rooms r ON r.id = g.room WHERE NOT g.done AND g.room NOT IN"
+    " CROSS JOIN rooms r ON r.id = g.room WHERE NOT g.done AND r.left_at IS NULL AND g.room NOT IN"
     " (SELECT id FROM rooms WHERE room_id IN (SELECT value FROM json_each(?)))"
     " ORDER BY g.next, g.id LIMIT 1"
 )
@@ -52,6 +52,7 @@ READ_ON: Final = (
 )
 READY: Final = (
     "SELECT r.id, r.room_id FROM gaps g CROSS JOIN rooms r ON r.id = g.room WHERE g.room > ?"
+    " AND r.left_at IS NULL"
     " AND NOT EXISTS (SELECT 1 FROM gaps WHERE room = g.room AND NOT done) ORDER BY g.room LIMIT 1"
 )
 NOT_FROM_THE_START: Final = (
