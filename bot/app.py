@@ -210,7 +210,7 @@ async def _work(
         media_server=media.server if media else None,
         per_minute=settings.commands.per_minute,
     )
-    intake = Intake(matrix, store, reader, clock, bounds=bounds, random=random, wake=wake)
+    intake = Intake(matrix, store, reader, clock, random=random, wake=wake)
     redactor = Redactor(matrix, store, clock, random=random, wake_rooms=wake)
     backfill = Backfill(matrix, store, reader, clock, random=random, wake_others=wake)
     identity = Identity(signing, clock, random=random)

@@ -10,10 +10,10 @@ from random import Random
 from typing import Final, Protocol
 
 from bot.clock import Clock
+from bot.defaults import began
 from bot.events import is_creation, is_encryption, is_joined, is_own_join, seems_alone, wants_review
 from bot.model import (
     POLICY_EVENT,
-    Bounds,
     Event,
     Failed,
     Invite,
@@ -80,7 +80,6 @@ class Intake:
         reader: Reader,
         clock: Clock,
         *,
-        bounds: Bounds,
         random: Random,
         wake: Callable[[], None],
     ) -> None:
@@ -88,7 +87,6 @@ class Intake:
         self._memory = memory
         self._reader = reader
         self._clock = clock
-        self._bounds = bounds
         self._random = random
         self._wake = wake
         self._stop = asyncio.Event()
@@ -297,14 +295,15 @@ class Intake:
     ) -> Sweep | None:
         """Return the sweep that a room needs, if it needs one.
 
-        On the first sync of a database, where the room has or had a lifetime. Later where the
-        homeserver leaves a hole though everything would have fitted in: the link to another
-        homeserver was cut, and what that one has is fetched only by reading back.
+        On the first sync of a database, where the room's state says that messages disappear or
+        did. Later where the homeserver leaves a hole though everything would have fitted in: the
+        link to another homeserver was cut, and what that one has is fetched only by reading back.
         """
         if first:
-            wanted = bool(found) or self._bounds.default is not None
-            return Sweep(room_id=batch.room_id, whole=True, since=0, until=now) if wanted else None
-        if known is None or known.setting is None or not batch.limited or (live and batch.full):
+            return Sweep(room_id=batch.room_id, whole=True, since=0, until=now) if found else None
+        if known is None or not batch.limited or (live and batch.full):
+            return None
+        if known.setting is None and began(known.defaults) is None:
             return None
         return Sweep(room_id=batch.room_id, whole=False, since=since, until=now)
 

@@ -26,6 +26,8 @@ PROBE_AFTER: Final = 10
 The first try comes after one, since a limit may have passed with the pause; each that is refused
 doubles the number.
 """
+BACKLOG_EVERY: Final = 8
+"""Of so many redactions that are accepted while live messages wait, the backlog has one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +70,30 @@ def behind(before: Behind | None, late: int, interval: Millis) -> Behind | None:
     return Behind(late=late, interval=interval) if begins or goes_on else None
 
 
+class Lanes:
+    """Whose turn it is: live messages go before the backlog, which has one turn in so many."""
+
+    def __init__(self) -> None:
+        self._accepted = 0
+
+    def accepted(self) -> None:
+        """A redaction was accepted."""
+        self._accepted += 1
+
+    def order(self, *, limited: bool) -> list[tuple[bool, int, int]]:
+        """Return the lanes (whether it is the backlog), and how many of each may begin.
+
+        So many at most, and so many beyond the width. A busy room would keep the backlog for
+        ever, if that had no turn; where the homeserver limits the rate, it takes no other's place.
+        """
+        most = IN_FLIGHT + SPARE
+        lanes = [(False, most, SPARE), (True, most, 0 if limited else SPARE)]
+        if self._accepted >= BACKLOG_EVERY:
+            self._accepted = 0
+            lanes.insert(0, (True, 1, SPARE))
+        return lanes
+
+
 class InFlight:
     """The timers that have a request on its way."""
 
@@ -80,10 +106,12 @@ class InFlight:
     def __len__(self) -> int:
         return len(self._since)
 
-    def begin(self, timers: list[Timer], width: int, now: Millis, *, most: int) -> Iterator[Timer]:
+    def begin(
+        self, timers: list[Timer], now: Millis, *, width: int, most: int, spare: int
+    ) -> Iterator[Timer]:
         """Give `most` of those that there is space for, in their order, and count them as begun."""
         for timer in timers:
-            if most > 0 and timer.id not in self._since and self._has_space(timer, width):
+            if most > 0 and timer.id not in self._since and self._has_space(timer, width, spare):
                 self._since[timer.id] = timer.room_id, now
                 most -= 1
                 yield timer
@@ -104,16 +132,16 @@ class InFlight:
         self._silent.add(timer.room_id)
         return self._answered_at > self._since[timer.id][1]
 
-    def _has_space(self, timer: Timer, width: int) -> bool:
+    def _has_space(self, timer: Timer, width: int, spare: int) -> bool:
         """Whether it may begin.
 
         Silent rooms have half of the width together. A room of which nothing is on its way may
-        go a little beyond: others may be about to turn out silent.
+        go `spare` beyond: others may be about to turn out silent.
         """
         rooms = [room_id for room_id, _ in self._since.values()]
         if timer.room_id in self._silent:
             return sum(room_id in self._silent for room_id in rooms) < (width + 1) // 2
-        return len(rooms) < width + SPARE * (timer.room_id not in rooms)
+        return len(rooms) < width + spare * (timer.room_id not in rooms)
 
 
 class Pace:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from bot import durations
+from bot.defaults import Defaults
 from bot.model import Bounds, EventID, Millis, RoomID
 from bot.timeline import (
     OFF,
@@ -70,6 +71,10 @@ class Room:
     """The bot has just come, and its greeting says what it lacks."""
     stuck: bool = False
     """The room was told that the homeserver refuses to redact some of its messages."""
+    defaults: Defaults = ()
+    """Since when which default of the operator's holds, where nobody has set a lifetime."""
+    told_defaults: Defaults = ()
+    """What the bot has written into the room's state of that."""
     removed: bool = False
     """A sync said that the bot is no longer in the room."""
     stated: Setting = None

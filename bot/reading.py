@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 
+from bot.defaults import DEFAULT_EVENT, DefaultSaid, read_defaults
 from bot.events import is_encryption, is_nothing, read_event, replaced
 from bot.hearing import Hearing, HearVerification, Homeserver, Reading
 from bot.judging import Judge
@@ -133,7 +134,7 @@ class Reader:
                 items += [Place(event_id=EventID(event_id))] if isinstance(event_id, str) else []
             elif isinstance(event_id, str):
                 sent, parent = began(event, live=False, since=since, now=now), belongs_to(event)
-                items.append(Message(event_id=EventID(event_id), sent=sent, parent=parent))
+                items.append(_found(event, EventID(event_id), sent, parent))
                 if isinstance(event.get("content"), dict):
                     items += self._hearing.attached(event, event.get("type"), event["content"])
         return items
@@ -148,7 +149,10 @@ class Reader:
         return event.get("sender") == self._homeserver.own_id
 
     def state_change(self, event: Event, *, quiet: bool = False) -> list[Item]:
-        """Return the change that a state event makes to the room's lifetime, if any."""
+        """Return what a state event says of the room's lifetime, if anything."""
+        if event.get("type") == DEFAULT_EVENT and event.get("state_key") == "":
+            own = self.is_own(event)
+            return [DefaultSaid(defaults=read_defaults(event.get("content")))] if own else []
         if event.get("type") != POLICY_EVENT or event.get("state_key") != "":
             return []
         setting, note = read_event(event)
@@ -173,6 +177,12 @@ class Reader:
             digest=self.digest(str(event.get("event_id", ""))),
         )
         return [redaction]
+
+
+def _found(event: Event, event_id: EventID, sent: Millis, parent: EventID | None) -> Message:
+    at = event.get("origin_server_ts")
+    said_at = max(at, 0) if type(at) is int else None
+    return Message(event_id=event_id, sent=sent, parent=parent, said_at=said_at)
 
 
 def _previous(event: Event) -> Event | None:

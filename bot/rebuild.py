@@ -12,6 +12,7 @@ from bot.backfill import Backfill
 from bot.clock import SystemClock
 from bot.config import Settings
 from bot.custody import CustodyError, explained, once
+from bot.defaults import began
 from bot.intake import Intake
 from bot.lock import hold
 from bot.matrix.client import Matrix
@@ -61,9 +62,7 @@ class _Rebuild:
             media_server=settings.own_server if settings.media.delete else None,
             per_minute=settings.commands.per_minute,
         )
-        self._intake = Intake(
-            matrix, store, reader, self._clock, bounds=bounds, random=random, wake=_nobody
-        )
+        self._intake = Intake(matrix, store, reader, self._clock, random=random, wake=_nobody)
         self._backfill = Backfill(
             matrix, store, reader, self._clock, random=random, wake_others=_nobody
         )
@@ -106,7 +105,7 @@ class _Rebuild:
         """Have every room swept that has or had a lifetime."""
         now = self._clock.now()
         for room in await self._store.rooms():
-            if room.setting is not None or self._bounds.default is not None:
+            if room.setting is not None or began(room.defaults) is not None:
                 sweep = Sweep(room_id=room.room_id, whole=True, since=0, until=now)
                 await self._store.sweeps.begin(sweep)
 

@@ -22,11 +22,9 @@ from bot.model import (
     Timer,
     Unreachable,
 )
-from bot.pace import Behind, InFlight, Pace, Tally, behind
+from bot.pace import Behind, InFlight, Lanes, Pace, Tally, behind
 from bot.schedule import (
-    IN_FLIGHT,
     POSTPONE_CEILING,
-    SPARE,
     Inspect,
     Pause,
     Postpone,
@@ -43,9 +41,9 @@ log = logging.getLogger(__name__)
 
 PATIENCE: Final[Millis] = 10_000
 """How long a message waits, once it was looked at, for what belongs to it."""
+LOOK_EVERY: Final[Millis] = 1_000
 AGAIN: Final = 2
 """A message whose request goes unanswered so often may itself be the reason."""
-BACKLOG_EVERY: Final = 8
 COUNT_EVERY: Final[Millis] = 10_000
 SUMMARY_EVERY: Final[Millis] = 60_000
 
@@ -115,8 +113,7 @@ class Redactor:
         self.behind: Behind | None = None
         """While the homeserver lets through less than is due."""
         self._counted_at: Millis = 0
-        self._started = 0
-        """Redactions since the backlog had its turn."""
+        self._lanes = Lanes()
         self._last_room: RoomID | None = None
         self._tally = Tally()
 
@@ -148,28 +145,17 @@ class Redactor:
         if now < self._pace.paused_until:
             return self._pace.paused_until
         share = self._pace.width + len(self._in_flight)
-        for backlog, most in self._lanes():
+        for backlog, most, spare in self._lanes.order(limited=self._pace.interval > 0):
             found = await self._memory.due(now, share, backlog=backlog)
             if now < self._pace.paused_until:
                 break  # one that began a moment ago has failed
             ready = take_turns(found, self._last_room)
-            for timer in self._in_flight.begin(ready, self._pace.width, now, most=most):
+            space = {"width": self._pace.width, "most": most, "spare": spare}
+            for timer in self._in_flight.begin(ready, now, **space):
                 self._last_room = timer.room_id
                 group.create_task(self._work(timer))
-                self._started += 1
         # All that is due by now is at work or will be looked at when something finishes.
         return await self._memory.next_due(now)
-
-    def _lanes(self) -> list[tuple[bool, int]]:
-        """Return which lanes to look at, and for how many at most: live before backlog.
-
-        One in so many is the backlog's all the same, or a busy room would keep it for ever.
-        """
-        lanes = [(False, IN_FLIGHT + SPARE), (True, IN_FLIGHT + SPARE)]
-        if self._started >= BACKLOG_EVERY:
-            self._started = 0
-            lanes.insert(0, (True, 1))
-        return lanes
 
     async def _work(self, timer: Timer) -> None:
         """See one timer through one request, whatever comes of it."""
@@ -201,7 +187,10 @@ class Redactor:
         await self._memory.kin.found(timer, children, looked=all_of_them)
         if not children or all_of_them:
             return not children  # what was found goes first; then nothing is looked up again
-        return now - self._looked_at.setdefault(timer.id, now) > PATIENCE  # some add for ever
+        if now - self._looked_at.setdefault(timer.id, now) > PATIENCE:
+            return True  # some add for ever
+        await self._memory.postpone(timer, now + LOOK_EVERY)
+        return False
 
     async def _redact(self, timer: Timer) -> None:
         self._looked_at.pop(timer.id, None)
@@ -212,6 +201,7 @@ class Redactor:
         match step:
             case Sent(check_at=check_at):
                 self._pace.accepted(now)
+                self._lanes.accepted()
                 self._tally.redacted += 1
                 self._tally.worst = max(self._tally.worst, now - timer.due)
                 await self._memory.sent(timer, now, check_at)

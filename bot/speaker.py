@@ -12,6 +12,7 @@ from typing import Any, Final, Protocol
 from bot import notices
 from bot.clock import Clock
 from bot.commands import in_thread
+from bot.defaults import Defaults, defaults_content
 from bot.model import (
     Bounds,
     Done,
@@ -52,6 +53,7 @@ class Homeserver(notices.Homeserver, Protocol):
     def own_id(self) -> UserID: ...  # noqa: D102
     async def policy_event(self, room_id: RoomID) -> Event | None: ...  # noqa: D102
     async def set_policy(self, room_id: RoomID, content: dict[str, Any]) -> Outcome: ...  # noqa: D102
+    async def set_defaults(self, room_id: RoomID, content: dict[str, Any]) -> Outcome: ...  # noqa: D102
     async def say(  # noqa: D102
         self, room_id: RoomID, content: dict[str, Any], txn: str, *, encrypted: bool
     ) -> Outcome: ...
@@ -68,6 +70,7 @@ class Memory(notices.Memory, Protocol):
     async def paid(self, debt: Debt, now: Millis) -> None: ...  # noqa: D102
     async def owed_later(self, debt: Debt, until: Millis) -> None: ...  # noqa: D102
     async def room(self, room_id: RoomID) -> Room | None: ...  # noqa: D102
+    async def default_told(self, room_id: RoomID, told: Defaults) -> None: ...  # noqa: D102
     async def take_back(self, debt: Debt, owed: Owed) -> None: ...  # noqa: D102
 
 
@@ -141,7 +144,9 @@ class Speaker:
             if debt.kind == "set":
                 await self._set(debt, room)
                 return None
-            outcome = await self._say(debt, room)
+            outcome = await (
+                self._tell_default(room) if debt.kind == "default" else self._say(debt, room)
+            )
         except OutcomeError as error:
             outcome = error.outcome
         except TokenRejectedError:
@@ -154,6 +159,10 @@ class Speaker:
             wait = retry_in(outcome, debt.attempts, chance=self._random.random())
             await self._memory.owed_later(debt, self._clock.now() + wait)
             return type(outcome).__name__
+        elif debt.kind == "default":
+            # Asked again when the bot's rights change; until then only the database knows.
+            log.info("could not write since when lifetime.default holds in a room")
+            await self._memory.paid(debt, self._clock.now())
         else:
             log.warning("a notice could not be sent (%s)", type(outcome).__name__)
             if debt.kind == "set":
@@ -197,6 +206,16 @@ class Speaker:
                 raise OutcomeError(outcome)
             digest = self._digest(outcome.body)
         await self._memory.written(debt, digest)
+
+    async def _tell_default(self, room: Room) -> Outcome:
+        """Write into the room's state since when the operator's default holds: disks get lost."""
+        if room.defaults == room.told_defaults:
+            return Done()
+        content = defaults_content(room.defaults)
+        outcome = await self._homeserver.set_defaults(room.room_id, content)
+        if isinstance(outcome, Done):
+            await self._memory.default_told(room.room_id, room.defaults)
+        return outcome
 
     def _read(self, current: Event | None) -> tuple[int | None, str, str]:
         if current is None:

@@ -10,6 +10,7 @@ from random import Random
 from typing import Final, Protocol
 
 from bot.clock import Clock
+from bot.defaults import Defaults, began
 from bot.events import is_own_join
 from bot.model import (
     Bounds,
@@ -157,10 +158,9 @@ class Sweeper:
             events, token = await self._homeserver.page_back(sweep.room_id, sweep.token, sweep.size)
             shown, reached = self._up_to_arrival(events)
             items = self._reader.outline(shown, since=sweep.since, now=sweep.until)
-            back = WayBack(setting=sweep.setting, until=list(sweep.before))
+            back = WayBack(setting=sweep.setting, until=list(sweep.before), defaults=sweep.defaults)
             stamps, files = back.stamp(items, bounds=self._bounds)
-            # Before the first setting messages stay, unless the operator says otherwise.
-            unset = back.setting is None and self._bounds.default is None
+            unset = back.setting is None and _never_held(back.defaults, events)
             over = reached or unset or token in {None, sweep.token} or self._far(events, sweep)
             # Asked before anything is remembered: what lies beyond the end is not to be read.
             more = over and await self._may_bring_more(sweep)
@@ -186,13 +186,11 @@ class Sweeper:
         return None
 
     async def _worth_it(self, sweep: Sweep) -> bool:
-        """Whether another homeserver may keep something back, in a room whose lifetime was set.
-
-        `lifetime.default` alone does not say since when it holds.
-        """
+        """Whether another homeserver may keep something back where messages disappear."""
         if sweep.events:
             return True
-        return sweep.setting is not None and await self._homeserver.is_shared(sweep.room_id)
+        some = sweep.setting is not None or began(sweep.defaults) is not None
+        return some and await self._homeserver.is_shared(sweep.room_id)
 
     def _up_to_arrival(self, events: list[Event]) -> tuple[list[Event], bool]:
         """Return the events since the bot came, newest first, and whether that was reached."""
@@ -249,3 +247,12 @@ class Sweeper:
             size, counts = again.size, again.counts
             await self._memory.sweeps.later(sweep, again.at, size=size, counts=counts)
         return type(outcome).__name__ if again.counts else AWAY
+
+
+def _never_held(defaults: Defaults, events: list[Event]) -> bool:
+    """Whether messages stay that stand before these, by the operator's defaults."""
+    first = began(defaults)
+    if first is None:
+        return True
+    said = [event.get("origin_server_ts") for event in events]
+    return bool(said) and all(isinstance(at, int) and at < first for at in said)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from bot.defaults import DefaultBegins, Defaults, DefaultSaid
 from bot.model import Event, EventID, Millis, RoomID, UserID
 from bot.pending import Undecided
 
@@ -37,6 +38,8 @@ class Message:
     """The message that it belongs to, and goes with."""
     live: bool = False
     """It was seen to arrive: `sent` is the bot's own time."""
+    said_at: Millis | None = None
+    """When it says itself that it was sent, for who walks back; `None`: it does not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +140,8 @@ class Encrypted:
 Item = (
     Message
     | Change
+    | DefaultBegins
+    | DefaultSaid
     | Redaction
     | Said
     | Undecided
@@ -191,6 +196,8 @@ class Sweep:
     """The room's setting at `token`."""
     before: tuple[tuple[EventID, Setting], ...] = ()
     """Messages, the newest first, before which another setting held."""
+    defaults: Defaults = ()
+    """The operator's defaults that held before `token`, where nobody had set a lifetime."""
     fresh: int = 0
     """Messages found in this walk, and in all of them."""
     found: int = 0

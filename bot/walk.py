@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from bot.model import Bounds, EventID, UserID
+from bot.defaults import DefaultBegins
+from bot.model import Bounds, EventID, Millis, UserID
 from bot.pending import Undecided
 from bot.policy import MOST_MARKS, UNREADABLE, Owed, RoomState, Stamp, lifetime
 from bot.timeline import (
@@ -40,6 +41,8 @@ class Stamped:
     """Commands that wait for the homeserver, each with how the room stood at its place."""
     stays: list[EventID]
     """Messages that have no lifetime and belong to no other message."""
+    default: Millis | None
+    """The operator's default, for what follows."""
     suspends: bool = False
     files: list[Attached] = field(default_factory=list)
     """The files that messages show; only those of messages with a timer are remembered."""
@@ -49,6 +52,7 @@ def stamp(state: RoomState, items: list[Item], *, bounds: Bounds, own_id: UserID
     """Walk along `items` in the timeline's order and give each message its timer.
 
     The policy in force at a message's own place decides; later changes do not touch it.
+    `bounds.default` is the operator's default at the first of `items`.
     """
     walk = _Walk(state, bounds, own_id)
     for item in items:
@@ -63,6 +67,7 @@ def stamp(state: RoomState, items: list[Item], *, bounds: Bounds, own_id: UserID
         unheard=walk.unheard,
         undecided=walk.undecided,
         stays=walk.stays,
+        default=walk.bounds.default,
         suspends=walk.suspends,
         files=walk.files,
     )
@@ -103,7 +108,7 @@ class _Walk:
 
     def __init__(self, state: RoomState, bounds: Bounds, own_id: UserID) -> None:
         self.state = state
-        self._bounds = bounds
+        self.bounds = bounds
         self._own_id = own_id
         self.timers: list[Stamp] = []
         self.dropped: list[EventID] = []
@@ -137,9 +142,11 @@ class _Walk:
                 self.files.append(item)
             case Encrypted():
                 self.state = replace(self.state, encrypted=True)
+            case DefaultBegins():
+                self.bounds = replace(self.bounds, default=item.lifetime)
 
     def _message(self, item: Message) -> None:
-        span = lifetime(self.state.setting, self._bounds)
+        span = lifetime(self.state.setting, self.bounds)
         if span is None and item.parent is None:
             self.stays.append(item.event_id)
             return
@@ -161,7 +168,7 @@ class _Walk:
             self.surplus.append(item.digest)
             return
         self.handled.append(item.digest)
-        was = lifetime(self.state.setting, self._bounds)
+        was = lifetime(self.state.setting, self.bounds)
         args = item.args | {"base": self.state.policy_digest, "was": was, "sender": item.sender}
         if item.setting is not None:
             marks = [] if item.event_id is None else [(item.event_id, item.setting)]
@@ -201,7 +208,7 @@ class _Walk:
                     stated, setting=setting, commanded=False, awaits="", revision=number
                 )
             return
-        before, after = lifetime(state.setting, self._bounds), lifetime(setting, self._bounds)
+        before, after = lifetime(state.setting, self.bounds), lifetime(setting, self.bounds)
         if (before != after or change.note) and not change.quiet:
             args = {
                 "sender": change.sender,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from bot.model import Bounds, EventID
+from bot.defaults import Defaults, DefaultSaid, before_event, held_at
+from bot.model import Bounds, EventID, Millis
 from bot.policy import Stamp, lifetime
 from bot.timeline import Attached, Change, Item, Message, Place, Setting
 
@@ -16,6 +17,8 @@ class WayBack:
     setting: Setting
     until: list[tuple[EventID, Setting]] = field(default_factory=list)
     """Messages at which another setting begins, which held before: commands, the newest first."""
+    defaults: Defaults = ()
+    """The operator's defaults before this place, where nobody had set a lifetime."""
 
     def stamp(self, items: list[Item], *, bounds: Bounds) -> tuple[list[Stamp], list[Attached]]:
         """Walk back along `items`, newest first; return timers, oldest first, and files."""
@@ -23,8 +26,10 @@ class WayBack:
         for item in items:
             if isinstance(item, Change):
                 self._pass_change(item)
+            elif isinstance(item, DefaultSaid):
+                self.defaults = before_event(item.defaults) or self.defaults
             elif isinstance(item, Message):
-                span = lifetime(self.setting, bounds)
+                span = self._lifetime(item, bounds)
                 due = None if span is None else item.sent + span
                 if due is not None or item.parent is not None:
                     ask = item.parent is not None and due is not None
@@ -33,6 +38,12 @@ class WayBack:
             if isinstance(item, Message | Place):
                 self._pass_command(item.event_id)
         return found[::-1], [item for item in items if isinstance(item, Attached)]
+
+    def _lifetime(self, message: Message, bounds: Bounds) -> Millis | None:
+        """A default holds for what stands after it began, and says that it was sent after that."""
+        if self.setting is None:
+            return held_at(self.defaults, message.said_at)
+        return lifetime(self.setting, bounds)
 
     def _pass_change(self, change: Change) -> None:
         """What the bot set goes on to hold, back to the command; else something else held."""

@@ -17,6 +17,7 @@ from tests.fakes import BOT
 from tests.house import BOUNDS, House, Opener
 from tests.peers import People
 from tests.process import Bots
+from tests.stand_in import StandIn, stand_in_homeserver
 from tests.worlds import FakeWorld, SynapseWorld, World
 
 if TYPE_CHECKING:
@@ -103,6 +104,13 @@ async def strict_bots(strict_homeserver: Homeserver, tmp_path: Path) -> AsyncIte
     made = Bots(strict_homeserver, tmp_path)
     yield made
     await made.close()
+
+
+@pytest.fixture
+async def stand_in() -> AsyncIterator[StandIn]:
+    """A homeserver that answers what the test lays down."""
+    async with stand_in_homeserver() as made:
+        yield made
 
 
 @pytest.fixture

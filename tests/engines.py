@@ -116,8 +116,9 @@ class Writer:
 class Bot:
     """The bot's own engine, fed as the bot feeds it; its homeserver refuses nothing."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, homeserver: str = "http://127.0.0.1:9") -> None:
         self.folder = folder
+        self.homeserver = homeserver
         self.requests: list[tuple[str, str, Any]] = []
         self.answers: list[Outcome] = []
         self.restart()
@@ -126,7 +127,7 @@ class Bot:
         """Begin anew with what is on the disk."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.client = CarefulClient(
-            "http://127.0.0.1:9", "@bot:example.org", store_path=str(self.folder)
+            self.homeserver, "@bot:example.org", store_path=str(self.folder)
         )
         _open.append(self.client)
         self.client.restore_login("@bot:example.org", "BOTDEVICE", "token")

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from bot.defaults import DEFAULT_EVENT
 from bot.model import (
     POLICY_EVENT,
     Done,
@@ -271,18 +272,23 @@ class FakeHomeserver(FakeRequests):
 
     async def set_policy(self, room_id: RoomID, content: dict[str, Any]) -> Outcome:
         async with self.request("set_policy", room_id) as failure:
-            if failure is not None:
-                return failure
-            room = self.rooms.get(room_id)
-            if room is None or room.membership(self._own_id) != "join":
-                return Forbidden()
-            if not room.power().may_send_state(self._own_id, POLICY_EVENT):
-                return Forbidden()
-            current = room.state().get((POLICY_EVENT, ""))
-            if current and current["content"] == content and current["sender"] == self._own_id:
-                return Done(body={"event_id": current["event_id"]})
-            event_id = self.set_state(room_id, POLICY_EVENT, content, sender=self._own_id)
-            return Done(body={"event_id": event_id})
+            return failure or self._set_state(room_id, POLICY_EVENT, content)
+
+    async def set_defaults(self, room_id: RoomID, content: dict[str, Any]) -> Outcome:
+        async with self.request("set_defaults", room_id) as failure:
+            return failure or self._set_state(room_id, DEFAULT_EVENT, content)
+
+    def _set_state(self, room_id: RoomID, kind: str, content: dict[str, Any]) -> Outcome:
+        room = self.rooms.get(room_id)
+        if room is None or room.membership(self._own_id) != "join":
+            return Forbidden()
+        if not room.power().may_send_state(self._own_id, kind):
+            return Forbidden()
+        current = room.state().get((kind, ""))
+        if current and current["content"] == content and current["sender"] == self._own_id:
+            return Done(body={"event_id": current["event_id"]})
+        event_id = self.set_state(room_id, kind, content, sender=self._own_id)
+        return Done(body={"event_id": event_id})
 
     async def say(
         self, room_id: RoomID, content: dict[str, Any], txn: str, *, encrypted: bool

@@ -90,9 +90,7 @@ class House:
             media_server=self.media_server,
             per_minute=self.per_minute,
         )
-        self.intake = Intake(
-            homeserver, store, self.reader, clock, bounds=bounds, random=random, wake=self.wake
-        )
+        self.intake = Intake(homeserver, store, self.reader, clock, random=random, wake=self.wake)
         self.sweeper = Sweeper(
             homeserver,
             store,

@@ -50,17 +50,21 @@ class Shared:
     bot: BotProcess
 
 
-async def share(federation: Federation, lifetime: str) -> Shared:
-    """Make a room on A where messages disappear, and let ben join it from B."""
+async def share(federation: Federation, lifetime: str, default: str | None = None) -> Shared:
+    """Make a room on A where messages disappear, and let ben join it from B.
+
+    With a `default`, nobody says so in the room.
+    """
     alice, ben = await federation.on_a("alice"), await federation.on_b("ben")
-    bot = await federation.bots()
+    bot = await federation.bots(lifetime={"min": "1s", "default": default})
     room = await alice.create_room(invite=[bot.user_id, ben])
     await alice.until_notice(room, bot.user_id, "I make messages disappear")
     await alice.set_power(room, bot.user_id, 50)
     await ben.join(room)
     await alice.until_joined(room, ben)
-    await alice.send(room, f"!expire {lifetime}")
-    await alice.until_notice(room, bot.user_id, "set disappearing messages")
+    if default is None:
+        await alice.send(room, f"!expire {lifetime}")
+        await alice.until_notice(room, bot.user_id, "set disappearing messages")
     return Shared(room=room, alice=alice, ben=ben, bot=bot)
 
 
@@ -212,6 +216,21 @@ async def test_messages_sent_on_both_sides_of_a_cut_go(
         )
     theirs += await say(shared.ben, shared.room, 1)
     await assert_all_go(shared, ours + theirs, 30)
+
+
+async def test_messages_sent_on_both_sides_of_a_cut_go_under_a_default_alone(
+    federation: Federation,
+) -> None:
+    shared = await share(federation, "", default="2s")
+    for one, other in ((shared.alice, shared.ben), (shared.ben, shared.alice)):
+        [greeting] = await say(one, shared.room, 1)
+        await until_there(other, shared.room, greeting)
+    async with federation.outage():
+        ours, theirs = await asyncio.gather(
+            say(shared.alice, shared.room, 20), say(shared.ben, shared.room, 15)
+        )
+    theirs += await say(shared.ben, shared.room, 1)
+    await assert_all_go(shared, ours + theirs, 60)
 
 
 async def test_a_command_said_twice_keeps_no_message_from_being_found(

@@ -33,6 +33,7 @@ LAYERS = {
         "pace",
         "addresses",
         "succession",
+        "defaults",
         "proxies",
     },
     "edge": {"store", "matrix", "config"},

@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from bot.defaults import DEFAULT_EVENT
 from bot.model import POLICY_EVENT
-from tests.person import wait_until
+from tests.person import ApiError, wait_until
 from tests.test_lifecycle import settle_in
 
 if TYPE_CHECKING:
     from typing import Any
 
-    from tests.peers import People
+    from bot.model import RoomID
+    from tests.peers import People, Person
     from tests.process import BotProcess, Bots
 
 pytestmark = pytest.mark.synapse
@@ -110,3 +112,37 @@ def rebuild(bot: BotProcess) -> tuple[int, str]:
 
 async def is_waiting(bot: BotProcess, event_id: str) -> bool:
     return event_id in waiting(bot)
+
+
+async def test_a_default_that_is_added_later_spares_what_was_said(
+    people: People, bots: Bots
+) -> None:
+    bot, alice = await bots(), await people("alice")
+    room = await settle_in(alice, bot)
+    stays = [await alice.send(room, "no lifetime holds")]
+    await asyncio.sleep(1)  # two clocks
+    await bot.stop()
+    stays.append(await alice.send(room, "nobody knows whether it holds yet"))
+    bot.config["lifetime"] = {"min": "1s", "default": "4s"}
+    await bot.start()
+    await wait_until(lambda: has_state(alice, room, DEFAULT_EVENT), 10, "the bot to write it down")
+    goes = [await alice.send(room, "it holds")]
+    await wait_until(lambda: is_waiting(bot, goes[0]), 10, "the bot to have read it")
+    await bot.kill()
+    shutil.rmtree(bot.data_dir)
+    goes.append(await alice.send(room, "the bot is away"))
+    await bot.start()
+    for event in goes:
+        await alice.until_redacted(room, event, 15)
+    assert await bot.stop() == 0
+    await asyncio.to_thread(rebuild, bot)
+    await bot.start()
+    await alice.until_redacted(room, await alice.send(room, "last"), 15)
+    assert not any([await alice.is_redacted(room, one) for one in stays])
+
+
+async def has_state(alice: Person, room: RoomID, kind: str) -> bool:
+    try:
+        return bool(await alice.get_state(room, kind))
+    except ApiError:
+        return False

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bot.model import Bounds, EventID, Failed, Refused, RoomID, Unreachable, UserID
+from bot.model import EventID, Failed, Refused, RoomID, Unreachable, UserID
 from bot.sweeper import TRIES
 from bot.timeline import Sweep
 from tests.fakes import ALICE
@@ -141,22 +141,6 @@ async def test_a_walk_goes_on_through_what_is_overdue_for_longer_than_any_lifeti
     async with house.running(*house.everything):
         await house.rest()
     assert all(house.homeserver.is_redacted(room, one) for one in sent)
-
-
-async def test_what_was_said_before_the_bot_came_stays_also_under_a_default(
-    tmp_path: Path,
-) -> None:
-    bounds = Bounds(minimum=SECOND, maximum=DAY, default=MINUTE)
-    house = await House.build(tmp_path / "x.db", bounds)
-    room = house.homeserver.make_room(joined=False)
-    before = house.homeserver.send(room, "from before")
-    await house.homeserver.join(room)
-    after = house.homeserver.send(room, "since")
-    house.clock.advance(HOUR)
-    async with house.running(*house.everything):
-        assert house.homeserver.is_redacted(room, after)
-        assert not house.homeserver.is_redacted(room, before)
-    await house.store.close()
 
 
 @pytest.mark.parametrize("failure", [Failed(status=500), Unreachable(reason="x")])

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from nio import AsyncClient
 
+from bot.defaults import DEFAULT_EVENT
 from bot.matrix import answers
 from bot.matrix.crypto import Crypto
 from bot.matrix.http import ANSWER_WITHIN, LARGE
@@ -162,6 +163,11 @@ class Matrix(Lookups):
     async def set_policy(self, room_id: RoomID, content: dict[str, Any]) -> Outcome:
         """Set the room's lifetime for everybody to read."""
         return await self.request("PUT", path("rooms", room_id, "state", POLICY_EVENT, ""), content)
+
+    async def set_defaults(self, room_id: RoomID, content: dict[str, Any]) -> Outcome:
+        """Write down, for the bot itself, since when the operator's default holds in a room."""
+        where = path("rooms", room_id, "state", DEFAULT_EVENT, "")
+        return await self.request("PUT", where, content)
 
     async def join(self, room_id: RoomID, via: str = "") -> Outcome:
         """Accept an invitation, or enter an open room, which the server `via` knows."""

@@ -17,7 +17,7 @@ OWING: Final = "SELECT count(*) FROM owed WHERE room = ?"
 MOST_OWED: Final = 100
 """Answers that wait for one room at once; more were asked for than anybody reads."""
 MUST: Final = frozenset(
-    {"set", "announce", "reverted", "suspended", "resumed", "welcome", "moved", "needs"}
+    {"set", "announce", "default", "reverted", "suspended", "resumed", "welcome", "moved", "needs"}
 )
 """What is owed all the same: it tells whether messages disappear."""
 MOST_MUST: Final = 200

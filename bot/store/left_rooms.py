@@ -37,7 +37,8 @@ PASSING: Final = (
 """What is of use only while the bot is in the room; each has a bound."""
 SWEEP_ON: Final = (
     "UPDATE sweeps SET token = (SELECT value FROM meta WHERE key = 'token'),"
-    " setting = (SELECT setting FROM rooms WHERE id = room), before = '[]' WHERE room = ?"
+    " setting = (SELECT setting FROM rooms WHERE id = room), before = '[]',"
+    " defaults = (SELECT defaults FROM rooms WHERE id = room) WHERE room = ?"
     " AND token IS NULL"
 )
 """A walk that has not begun: it is to begin here, and not at the bot's return."""

@@ -7,6 +7,7 @@ from typing import Final
 
 from bot.model import Millis
 from bot.store.database import Database, Row
+from bot.store.defaults import not_in_the_future
 
 LATEST: Final = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'timers'"
 
@@ -87,6 +88,7 @@ class Moments:
             await db.rows(SYNCED, now=now)
             for statement in (*WAITING, *SINCE):
                 await db.rows(statement, now=now)
+            await not_in_the_future(db, now)
 
     async def _in_portions(
         self, after: int, upto: int, statements: Sequence[tuple[str, Row, Row]]

@@ -280,6 +280,10 @@ MIGRATIONS: Final = (
     CREATE INDEX undecided_room ON undecided (room, id);
     """,
     """
+    ALTER TABLE rooms ADD COLUMN inherited INTEGER;
+    ALTER TABLE rooms ADD COLUMN defaults TEXT NOT NULL DEFAULT '[]';
+    ALTER TABLE rooms ADD COLUMN told_defaults TEXT NOT NULL DEFAULT '[]';
+    ALTER TABLE sweeps ADD COLUMN defaults TEXT NOT NULL DEFAULT '[]';
     ALTER TABLE undecided ADD COLUMN thread TEXT NOT NULL DEFAULT '';
     """,
 )

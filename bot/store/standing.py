@@ -9,6 +9,7 @@ from bot.model import MANY, Millis, Review, RoomID
 from bot.policy import Owed
 from bot.store.database import Database, as_list, run
 from bot.store.debts import owe
+from bot.store.defaults import owe_default
 from bot.succession import Stage
 
 ROOM: Final = (
@@ -110,6 +111,7 @@ class Standing:
             if row[5] and not suspended:
                 await db.rows(RESUME, row[0])
             await db.rows(REVIEWED, reviews, suspended, stuck, row[0])
+            await owe_default(db, row[0])  # it may be allowed now
             await owe(db, row[0], owed)
 
     async def refusals(self, room_id: RoomID) -> tuple[int, Millis]:

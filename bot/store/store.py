@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Final
 
+from bot.defaults import DefaultBegins
 from bot.model import Bounds, Invite, Millis, RoomID, UserID
 from bot.policy import Owed, Room, RoomState
 from bot.store.commands import Commands, remember_undecided
 from bot.store.database import Database, Row
 from bot.store.debts import Debts, owe
+from bot.store.defaults import (
+    RoomDefaults,
+    change_default,
+    default_said,
+    inherit,
+    load_defaults,
+    meet_default,
+    owe_default,
+    told_default,
+)
 from bot.store.files import Files, attach
 from bot.store.handled import count_once, forget_handled, remember_handled
 from bot.store.invitations import (
@@ -43,16 +55,16 @@ SAVE_META: Final = (
 )
 ROOMS: Final = (
     "SELECT room_id, setting, encrypted, suspended, last_digest, policy_digest, review, greeting,"
-    " stuck, removed, stated, commanded FROM rooms"
+    " stuck, removed, stated, commanded, defaults, told_defaults FROM rooms"
 )
-ENTER: Final = "INSERT OR IGNORE INTO rooms (room_id) VALUES (?)"
+ENTER: Final = "INSERT OR IGNORE INTO rooms (room_id) VALUES (?) RETURNING 1"
 STATE: Final = (
     "SELECT setting, stated, policy_digest, commanded, awaits, revision, encrypted_here FROM rooms"
     " WHERE id = ?"
 )
 SAVE_STATE: Final = (
     "UPDATE rooms SET setting = ?, stated = ?, policy_digest = ?, commanded = ?, awaits = ?,"
-    " revision = ?, encrypted_here = ?, encrypted = encrypted OR ?,"
+    " revision = ?, encrypted_here = ?, encrypted = encrypted OR ?, inherited = ?,"
     " suspended = suspended OR ?, review = review + ? WHERE id = ?"
 )
 SEEN: Final = (
@@ -62,7 +74,7 @@ SEEN: Final = (
 )
 
 
-class Store(Timers, Standing, LeftRooms, Debts, Commands, Files, Moments):
+class Store(Timers, Standing, LeftRooms, Debts, Commands, RoomDefaults, Files, Moments):
     """All that is remembered, over one database. Every method is one transaction."""
 
     def __init__(
@@ -79,6 +91,7 @@ class Store(Timers, Standing, LeftRooms, Debts, Commands, Files, Moments):
         self.successors = Successors(database)
         self.invitations = Invitations(database)
         self._swept_at: Millis = 0
+        self._default_begun = False
 
     @classmethod
     async def open(
@@ -137,8 +150,12 @@ class Store(Timers, Standing, LeftRooms, Debts, Commands, Files, Moments):
             for room_id in left:
                 await db.rows(REMOVED, room_id)
                 await take_inviter(db, room_id)  # it was withdrawn, or declined
+            begun = self._default_begun
+            changed = [] if begun else await change_default(db, self._bounds.default, now)
             for stretch in stretches:
                 await self._commit_stretch(db, stretch, now)
+            for row in changed:
+                await self._begin_default(db, row)
             await db.rows(SAVE_META, "token", token)
             await db.rows(SAVE_META, "synced_at", now)
             if now - self._swept_at >= SWEEP_EVERY:
@@ -146,13 +163,26 @@ class Store(Timers, Standing, LeftRooms, Debts, Commands, Files, Moments):
                 await forget_never_came(db, now)
                 await forget_successors(db, now)
                 self._swept_at = now
+        self._default_begun = True
+
+    async def _begin_default(self, db: Database, row: int) -> None:
+        """The operator's default holds for what comes after all that was said in a room."""
+        default = self._bounds.default
+        if await self.unread.is_reading(db, row):
+            segment = await db.one("SELECT segment FROM rooms WHERE id = ?", row)
+            assert segment is not None
+            await self.unread.append(db, row, segment[0], [DefaultBegins(lifetime=default)])
+        else:
+            await inherit(db, row, default)
+        await owe_default(db, row)
 
     async def _commit_stretch(self, db: Database, stretch: Stretch, now: Millis) -> None:
         back = await come_back(db, stretch.room_id, now) if stretch.entered else 0
-        await db.rows(ENTER, stretch.room_id)
+        fresh = bool(await db.rows(ENTER, stretch.room_id))
         room = await db.one(ROOM, stretch.room_id)
         assert room is not None
         row, segment = int(room[0]), int(room[6])
+        begins = await self._meet_default(db, row, stretch, now, fresh=fresh)
         await remember_opened(db, stretch.items)
         review = (stretch.review, stretch.review)
         await db.rows(SEEN, stretch.encrypted, *review, stretch.last_digest, row)
@@ -161,17 +191,36 @@ class Store(Timers, Standing, LeftRooms, Debts, Commands, Files, Moments):
             await self.unread.put(db, row, segment - 1, FIRST, stretch.found)
         if await self.unread.is_reading(db, row):
             # What a command in the gap sets counts for what follows it: wait for the gap.
-            await self.unread.append(db, row, segment, stretch.items)
+            await self.unread.append(db, row, segment, begins + stretch.items)
         else:
-            await self._apply(db, row, stretch.items, now)
+            await self._apply(db, row, begins + stretch.items, now)
         if stretch.sweep:
             await begin_sweep(db, row, stretch.sweep)
+        if fresh or stretch.entered:
+            await owe_default(db, row)
         if stretch.entered:
             await db.rows("UPDATE rooms SET greeting = 1 WHERE id = ?", row)
             if not await enter(db, stretch.room_id):
                 args = {"back": back}
                 await owe(db, row, [Owed(key=f"welcome:{now}", kind="welcome", args=args)])
         await self._welcomed(db, row, stretch, now)
+
+    async def _meet_default(
+        self, db: Database, row: int, stretch: Stretch, now: Millis, *, fresh: bool
+    ) -> list[Item]:
+        """Note since when the operator's default holds; return what stands before the new items.
+
+        What waits unread from an earlier time in the room has the default of that time.
+        """
+        default, said = self._bounds.default, default_said(stretch.found + stretch.items)
+        if not fresh and not stretch.entered:
+            if said is not None:
+                await told_default(db, row, said)
+            return []
+        await meet_default(db, row, said or (), default, now, entered=stretch.entered)
+        if fresh:
+            await inherit(db, row, default)
+        return [DefaultBegins(lifetime=default)]
 
     async def _welcomed(self, db: Database, row: int, stretch: Stretch, now: Millis) -> None:
         """Note who wanted the bot in the room, and whether it may be alone there."""
@@ -189,7 +238,8 @@ class Store(Timers, Standing, LeftRooms, Debts, Commands, Files, Moments):
         if not items:
             return
         state = await self._state(db, row)
-        result = stamp(state, items, bounds=self._bounds, own_id=self._own_id)
+        bounds = await self._bounds_there(db, row)
+        result = stamp(state, items, bounds=bounds, own_id=self._own_id)
         await self._write(db, row, result, now, again=again)
 
     async def _write(
@@ -197,7 +247,7 @@ class Store(Timers, Standing, LeftRooms, Debts, Commands, Files, Moments):
     ) -> None:
         # The verdict may be old by now: have the bot's power looked at again.
         lacks = (result.suspends, result.suspends)
-        await db.rows(SAVE_STATE, *_state_row(result.state), *lacks, row)
+        await db.rows(SAVE_STATE, *_state_row(result.state), result.default, *lacks, row)
         if again:
             await take_back(db, row, result.stays)
         await add_timers(db, row, result.timers, now, again=again)
@@ -207,6 +257,12 @@ class Store(Timers, Standing, LeftRooms, Debts, Commands, Files, Moments):
         await remember_unheard(db, row, result.unheard)
         await owe(db, row, result.owed)
         await remember_undecided(db, row, result.undecided, now)
+
+    async def _bounds_there(self, db: Database, row: int) -> Bounds:
+        """Return the bounds, with the default that holds where the room's timeline is known to."""
+        found = await db.one("SELECT inherited FROM rooms WHERE id = ?", row)
+        assert found is not None
+        return replace(self._bounds, default=found[0])
 
     async def _state(self, db: Database, row: int) -> RoomState:
         """Return how the room stands where its timeline is known up to."""
@@ -244,4 +300,6 @@ def _room(row: Row) -> Room:
         removed=bool(row[9]),
         stated=row[10],
         commanded=bool(row[11]),
+        defaults=load_defaults(row[12]),
+        told_defaults=load_defaults(row[13]),
     )

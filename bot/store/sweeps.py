@@ -10,6 +10,7 @@ from bot.model import EventID, Millis, RoomID
 from bot.policy import Owed, Stamp
 from bot.store.database import Database, as_list, run
 from bot.store.debts import owe
+from bot.store.defaults import dump_defaults, load_defaults
 from bot.store.files import attach
 from bot.store.kin import add_timers
 from bot.timeline import Attached, Sweep
@@ -29,8 +30,9 @@ MISSED: Final = "SELECT 1 FROM sweeps WHERE room = ? AND missed"
 """The room was told that not everything could be read, and waits for this sweep."""
 NEXT: Final = (
     "SELECT r.room_id, s.whole, s.since, s.until, s.token, s.setting, s.fresh, s.found, s.events,"
-    " s.empty, s.attempts, s.next, s.before, s.size FROM sweeps s INDEXED BY sweeps_next"
-    " CROSS JOIN rooms r ON r.id = s.room WHERE r.left_at IS NULL AND s.room NOT IN"
+    " s.empty, s.attempts, s.next, s.before, s.size, s.defaults"
+    " FROM sweeps s INDEXED BY sweeps_next CROSS JOIN rooms r ON r.id = s.room"
+    " WHERE r.left_at IS NULL AND s.room NOT IN"
     " (SELECT id FROM rooms WHERE room_id IN (SELECT value FROM json_each(?)))"
     " AND NOT EXISTS (SELECT 1 FROM gaps WHERE room = s.room)"
     # A lifetime that a command has just set holds from its place on, which the walk cannot see.
@@ -43,12 +45,13 @@ LATER: Final = (
 ROW: Final = "SELECT id FROM rooms WHERE room_id = ?"
 START: Final = (
     "UPDATE sweeps SET token = (SELECT value FROM meta WHERE key = 'token'), fresh = 0,"
-    " before = '[]',"
+    " before = '[]', defaults = (SELECT defaults FROM rooms WHERE id = room),"
     " setting = (SELECT setting FROM rooms WHERE id = room) WHERE room = ?"
 )
 READ_ON: Final = (
-    "UPDATE sweeps SET token = ?, setting = ?, before = ?, fresh = fresh + ?, found = found + ?,"
-    " events = events + ?, next = ?, attempts = 0 WHERE room = ?"
+    "UPDATE sweeps SET token = ?, setting = ?, before = ?, defaults = ?,"
+    " fresh = fresh + ?, found = found + ?, events = events + ?, next = ?, attempts = 0"
+    " WHERE room = ?"
 )
 AGAIN: Final = (
     "UPDATE sweeps SET token = NULL, next = ?, empty = CASE WHEN fresh THEN 0 ELSE empty + 1 END"
@@ -107,6 +110,7 @@ class Sweeps:
             next=found[11],
             before=tuple((EventID(one[0]), one[1]) for one in json.loads(found[12])),
             size=found[13],
+            defaults=load_defaults(found[14]),
         )
 
     async def read_on(
@@ -134,7 +138,7 @@ class Sweeps:
             await add_timers(db, row[0], stamps, now, found=True)
             await attach(db, row[0], files)
             before = json.dumps(way.until)
-            found = (fresh, fresh, events, now)
+            found = (dump_defaults(way.defaults), fresh, fresh, events, now)
             await db.rows(READ_ON, token, way.setting, before, *found, row[0])
         return fresh
 

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Collection
 from dataclasses import asdict
 from typing import Any, Final, Protocol
 
+from bot.defaults import DefaultBegins, DefaultSaid
 from bot.model import Millis, RoomID
 from bot.pending import Undecided
 from bot.policy import Owed
@@ -78,6 +79,7 @@ KINDS: Final[dict[str, type[Item]]] = {
     "undecided": Undecided,
     "unheard": Unheard,
     "attached": Attached,
+    "defaultbegins": DefaultBegins,
 }
 
 
@@ -248,7 +250,7 @@ async def _put(db: Database, row: int, segment: int, first: int, items: list[Ite
             case Message():
                 where = f"{item.sent} {item.parent}" if item.parent else str(item.sent)
                 rows.append((row, segment, position, where, item.event_id))
-            case Opened():
+            case Opened() | DefaultSaid():
                 pass  # remembered at once, by whoever reads
             case _:
                 rows.append((row, segment, position, _json(item), None))
