@@ -8,6 +8,8 @@ from urllib.parse import urlencode
 import aiohttp
 from nio import AsyncClient
 
+from bot.matrix import answers
+from bot.matrix.http import LARGE, read
 from bot.matrix.wire import new_session
 
 
@@ -35,3 +37,9 @@ class Client(AsyncClient):  # type: ignore[misc]
         if self.speaks_for:
             path += ("&" if "?" in path else "?") + urlencode(self.speaks_for)
         return await super().send(method, path, *arguments, **options)
+
+    async def parse_body(self, transport_response: aiohttp.ClientResponse) -> dict[Any, Any]:
+        """Read an answer as the bot's own requests do: nio reads it whole, however long."""
+        raw = await read(transport_response, LARGE)
+        found = answers.parse(raw or b"")
+        return found if isinstance(found, dict) else {}
