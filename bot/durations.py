@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TYPE_CHECKING, Final
 
@@ -49,6 +50,10 @@ _REASONS: Final = (
 )
 
 
+_UNKNOWN: Final = "The units are seconds, minutes, hours, days, weeks and years"
+_MONTHS: Final = dict.fromkeys(("month", "months", "mo", "mos"), "; a month may be 30 days.")
+
+
 class DurationError(ValueError):
     """A text is no length of time.
 
@@ -73,7 +78,7 @@ def parse(text: str) -> Millis:
     for count, name in _PART.findall(line):
         unit = _UNITS.get(name.lower())
         if unit is None:
-            raise DurationError("The units are seconds, minutes, hours, days, weeks and years.")
+            raise DurationError(_UNKNOWN + _MONTHS.get(name.lower(), "."))
         if unit in counts:
             raise DurationError("Each unit may be used only once.")
         counts[unit] = int(count)
@@ -83,6 +88,18 @@ def parse(text: str) -> Millis:
     if total > LONGEST:
         raise DurationError("That is longer than can be counted.")
     return total
+
+
+def given(number: object) -> Millis | None:
+    """Return the milliseconds that JSON gives as a number, or as text; `None` when it gives none.
+
+    A part of one counts as a whole, and more than `LONGEST` as `LONGEST`.
+    """
+    if isinstance(number, str) and re.fullmatch("[0-9]{1,100}", number):
+        number = int(number)
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        return None
+    return min(math.ceil(number), LONGEST) if 0 <= number < math.inf else None
 
 
 def compact(ms: Millis) -> str:

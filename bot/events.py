@@ -5,13 +5,16 @@ from __future__ import annotations
 from typing import Any, Final
 
 from bot.model import Event, RoomBatch, UserID
-from bot.timeline import is_gone, is_state, says_more
+from bot.policy import UNREADABLE, read_setting
+from bot.timeline import Setting, is_gone, is_state, says_more
 
 SHAPES_ROOM: Final = frozenset({"m.room.power_levels", "m.room.create", "m.room.tombstone"})
 """State that says what the bot may do."""
 
 LONGEST_COMMAND: Final = 1_024
 """Characters of ciphertext in which every valid command fits, whatever its client adds."""
+LONGEST_REPLY: Final = 8_192
+"""The same of a reply: older clients add, twice, the notice of the bot that it replies to."""
 
 
 def is_nothing(event: Event) -> bool:
@@ -30,8 +33,10 @@ def may_be_command(content: dict[str, Any]) -> bool:
     What relates to another message does so in clear, and a long message is no valid command.
     """
     relation = content.get("m.relates_to")
-    edits = isinstance(relation, dict) and relation.get("rel_type") == "m.replace"
-    return not edits and len(str(content.get("ciphertext", ""))) <= LONGEST_COMMAND
+    relation = relation if isinstance(relation, dict) else {}
+    longest = LONGEST_REPLY if "m.in_reply_to" in relation else LONGEST_COMMAND
+    edits = relation.get("rel_type") == "m.replace"
+    return not edits and len(str(content.get("ciphertext", ""))) <= longest
 
 
 def is_verification(event: Event) -> bool:
@@ -45,6 +50,19 @@ def is_verification(event: Event) -> bool:
 def is_encryption(event: Event) -> bool:
     """Whether the state event turns on encryption (spec: client-server API v1.13, 11.12.1)."""
     return event.get("type") == "m.room.encryption" and event.get("state_key") == ""
+
+
+def read_event(event: Event) -> tuple[Setting, str]:
+    """Read a state event. One that is unreadable leaves as it is what it replaced."""
+    setting, note = read_setting(event.get("content"))
+    return (replaced(event) if note == UNREADABLE else setting), note
+
+
+def replaced(event: Event) -> Setting:
+    """Return what held before the state event, as far as the homeserver says it."""
+    unsigned = event.get("unsigned")
+    before = unsigned.get("prev_content") if isinstance(unsigned, dict) else None
+    return read_setting(before)[0] if isinstance(before, dict) else None
 
 
 def is_creation(event: Event) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from bot.addresses import media_ids
-from bot.commands import Parsed, parse, text_of
+from bot.commands import Parsed, command_of, thread_of
 from bot.events import is_verification, may_be_command
 from bot.judging import Authority, Clear, Judge, Powers
 from bot.model import Event, EventID, Locked, Millis, RoomID, UserID
@@ -122,13 +122,17 @@ class Hearing:
             device_id="" if clear is None else clear.device_id,
             device_key="" if clear is None else clear.device_key,
             clear=clear is None,
+            thread=thread_of(content, event["content"].get("m.relates_to")) or "",
         )
-        return [*items, await self._judge.hear(parsed, command, reading.powers)]
+        verdict = await self._judge.hear(parsed, command, reading.powers)
+        return items if verdict is None else [*items, verdict]
 
     def _command(self, event: Event, kind: object, content: Event) -> Parsed | None:
         """Return the command that a message with this content is, if it is one."""
-        text = text_of(content, event["content"].get("m.relates_to"))
-        return parse(text, self._prefix) if text is not None and kind == "m.room.message" else None
+        if kind != "m.room.message":
+            return None
+        relation = event["content"].get("m.relates_to")
+        return command_of(content, relation, own_id=self._homeserver.own_id, prefix=self._prefix)
 
     def _matters(self, event: Event, clear: Clear, told: Event) -> bool:
         """Whether it makes any difference whose message it is."""

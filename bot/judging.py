@@ -13,6 +13,8 @@ from bot.commands import Parsed
 from bot.model import (
     POLICY_EVENT,
     Bounds,
+    Event,
+    EventID,
     Failed,
     Millis,
     Outcome,
@@ -62,6 +64,8 @@ class Authority(Protocol):
     @property
     def own_id(self) -> UserID: ...  # noqa: D102
     async def power(self, room_id: RoomID) -> Power: ...  # noqa: D102
+    async def event(self, room_id: RoomID, event_id: EventID) -> Event | None: ...  # noqa: D102
+    async def name_of(self, room_id: RoomID, user_id: UserID) -> str: ...  # noqa: D102
     async def is_signed(self, user_id: UserID, device_id: str, device_key: str) -> bool: ...  # noqa: D102
 
 
@@ -133,9 +137,16 @@ class Judge:
         log.warning("somebody says too many commands: those over the limit do not count")
         return Said(digest=digest, sender=sender, kind="hasty")
 
-    async def hear(self, parsed: Parsed, command: Undecided, powers: Powers) -> Said | Undecided:
-        """Return the verdict on what was said, or the command where the homeserver is silent."""
+    async def hear(
+        self, parsed: Parsed, command: Undecided, powers: Powers
+    ) -> Said | Undecided | None:
+        """Return the verdict on what was said, or the command where the homeserver is silent.
+
+        `None`: it was said to somebody else.
+        """
         said = self.over_limit(command.sender, command.digest, command.sent)
+        if said is None and await self._is_for_another(parsed, powers):
+            return None
         if said is None and parsed.setting is None:
             args = dict(parsed.args)
             said = Said(digest=command.digest, sender=command.sender, kind=parsed.kind, args=args)
@@ -144,7 +155,25 @@ class Judge:
         except OutcomeError as error:
             log.info("a command waits to be decided (%s)", describe(error.outcome))
             return command
-        return replace(said, event_id=command.event_id, clear=command.clear)
+        return replace(_placed(said, command), clear=command.clear)
+
+    async def _is_for_another(self, parsed: Parsed, powers: Powers) -> bool:
+        """Whether it is said to somebody else, by name or in reply.
+
+        Where it cannot be seen to whom it replies, it is for the bot.
+        """
+        own_id, about = self._authority.own_id, parsed.replies_to
+        try:
+            if parsed.called:
+                name = await powers.ask(lambda: self._authority.name_of(powers.room_id, own_id))
+                if parsed.called.removeprefix("@").casefold() != name.strip().casefold():
+                    return True
+            if about is None:
+                return False
+            event = await powers.ask(lambda: self._authority.event(powers.room_id, about))
+        except OutcomeError:
+            return bool(parsed.called)
+        return event is None or event.get("sender") != own_id
 
     async def decide(self, room_id: RoomID, command: Undecided) -> Said:
         """Return the verdict on a command that waited for it.
@@ -153,7 +182,7 @@ class Judge:
         """
         said = await self.judge(command, self.powers(room_id))
         self._silent.pop(room_id, None)
-        return replace(said, event_id=command.event_id)
+        return _placed(said, command)
 
     async def judge(self, command: Undecided, powers: Powers) -> Said:
         """Return the verdict on a command that sets a lifetime.
@@ -202,4 +231,10 @@ def passes(outcome: Outcome) -> bool:
 
 def unjudged(command: Undecided) -> Said:
     """Return the verdict that there is none: its sender is told, and may say it again."""
-    return Said(digest=command.digest, sender=command.sender, kind="unjudged")
+    return _placed(Said(digest=command.digest, sender=command.sender, kind="unjudged"), command)
+
+
+def _placed(said: Said, command: Undecided) -> Said:
+    """Return the verdict with the place of the command, where it is answered."""
+    thread = {"thread": command.thread} if command.thread else {}
+    return replace(said, event_id=command.event_id, args=said.args | thread)

@@ -10,6 +10,7 @@ from typing import Final, Protocol
 
 from bot.allowance import HOUR, Allowance
 from bot.clock import Clock
+from bot.commands import thread_of
 from bot.model import (
     Event,
     EventID,
@@ -106,6 +107,8 @@ class Late:
         self._later: dict[tuple[RoomID, EventID], Millis] = {}
         """Messages that are under way or were put off: nothing more is done for them before."""
         self._asked_twice: set[tuple[str, str]] = set()
+        self._threads: dict[tuple[str, str], EventID] = {}
+        """Where to answer to a message whose key was asked for, if that is in a thread."""
         self._told = Allowance(ASKED_TO_REPEAT, HOUR)
         self.wake = asyncio.Event()
 
@@ -243,8 +246,15 @@ class Late:
 
     async def _ask(self, room_id: RoomID, unheard: Unheard, *, again: bool = False) -> None:
         event = await self._homeserver.event(room_id, unheard.event_id)
-        if event is not None:
-            await self._homeserver.ask_for_key(room_id, event, again=again)
+        if event is None:
+            return
+        content = event.get("content")
+        root = thread_of(content, None) if isinstance(content, dict) else None
+        if root is not None:
+            if len(self._threads) >= MOST_ASKED_TWICE:
+                self._threads.clear()
+            self._threads[_key_of(unheard)] = root
+        await self._homeserver.ask_for_key(room_id, event, again=again)
 
     async def _give_up(self, room_id: RoomID, unheard: Unheard) -> None:
         """Ask for the message again, once for each key: nobody knows whether it was a command.
@@ -255,7 +265,9 @@ class Late:
         if unheard.quiet or not self._told.admits(unheard.sender, digest, self._clock.now()):
             await self._memory.heard(room_id, unheard, [], self._clock.now())
             return
-        said = Said(digest=digest, sender=unheard.sender, kind="unheard")
+        root = self._threads.pop(_key_of(unheard), None)
+        place = {"thread": root} if root else {}
+        said = Said(digest=digest, sender=unheard.sender, kind="unheard", args=place)
         await self._memory.heard(room_id, unheard, [said], self._clock.now())
         self._wake_others()
 

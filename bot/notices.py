@@ -172,7 +172,8 @@ class Notices:
         return report.files_wait() if self._files.trouble else report.files_go(self._files.server)
 
     async def _name(self, room: Room, sender: str) -> str:
-        return await self._homeserver.name_of(room.room_id, UserID(sender))
+        name = await self._homeserver.name_of(room.room_id, UserID(sender))
+        return words.person(name, sender)
 
     async def _standing(self, room_id: RoomID) -> Standing:
         power = await self._homeserver.power(room_id)

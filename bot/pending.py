@@ -25,6 +25,8 @@ class Undecided:
     """The device that encrypted it; both empty when it was said in clear."""
     clear: bool = False
     """As of `Said`."""
+    thread: str = ""
+    """The root of the thread that it stands in, and is answered in; empty: none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

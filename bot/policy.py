@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from bot import durations
 from bot.defaults import Defaults
 from bot.model import Bounds, EventID, Millis, RoomID
 from bot.timeline import (
@@ -18,8 +19,11 @@ SINCE: Final = "io.github.matrix-ephemeral-bot.since"
 """In the bot's own state events: since which messages what it set holds."""
 MOST_MARKS: Final = 20
 
-LARGEST: Final = 2**53 - 1
-"""The largest integer in canonical JSON; larger ones cannot have come through a homeserver."""
+LARGEST: Final = durations.LONGEST
+"""The longest lifetime: larger numbers cannot have come through a homeserver."""
+
+BY_READING: Final = frozenset({"after_read", "after_read_by_recipient"})
+UNREADABLE: Final = "unreadable"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,19 +122,20 @@ def lifetime(setting: Setting, bounds: Bounds) -> Millis | None:
 def read_setting(content: Any) -> tuple[Setting, str]:
     """Read the content of `com.beeper.disappearing_timer`; return the setting and a note.
 
-    `{}` is off. `after_read` is counted from sending, the earlier of the two, so that nothing
-    outlives what was asked for. What cannot be read is off, and the note says so.
+    Off is only an empty one, or a timer of 0. Every type counts from sending, the earliest, so that
+    nothing outlives what was asked for: the note is `after_read` or `unknown`. Where the timer is
+    no number, the note is `unreadable`.
     """
     if not isinstance(content, dict):
-        return OFF, "unreadable"
-    kind, timer = content.get("type"), content.get("timer")
-    if kind is None and timer is None:
+        return None, UNREADABLE
+    kind, given = content.get("type"), content.get("timer")
+    timer = durations.given(given)
+    if timer == 0 or (kind in (None, "") and given is None):
         return OFF, ""
-    if type(timer) is not int or not 0 <= timer <= LARGEST:
-        return OFF, "unreadable"
-    if kind == "after_send" or timer == 0:
-        return timer, ""
-    return (timer, "after_read") if kind == "after_read" else (OFF, "unreadable")
+    if timer is None:
+        return None, UNREADABLE
+    known = "after_read" if str(kind) in BY_READING else "unknown"
+    return timer, "" if kind == "after_send" else known
 
 
 def policy_content(setting: int, marks: Sequence[Mark] = ()) -> dict[str, Any]:

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from bot.defaults import DEFAULT_EVENT, DefaultSaid, read_defaults
-from bot.events import is_encryption, is_nothing
+from bot.events import is_encryption, is_nothing, read_event, replaced
 from bot.hearing import Hearing, HearVerification, Homeserver, Reading
 from bot.judging import Judge
 from bot.model import POLICY_EVENT, Bounds, Event, EventID, Millis, RoomID, UserID
-from bot.policy import read_marks, read_setting
+from bot.policy import read_marks
 from bot.timeline import (
     Attached,
     Change,
@@ -20,7 +20,6 @@ from bot.timeline import (
     Message,
     Place,
     Redaction,
-    Setting,
     began,
     belongs_to,
     is_gone,
@@ -156,10 +155,10 @@ class Reader:
             return [DefaultSaid(defaults=read_defaults(event.get("content")))] if own else []
         if event.get("type") != POLICY_EVENT or event.get("state_key") != "":
             return []
-        setting, note = read_setting(event.get("content"))
+        setting, note = read_event(event)
         change = Change(
             setting=setting,
-            before=_before(event),
+            before=replaced(event),
             sender=UserID(str(event.get("sender", ""))),
             digest=self.digest(str(event.get("event_id", ""))),
             quiet=quiet,
@@ -184,12 +183,6 @@ def _found(event: Event, event_id: EventID, sent: Millis, parent: EventID | None
     at = event.get("origin_server_ts")
     said_at = max(at, 0) if type(at) is int else None
     return Message(event_id=event_id, sent=sent, parent=parent, said_at=said_at)
-
-
-def _before(event: Event) -> Setting:
-    """Return what held before a state event, as far as the homeserver says it."""
-    before = _previous(event)
-    return None if before is None else read_setting(before)[0]
 
 
 def _previous(event: Event) -> Event | None:

@@ -11,6 +11,7 @@ from typing import Any, Final, Protocol
 
 from bot import notices
 from bot.clock import Clock
+from bot.commands import in_thread
 from bot.defaults import Defaults, defaults_content
 from bot.model import (
     Bounds,
@@ -21,6 +22,7 @@ from bot.model import (
     Millis,
     Outcome,
     OutcomeError,
+    Refused,
     RoomID,
     TokenRejectedError,
     UserID,
@@ -165,7 +167,8 @@ class Speaker:
             log.warning("a notice could not be sent (%s)", describe(outcome))
             if debt.kind == "set":
                 # The command counted from its own place; what the room's state says counts again.
-                owed = Owed(key=f"{debt.key}:no", kind="reverted", args={})
+                place = {key: debt.args[key] for key in ("thread",) if key in debt.args}
+                owed = Owed(key=f"{debt.key}:no", kind="reverted", args=place)
                 await self._memory.take_back(debt, owed)
             await self._memory.paid(debt, self._clock.now())
         return None
@@ -190,7 +193,7 @@ class Speaker:
         removed = is_gone(current or {}) and lifetime(room.stated, self._bounds) is not None
         # What somebody has changed since may have come with the timeline already.
         if foreign or removed or not room.commanded:
-            await self._memory.take_back(debt, not_held(debt.key, debt.args["sender"]))
+            await self._memory.take_back(debt, not_held(debt.key, debt.args))
             return
         marks = [(EventID(mark[0]), int(mark[1])) for mark in debt.args.get("marks", [])]
         content = policy_content(wanted, marks)
@@ -229,6 +232,12 @@ class Speaker:
         body = await self._notices.text(debt, room)
         if not body:
             return Done()
-        content = {"msgtype": "m.notice", "body": body, "m.mentions": {}}
+        content: dict[str, Any] = {"msgtype": "m.notice", "body": body, "m.mentions": {}}
         txn = "say-" + self._memory.digest(f"{debt.room_id}\n{debt.key}")
-        return await self._homeserver.say(room.room_id, content, txn, encrypted=room.encrypted)
+        say = partial(self._homeserver.say, room.room_id, encrypted=room.encrypted)
+        if "thread" in debt.args:
+            outcome = await say(content | in_thread(debt.args["thread"]), txn)
+            if not isinstance(outcome, Refused):
+                return outcome
+            txn += "-outside"  # no thread can begin there: whoever wrote the command made it up
+        return await say(content, txn)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Final
 
+from bot.events import read_event
 from bot.model import Event, Millis, RoomID
-from bot.policy import read_setting
 from bot.timeline import Setting
 
 LONGEST_ID: Final = 255
@@ -75,7 +75,7 @@ def goes_along(policy: Event | None, tombstone: Event, own_member: Event | None)
     """
     if policy is None or _later(policy, tombstone) or _later(own_member, tombstone):
         return None
-    return read_setting(policy.get("content"))[0]
+    return read_event(policy)[0]
 
 
 def _later(event: Event | None, tombstone: Event) -> bool:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from bot.defaults import DefaultBegins
 from bot.model import Bounds, EventID, Millis, UserID
 from bot.pending import Undecided
-from bot.policy import MOST_MARKS, Owed, RoomState, Stamp, lifetime
+from bot.policy import MOST_MARKS, UNREADABLE, Owed, RoomState, Stamp, lifetime
 from bot.timeline import (
     OFF,
     SURPLUS,
@@ -90,15 +91,16 @@ def overtaken(before: Iterable[Owed], owed: Owed) -> list[Owed]:
     Who has changed their own mind needs no word: what is said of the last one answers all.
     """
     return [
-        not_held(one.key, one.args["sender"])
+        not_held(one.key, one.args)
         for one in before
         if one.kind == "set" and one.args.get("sender") not in {None, owed.args["sender"]}
     ]
 
 
-def not_held(key: str, sender: UserID) -> Owed:
+def not_held(key: str, said: dict[str, Any]) -> Owed:
     """Return the answer to a command that came to nothing: the lifetime was changed meanwhile."""
-    return Owed(key=f"{key}:over", kind="overtaken", args={"sender": sender})
+    args: dict[str, Any] = {name: said[name] for name in ("sender", "thread") if name in said}
+    return Owed(key=f"{key}:over", kind="overtaken", args=args)
 
 
 class _Walk:
@@ -191,8 +193,11 @@ class _Walk:
 
         `cause` is the digest of what made the change, where that is not the state event.
         """
-        state, setting = self.state, change.setting
-        stated = replace(state, stated=setting, policy_digest=change.digest)
+        state, setting, said = self.state, change.setting, change.setting
+        if change.note == UNREADABLE:
+            setting = setting if state.setting is None else state.setting
+            said = said if state.stated is None else state.stated
+        stated = replace(state, stated=said, policy_digest=change.digest)
         if change.sender == self._own_id:
             if state.commanded and not (state.awaits and change.digest == state.awaits):
                 # The echo of an earlier command; a later one counts from its own place already.

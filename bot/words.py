@@ -10,7 +10,9 @@ from bot.durations import SECOND, compact, words
 from bot.model import MANY, Bounds, Millis
 from bot.timeline import OFF, Setting
 
-LONGEST_NAME = 80
+LONGEST_NAME = 32
+"""Characters of a display name; the id says who it is."""
+_QUOTES = str.maketrans(dict.fromkeys('"“”„‟«»❝❞〝〞', "'"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,11 +38,25 @@ class Fingerprints:
     device: str
 
 
+def person(name: str, user_id: str) -> str:
+    """Return whom it is about: the id, and before it the name, set apart from the bot's words.
+
+    Anybody can choose any name, and a whole sentence for one.
+    """
+    name, who = tame(name).translate(_QUOTES), clean(user_id)
+    return f"“{name}” ({who})" if name else who
+
+
 def tame(name: str) -> str:
-    """Return a display name without signs that could rearrange the line around it."""
-    clean = "".join(sign for sign in name if unicodedata.category(sign)[0] != "C")
-    clean = " ".join(clean.split())
-    return clean if len(clean) <= LONGEST_NAME else clean[:LONGEST_NAME] + "…"
+    """Return a display name without signs that could rearrange the line around it, and short."""
+    name = clean(name)
+    return name if len(name) <= LONGEST_NAME else name[:LONGEST_NAME] + "…"
+
+
+def clean(name: str) -> str:
+    """Return a name or an id in one line: without controls, and signs that turn the direction."""
+    seen = "".join(sign for sign in name if sign.isspace() or unicodedata.category(sign)[0] != "C")
+    return " ".join(seen.split())
 
 
 def welcome(prefix: str, standing: Standing | None, lifetime: Millis | None, back: int = 0) -> str:
@@ -68,7 +84,7 @@ def figure(count: int) -> str:
 
 
 def announcement(
-    name: str,
+    who: str,
     setting: Setting,
     bounds: Bounds,
     *,
@@ -77,22 +93,31 @@ def announcement(
     note: str = "",
 ) -> str:
     """Say who changed the room's lifetime, and to what."""
+    if note == "unreadable":
+        return f"{clean(who)} set a lifetime that I cannot read. {_goes_on(setting, bounds)}"
     if setting is None or setting == OFF:
-        said = f"{tame(name)} turned disappearing messages off: new messages stay."
-        if note == "unreadable":
-            said = f"{tame(name)} set a lifetime that I cannot read: new messages stay."
+        said = f"{clean(who)} turned disappearing messages off: new messages stay."
         return f"{said} {still_going(pending)}".rstrip()
     lifetime = bounds.clamp(setting)
-    said = f"{tame(name)} set disappearing messages to {words(setting)}."
+    said = f"{clean(who)} set disappearing messages to {words(setting)}."
     if lifetime < setting:
         said += f" The longest I am allowed is {words(lifetime)}, so I use that."
     elif lifetime > setting:
         said += f" The shortest I am allowed is {words(lifetime)}, so I use that."
     if note == "after_read":
         said += " I count from sending, not from reading."
+    elif note:
+        said += " I do not know this kind of timer, and count from sending."
     if standing is not None and not standing.suffices:
         said += f" {paused(standing)}"
     return said
+
+
+def _goes_on(setting: Setting, bounds: Bounds) -> str:
+    """Say what holds where nothing was changed."""
+    lifetime = bounds.default if setting is None else setting and bounds.clamp(setting)
+    goes = f"Messages disappear as before: after {words(lifetime)}." if lifetime else ""
+    return goes or "New messages stay, as before."
 
 
 def still_going(pending: int) -> str:
@@ -169,9 +194,9 @@ def closed() -> str:
     )
 
 
-def refused(name: str, need: int, have: int) -> str:
+def refused(who: str, need: int, have: int) -> str:
     """Tell somebody that the room does not let them."""
-    return f"{tame(name)}, changing this needs power level {need} here, and you have {have}."
+    return f"{clean(who)}, changing this needs power level {need} here, and you have {have}."
 
 
 def powerless(need: int, have: int) -> str:
@@ -204,27 +229,27 @@ def example(bounds: Bounds) -> Millis:
 def invalid(prefix: str, bounds: Bounds, reason: str = "") -> str:
     """Answer what is no command."""
     why = reason or "I do not understand that."
-    hint = f"Try {prefix} {compact(example(bounds))}, or anything {limits(bounds)}."
-    return f"{why} {hint}"
+    best = f"{prefix} {compact(example(bounds))}"
+    return f"{why} Try {best}, or anything {limits(bounds)}. {prefix} off ends it."
 
 
-def unheard(name: str) -> str:
+def unheard(who: str) -> str:
     """Ask for a message again whose key never came."""
     return (
-        f"I could not read a message of {tame(name)}: its key never came to me. If it was a"
+        f"I could not read a message of {clean(who)}: its key never came to me. If it was a"
         " command, please say it again. It disappears like any other."
     )
 
 
-def hasty(name: str) -> str:
+def hasty(who: str) -> str:
     """Say that commands over the limit are passed over."""
-    return f"{tame(name)}, that was a lot of commands. I listen again in a minute."
+    return f"{clean(who)}, that was a lot of commands. I listen again in a minute."
 
 
-def unsigned(name: str) -> str:
+def unsigned(who: str) -> str:
     """Refuse a command from a device that its owner has not verified."""
     return (
-        f"{tame(name)}, commands count here only from a verified device. Verify the one you are"
+        f"{clean(who)}, commands count here only from a verified device. Verify the one you are"
         " using from another of yours, or with your recovery key, and say it again."
     )
 
@@ -245,15 +270,15 @@ def missed() -> str:
     )
 
 
-def overtaken(name: str) -> str:
+def overtaken(who: str) -> str:
     """Answer a command after which somebody else has changed the lifetime."""
-    return f"{tame(name)}, the lifetime was changed meanwhile; yours does not hold."
+    return f"{clean(who)}, the lifetime was changed meanwhile; yours does not hold."
 
 
-def unjudged(name: str) -> str:
+def unjudged(who: str) -> str:
     """Answer a command whose right could not be looked up."""
     return (
-        f"{tame(name)}, I could not look up who may do this here. Nothing was changed; please say"
+        f"{clean(who)}, I could not look up who may do this here. Nothing was changed; please say"
         " it again."
     )
 

@@ -181,16 +181,8 @@ class FakeHomeserver(FakeRequests):
     async def name_of(self, room_id: RoomID, user_id: UserID) -> str:
         async with self.request("name_of", room_id) as failure:
             state = {} if failure else self.rooms[room_id].state()
-        names = {
-            user: event["content"].get("displayname")
-            for (kind, user), event in state.items()
-            if kind == "m.room.member" and event["content"].get("membership") == "join"
-        }
-        name = names.get(user_id)
-        if not name:
-            return user_id
-        shared = list(names.values()).count(name) > 1 or name in names
-        return f"{name} ({user_id})" if shared else name
+        member = state.get(("m.room.member", user_id))
+        return "" if member is None else str(member["content"].get("displayname", ""))
 
     async def relations(self, room_id: RoomID, event_id: EventID) -> tuple[list[EventID], bool]:
         async with self.question("relations", room_id):

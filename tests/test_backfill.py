@@ -12,6 +12,8 @@ from bot.model import (
 from tests.fakes import BOB, BOT
 from tests.house import DAY, MINUTE, SECOND, House
 
+SET = "“alice” (@alice:example.org) set disappearing messages to 5 minutes."
+
 
 @pytest.fixture
 async def room(house: House) -> RoomID:
@@ -87,7 +89,9 @@ async def test_a_command_in_a_gap_covers_what_follows_it(house: House, room: Roo
         assert await dues(house, after) == [5 * MINUTE] * 3
         live = await house.said_in(room, "live")
         assert await dues(house, [live]) == [5 * MINUTE]
-    assert house.homeserver.heard(room) == ["alice set disappearing messages to 5 minutes."]
+    assert house.homeserver.heard(room) == [
+        "“alice” (@alice:example.org) set disappearing messages to 5 minutes."
+    ]
 
 
 async def test_a_change_in_a_gap_counts_from_its_own_place(house: House, room: RoomID) -> None:

@@ -10,8 +10,10 @@ from tests.fakes import ALICE, BOB, BOT
 from tests.house import DAY, MINUTE, House
 from tests.test_speaker import command, setting
 
+A = "“alice” (@alice:example.org)"
+B = "“bob” (@bob:example.org)"
 HOUR = 60 * MINUTE
-OVERTAKEN = "{}, the lifetime was changed meanwhile; yours does not hold."
+OVERTAKEN = "“{0}” (@{0}:example.org), the lifetime was changed meanwhile; yours does not hold."
 REFUSED = Refused(status=400, errcode="M_UNKNOWN")
 
 
@@ -129,7 +131,7 @@ async def test_a_restart_in_the_middle_ends_it_as_well(
     async with house.running(*house.everything):
         await house.rest()
     assert not await marked(house)
-    assert answers(house, room) == ["alice set disappearing messages to 5 minutes."]
+    assert answers(house, room) == [f"{A} set disappearing messages to 5 minutes."]
     assert await can_be_swept(house, room)
 
 
@@ -306,7 +308,7 @@ async def test_who_is_overtaken_by_another_persons_command_is_told(
     assert answers(house, room) == [
         OVERTAKEN.format("alice"),
         OVERTAKEN.format("bob"),
-        "alice set disappearing messages to 4 hours.",
+        f"{A} set disappearing messages to 4 hours.",
     ]
 
 
@@ -318,5 +320,5 @@ async def test_who_is_overtaken_before_the_writing_is_told(house: House, room: R
         await house.rest()
     assert answers(house, room) == [
         OVERTAKEN.format("alice"),
-        "bob set disappearing messages to 2 hours.",
+        f"{B} set disappearing messages to 2 hours.",
     ]

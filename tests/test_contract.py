@@ -209,18 +209,14 @@ async def test_a_policy_without_the_power_is_forbidden(world: World) -> None:
     assert await world.bot.policy_event(room) is None
 
 
-async def test_people_are_called_by_their_names_and_by_their_ids_where_they_share_one(
-    world: World,
-) -> None:
+async def test_people_have_the_names_that_they_choose_or_none(world: World) -> None:
     room = await world.room()
     assert await world.bot.name_of(room, world.alice) == "alice"
-    await world.let_bob_in(room, "bob")
-    assert await world.bot.name_of(room, world.bob) == "bob"
+    assert await world.bot.name_of(room, world.bob) == ""
     await world.let_bob_in(room, "alice")
-    assert await world.bot.name_of(room, world.alice) == f"alice ({world.alice})"
-    assert await world.bot.name_of(room, world.bob) == f"alice ({world.bob})"
+    assert await world.bot.name_of(room, world.bob) == "alice"
     await world.let_bob_in(room, world.alice)
-    assert await world.bot.name_of(room, world.bob) == f"{world.alice} ({world.bob})"
+    assert await world.bot.name_of(room, world.bob) == world.alice
 
 
 # --- rooms that are replaced ---------------------------------------------------------------------

@@ -142,7 +142,7 @@ async def test_a_kept_demo_lets_people_in_until_it_is_interrupted(tmp_path: Path
         async with Device(url, await log_in(url, alice, password), tmp_path / "alice") as device:
             content = {"msgtype": "m.text", "body": "!expire 1m"}
             await device.send(room[1], "m.room.message", content)
-            await device.until_heard(room[1], "alice set disappearing messages to 1 minute.")
+            await device.until_heard(room[1], "set disappearing messages to 1 minute.")
         run.interrupt(signal.SIGINT)
         assert run.ended(10) == INTERRUPTED
     assert run.leftovers() == []

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tests.peers import People
     from tests.process import Bots
 
+A = "“alice” (@alice:example.org)"
 MEGOLM = {"algorithm": "m.megolm.v1.aes-sha2"}
 
 
@@ -69,7 +70,7 @@ async def test_a_command_in_clear_before_encryption_counts_wherever_the_sync_is_
     await catch_up(house)
     assert await setting(house, room) == 5 * MINUTE
     assert await encryption(house, room)
-    assert house.homeserver.heard(room) == ["alice set disappearing messages to 5 minutes."]
+    assert house.homeserver.heard(room) == [f"{A} set disappearing messages to 5 minutes."]
 
 
 @pytest.mark.parametrize("cut", CUTS)

@@ -149,7 +149,7 @@ async def test_a_lifetime_can_be_set_from_another_homeserver(federation: Federat
     await wait_until(may_set)
     # The notice goes as well: it must be seen before that, on a loaded machine too.
     command = await shared.ben.send(shared.room, "!expire 8s")
-    said = "ben set disappearing messages"
+    said = "set disappearing messages"
     await shared.ben.until_notice(shared.room, shared.bot.user_id, said, 20)
     sent = await say(shared.ben, shared.room, 1)
     await assert_all_go(shared, [command, *sent], 30)

@@ -14,9 +14,11 @@ from tests.house import DAY, MINUTE, SECOND, House
 from tests.test_kin import relate
 from tests.test_speaker import setting
 
+A = "“alice” (@alice:example.org)"
+B = "“bob” (@bob:example.org)"
 HOUR = 60 * MINUTE
-OVERTAKEN = "alice, the lifetime was changed meanwhile; yours does not hold."
-UNREAD = "I could not read a message of alice"
+OVERTAKEN = f"{A}, the lifetime was changed meanwhile; yours does not hold."
+UNREAD = f"I could not read a message of {A}"
 
 
 class Keys:
@@ -118,7 +120,7 @@ async def test_of_two_late_commands_the_later_one_holds(keys: Keys, order: str) 
     else:
         assert timers[between] == now + HOUR
     assert await keys.house.store.keys.waiting() == []
-    assert "alice set disappearing messages to 5 minutes." in keys.answers()
+    assert f"{A} set disappearing messages to 5 minutes." in keys.answers()
     assert len(keys.answers()) == (1 if order == "together" else 2)
 
 
@@ -133,7 +135,7 @@ async def test_the_bots_own_state_event_in_between_is_no_change(keys: Keys) -> N
         await keys.hand_over(late)
         assert (await keys.house.timers())[after] == keys.house.clock.now() + 5 * MINUTE
     assert await setting(keys.house, keys.room) == 5 * MINUTE
-    assert keys.answers()[-1] == "alice set disappearing messages to 5 minutes."
+    assert keys.answers()[-1] == f"{A} set disappearing messages to 5 minutes."
 
 
 @pytest.mark.parametrize("restarts", [False, True])
@@ -166,7 +168,7 @@ async def test_a_command_read_late_that_is_refused_gets_its_answer(keys: Keys) -
         late = await keys.say("!expire off", locked=True, sender=BOB)
         keys.house.homeserver.set_lifetime(keys.room, DAY)
         await keys.hand_over(late)
-    assert any("bob, changing this needs power level" in text for text in keys.answers())
+    assert any(f"{B}, changing this needs power level" in text for text in keys.answers())
 
 
 async def test_a_command_that_went_before_its_key_came_is_asked_for_again(keys: Keys) -> None:

@@ -77,7 +77,7 @@ async def test_a_command_whose_key_comes_late_counts_from_its_own_place(
     between = [await stingy.say(f"after the command {number}") for number in range(3)]
     await asyncio.sleep(1)
     await stingy.share()
-    await alice.until_heard(room, "alice set disappearing messages to 3 seconds.")
+    await alice.until_heard(room, "set disappearing messages to 3 seconds.")
     for event_id in [command, *between]:
         await alice.until_redacted(room, event_id)
     assert not await alice.is_redacted(room, before)
@@ -90,7 +90,7 @@ async def test_a_late_command_does_not_undo_a_later_one(people: People, bots: Bo
     await stingy.say("!expire 3s")
     content = {"type": "after_send", "timer": 3_600_000}
     await alice.state(room, "com.beeper.disappearing_timer", content)
-    await alice.until_heard(room, "alice set disappearing messages to 1 hour.")
+    await alice.until_heard(room, "set disappearing messages to 1 hour.")
     await stingy.share()
     await stingy.say("!expire status")
     await alice.until_heard(room, "Messages disappear after 1 hour.")
@@ -106,7 +106,7 @@ async def test_a_late_key_is_not_lost_in_a_restart(people: People, bots: Bots) -
     await bot.kill()
     await stingy.share()
     await bot.start()
-    await alice.until_heard(room, "alice set disappearing messages to 3 seconds.")
+    await alice.until_heard(room, "set disappearing messages to 3 seconds.")
     await alice.until_redacted(room, command)
 
 

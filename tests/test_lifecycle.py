@@ -32,7 +32,7 @@ async def test_messages_go_when_their_lifetime_ends(
     room = await settle_in(alice, bot, version=version)
     before = await alice.send(room, "said before")
     command = await alice.send(room, "!expire 2s")
-    await alice.until_notice(room, bot.user_id, "alice set disappearing messages to 2 seconds.")
+    await alice.until_notice(room, bot.user_id, "set disappearing messages to 2 seconds.")
     after = await alice.send(room, "said after")
     await alice.until_redacted(room, after, 10)
     await alice.until_redacted(room, command, 10)
@@ -48,7 +48,7 @@ async def test_an_encrypted_room_works_both_ways(people: People, bots: Bots) -> 
     await alice.until_heard(room, "I make messages disappear")
     await alice.set_power(room, bot.user_id, 50)
     await alice.send_text(room, "!expire 2s")
-    await alice.until_heard(room, "alice set disappearing messages to 2 seconds.")
+    await alice.until_heard(room, "set disappearing messages to 2 seconds.")
     message = await alice.send_text(room, "a secret")
     await alice.until_redacted(room, message, 10)
 

@@ -9,7 +9,7 @@ from bot.speaker import TRIES
 from tests.fakes import ALICE, BOB
 from tests.house import MINUTE, House
 
-SET = "alice set disappearing messages to 5 minutes."
+SET = "“alice” (@alice:example.org) set disappearing messages to 5 minutes."
 AWAY = Unreachable(reason="reset")
 
 
@@ -52,7 +52,9 @@ async def test_a_change_that_is_redacted_is_announced_a_second_time(
         await house.rest()
     first, second = house.homeserver.heard(room)
     assert first == SET
-    assert second.startswith("bob turned disappearing messages off: new messages stay.")
+    assert second.startswith(
+        "“bob” (@bob:example.org) turned disappearing messages off: new messages stay."
+    )
 
 
 async def test_a_bot_that_may_not_speak_works_in_silence(house: House) -> None:

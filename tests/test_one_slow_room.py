@@ -59,12 +59,12 @@ async def test_answers_come_while_another_rooms_members_are_never_told(
     homeserver: Homeserver, people: People, bots: Bots
 ) -> None:
     async with two_rooms(homeserver, people, bots) as (proxy, alice, bot, slow, other):
-        proxy.stall(of(slow, "joined_members"), 600)
+        proxy.stall(of(slow, "state/m.room.member"), 600)
         await alice.send(slow, "!expire 1h")
-        await asked(proxy, of(slow, "joined_members"))
+        await asked(proxy, of(slow, "state/m.room.member"))
         assert await lifetime(alice, slow) == 3_600_000
         await alice.send(other, "!expire 2h")
-        said = "alice set disappearing messages to 2 hours."
+        said = "set disappearing messages to 2 hours."
         await alice.until_notice(other, bot.user_id, said, SOON)
         proxy.mend()
         await alice.until_notice(slow, bot.user_id, "disappearing messages to 1 hour.", SOON)

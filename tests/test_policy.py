@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -91,22 +92,75 @@ def test_a_lifetime_in_force_is_always_within_the_bounds(setting: Setting) -> No
         ({"timer": 0}, (OFF, "")),
         ({"type": "after_read", "timer": 5}, (5, "after_read")),
         ({"type": "after_read", "timer": 0}, (OFF, "")),
-        ({"type": "else", "timer": 5}, (OFF, "unreadable")),
-        ({"timer": 5}, (OFF, "unreadable")),
-        ({"type": "after_send"}, (OFF, "unreadable")),
-        ({"type": "after_send", "timer": "5"}, (OFF, "unreadable")),
-        ({"type": "after_send", "timer": 5.0}, (OFF, "unreadable")),
-        ({"type": "after_send", "timer": True}, (OFF, "unreadable")),
-        ({"type": "after_send", "timer": -1}, (OFF, "unreadable")),
-        ({"type": "after_send", "timer": LARGEST + 1}, (OFF, "unreadable")),
-        ({"type": ["after_send"], "timer": 5}, (OFF, "unreadable")),
-        (None, (OFF, "unreadable")),
-        ([], (OFF, "unreadable")),
-        ("after_send", (OFF, "unreadable")),
+        ({"type": "after_read_by_recipient", "timer": 5}, (5, "after_read")),
+        ({"type": "after_read_by_recipient", "timer": 0}, (OFF, "")),
+        ({"type": "else", "timer": 5}, (5, "unknown")),
+        ({"type": "else", "timer": 0}, (OFF, "")),
+        ({"type": "off", "timer": 5}, (5, "unknown")),
+        ({"type": ["after_send"], "timer": 5}, (5, "unknown")),
+        ({"type": {"after_read": 1}, "timer": 5}, (5, "unknown")),
+        ({"type": True, "timer": 5}, (5, "unknown")),
+        ({"type": None, "timer": 5}, (5, "unknown")),
+        ({"type": "", "timer": 5}, (5, "unknown")),
+        ({"timer": 5}, (5, "unknown")),
+        ({"type": ""}, (OFF, "")),
+        ({"type": "", "timer": None, "else": 5}, (OFF, "")),
+        ({"type": "after_send", "timer": "5"}, (5, "")),
+        ({"type": "after_send", "timer": "0"}, (OFF, "")),
+        ({"type": "after_send", "timer": 30000.0}, (30_000, "")),
+        ({"type": "after_send", "timer": 0.25}, (1, "")),
+        ({"type": "after_send", "timer": -0.0}, (OFF, "")),
+        ({"type": "after_send", "timer": 1e300}, (LARGEST, "")),
+        ({"type": "after_send", "timer": LARGEST + 1}, (LARGEST, "")),
+        ({"type": "after_send", "timer": "9" * 100}, (LARGEST, "")),
+        ({"type": "after_send"}, (None, "unreadable")),
+        ({"type": "after_send", "timer": None}, (None, "unreadable")),
+        ({"type": "else"}, (None, "unreadable")),
+        ({"type": 0}, (None, "unreadable")),
+        ({"type": "after_send", "timer": "9" * 101}, (None, "unreadable")),
+        ({"type": "after_send", "timer": "a day"}, (None, "unreadable")),
+        ({"type": "after_send", "timer": "-5"}, (None, "unreadable")),
+        ({"type": "after_send", "timer": "\u0665"}, (None, "unreadable")),
+        ({"type": "after_send", "timer": ""}, (None, "unreadable")),
+        ({"type": "after_send", "timer": math.inf}, (None, "unreadable")),
+        ({"type": "after_send", "timer": math.nan}, (None, "unreadable")),
+        ({"type": "after_send", "timer": [5]}, (None, "unreadable")),
+        ({"type": "after_send", "timer": True}, (None, "unreadable")),
+        ({"type": "after_send", "timer": False}, (None, "unreadable")),
+        ({"type": "after_send", "timer": -1}, (None, "unreadable")),
+        ({"timer": -1}, (None, "unreadable")),
+        (None, (None, "unreadable")),
+        ([], (None, "unreadable")),
+        ("after_send", (None, "unreadable")),
     ],
 )
 def test_a_state_event_says(content: Any, expected: tuple[Setting, str]) -> None:
     assert read_setting(content) == expected
+
+
+ANY_VALUE: st.SearchStrategy[Any] = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=9)
+    | st.lists(st.integers(), max_size=2)
+    | st.dictionaries(st.text(max_size=3), st.integers(), max_size=2)
+    | st.sampled_from(["after_send", "after_read", "after_read_by_recipient", "off", "0", "5"])
+)
+
+
+@given(content=st.fixed_dictionaries({}, optional={"type": ANY_VALUE, "timer": ANY_VALUE}))
+def test_only_nothing_and_zero_are_off(content: dict[str, Any]) -> None:
+    kind, timer = content.get("type"), content.get("timer")
+    setting, note = read_setting(content)
+    assert setting is None or 0 <= setting <= LARGEST
+    zero = type(timer) in {int, float} and timer == 0
+    empty = timer is None and kind in (None, "")
+    assert (setting == OFF) == (zero or empty or str(timer).strip("0") == "" != timer)
+    if type(timer) is int and 0 < timer <= LARGEST:
+        assert setting == timer
+        assert note or kind == "after_send"
 
 
 @given(setting=st.integers(min_value=0, max_value=LARGEST))

@@ -105,6 +105,27 @@ def test_a_change_that_cannot_be_followed_exactly_is_told_although_it_changes_no
     assert told(found) == [("changed", OFF)]
 
 
+@pytest.mark.parametrize("held", [MINUTE, OFF])
+def test_what_cannot_be_read_changes_nothing_and_is_told(held: int) -> None:
+    state = RoomState(setting=held, policy_digest="before")
+    found = walk(change(None, "a", note="unreadable"), message(1), state=state)
+    assert spans(found) == ({"1": MINUTE} if held else {})
+    assert found.owed[0].args["setting"] == held
+    assert found.owed[0].args["note"] == "unreadable"
+    assert (found.state.setting, found.state.policy_digest) == (held, "a")
+
+
+def test_what_cannot_be_read_leaves_what_the_homeserver_says_it_replaced() -> None:
+    found = walk(change(HOUR, "a", note="unreadable"), message(1))
+    assert spans(found) == {"1": HOUR}
+    assert spans(walk(change(None, "a", note="unreadable"), message(1), bounds=DEFAULT))
+
+
+def test_a_command_counts_on_though_somebody_writes_what_cannot_be_read() -> None:
+    found = walk(said(HOUR, "c"), change(None, "a", note="unreadable"), message(1))
+    assert spans(found) == {"1": HOUR}
+
+
 def test_a_redacted_policy_is_off_and_told() -> None:
     state = RoomState(setting=MINUTE, policy_digest="digest of $policy")
     found = walk(message(1), redaction("$policy"), message(2), state=state)

@@ -55,6 +55,9 @@ class Homeserver:
     async def event(self, room_id: RoomID, event_id: EventID) -> Event | None:
         return self.events.get(event_id)
 
+    async def name_of(self, room_id: RoomID, user_id: UserID) -> str:
+        return ""
+
     def has_key(self, room_id: RoomID, session_id: str) -> bool:
         return False
 
@@ -185,6 +188,8 @@ async def test_a_message_without_a_key_is_asked_for_and_then_said_to_be_unreadab
     reader = reader_over(homeserver, store)
     writer = Writer(Peer("alice", tmp_path / "alice"))
     events = [writer.write("!expire 5s"), writer.write("hello")]
+    for event in events:
+        event["content"]["m.relates_to"] = {"rel_type": "m.thread", "event_id": "$root"}
     homeserver.events = {event["event_id"]: event for event in events}
     await read(reader, store, events, clock.now())
     late = Late(homeserver, store, reader, clock, wake_others=lambda: None)
@@ -199,6 +204,7 @@ async def test_a_message_without_a_key_is_asked_for_and_then_said_to_be_unreadab
     debt = await store.next_debt()
     assert debt is not None
     assert (debt.kind, debt.args["sender"]) == ("unheard", "@alice:example.org")
+    assert debt.args["thread"] == "$root"
     await store.paid(debt)
     await read(reader, store, [writer.write("and again")], clock.now())
     clock.advance(GIVE_UP_AFTER)

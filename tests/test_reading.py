@@ -13,6 +13,8 @@ from tests.house import DAY, MINUTE, House
 
 MALLORY = UserID("@mallory:example.org")
 
+SET = "“alice” (@alice:example.org) set disappearing messages to 5 minutes."
+
 
 @pytest.fixture
 async def room(house: House) -> RoomID:
@@ -59,7 +61,9 @@ async def test_a_command_is_written_into_the_room_and_announced(house: House, ro
     async with house.running(*house.everything):
         await house.said_in(room, "!expire 5m")
     assert house.homeserver.lifetime_of(room) == {"type": "after_send", "timer": 5 * MINUTE}
-    assert house.homeserver.heard(room) == ["alice set disappearing messages to 5 minutes."]
+    assert house.homeserver.heard(room) == [
+        "“alice” (@alice:example.org) set disappearing messages to 5 minutes."
+    ]
 
 
 async def test_a_command_counts_once_however_often_it_is_read(house: House, room: RoomID) -> None:
@@ -85,7 +89,7 @@ async def test_somebody_without_the_right_is_refused(house: House, room: RoomID)
         assert await due(house, sent) is None
     assert house.homeserver.lifetime_of(room) is None
     assert house.homeserver.heard(room) == [
-        "bob, changing this needs power level 50 here, and you have 0."
+        "“bob” (@bob:example.org), changing this needs power level 50 here, and you have 0."
     ]
 
 
@@ -221,7 +225,9 @@ async def test_an_encrypted_command_gets_an_encrypted_answer(
         sent = house.homeserver.send_encrypted(secret_room, "!expire 5m")
         await house.rest()
         assert await due(house, sent) == 5 * MINUTE
-    assert house.homeserver.heard(secret_room) == ["alice set disappearing messages to 5 minutes."]
+    assert house.homeserver.heard(secret_room) == [
+        "“alice” (@alice:example.org) set disappearing messages to 5 minutes."
+    ]
     assert house.homeserver.rooms[secret_room].events[-1]["type"] == "m.room.encrypted"
 
 

@@ -11,12 +11,14 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from bot.events import is_encryption, is_own_join, wants_review
+from bot.matrix import answers
 from bot.model import POLICY_EVENT, Bounds, Event, RoomID, UserID
 from bot.reading import Reader
 from bot.store import Store
-from bot.timeline import Item, Message, Stretch, is_gone, is_state
+from bot.timeline import Gap, Item, Message, Stretch, is_gone, is_state
 from tests.fakes import ALICE, BOT, FakeHomeserver
 from tests.house import whatever_is_due
+from tests.test_lenient_json import ODD, documents
 
 NOW = 1_800_000_000_000
 BOUNDS = Bounds(minimum=1_000, maximum=86_400_000, default=60_000)
@@ -134,3 +136,40 @@ async def test_text_that_is_no_unicode_wedges_nothing(store: Store, event: Event
     items = await read([whole, {"event_id": "$next"}], store, encrypted=False)
     await store.commit("s1", NOW, [Stretch(room_id=RoomID("!room:x"), items=items)])
     assert [timer.event_id for timer in await whatever_is_due(store, NOW * 2, 9)] == ["$x", "$next"]
+
+
+EVENT = (
+    b'{"type": %(type)b, "event_id": "$odd", "sender": "@alice:example.org", "unsigned": %(odd)b,'
+    b' "origin_server_ts": %(odd)b, "redacts": %(odd)b, "content": %(content)b %(more)b}'
+)
+CONTENT = (
+    b'{"msgtype": "m.text", "body": %(odd)b, "m.relates_to": %(odd)b, "membership": %(odd)b,'
+    b' "timer": %(odd)b, "type": %(odd)b, "algorithm": "m.megolm.v1.aes-sha2",'
+    b' "session_id": %(odd)b, "ciphertext": %(odd)b, "m.mentions": %(odd)b, "reason": %(odd)b}'
+)
+
+
+@settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    odd=documents | st.sampled_from(list(ODD.values())),
+    kind=st.sampled_from(KINDS),
+    more=st.sampled_from([b"", b', "state_key": ""', b', "state_key": "@bot:example.org"']),
+    filled=st.booleans(),
+    encrypted=st.booleans(),
+)
+async def test_no_bytes_in_an_answer_keep_a_good_message_from_its_timer(
+    store: Store, *, odd: bytes, kind: str, more: bytes, filled: bool, encrypted: bool
+) -> None:
+    content = CONTENT % {b"odd": odd} if filled else odd
+    fields = {"type": b'"%b"' % kind.encode(), "odd": odd, "content": content, "more": more}
+    event = EVENT % {name.encode(): value for name, value in fields.items()}
+    part = b'{"events": [%b, {"event_id": "$good", "content": {}}, %b]}' % (event, odd)
+    raw = b'{"next_batch": "s", "rooms": {"join": {"!room:x": {"timeline": %b, "state": %b}}}}'
+    [room] = answers.read_sync(answers.parse(raw % (part, part)), UserID(BOT)).joined
+    items = await read([*room.state, *room.timeline], store, encrypted=encrypted)
+    assert "$good" in [item.event_id for item in items if isinstance(item, Message)]
+    await store.commit("s1", NOW, [Stretch(room_id=room.room_id, items=items)])
+    gap = Gap(room_id=room.room_id, token="t", stop_digest="", stop_at=0, since=0, until=NOW)
+    await store.commit("s2", NOW, [Stretch(room_id=room.room_id, items=items, gap=gap)])

@@ -60,12 +60,13 @@ def says() -> str:
     waiting = report.status(
         DAY, pending=12, next_in=3 * HOUR + 5 * MINUTE, standing=strong, reading=False
     )
+    alice, bob = (words.person(name, f"@{name.lower()}:example.org") for name in ("Alice", "Bob"))
     rows = {
         "it comes": words.welcome(prefix, weak, None),
-        "a lifetime is set": words.announcement("Alice", DAY, bounds, standing=strong),
-        "it is turned off": words.announcement("Alice", OFF, bounds, pending=12),
+        "a lifetime is set": words.announcement(alice, DAY, bounds, standing=strong),
+        "it is turned off": words.announcement(alice, OFF, bounds, pending=12),
         "somebody asks": waiting,
-        "somebody may not": words.refused("Bob", 50, 0),
+        "somebody may not": words.refused(bob, 50, 0),
         "a lifetime is too short": words.outside(prefix, bounds),
         "it loses its rights": words.suspended(weak),
         "it has them again": words.resumed(12),

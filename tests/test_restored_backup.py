@@ -23,14 +23,14 @@ async def test_after_a_restore_everything_that_is_due_goes(
     alice, bot = await people("alice"), await bots()
     room = await settle_in(alice, bot)
     await alice.send(room, "!expire 5s")
-    await alice.until_notice(room, bot.user_id, "alice set disappearing messages to 5 seconds.")
+    await alice.until_notice(room, bot.user_id, "set disappearing messages to 5 seconds.")
     early = await alice.send(room, "before the backup")
     assert await bot.stop() == 0
     shutil.copytree(bot.data_dir, tmp_path / "copy")
 
     await bot.start()
     await alice.send(room, "!expire 4s")
-    await alice.until_notice(room, bot.user_id, "alice set disappearing messages to 4 seconds.")
+    await alice.until_notice(room, bot.user_id, "set disappearing messages to 4 seconds.")
     gone = await alice.send(room, "after the backup, and gone before the restore")
     await alice.until_redacted(room, early, 20)
     await alice.until_redacted(room, gone, 20)

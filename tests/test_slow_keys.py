@@ -142,7 +142,7 @@ async def test_silence_about_keys_delays_no_redaction_and_loses_no_command(
         await eve.until_heard(room, "I make messages disappear")
         await eve.set_power(room, bot.user_id, 50)
         await eve.send_text(room, "!expire 3s")
-        await eve.until_heard(room, "eve set disappearing messages to 3 seconds.")
+        await eve.until_heard(room, "set disappearing messages to 3 seconds.")
         proxy.stall("/keys/query", 120)
         bob = await people.encrypted("bob")
         await eve.invite(room, bob.user_id)
@@ -159,4 +159,4 @@ async def test_silence_about_keys_delays_no_redaction_and_loses_no_command(
         await wait_until(asked, 10, "the bot to ask for bob's devices")
         assert (await eve.get_state(room, POLICY_EVENT))["timer"] == 3_000
         proxy.mend()
-        await bob.until_heard(room, "bob set disappearing messages to 1 hour.", 20)
+        await bob.until_heard(room, "set disappearing messages to 1 hour.", 20)

@@ -50,7 +50,7 @@ async def test_answers_and_lifetimes_of_other_rooms_go_on(
     async with house.running(house.speaker):
         for room in rooms[1:]:
             assert lifetime(house, room) == 5 * MINUTE
-            said = "alice set disappearing messages to 5 minutes."
+            said = "“alice” (@alice:example.org) set disappearing messages to 5 minutes."
             assert house.homeserver.heard(room)[-1] == said
         house.homeserver.release(method)
         await house.advance(MINUTE)
@@ -73,8 +73,8 @@ async def test_a_lifetime_waits_for_no_words(
         house.homeserver.release("say")
         await house.rest()
     said = house.homeserver.heard(rooms[0])[-2:]
-    assert said[0] == "alice set disappearing messages to 5 minutes."
-    assert said[1].startswith("alice turned disappearing messages off")
+    assert said[0] == "“alice” (@alice:example.org) set disappearing messages to 5 minutes."
+    assert said[1].startswith("“alice” (@alice:example.org) turned disappearing messages off")
 
 
 async def test_a_lifetime_waits_for_no_words_that_hang_in_many_rooms(house: House) -> None:

@@ -20,8 +20,8 @@ from bot.model import (
 from tests.fakes import ALICE, BOB, BOT
 from tests.house import DAY, MINUTE, SECOND, House
 
-SET = "alice set disappearing messages to 5 minutes."
-OVERTAKEN = "alice, the lifetime was changed meanwhile; yours does not hold."
+SET = "“alice” (@alice:example.org) set disappearing messages to 5 minutes."
+OVERTAKEN = "“alice” (@alice:example.org), the lifetime was changed meanwhile; yours does not hold."
 AWAY = Unreachable(reason="reset")
 
 
@@ -95,7 +95,7 @@ async def test_a_later_change_by_somebody_else_is_not_overwritten(
     async with house.running(*house.everything):
         await house.rest()
     assert house.homeserver.lifetime_of(room) == {"type": "after_send", "timer": DAY}
-    told = ["bob set disappearing messages to 1 day.", OVERTAKEN]
+    told = ["“bob” (@bob:example.org) set disappearing messages to 1 day.", OVERTAKEN]
     assert sorted(house.homeserver.heard(room)) == sorted(told)
     assert await setting(house, room) == DAY
 

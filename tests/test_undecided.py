@@ -35,10 +35,12 @@ if TYPE_CHECKING:
     from tests.peers import People
     from tests.process import Bots
 
+A = "“alice” (@alice:example.org)"
+B = "“bob” (@bob:example.org)"
 HOUR = 60 * MINUTE
-OVERTAKEN = "{}, the lifetime was changed meanwhile; yours does not hold."
+OVERTAKEN = "“{0}” (@{0}:example.org), the lifetime was changed meanwhile; yours does not hold."
 UNJUDGED = "I could not look up who may do this here."
-SET = "alice set disappearing messages to 5 minutes."
+SET = f"{A} set disappearing messages to 5 minutes."
 AWAY = Unreachable(reason="status 504")
 
 
@@ -233,7 +235,7 @@ async def test_a_command_that_goes_before_it_is_decided_counts_all_the_same(
         silence(None)
         await house.advance(2 * MINUTE)
     assert await setting(house, room) == OFF
-    assert answers(house, room)[-1].startswith("alice turned disappearing messages off")
+    assert answers(house, room)[-1].startswith(f"{A} turned disappearing messages off")
 
 
 async def test_whoever_may_not_is_told_so_as_ever(
@@ -244,7 +246,9 @@ async def test_whoever_may_not_is_told_so_as_ever(
         await house.said_in(room, "!expire off", sender=BOB)
         silence(None)
         await house.advance(MINUTE)
-    assert answers(house, room) == ["bob, changing this needs power level 50 here, and you have 0."]
+    assert answers(house, room) == [
+        f"{B}, changing this needs power level 50 here, and you have 0."
+    ]
     assert await setting(house, room) == HOUR
 
 
@@ -263,7 +267,7 @@ async def test_who_waited_too_long_is_told_once(
         for _ in range(4):
             await house.advance(MINUTE)
     assert [text for text in answers(house, room) if UNJUDGED in text] == [
-        f"alice, {UNJUDGED} Nothing was changed; please say it again."
+        f"{A}, {UNJUDGED} Nothing was changed; please say it again."
     ]
     assert await waiting(house) == 0
     silence(None)
@@ -288,7 +292,10 @@ async def test_who_says_more_than_may_wait_is_told(
         silence(None)
         await house.advance(2 * MINUTE)
     told = [text for text in answers(house, room) if UNJUDGED in text]
-    assert [text.split(",")[0] for text in told] == ["alice", "bob"]
+    assert [text.split(",")[0] for text in told] == [
+        "“alice” (@alice:example.org)",
+        "“bob” (@bob:example.org)",
+    ]
     assert await setting(house, room) == 2 * MINUTE
 
 
@@ -388,14 +395,20 @@ async def test_one_room_without_power_levels_holds_up_no_other(
         alice, bot = await people("alice"), await bots(homeserver=proxy.url)
         room, other = [await settle_in(alice, bot) for _ in range(2)]
         await alice.send(room, "!expire 3s")
-        await alice.until_notice(room, bot.user_id, "alice set disappearing messages to 3 seconds.")
+        await alice.until_notice(
+            room,
+            bot.user_id,
+            "set disappearing messages to 3 seconds.",
+        )
         unsaid = re.escape(room.lstrip("!"))
         proxy.answer(f"{unsaid}/state/m.room.power_levels", status=504)
         first = await alice.send(room, "goes")
         await alice.send(room, "!expire 1h")
         await alice.send(other, "!expire 2s")
         await alice.until_notice(
-            other, bot.user_id, "alice set disappearing messages to 2 seconds."
+            other,
+            bot.user_id,
+            "set disappearing messages to 2 seconds.",
         )
         there = await alice.send(other, "hello")
         for where, event_id in ((other, there), (room, first)):
@@ -403,5 +416,5 @@ async def test_one_room_without_power_levels_holds_up_no_other(
         await bot.kill()
         proxy.mend()
         await bot.start()
-        await alice.until_notice(room, bot.user_id, "alice set disappearing messages to 1 hour.")
+        await alice.until_notice(room, bot.user_id, "set disappearing messages to 1 hour.")
         assert (await alice.get_state(room, POLICY_EVENT))["timer"] == HOUR

@@ -28,7 +28,7 @@ async def with_lifetime(alice: Person, bot: BotProcess) -> RoomID:
     """Make a room of version 10 where messages live for ten seconds."""
     room = await settle_in(alice, bot, version="10")
     await alice.send(room, "!expire 10s")
-    await alice.until_notice(room, bot.user_id, "alice set disappearing messages to 10 seconds.")
+    await alice.until_notice(room, bot.user_id, "set disappearing messages to 10 seconds.")
     return room
 
 

@@ -58,6 +58,38 @@ def test_a_tame_name_stays_on_its_line_and_short(name: str) -> None:
     assert words.tame(tamed) == tamed or tamed.endswith("…")
 
 
+FORGED = "Messages stay from now on: Alice turned disappearing messages off."
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("alice", "“alice” (@a:x)"),
+        ("", "@a:x"),
+        ("\u200b\n", "@a:x"),
+        (FORGED, "“Messages stay from now on: Alice…” (@a:x)"),
+        ("” (@bob:x) said \u202e“no", "“' (@bob:x) said 'no” (@a:x)"),
+        ('"a"\n\n"b"', "“'a' 'b'” (@a:x)"),
+        ("@bob:x", "“@bob:x” (@a:x)"),
+    ],
+)
+def test_a_name_is_set_apart_from_what_the_bot_says(name: str, expected: str) -> None:
+    assert words.person(name, "@a:x") == expected
+
+
+@given(name=st.text(), user_id=st.text())
+def test_no_name_passes_for_words_of_the_bot(name: str, user_id: str) -> None:
+    said = words.refused(words.person(name, user_id), 50, 0)
+    who, _, rest = said.rpartition(", changing this needs")
+    assert rest == " power level 50 here, and you have 0."
+    assert len(said.splitlines()) == 1
+    assert not any(unicodedata.category(sign).startswith("C") for sign in said)
+    if who.startswith("“") and who != words.clean(user_id):
+        inner, _, after = who[1:].partition("”")
+        assert len(inner) <= LONGEST_NAME + 1
+        assert after == f" ({words.clean(user_id)})"
+
+
 # --- announcements -------------------------------------------------------------------------------
 
 
@@ -114,9 +146,30 @@ def test_a_tame_name_stays_on_its_line_and_short(name: str) -> None:
             ),
         ),
         (
+            HOUR,
+            {"note": "unknown"},
+            (
+                "alice set disappearing messages to 1 hour."
+                " I do not know this kind of timer, and count from sending."
+            ),
+        ),
+        (
             OFF,
             {"note": "unreadable"},
-            "alice set a lifetime that I cannot read: new messages stay.",
+            "alice set a lifetime that I cannot read. New messages stay, as before.",
+        ),
+        (
+            None,
+            {"note": "unreadable", "pending": 3},
+            "alice set a lifetime that I cannot read. New messages stay, as before.",
+        ),
+        (
+            30 * DAY,
+            {"note": "unreadable"},
+            (
+                "alice set a lifetime that I cannot read."
+                " Messages disappear as before: after 1 week."
+            ),
         ),
     ],
 )

@@ -82,7 +82,7 @@ async def test_a_command_said_while_the_bot_was_away_covers_what_follows_it(
     await alice.send(room, "!expire 2s")
     after = [await alice.send(room, f"after {number}") for number in range(120)]
     await bot.start()
-    await alice.until_notice(room, bot.user_id, "alice set disappearing messages to 2 seconds.")
+    await alice.until_notice(room, bot.user_id, "set disappearing messages to 2 seconds.")
     for event_id in after:
         await alice.until_redacted(room, event_id, 40)
     assert not any([await alice.is_redacted(room, event_id) for event_id in before])
@@ -129,14 +129,14 @@ async def test_only_who_may_change_the_room_changes_its_lifetime(
     await alice.invite(room, bob)
     await bob.join(room)
     await bob.send(room, "!expire 2s")
-    notice = await alice.until_notice(room, bot.user_id, "bob, changing this")
+    notice = await alice.until_notice(room, bot.user_id, "), changing this")
     assert "needs power level 50 here, and you have 0" in notice
     await alice.set_power(room, bob, 50)
     await bob.send(room, "!expire 1h")
-    await alice.until_notice(room, bot.user_id, "bob set disappearing messages to 1 hour.")
+    await alice.until_notice(room, bot.user_id, "set disappearing messages to 1 hour.")
     await alice.set_power(room, bob, 0)
     await bob.send(room, "!expire off")
-    await wait_until(lambda: _count(alice, room, bot.user_id, "bob, changing this", 2))
+    await wait_until(lambda: _count(alice, room, bot.user_id, "), changing this", 2))
     assert (await alice.get_state(room, "com.beeper.disappearing_timer"))["timer"] == 3_600_000
 
 
@@ -151,12 +151,17 @@ async def test_a_lifetime_set_in_the_rooms_state_is_obeyed_and_announced(
     room = await settle_in(alice, bot)
     content = {"type": "after_send", "timer": 500}
     await alice.state(room, "com.beeper.disappearing_timer", content)
-    notice = await alice.until_notice(room, bot.user_id, "alice set disappearing messages")
+    notice = await alice.until_notice(room, bot.user_id, "set disappearing messages")
     assert "0.5 seconds. The shortest I am allowed is 1 second, so I use that." in notice
     message = await alice.send(room, "gone in a second")
     await alice.until_redacted(room, message, 10)
+    content = {"type": "after_read_by_recipient", "timer": 2000}
+    await alice.state(room, "com.beeper.disappearing_timer", content)
+    await alice.until_notice(room, bot.user_id, "I count from sending, not from reading.")
+    message = await alice.send(room, "gone, read or not")
+    await alice.until_redacted(room, message, 10)
     await alice.state(room, "com.beeper.disappearing_timer", {})
-    await alice.until_notice(room, bot.user_id, "alice turned disappearing messages off")
+    await alice.until_notice(room, bot.user_id, "turned disappearing messages off")
 
 
 async def test_a_bot_that_was_thrown_out_begins_anew_when_invited_again(
@@ -208,7 +213,7 @@ async def test_commands_count_once_though_the_bot_is_killed_in_the_middle(
         await asyncio.sleep(chance.uniform(0.0, 0.25))
         await bot.kill()
         await bot.start()
-        await alice.until_notice(room, bot.user_id, f"alice set disappearing messages to {hours} h")
+        await alice.until_notice(room, bot.user_id, f"set disappearing messages to {hours} h")
     said = Counter(await alice.bodies(room, bot.user_id))
     assert {body: count for body, count in said.items() if count > 1} == {}
     policies = [

@@ -9,6 +9,7 @@ from urllib.parse import quote
 import aiohttp
 
 from bot.matrix import answers
+from bot.matrix.http import SMALL, read
 from bot.matrix.wire import new_session, reason
 from bot.model import Outcome, Unreachable
 
@@ -45,9 +46,11 @@ class Admin:
             async with self._http.request(
                 method, self._homeserver + where, data=data, allow_redirects=False
             ) as response:
-                raw = await response.read()
+                raw = await read(response, SMALL)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             return Unreachable(reason=reason(error))
+        if raw is None:
+            return answers.TOO_LARGE
         return answers.name(response.status, answers.parse(raw), response.headers)
 
     async def close(self) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Mapping
 from typing import Any, Final
 
+from bot.matrix import lenient_json
 from bot.model import (
     Done,
     Event,
@@ -44,7 +44,6 @@ UNRECOGNIZED: Final = "M_UNRECOGNIZED"
 TOO_OLD: Final = re.compile(r"Events older than ([0-9]{1,15})ms cannot be redacted\.?")
 """What Synapse says for `redaction_allowed_period`; its error code says only `M_FORBIDDEN`."""
 
-SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 TIMELINE: Final = 100
 """Events of a room in one sync; Synapse's own limit."""
 
@@ -116,14 +115,11 @@ def _is_refusal(status: int, errcode: str) -> bool:
 def parse(raw: bytes | bytearray) -> Any:
     """Return what `raw` says as JSON, or `None` when it is something else.
 
-    Half a surrogate pair, which JSON can write and Unicode does not have, becomes `?`.
+    What cannot be represented is left out; see `lenient_json`.
     """
-    try:
-        found = json.loads(raw)
-        if SURROGATE.search(raw):
-            found = json.loads(json.dumps(found, ensure_ascii=False).encode(errors="replace"))
-    except (ValueError, RecursionError):
-        return None
+    found, cut = lenient_json.read(raw)
+    if cut:
+        log.warning("left out %d parts of what came: too deep, or no number or text at all", cut)
     return found
 
 

@@ -7,11 +7,12 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 import vodozemac
-from nio.crypto import Olm, OlmDevice, OutboundSession, Session
+from nio.crypto import OlmDevice, OutboundSession, Session
 
 from bot.matrix.gate import prune
 from bot.matrix.keystore import CryptoStore
 from bot.matrix.megolm import LONGEST_ID
+from bot.matrix.olm_payload import ReadingOlm
 from bot.model import Event
 
 log = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ MOST_UNKNOWN: Final = 1_000
 """Devices that wrote and are not known yet, whose channels are to be made anew."""
 
 
-class Channels(Olm):  # type: ignore[misc]
+class Channels(ReadingOlm):
     """The part of the engine that has to do with single devices."""
 
     def __init__(self, user_id: str, device_id: str, store: CryptoStore) -> None:

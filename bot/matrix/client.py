@@ -61,6 +61,10 @@ PAGE_BYTES: Final = LARGE // 4
 """Bytes read of a page; those of several rooms are read at once."""
 
 
+MOST_PARTS: Final = 1_000_000
+"""Objects and lists of a sync: each takes some 200 bytes of memory, and three of the answer."""
+
+
 class Matrix(Lookups):
     """One device of the bot's account on its homeserver."""
 
@@ -97,11 +101,13 @@ class Matrix(Lookups):
         if since is None:
             within *= 10  # the first sync of an account in many rooms takes its time
         where = path("sync", query=query)
-        outcome = await self.request("GET", where, within=within, most=LARGE)
+        outcome = await self.request(
+            "GET", where, within=within, most=LARGE, trim=True, parts=MOST_PARTS
+        )
         if outcome is answers.TOO_LARGE:
             # Whoever fills rooms may not stop the sync: less of each room; the rest is a gap.
             where = path("sync", query=query | {"filter": SHORT_FILTER})
-            outcome = await self.request("GET", where, within=within, most=2 * LARGE)
+            outcome = await self.request("GET", where, within=within, most=2 * LARGE, trim=True)
         if not isinstance(outcome, Done):
             raise OutcomeError(outcome)
         if not isinstance(outcome.body.get("next_batch"), str):

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Final
+import logging
+from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
 
 from bot.matrix import answers
-from bot.matrix.speaking import Client
+from bot.matrix.trimming import TRIMS_FROM, Trimmer
 from bot.matrix.wire import reason
 from bot.model import Done, Event, Outcome, OutcomeError, Unreachable
+
+if TYPE_CHECKING:
+    from bot.matrix.speaking import Client
+
+log = logging.getLogger(__name__)
 
 ANSWER_WITHIN: Final = 30.0
 """Seconds for one request; a long poll gets its own time on top."""
@@ -20,18 +26,31 @@ SMALL: Final = 8 << 20
 """Bytes read of any other answer; the longest are the members of a big room."""
 
 
-async def read(response: aiohttp.ClientResponse, most: int) -> bytearray | None:
+async def read(
+    response: aiohttp.ClientResponse, most: int, *, trim: bool = False
+) -> bytearray | None:
     """Return the whole body; `None`, and nothing more is read, when it is longer than `most`.
 
+    `trim`: it answers a sync, of which to-device events that are too long are left out.
     Raises aiohttp's errors, `TimeoutError` and `OSError`.
     """
     body = bytearray()
+    trimmer: Trimmer | None = None
     async for piece in response.content.iter_any():
-        body += piece
+        if trimmer is not None:
+            trimmer.take(piece)
+        else:
+            body += piece
+            if trim and len(body) > TRIMS_FROM:
+                trimmer = Trimmer()
+                trimmer.take(bytes(body))
+                body = trimmer.kept
         if len(body) > most:
             response.close()
             return None
     response.release()
+    if trimmer is not None and trimmer.cut:
+        log.warning("left out %d too long messages to the device", trimmer.cut)
     return body
 
 
@@ -49,18 +68,23 @@ class Requests:
         *,
         within: float = ANSWER_WITHIN,
         most: int = SMALL,
+        trim: bool = False,
+        parts: int | None = None,
     ) -> Outcome:
         """Make one request, once; return the outcome's name.
 
-        An answer of more than `most` bytes is not read: the outcome is `answers.TOO_LARGE`.
-        Where the access token has ended, there is a new one first; where it cannot be had now, the
-        outcome says why. Raises `TokenRejectedError` when the bot has no way to log in any more,
-        and `DiskError` when a new token cannot be stored.
+        An answer of more than `most` bytes, or of more objects and lists than `parts`, is not
+        read: the outcome is `answers.TOO_LARGE`. `trim`: see `read`. Where the access token has
+        ended, there is a new one first; where it cannot be had now, the outcome says why. Raises
+        `TokenRejectedError` when the bot has no way to log in any more, and `DiskError` when a new
+        token cannot be stored.
         """
         renewal = self._client.renewal
 
         async def ask() -> Outcome:
-            return await self.once(method, where, body, within=within, most=most)
+            return await self.once(
+                method, where, body, within=within, most=most, trim=trim, parts=parts
+            )
 
         try:
             return await (ask() if renewal is None else renewal.carry(ask))
@@ -76,6 +100,8 @@ class Requests:
         token: str | None = None,
         within: float = ANSWER_WITHIN,
         most: int = SMALL,
+        trim: bool = False,
+        parts: int | None = None,
     ) -> Outcome:
         """Make one request as it is; `token` in place of the bot's own, none if it is empty.
 
@@ -90,10 +116,10 @@ class Requests:
         try:
             response = await self._client.send(method, where, data, headers, timeout=timeout)
             async with response:
-                raw = await read(response, most)
+                raw = await read(response, most, trim=trim)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             return Unreachable(reason=reason(error))
-        if raw is None:
+        if raw is None or (parts is not None and raw.count(b"{") + raw.count(b"[") > parts):
             return answers.TOO_LARGE
         return answers.name(response.status, answers.parse(raw), response.headers)
 

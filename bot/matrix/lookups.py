@@ -50,7 +50,7 @@ class Lookups(Requests):
         found = body.get("joined_rooms")
         if not isinstance(found, list):
             raise OutcomeError(Failed(status=200))
-        return {RoomID(room) for room in found}
+        return {RoomID(room) for room in found if isinstance(room, str)}
 
     async def power(self, room_id: RoomID) -> Power:
         """Return who may do what in a room, from its state as it is now.
@@ -86,24 +86,16 @@ class Lookups(Requests):
         return outcome.body
 
     async def name_of(self, room_id: RoomID, user_id: UserID) -> str:
-        """Return the person's display name in the room, with the id where two share it.
+        """Return the display name that a person has chosen in the room; empty where none is known.
 
-        spec: client-server API v1.13, 11.2.2.3 calculating the display name for a user.
+        Anybody can choose any: it never stands for the id.
         """
-        outcome = await self.request("GET", path("rooms", room_id, "joined_members"))
-        members = outcome.body.get("joined") if isinstance(outcome, Done) else None
-        if not isinstance(members, dict):
-            return user_id
-        names = {
-            member: profile.get("display_name")
-            for member, profile in members.items()
-            if isinstance(profile, dict)
-        }
-        name = names.get(user_id)
-        if not isinstance(name, str) or not name.strip():
-            return user_id
-        shared = sum(other == name for other in names.values()) > 1 or name in names
-        return f"{name} ({user_id})" if shared else name
+        try:
+            event = await self.state(room_id, "m.room.member", user_id)
+        except OutcomeError:
+            return ""
+        name = event["content"].get("displayname") if event is not None else None
+        return name if isinstance(name, str) else ""
 
     async def is_shared(self, room_id: RoomID) -> bool:
         """Whether people of other homeservers are in the room. Raises `OutcomeError`."""

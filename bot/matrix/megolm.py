@@ -41,13 +41,15 @@ class Decrypted:
 def open_with(session: InboundGroupSession, ciphertext: str, room_id: RoomID) -> Decrypted | None:
     """Decrypt with a session; `None` when that does not open it, or not to an event of the room."""
     try:
-        plaintext, index = session.decrypt(ciphertext)
-        payload = answers.parse(plaintext.encode(errors="replace"))
+        # nio gives up a text that is not all UTF-8.
+        message = vodozemac.MegolmMessage.from_base64(ciphertext)
+        opened = session._session.decrypt(message)  # noqa: SLF001
     except UNREADABLE:
         return None
+    payload = answers.parse(opened.plaintext)
     if not isinstance(payload, dict) or payload.get("room_id") != room_id:
         return None
     content, kind = payload.get("content"), payload.get("type")
     if not isinstance(content, dict) or not isinstance(kind, str):
         return None
-    return Decrypted(type=kind, content=content, session_id=session.id, index=index)
+    return Decrypted(type=kind, content=content, session_id=session.id, index=opened.message_index)

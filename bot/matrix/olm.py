@@ -6,16 +6,13 @@ import logging
 from collections.abc import Iterable
 from typing import Any, Final
 
-import aiohttp
 from nio.crypto import InboundGroupSession, OutboundGroupSession
 from nio.events import ForwardedRoomKeyEvent
 from nio.store import MegolmInboundSessions
 from peewee import PeeweeException
 
-from bot.matrix import answers
 from bot.matrix.channels import KEY_ERRORS, Channels
 from bot.matrix.gate import MOST_KEYS
-from bot.matrix.http import LARGE, read
 from bot.matrix.keystore import CryptoStore
 from bot.matrix.speaking import Client
 from bot.model import RoomID
@@ -262,8 +259,3 @@ class CarefulClient(Client):
             await super().close()
         finally:
             self.close_store()
-
-    async def parse_body(self, transport_response: aiohttp.ClientResponse) -> dict[Any, Any]:
-        """Read an answer as the bot's own requests do; raises `TokenRejectedError` as they do."""
-        raw = await read(transport_response, LARGE)
-        return answers.read_object(raw or b"")

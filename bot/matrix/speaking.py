@@ -9,6 +9,8 @@ from urllib.parse import urlencode
 import aiohttp
 from nio import AsyncClient
 
+from bot.matrix import answers
+from bot.matrix.http import LARGE, read
 from bot.matrix.wire import new_session
 from bot.model import OutcomeError
 from bot.schedule import describe
@@ -63,3 +65,8 @@ class Client(AsyncClient):  # type: ignore[misc]
             return await self.renewal.carry(lambda: ask(*arguments, **options))
         except OutcomeError as error:
             raise aiohttp.ClientConnectionError(describe(error.outcome)) from error
+
+    async def parse_body(self, transport_response: aiohttp.ClientResponse) -> dict[Any, Any]:
+        """Read an answer as the bot's own requests do; raises `TokenRejectedError` as they do."""
+        raw = await read(transport_response, LARGE)
+        return answers.read_object(raw or b"")

@@ -39,11 +39,12 @@ KNOWN: Final = "UPDATE undecided SET revision = ? WHERE room = ? AND digest = ? 
 CROWD: Final = "SELECT count(*), coalesce(sum(sender = ?), 0) FROM undecided WHERE room = ?"
 WAIT: Final = (
     "INSERT INTO undecided (room, digest, event_id, sender, setting, sent, at, device_id,"
-    " device_key, revision) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    " device_key, thread, revision) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 NEXT: Final = (
     "SELECT u.id, r.room_id, u.digest, u.event_id, u.sender, u.setting, u.sent, u.at, u.device_id,"
-    " u.device_key, u.attempts, u.next FROM undecided u CROSS JOIN rooms r ON r.id = u.room"
+    " u.device_key, u.attempts, u.next, u.thread"
+    " FROM undecided u CROSS JOIN rooms r ON r.id = u.room"
     # One after the other: a later command counts after an earlier one.
     " WHERE NOT EXISTS (SELECT 1 FROM undecided e WHERE e.room = u.room AND e.id < u.id)"
     " AND NOT EXISTS (SELECT 1 FROM gaps WHERE room = r.id)"
@@ -116,7 +117,9 @@ class Commands:
         revision = await db.one(REVISION, row)
         if revision != (then,):
             await remember_handled(db, [one.digest for one in said], [], now)
-            await owe(db, row, [not_held(one.digest, one.sender) for one in said])
+            await owe(
+                db, row, [not_held(one.digest, one.args | {"sender": one.sender}) for one in said]
+            )
             return False
         token = await db.one(SYNCED)
         assert token is not None
@@ -148,6 +151,7 @@ class Commands:
             at=row[7],
             device_id=row[8],
             device_key=row[9],
+            thread=row[12],
         )
         return Pending(
             id=row[0], room_id=RoomID(row[1]), command=command, attempts=row[10], next=row[11]
@@ -216,8 +220,8 @@ async def remember_undecided(
         assert crowd is not None
         if crowd[0] >= MOST_WAITING or crowd[1] >= MOST_OF_ONE:
             await remember_handled(db, [one.digest], [], now)
-            args = {"sender": one.sender}
+            args = {"sender": one.sender} | ({"thread": one.thread} if one.thread else {})
             await owe(db, row, [Owed(key=one.digest, kind="unjudged", args=args)])
             continue
         values = (row, one.digest, one.event_id, one.sender, one.setting, one.sent, one.at)
-        await db.rows(WAIT, *values, one.device_id, one.device_key, state.revision)
+        await db.rows(WAIT, *values, one.device_id, one.device_key, one.thread, state.revision)

@@ -284,6 +284,7 @@ MIGRATIONS: Final = (
     ALTER TABLE rooms ADD COLUMN defaults TEXT NOT NULL DEFAULT '[]';
     ALTER TABLE rooms ADD COLUMN told_defaults TEXT NOT NULL DEFAULT '[]';
     ALTER TABLE sweeps ADD COLUMN defaults TEXT NOT NULL DEFAULT '[]';
+    ALTER TABLE undecided ADD COLUMN thread TEXT NOT NULL DEFAULT '';
     """,
 )
 """Each entry moves the schema one version on; `PRAGMA user_version` counts them."""
