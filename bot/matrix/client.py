@@ -10,8 +10,9 @@ from typing import Any, Final
 
 from bot.defaults import DEFAULT_EVENT
 from bot.matrix import answers
+from bot.matrix.body import LARGE
 from bot.matrix.crypto import Crypto
-from bot.matrix.http import ANSWER_WITHIN, LARGE
+from bot.matrix.http import ANSWER_WITHIN
 from bot.matrix.lookups import Lookups
 from bot.matrix.megolm import Decrypted
 from bot.matrix.paths import path

@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from bot.matrix import answers
-from bot.matrix.http import ANSWER_WITHIN, read
+from bot.matrix.body import read
+from bot.matrix.http import ANSWER_WITHIN
 from bot.matrix.wire import new_session, reason
 from bot.model import (
     Done,

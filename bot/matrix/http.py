@@ -4,54 +4,20 @@ from __future__ import annotations
 
 import json
 import logging
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import aiohttp
 
 from bot.matrix import answers
-from bot.matrix.trimming import TRIMS_FROM, Trimmer
+from bot.matrix.body import SMALL, read
+from bot.matrix.speaking import Client
 from bot.matrix.wire import reason
 from bot.model import Done, Event, Outcome, OutcomeError, Unreachable
-
-if TYPE_CHECKING:
-    from bot.matrix.speaking import Client
 
 log = logging.getLogger(__name__)
 
 ANSWER_WITHIN: Final = 30.0
 """Seconds for one request; a long poll gets its own time on top."""
-LARGE: Final = 64 << 20
-"""Bytes read of what brings events or many people's keys."""
-SMALL: Final = 8 << 20
-"""Bytes read of any other answer; the longest are the members of a big room."""
-
-
-async def read(
-    response: aiohttp.ClientResponse, most: int, *, trim: bool = False
-) -> bytearray | None:
-    """Return the whole body; `None`, and nothing more is read, when it is longer than `most`.
-
-    `trim`: it answers a sync, of which to-device events that are too long are left out.
-    Raises aiohttp's errors, `TimeoutError` and `OSError`.
-    """
-    body = bytearray()
-    trimmer: Trimmer | None = None
-    async for piece in response.content.iter_any():
-        if trimmer is not None:
-            trimmer.take(piece)
-        else:
-            body += piece
-            if trim and len(body) > TRIMS_FROM:
-                trimmer = Trimmer()
-                trimmer.take(bytes(body))
-                body = trimmer.kept
-        if len(body) > most:
-            response.close()
-            return None
-    response.release()
-    if trimmer is not None and trimmer.cut:
-        log.warning("left out %d too long messages to the device", trimmer.cut)
-    return body
 
 
 class Requests:

@@ -10,7 +10,7 @@ import aiohttp
 from nio import AsyncClient
 
 from bot.matrix import answers
-from bot.matrix.http import LARGE, read
+from bot.matrix.body import LARGE, read
 from bot.matrix.wire import new_session
 from bot.model import OutcomeError
 from bot.schedule import describe
