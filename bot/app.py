@@ -28,9 +28,17 @@ from bot.matrix.client import Matrix
 from bot.matrix.cross_signing import CrossSigning
 from bot.matrix.discovery import find
 from bot.matrix.media import Media
-from bot.matrix.session import Credentials, LoginError, connect, lock_secret, open_session
+from bot.matrix.session import Credentials, connect, lock_secret, open_session
 from bot.matrix.verification import Verification
-from bot.model import DiskError, Done, Outcome, OutcomeError, TokenRejectedError
+from bot.model import (
+    ChangedDeviceError,
+    DiskError,
+    Done,
+    LoginError,
+    Outcome,
+    OutcomeError,
+    TokenRejectedError,
+)
 from bot.patience import Disk, StoppedError, wait_for_homeserver
 from bot.ratchet import Ratchet
 from bot.reading import Reader
@@ -88,20 +96,27 @@ def _status(error: Exception, *, stopped: bool) -> int:
     """Return the exit status that an error stands for, and say it in the log."""
     while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]  # a service's own
-    tokens = isinstance(error, ExceptionGroup) and error.subgroup(TokenRejectedError)
+    error = _one(error, LoginError) or _one(error, TokenRejectedError) or error
     if isinstance(error, StoppedError) or (stopped and isinstance(error, TimeoutError)):
         return OK
-    if isinstance(error, TokenRejectedError) or tokens:
+    if isinstance(error, LoginError):
+        return _say(error, REFUSED)
+    if isinstance(error, TokenRejectedError):
         return _say(NOT_ACCEPTED, REFUSED)
     if isinstance(error, OccupiedError):
         return _say(error, OCCUPIED)
-    if isinstance(error, LoginError):
-        return _say(error, REFUSED)
     if isinstance(error, StoreError | DiskError | LockError | OSError):
         return _say(error, FAILED)
     # Where it happened, but not its text, which may be a stranger's: logs.py sees to that.
     log.error("this should not have happened", exc_info=error)
     return FAILED
+
+
+def _one(error: Exception, kind: type[Exception]) -> Exception | None:
+    """Return the first error of a kind among those that several services ended with."""
+    if isinstance(error, ExceptionGroup):
+        return next(filter(None, (_one(one, kind) for one in error.exceptions)), None)
+    return error if isinstance(error, kind) else None
 
 
 def _say(reason: object, status: int) -> int:
@@ -118,6 +133,7 @@ def credentials_of(settings: Settings) -> Credentials:
         password=settings.password_text(),
         access_token=settings.access_token_text(),
         as_token=settings.as_token_text(),
+        reread=lambda: credentials_of(settings.read_again()),
     )
 
 
@@ -145,6 +161,18 @@ async def session(settings: Settings, insist: Any) -> AsyncIterator[Matrix]:
 
 
 async def _serve(settings: Settings, stop: asyncio.Event) -> None:
+    """Run the bot until `stop`; again from the start when its login is another device's."""
+    while True:
+        try:
+            return await _be(settings, stop)
+        except Exception as error:
+            if _one(error, LoginError) or not _one(error, ChangedDeviceError):
+                raise
+            log.warning("the login is another device's now: beginning anew as that one")
+            settings.read_again()
+
+
+async def _be(settings: Settings, stop: asyncio.Event) -> None:
     async def insist(request: Callable[[], Awaitable[Outcome]]) -> Outcome:
         return await wait_for_homeserver(request, stop, SystemClock(), SystemRandom())
 
@@ -214,6 +242,8 @@ async def _work(
     redactor = Redactor(matrix, store, clock, random=random, wake_rooms=wake)
     backfill = Backfill(matrix, store, reader, clock, random=random, wake_others=wake)
     identity = Identity(signing, clock, random=random)
+    unsigned = asyncio.Event()
+    matrix.crypto.upkeep.on_anew = unsigned.set
     speaker = Speaker(
         matrix,
         store,
@@ -258,7 +288,7 @@ async def _work(
             departures.run,
             housekeeping.run,
             lambda: keep_tidy(store, clock),
-            identity.run,
+            lambda: identity.keep(unsigned),
             verification.run,
             *([attachments.run] if attachments else []),
         ]

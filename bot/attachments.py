@@ -23,7 +23,7 @@ from bot.model import (
     TokenRejectedError,
     UserID,
 )
-from bot.schedule import POSTPONE_CEILING, backoff, nobody_answered, retry_in
+from bot.schedule import POSTPONE_CEILING, backoff, describe, nobody_answered, retry_in
 from bot.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -135,7 +135,7 @@ class Attachments:
         self._judge(outcome)
         self._summarise()
         troubled = isinstance(outcome, Done | NotFound) or self.trouble
-        return None if troubled else type(outcome).__name__
+        return None if troubled else describe(outcome)
 
     async def _later(self, file: File) -> None:
         wait = backoff(file.attempts, ceiling=POSTPONE_CEILING, chance=self._random.random())

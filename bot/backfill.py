@@ -25,6 +25,7 @@ from bot.model import (
 from bot.pages import AWAY, Pages
 from bot.policy import Room
 from bot.reading import Reader
+from bot.schedule import describe
 from bot.timeline import Gap, Item
 from bot.worker import Worker, run_together
 
@@ -228,4 +229,4 @@ class Backfill:
         else:
             size, counts = again.size, again.counts
             await self._memory.unread.later(gap, again.at, size=size, counts=counts)
-        return type(outcome).__name__ if again.counts else AWAY
+        return describe(outcome) if again.counts else AWAY

@@ -12,29 +12,22 @@ from rich.console import Console
 from rich.text import Text
 
 from bot.config import Settings
-from bot.findings import Finding, files, rate, short
+from bot.findings import Finding, Visit, files, rate, short
 from bot.identity import REMEDIES, WORDS
 from bot.lock import LockError, try_lock
 from bot.matrix.admin import Admin
 from bot.matrix.client import Matrix
 from bot.matrix.cross_signing import CrossSigning, Standing, read_seeds
+from bot.matrix.device import Identity, load_identity
 from bot.matrix.discovery import find
 from bot.matrix.media import Media
 from bot.matrix.paths import path
 from bot.matrix.secret_storage import StorageError
-from bot.matrix.session import (
-    DEVICE_NAME,
-    NO_SERVICE,
-    NOT_ITS_USER,
-    UNKNOWN_DEVICE,
-    Identity,
-    LoginError,
-    load_identity,
-)
 from bot.matrix.speaking import Client
+from bot.matrix.upkeep import TAKEN, device_keys
 from bot.model import (
     Done,
-    Forbidden,
+    LoginError,
     OutcomeError,
     TokenRejectedError,
 )
@@ -78,6 +71,7 @@ async def findings(
     client = Client(settings.homeserver, settings.user_id)
     client.user_id = settings.user_id  # nio itself fills it in at the login
     matrix = Matrix(client)
+    visit = Visit(matrix, settings)
     try:
         try:
             known = load_identity(settings.data_dir / "device.json")
@@ -88,9 +82,9 @@ async def findings(
             known = None  # the bot will log in anew
         if settings.as_token_text():
             client.speak_for(settings.user_id, known.device_id if known else None)
-        yield await _login(matrix, settings, known)
+        yield await visit.log_in(known)
         yield await rate(settings, admin_token_file)
-        keys = await _keys(matrix, settings.data_dir, known)
+        keys = await _keys(matrix, settings, known, visit.device_id)
         yield keys
         if keys.good and known is not None:
             async for finding in _identity(matrix, settings, known):
@@ -99,6 +93,7 @@ async def findings(
         if token is not None:
             yield await files(Media(Admin(settings.homeserver, token), settings.own_server))
     finally:
+        await visit.leave()
         await client.close()
 
 
@@ -151,91 +146,38 @@ def _version(text: object) -> tuple[int, int] | None:
     return None
 
 
-async def _login(matrix: Matrix, settings: Settings, known: Identity | None) -> Finding:
-    service, given = settings.as_token_text(), settings.access_token_text()
-    token = service or given or (known.access_token if known else None)
-    if token is None:
-        return await _password(matrix, settings)
-    matrix.use_token(token)
-    try:
-        outcome = await matrix.request("GET", path("account", "whoami"))
-    except TokenRejectedError as error:
-        if service and str(error) != UNKNOWN_DEVICE:
-            return Finding(
-                good=False, what="login: the application service is refused", remedy=NO_SERVICE
-            )
-        return Finding(
-            good=False,
-            what="login: the access token is no longer accepted",
-            remedy="renew access_token_file, or move device.json out of data_dir to log in anew",
-        )
-    if service and isinstance(outcome, Forbidden):
-        return _service(settings, known)
-    if not isinstance(outcome, Done):
-        return Finding(good=False, what=f"login: {short(outcome)}", remedy="try again later")
-    if outcome.body.get("user_id") != settings.user_id:
-        return Finding(
-            good=False,
-            what=f"login: the access token belongs to {outcome.body.get('user_id')}",
-            remedy=f"set user_id to that, or give a token of {settings.user_id}",
-        )
-    return Finding(good=True, what=f"login works: {settings.user_id} is logged in")
-
-
-def _service(settings: Settings, known: Identity | None) -> Finding:
-    """Say what it means that a service's good token is not good for this account."""
-    if known is None:
-        # Whether the registration allows it, only making the account would tell.
-        what = (
-            "login: the service's token is good; the account will be made when the bot first runs"
-        )
-        return Finding(good=True, what=what)
-    remedy = NOT_ITS_USER.format(user_id=settings.user_id)
-    return Finding(good=False, what="login: the application service is refused", remedy=remedy)
-
-
-async def _password(matrix: Matrix, settings: Settings) -> Finding:
-    """Try the password, and leave no device behind."""
-    body = {
-        "type": "m.login.password",
-        "identifier": {"type": "m.id.user", "user": settings.user_id},
-        "password": settings.password_text(),
-        "initial_device_display_name": DEVICE_NAME,
-    }
-    outcome = await matrix.request("POST", path("login"), body)
-    if isinstance(outcome, Done):
-        matrix.use_token(str(outcome.body.get("access_token", "")))
-        await matrix.request("POST", path("logout"), {})
-        return Finding(good=True, what=f"login works: the password of {settings.user_id} is right")
-    if isinstance(outcome, Forbidden):
-        return Finding(
-            good=False,
-            what=f"login: the homeserver refuses {settings.user_id}",
-            remedy="is the account there, and the password right?",
-        )
-    return Finding(good=False, what=f"login: {short(outcome)}", remedy="try again later")
-
-
-async def _keys(matrix: Matrix, folder: Path, known: Identity | None) -> Finding:
-    if known is None:
+async def _keys(
+    matrix: Matrix, settings: Settings, known: Identity | None, device_id: str | None
+) -> Finding:
+    if device_id is None:
         return Finding(good=True, what="encryption keys: will be made when the bot first runs")
-    if not any((folder / "crypto").glob("*.db")):
-        return Finding(
-            good=False,
-            what="encryption keys: the crypto store is gone",
-            remedy="restart the bot: it logs in as a new device",
-        )
-    query = {"device_keys": {known.user_id: [known.device_id]}}
+    ours = known is not None and known.device_id == device_id
+    if ours and not any((settings.data_dir / "crypto").glob("*.db")):
+        remedy = "restart the bot: it logs in as a new device"
+        if settings.access_token_text():
+            remedy = "restore them from a backup, or give the bot the token of a new login"
+        what = "encryption keys: the crypto store is gone"
+        return Finding(good=False, what=what, remedy=remedy)
+    query = {"device_keys": {settings.user_id: [device_id]}}
     try:
         outcome = await matrix.request("POST", path("keys", "query"), query)
     except TokenRejectedError:
         return Finding(good=False, what="encryption keys: no login", remedy="mend the login first")
-    devices = outcome.body.get("device_keys", {}) if isinstance(outcome, Done) else {}
-    if known.device_id not in devices.get(known.user_id, {}):
+    answer = outcome.body if isinstance(outcome, Done) else {}
+    found = device_keys(answer, settings.user_id, device_id)
+    if found is None and not ours:
+        return Finding(good=True, what="encryption keys: will be made when the bot first runs")
+    if found is None:
         return Finding(
             good=False,
             what="encryption keys: the homeserver does not have them",
             remedy="start the bot and look at its log",
+        )
+    if known is None or not ours or known.keys not in {None, found}:
+        return Finding(
+            good=False,
+            what=f"encryption keys: device {device_id} has others",
+            remedy=TAKEN.format(user_id=settings.user_id),
         )
     return Finding(good=True, what="encryption keys are in place")
 

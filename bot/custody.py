@@ -17,10 +17,12 @@ from bot.identity import REMEDIES
 from bot.lock import LockError, OccupiedError, hold
 from bot.matrix.client import Matrix
 from bot.matrix.cross_signing import CrossSigning, Standing
+from bot.matrix.device import Identity, load_identity
 from bot.matrix.files import write_private
 from bot.matrix.secret_storage import SecretStorage, StorageError
-from bot.matrix.session import Identity, LoginError, load_identity, stand_by
-from bot.model import Event, Outcome, OutcomeError, Refused, TokenRejectedError, Unreachable
+from bot.matrix.session import stand_by
+from bot.model import Event, LoginError, Outcome, OutcomeError, Refused, TokenRejectedError
+from bot.schedule import describe
 from bot.words import grouped
 
 WARNING: Final = """\
@@ -76,7 +78,7 @@ async def show(settings: Settings, say: Callable[[str], None]) -> int:
     with explained():
         device = _device(settings)
         settings = await locate(settings, once)
-        async with stand_by(credentials_of(settings), device) as matrix:
+        async with stand_by(credentials_of(settings), device, settings.data_dir) as matrix:
             return await _show(settings, matrix, device.device_id, say)
 
 
@@ -104,7 +106,7 @@ async def backup(
     with explained():
         device = _device(settings)
         settings = await locate(settings, once)
-        async with stand_by(credentials_of(settings), device) as matrix:
+        async with stand_by(credentials_of(settings), device, settings.data_dir) as matrix:
             kept = await CrossSigning(matrix, settings.data_dir).secrets()
             if kept is None:
                 raise CustodyError("the identity of the account is not here: see identity show")
@@ -241,4 +243,4 @@ async def once(request: Callable[[], Awaitable[Outcome]]) -> Outcome:
 
 
 def _short(outcome: Any) -> str:
-    return outcome.reason if isinstance(outcome, Unreachable) else type(outcome).__name__
+    return describe(outcome)

@@ -20,7 +20,7 @@ from bot.model import (
     Unreachable,
 )
 from bot.pending import Pending
-from bot.schedule import retry_in
+from bot.schedule import describe, retry_in
 from bot.timeline import Said
 from bot.worker import Worker
 
@@ -95,7 +95,7 @@ class Deciding:
             chance = self._random.random()
             wait = retry_in(outcome, pending.attempts, chance=chance, ceiling=CEILING)
             await self._memory.undecided_later(pending, now + wait)
-            return type(outcome).__name__
+            return describe(outcome)
         log.warning("a command is given up: nobody says who may do what in its room")
         await self._memory.decided(pending, unjudged(pending.command), now)
         self._wake_others()

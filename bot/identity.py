@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 from bot.clock import Clock
 from bot.model import OutcomeError
-from bot.schedule import POSTPONE_CEILING, backoff
+from bot.schedule import POSTPONE_CEILING, backoff, describe
 from bot.words import Fingerprints
 
 log = logging.getLogger(__name__)
@@ -76,6 +76,13 @@ class Identity:
             device=signing.fingerprint,
         )
 
+    async def keep(self, unsigned: asyncio.Event) -> None:
+        """Settle how the device stands, and again when its signature was lost, until cancelled."""
+        while True:
+            unsigned.clear()
+            await self.run()
+            await unsigned.wait()
+
     async def run(self) -> None:
         """Settle the device's standing; expiry never waits for it."""
         failures = 0
@@ -84,8 +91,10 @@ class Identity:
             try:
                 self.standing = await self._signing.settle()
             except (OutcomeError, OSError) as error:
-                why = error.outcome if isinstance(error, OutcomeError) else error
-                log.info("cross-signing waits (%s)", type(why).__name__)
+                why = type(error).__name__
+                if isinstance(error, OutcomeError):
+                    why = describe(error.outcome)
+                log.info("cross-signing waits (%s)", why)
                 chance = self._random.random()
                 wait = backoff(failures, ceiling=POSTPONE_CEILING, chance=chance)
                 failures += 1

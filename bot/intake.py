@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import Callable
 from random import Random
 from typing import Final, Protocol
@@ -12,9 +11,8 @@ from typing import Final, Protocol
 from bot.clock import Clock
 from bot.defaults import began
 from bot.events import is_creation, is_encryption, is_joined, is_own_join, seems_alone, wants_review
+from bot.lost_rooms import LostRooms, State
 from bot.model import (
-    POLICY_EVENT,
-    Event,
     Failed,
     Invite,
     Millis,
@@ -23,12 +21,13 @@ from bot.model import (
     RoomBatch,
     RoomID,
     SyncBatch,
+    Unreachable,
     UserID,
 )
 from bot.policy import Room
 from bot.reading import ASK_WITHIN, Reader
-from bot.schedule import PAUSE_CEILING, backoff
-from bot.timeline import Encrypted, Gap, Item, Stretch, Sweep, is_state
+from bot.schedule import PAUSE_CEILING, Anew, Reasons, backoff, went_back
+from bot.timeline import Change, Encrypted, Gap, Item, Stretch, Sweep, is_state
 
 log = logging.getLogger(__name__)
 
@@ -41,18 +40,12 @@ OLDER: Final[Millis] = 24 * 3_600_000
 """An event of the bot's own that is this much older than the last sync ends a gap."""
 
 
-TRIES: Final = 5
-"""How often one room's state is asked for, if it is not known, while the whole sync waits."""
-ENCRYPTION: Final = "m.room.encryption"
-
-
-class Homeserver(Protocol):
+class Homeserver(State, Protocol):
     """What intake asks of the homeserver."""
 
     @property
     def own_id(self) -> UserID: ...  # noqa: D102
     async def sync(self, since: str | None, wait: Millis) -> SyncBatch: ...  # noqa: D102
-    async def state(self, room_id: RoomID, kind: str, key: str = "") -> Event | None: ...  # noqa: D102
 
 
 class Memory(Protocol):
@@ -60,6 +53,7 @@ class Memory(Protocol):
 
     async def position(self) -> tuple[str | None, Millis]: ...  # noqa: D102
     async def room(self, room_id: RoomID) -> Room | None: ...  # noqa: D102
+    async def rooms(self) -> list[Room]: ...  # noqa: D102
     async def commit(  # noqa: D102
         self,
         token: str,
@@ -91,8 +85,8 @@ class Intake:
         self._wake = wake
         self._stop = asyncio.Event()
         self._patience: asyncio.Timeout | None = None
-        self._unreadable = Counter[RoomID]()
-        """How often the state of a room that the bot had lost sight of could not be read."""
+        self._anew = Anew()
+        self._lost_rooms = LostRooms(homeserver)
         self._wait: Millis = 0  # the first answer comes at once, and says how many keys are left
 
     def stop(self) -> None:
@@ -105,33 +99,39 @@ class Intake:
 
     async def run(self) -> None:
         """Follow the sync until `stop`. Raises `TokenRejectedError`."""
-        failures = 0
-        quiet_until = 0
+        failures, reasons = 0, Reasons()
         while not self._stop.is_set():
             try:
                 if not await self.once():
                     return
                 if failures > 1:
                     log.info("the homeserver answers again")
-                failures, quiet_until = 0, 0
+                failures, reasons = 0, Reasons()
             except OutcomeError as error:
                 now = self._clock.now()
-                if now >= quiet_until:
-                    log.warning("waiting for the homeserver (%s)", type(error.outcome).__name__)
-                    quiet_until = now + 60_000
+                if self._anew.refused(error.outcome):
+                    log.warning("the homeserver does not know how far the bot has read")
+                if reason := reasons.news(error.outcome, now):
+                    log.warning("waiting for the homeserver (%s)", reason)
                 wait = backoff(failures, ceiling=PAUSE_CEILING, chance=self._random.random())
-                if isinstance(error.outcome, RateLimited):
-                    wait = error.outcome.retry_after
+                if isinstance(error.outcome, RateLimited | Unreachable):
+                    wait = error.outcome.retry_after or wait
                 failures += 1
                 await self._clock.wait(self._stop, now + wait)
 
     async def once(self) -> bool:
         """Fetch one batch and remember it; `False` when it was time to stop."""
         since, synced_at = await self._memory.position()
+        if self._anew.wanted:
+            since = None
         asked_at, wait = self._clock.now(), self._wait
         batch = await self._poll(since)
         if batch is None:
             return False
+        behind = went_back(since, batch.next_batch)
+        if behind and self._anew.went_back(self._clock.elapsed()):
+            log.warning("the homeserver knows less than before, as after a restored backup")
+            return True
         live = 0 <= asked_at - synced_at <= LIVE
         await self.take(batch, live=live, first=since is None, synced_at=synced_at)
         if wait and batch.next_batch == since and self._clock.now() - asked_at < AT_ONCE:
@@ -157,6 +157,10 @@ class Intake:
         """Read one batch and remember it as a whole."""
         now = self._clock.now()
         since = min(synced_at or now, now)
+        left = batch.left
+        if first:
+            there = {room.room_id for room in batch.joined}
+            left = left + [r.room_id for r in await self._memory.rooms() if r.room_id not in there]
         # However many rooms it does not answer for: what cannot be decided waits by itself.
         until = asyncio.get_running_loop().time() + ASK_WITHIN
         stretches = [
@@ -165,8 +169,10 @@ class Intake:
         ]
         sweeps = sum(stretch.sweep is not None for stretch in stretches)
         if first and sweeps:
-            log.warning("a new database: reading back in %d rooms for what has no timer", sweeps)
-        await self._memory.commit(batch.next_batch, now, stretches, batch.invited, batch.left)
+            why = "reading anew" if synced_at else "a new database"
+            log.warning("%s: reading back in %d rooms for what has no timer", why, sweeps)
+        await self._memory.commit(batch.next_batch, now, stretches, batch.invited, left)
+        self._anew.answered()
         self._wake()
 
     async def _stretch(
@@ -181,10 +187,10 @@ class Intake:
     ) -> Stretch:
         known = await self._memory.room(batch.room_id)
         before, timeline, entered = batch.state, batch.timeline, False
-        if known is None:
+        if known is None or first:
             before, timeline, entered = self._arrival(batch, first=first)
             if not first and not any(map(is_creation, batch.state + batch.timeline)):
-                before = before + await self._as_it_is(batch.room_id)
+                before = before + await self._lost_rooms.state(batch.room_id)
         encrypted = known is not None and known.encrypted
         # Some homeservers tell the timeline's own state here as well: that is not before it.
         shown = [event.get("event_id") for event in timeline if is_state(event)]
@@ -193,8 +199,12 @@ class Intake:
         found = [
             item
             for event in before
-            for item in self._reader.state_change(event, quiet=known is None)
+            for item in self._reader.state_change(event, quiet=known is None or first)
         ]
+        if first and known is not None and known.policy_digest and not found:
+            # The state event that the lifetime came from is not there any more.
+            own = self._homeserver.own_id
+            found = [Change(setting=None, sender=own, digest="", quiet=True)]
         gap = self._gap(batch, known, entered=entered, first=first, since=since, now=now)
         items = await self._reader.items(
             batch.room_id,
@@ -219,30 +229,11 @@ class Intake:
             gap=gap,
             sweep=self._sweep(batch, known, found, live=live, first=first, since=since, now=now),
             encrypted=encrypted or any(is_encryption(e) for e in before + timeline),
-            review=review or known is None,
+            review=review or known is None or first,
             entered=known is None and not first,
             alone=seems_alone(batch, own_id, new=known is None),
             last_digest=self._last(batch),
         )
-
-    async def _as_it_is(self, room_id: RoomID) -> list[Event]:
-        """Return what is to be known of a room that comes without its state.
-
-        The bot had lost sight of it. Raises `OutcomeError`: read the sync again. A room that cannot
-        be read does not hold up the others for long: then nothing said in clear is a command there.
-        """
-        try:
-            found = [
-                await self._homeserver.state(room_id, kind) for kind in (ENCRYPTION, POLICY_EVENT)
-            ]
-        except OutcomeError:
-            self._unreadable[room_id] += 1
-            if self._unreadable[room_id] < TRIES:
-                raise
-            log.warning("a room's state cannot be read: its lifetime counts when it is set again")
-            found = [{"type": ENCRYPTION, "content": {}}]
-        del self._unreadable[room_id]
-        return [event | {"state_key": ""} for event in found if event is not None]
 
     def _arrival(
         self, batch: RoomBatch, *, first: bool
@@ -300,7 +291,9 @@ class Intake:
         link to another homeserver was cut, and what that one has is fetched only by reading back.
         """
         if first:
-            return Sweep(room_id=batch.room_id, whole=True, since=0, until=now) if found else None
+            held = known and (known.setting is not None or began(known.defaults) is not None)
+            wanted = bool(found) or held
+            return Sweep(room_id=batch.room_id, whole=True, since=0, until=now) if wanted else None
         if known is None or not batch.limited or (live and batch.full):
             return None
         if known.setting is None and began(known.defaults) is None:

@@ -26,7 +26,7 @@ from bot.model import (
     Unreachable,
     UserID,
 )
-from bot.schedule import retry_in
+from bot.schedule import describe, retry_in
 from bot.worker import Worker, run_together
 
 log = logging.getLogger(__name__)
@@ -230,7 +230,7 @@ class Invitations:
             wait = int(WAITS[one.attempts] * (0.75 + self._random.random() / 4))
             await self._waiting.later(one, self._clock.now() + wait, counts=True)
             return
-        log.info("an invitation could not be answered (%s)", type(outcome).__name__)
+        log.info("an invitation could not be answered (%s)", describe(outcome))
         if one.stage == InviteStage.JOINING:
             await self._waiting.move(one, InviteStage.DECLINING, now)
         else:

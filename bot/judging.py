@@ -26,6 +26,7 @@ from bot.model import (
 )
 from bot.pending import Undecided
 from bot.power import Power
+from bot.schedule import describe
 from bot.timeline import OFF, SURPLUS, Said
 
 log = logging.getLogger(__name__)
@@ -152,7 +153,7 @@ class Judge:
         try:
             said = said or await self.judge(command, powers)
         except OutcomeError as error:
-            log.info("a command waits to be decided (%s)", type(error.outcome).__name__)
+            log.info("a command waits to be decided (%s)", describe(error.outcome))
             return command
         return replace(_placed(said, command), clear=command.clear)
 
@@ -200,7 +201,7 @@ class Judge:
             if passes(error.outcome):
                 self._fell_silent(powers.room_id, command.at)
                 raise
-            log.warning("a command could not be judged (%s)", type(error.outcome).__name__)
+            log.warning("a command could not be judged (%s)", describe(error.outcome))
             return unjudged(command)
         return self._verdict(power, sender, command.setting, digest)
 

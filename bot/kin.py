@@ -19,7 +19,7 @@ from bot.model import (
     RoomID,
     Unreachable,
 )
-from bot.schedule import nobody_answered, retry_in
+from bot.schedule import describe, nobody_answered, retry_in
 from bot.timeline import is_gone
 from bot.worker import Worker
 
@@ -93,7 +93,7 @@ class Kin:
             parent = await self._homeserver.event(orphan.room_id, orphan.parent)
         except OutcomeError as error:
             if await self._failed(orphan, error):
-                return type(error.outcome).__name__
+                return describe(error.outcome)
             parent = None
         gone = parent is not None and is_gone(parent)
         await self._memory.kin.answered(orphan, self._clock.now(), gone=gone)
@@ -110,7 +110,7 @@ class Kin:
         outcome = error.outcome
         passing = nobody_answered(outcome)
         if not passing and (isinstance(outcome, Refused) or orphan.attempts >= TRIES):
-            log.warning("not known whether a message is gone (%s)", type(outcome).__name__)
+            log.warning("not known whether a message is gone (%s)", describe(outcome))
             return False
         wait = retry_in(outcome, orphan.attempts, chance=self._random.random())
         await self._memory.kin.later(orphan, self._clock.now() + wait)

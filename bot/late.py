@@ -21,6 +21,7 @@ from bot.model import (
     TokenRejectedError,
 )
 from bot.reading import Reader
+from bot.schedule import describe
 from bot.timeline import Item, Said, Unheard
 from bot.worker import Worker
 
@@ -164,7 +165,7 @@ class Late:
             except OutcomeError as error:
                 too_late = self._clock.now() >= unheard.at + MEET_WITHIN
                 if not (too_late or isinstance(error.outcome, Forbidden)):
-                    reason = type(error.outcome).__name__
+                    reason = describe(error.outcome)
                     self._later[room_id, unheard.event_id] = self._clock.now() + ASK_AFTER
                     continue
                 await self._give_up(room_id, unheard)

@@ -162,13 +162,28 @@ class Unreachable:
     reason: str
     page: int = field(default=0, compare=False)
     """The status of a web page that came instead, from something before the homeserver."""
+    retry_after: Millis = field(default=0, compare=False)
+    """Nothing will come of asking before so many milliseconds; 0: that is not known."""
 
 
 Outcome = Done | RateLimited | Forbidden | NotFound | Refused | Failed | Unreachable
 
 
 class TokenRejectedError(Exception):
-    """The homeserver no longer accepts the access token (status 401)."""
+    """The homeserver no longer accepts the access token (status 401); the text is the errcode."""
+
+    def __init__(self, errcode: str = "", *, soft: bool = False) -> None:
+        """`soft`: the homeserver knows the token, which has ended; the device is still there."""
+        super().__init__(errcode)
+        self.soft = soft
+
+
+class LoginError(TokenRejectedError):
+    """The homeserver does not let the bot in, for good; the message says what to do."""
+
+
+class ChangedDeviceError(TokenRejectedError):
+    """The login that the bot has now is another device's: it has to begin anew as that one."""
 
 
 class DiskError(Exception):

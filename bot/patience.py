@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from bot.clock import Clock
 from bot.model import DiskError, Failed, Millis, Outcome, RateLimited, Unreachable
-from bot.schedule import PAUSE_CEILING, backoff
+from bot.schedule import PAUSE_CEILING, Reasons, backoff
 
 log = logging.getLogger(__name__)
 
@@ -77,20 +77,18 @@ async def wait_for_homeserver(
     clock: Clock,
     random: Random,
 ) -> Outcome:
-    """Repeat a request until there is somebody to answer it, with a line in the log a minute.
+    """Repeat a request until there is somebody to answer it, and say why in the log.
 
     Raises `StoppedError` when the bot is told to stop meanwhile.
     """
-    said_at = 0
-    failures = 0
+    reasons, failures = Reasons(), 0
     while True:
         outcome = await request()
         if not isinstance(outcome, Unreachable | RateLimited | Failed):
             return outcome
         now = clock.now()
-        if now - said_at >= 60_000:
-            log.warning("waiting for the homeserver (%s)", type(outcome).__name__)
-            said_at = now
+        if reason := reasons.news(outcome, now):
+            log.warning("waiting for the homeserver (%s)", reason)
         wait = backoff(failures, ceiling=PAUSE_CEILING, chance=random.random())
         if isinstance(outcome, RateLimited):
             wait = outcome.retry_after

@@ -18,6 +18,7 @@ from bot.lock import hold
 from bot.matrix.client import Matrix
 from bot.model import OutcomeError, RoomID
 from bot.reading import Reader
+from bot.schedule import describe
 from bot.store import Store
 from bot.sweeper import Sweeper
 from bot.timeline import Sweep
@@ -41,7 +42,7 @@ async def rebuild(settings: Settings, say: Callable[[str], None]) -> int:
             async with session(settings, once) as matrix:
                 say(await _Rebuild(settings, matrix, store).run(say))
         except OutcomeError as error:
-            reason = type(error.outcome).__name__
+            reason = describe(error.outcome)
             raise CustodyError(f"the homeserver did not answer ({reason}); try again") from None
         finally:
             await store.close()

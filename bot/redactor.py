@@ -31,6 +31,7 @@ from bot.schedule import (
     Sent,
     Step,
     backoff,
+    describe,
     may_change,
     settle,
     take_turns,
@@ -181,7 +182,7 @@ class Redactor:
             if may_change(outcome, timer.attempts):
                 await self._later(timer, outcome)
                 return False
-            log.warning("what belongs to a message is not known (%s)", type(outcome).__name__)
+            log.warning("what belongs to a message is not known (%s)", describe(outcome))
             return True
         now = self._clock.now()
         await self._memory.kin.found(timer, children, looked=all_of_them)
@@ -197,8 +198,7 @@ class Redactor:
         txn = transaction_id(timer.event_id, timer.generation)
         outcome = await self._homeserver.redact(timer.room_id, timer.event_id, txn)
         now = self._clock.now()
-        step = self._settle(outcome, timer, now)
-        match step:
+        match self._settle(outcome, timer, now):
             case Sent(check_at=check_at):
                 self._pace.accepted(now)
                 self._lanes.accepted()
@@ -212,7 +212,7 @@ class Redactor:
                     await self._memory.postpone(timer, until)
             case Postpone(until=until):
                 self._tally.waited += 1
-                log.warning("a redaction failed (%s)", type(outcome).__name__)
+                log.warning("a redaction failed (%s)", describe(outcome))
                 await self._memory.postpone(timer, until)
                 if isinstance(outcome, Failed):
                     self._pace.failed(now)
@@ -248,7 +248,7 @@ class Redactor:
         await self._memory.ask_review(timer.room_id)
         self._wake_rooms()
         if timer.attempts == REFUSALS and not older_than:
-            log.warning("a message cannot be redacted (%s)", type(outcome).__name__)
+            log.warning("a message cannot be redacted (%s)", describe(outcome))
 
     async def _check(self, timer: Timer) -> None:
         """A redaction was accepted but not seen in the timeline: ask for the event itself."""

@@ -24,7 +24,7 @@ from bot.model import (
 )
 from bot.policy import Owed, Room, lifetime
 from bot.power import Power
-from bot.schedule import retry_in
+from bot.schedule import describe, retry_in
 from bot.words import messages
 from bot.worker import Worker
 
@@ -122,7 +122,7 @@ class Rooms:
             await self._later(one, error.outcome)
 
     async def _later(self, one: Review, outcome: Outcome) -> None:
-        log.info("a room's state must wait (%s)", type(outcome).__name__)
+        log.info("a room's state must wait (%s)", describe(outcome))
         wait = retry_in(outcome, one.attempts, chance=self._random.random())
         await self._memory.review_later(one.room_id, self._clock.now() + wait)
 

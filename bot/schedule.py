@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Final
@@ -35,6 +36,10 @@ PAUSE_CEILING: Final = 60_000
 POSTPONE_CEILING: Final = 600_000
 """A single event that cannot be redacted is tried at least this often, in ms."""
 
+QUIET_FOR: Final[Millis] = 60_000
+"""What keeps the bot waiting is said this often, in ms, as long as it stays the same."""
+CODE: Final = re.compile(r"[A-Za-z0-9_.]{1,64}")
+"""What an error's name looks like; anything else may be somebody's text."""
 LOOKS: Final = 8
 """How often the homeserver may fail to say what belongs to a message: for four minutes."""
 NO_SUCH_REQUEST: Final = frozenset({404, 405, 501})
@@ -91,7 +96,8 @@ def retry_in(
     `attempts` and `chance` are those of `backoff`.
     """
     wait = backoff(attempts, ceiling=ceiling, chance=chance)
-    return max(wait, outcome.retry_after) if isinstance(outcome, RateLimited) else wait
+    asked = outcome.retry_after if isinstance(outcome, RateLimited | Unreachable) else 0
+    return max(wait, asked)
 
 
 def nobody_answered(outcome: Outcome) -> bool:
@@ -127,8 +133,9 @@ def settle(
             return Pause(until=now + max(wait, 1))
         case Unreachable() if others:
             return Postpone(until=single)
-        case Unreachable():
-            return Pause(until=now + backoff(failures, ceiling=PAUSE_CEILING, chance=chance))
+        case Unreachable(retry_after=known):
+            wait = known or backoff(failures, ceiling=PAUSE_CEILING, chance=chance)
+            return Pause(until=now + wait)
         case Forbidden() | NotFound() | Refused():
             return Inspect(until=single)
         case Failed(elsewhere=True):
@@ -178,3 +185,102 @@ def take_turns(timers: list[Timer], last: RoomID | None) -> list[Timer]:
     return [
         lanes[room][rank] for rank in range(longest) for room in rooms if rank < len(lanes[room])
     ]
+
+
+TOKEN: Final = re.compile(r"[sm]([0-9]{1,18})(?:~[0-9]{1,9}\.[0-9]{1,18})*(?:_[0-9m~.]*)+")
+"""A sync token that begins with its place in the stream of events, such as `s123_4_0`, or
+`m56~1.58_4_0` where there are several writers: all of them have been at the first number."""
+ANEW_EVERY: Final[Millis] = 3_600_000
+"""A timeline that goes back again so soon is not read anew again: it may be a worker that lags."""
+REFUSALS: Final = 2
+"""How often in a row a token is refused before it is given up."""
+
+
+def went_back(since: str | None, after: str) -> bool:
+    """Whether the homeserver has forgotten what it said before `since`: a backup was put back.
+
+    `after` is the token that it gave to who asked for what came after `since`. Tokens are opaque.
+    Those of Synapse and Dendrite begin with a number that grows with each event; no others are
+    compared.
+    """
+    before, now = (TOKEN.fullmatch(token or "") for token in (since, after))
+    return before is not None and now is not None and int(now[1]) < int(before[1])
+
+
+class Anew:
+    """Decides when a sync token is worth nothing, so that everything has to be read anew."""
+
+    def __init__(self) -> None:
+        self.wanted = False
+        """The next sync is to go without the token. It is kept until that was answered."""
+        self._refusals = 0
+        self._at: Millis | None = None
+
+    def went_back(self, now: Millis) -> bool:
+        """The timeline went back; return whether to read anew. `now`: the time that has elapsed."""
+        if self._at is None or now - self._at >= ANEW_EVERY:
+            self.wanted, self._at = True, now
+        return self.wanted
+
+    def refused(self, outcome: Outcome) -> bool:
+        """Take notice of a sync that failed; return whether its token is given up just now."""
+        if not isinstance(outcome, Refused) or outcome.status != 400:
+            self._refusals = 0
+            return False
+        if self.wanted:
+            self.wanted, self._refusals = False, 0  # so it was not the token
+            return False
+        self._refusals += 1
+        self.wanted = self._refusals >= REFUSALS
+        return self.wanted
+
+    def answered(self) -> None:
+        """A sync was answered, and what it brought was stored."""
+        self.wanted, self._refusals = False, 0
+
+
+class Reasons:
+    """Knows why the homeserver is waited for: worth a line when that changes, or once a minute."""
+
+    def __init__(self) -> None:
+        self._said = ""
+        self._quiet_until: Millis = 0
+
+    def news(self, outcome: Outcome, now: Millis) -> str:
+        """Return the reason, or an empty text when the log has it already."""
+        reason = describe(outcome)
+        if reason == self._said and now < self._quiet_until:
+            return ""
+        self._said, self._quiet_until = reason, now + QUIET_FOR
+        return reason
+
+
+def describe(outcome: Outcome) -> str:
+    """Return what an operator has to know of an answer: its status, and its error's name.
+
+    Such as `status 502`, `status 404 M_UNRECOGNIZED`, `ClientConnectorError`. Nothing in it was
+    written by a stranger: an error's code that is none is left out.
+    """
+    match outcome:
+        case Unreachable(reason=reason):
+            return reason or "no answer"
+        case RateLimited():
+            return "status 429"
+        case Done():
+            return "status 200"
+        case NotFound():
+            return "status 404 M_NOT_FOUND"
+        case Forbidden(reason=errcode):
+            return _named("status 403", errcode)
+        case Failed(status=0, errcode=errcode):
+            return _code(errcode) or "no answer that makes sense"
+        case Failed(status=status, errcode=errcode) | Refused(status=status, errcode=errcode):
+            return _named(f"status {status}", errcode)
+
+
+def _named(status: str, errcode: str) -> str:
+    return f"{status} {_code(errcode)}".rstrip()
+
+
+def _code(errcode: str) -> str:
+    return errcode if CODE.fullmatch(errcode) else ""

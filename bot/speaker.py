@@ -30,7 +30,7 @@ from bot.model import (
 from bot.notices import Identity, Notices
 from bot.policy import Debt, Owed, Room, lifetime, policy_content, read_setting
 from bot.report import Files, Load
-from bot.schedule import POSTPONE_CEILING, backoff, nobody_answered, retry_in
+from bot.schedule import POSTPONE_CEILING, backoff, describe, nobody_answered, retry_in
 from bot.timeline import is_gone
 from bot.walk import not_held
 from bot.worker import Worker, run_together
@@ -158,13 +158,13 @@ class Speaker:
         elif _passing(outcome, debt):
             wait = retry_in(outcome, debt.attempts, chance=self._random.random())
             await self._memory.owed_later(debt, self._clock.now() + wait)
-            return type(outcome).__name__
+            return describe(outcome)
         elif debt.kind == "default":
             # Asked again when the bot's rights change; until then only the database knows.
             log.info("could not write since when lifetime.default holds in a room")
             await self._memory.paid(debt, self._clock.now())
         else:
-            log.warning("a notice could not be sent (%s)", type(outcome).__name__)
+            log.warning("a notice could not be sent (%s)", describe(outcome))
             if debt.kind == "set":
                 # The command counted from its own place; what the room's state says counts again.
                 place = {key: debt.args[key] for key in ("thread",) if key in debt.args}

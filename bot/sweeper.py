@@ -28,7 +28,7 @@ from bot.model import (
 from bot.pages import AWAY, Pages
 from bot.policy import Stamp
 from bot.reading import Reader
-from bot.schedule import POSTPONE_CEILING
+from bot.schedule import POSTPONE_CEILING, describe
 from bot.timeline import Attached, Place, Sweep
 from bot.wayback import WayBack
 from bot.worker import Worker
@@ -246,7 +246,7 @@ class Sweeper:
         else:
             size, counts = again.size, again.counts
             await self._memory.sweeps.later(sweep, again.at, size=size, counts=counts)
-        return type(outcome).__name__ if again.counts else AWAY
+        return describe(outcome) if again.counts else AWAY
 
 
 def _never_held(defaults: Defaults, events: list[Event]) -> bool:

@@ -27,7 +27,7 @@ from bot.model import (
 )
 from bot.policy import Owed, Room, policy_content, read_setting
 from bot.power import Power
-from bot.schedule import POSTPONE_CEILING, retry_in
+from bot.schedule import POSTPONE_CEILING, describe, retry_in
 from bot.succession import Stage, Successor, goes_along, predecessor, replacement
 from bot.timeline import Setting
 from bot.worker import Worker
@@ -137,7 +137,7 @@ class Upgrades:
         chance = self._random.random()
         wait = retry_in(outcome, one.attempts, chance=chance, ceiling=POSTPONE_CEILING)
         await self._successors.later(one, self._clock.now() + wait)
-        return type(outcome).__name__
+        return describe(outcome)
 
     # --- the old room ----------------------------------------------------------------------
 

@@ -32,6 +32,7 @@ Last = Callable[[FaultProxy], Coroutine[Any, Any, None]]
 EVERYWHERE, REDACT, SYNC, KEYS = "", "/redact/", "/sync", "/keys/"
 LIMITED = {"errcode": "M_LIMIT_EXCEEDED", "error": "Too many requests"}
 UNKNOWN = {"errcode": "M_UNKNOWN", "error": "Internal server error"}
+REJECTED = {"errcode": "M_UNKNOWN_TOKEN", "error": "Unrecognised access token"}
 HOUR = LIMITED | {"retry_after_ms": 3_600_000}
 GARBAGE = b'{"next_batch": "s1", "rooms": {"join": [[['
 HUGE = 1 << 30
@@ -57,6 +58,9 @@ FAULTS: dict[str, Begin] = {
     "429 for 10^30 ms": errors(429, LIMITED | {"retry_after_ms": 10**30}),
     "200 with a page": pages(200),
     "401 with a page": pages(401),
+    "401 to everything": errors(401, REJECTED),
+    "401 to redactions": errors(401, REJECTED, REDACT),
+    "401 without a name": errors(401, {"error": "Unauthorized"}),
     "403 with a page": pages(403),
     "404 with a page": pages(404),
     "200 with malformed JSON": lambda p: p.answer(

@@ -23,6 +23,7 @@ class BotProcess:
 
     def __init__(self, address: str, account: Account, folder: Path, **config: Any) -> None:
         self.user_id = account.user_id
+        self.password = account.password
         self.folder = folder
         self.data_dir = folder / "data"
         self.log = folder / "bot.log"

@@ -11,10 +11,11 @@ from bot.model import File, Invite, InviteStage, RoomID
 from bot.policy import Debt, Stamp
 from bot.store import Store
 from bot.succession import Stage
-from bot.timeline import Change, Item, Stretch
+from bot.timeline import Change, Encrypted, Item, Stretch
 from bot.wayback import WayBack
 from tests.rooms_apart import (
     ALICE,
+    DAY,
     FAR,
     MINUTE,
     NOW,
@@ -44,9 +45,7 @@ NOT_OF_A_ROOM = {
     "invitations.rooms_held",
     "store.any_timer",
     "store.clock_set_back",
-    "store.end_left",
     "store.next_end",
-    "store.put_in_order",
     "store.close",
     "store.forget_files",
     "store.latest_timer",
@@ -71,6 +70,34 @@ async def in_db(store: Store, act: Callable[[Any, int], Awaitable[Any]], room: R
 async def come_back(store: Store, room: RoomID) -> None:
     await store.forget(room, NOW)
     await store.commit("s1", NOW, [Stretch(room_id=room, items=[], entered=True)])
+
+
+async def put_in_order(store: Store, room: RoomID) -> None:
+    """Come back when what waited is overdue."""
+    await store.forget(room, NOW)
+    later = NOW + 9 * MINUTE
+    await store.commit("s1", later, [Stretch(room_id=room, items=[], entered=True)])
+    await store.put_in_order()
+
+
+async def end_left(store: Store, room: RoomID) -> None:
+    await store.forget(room, NOW - 40 * DAY)
+    for _ in range(9):
+        await store.end_left(NOW)
+
+
+async def joining(store: Store, room: RoomID) -> None:
+    """Let an invitation be accepted."""
+    one = await invitation(store, room)
+    await store.invitations.move(one, InviteStage.JOINING, NOW)
+
+
+async def off_late(store: Store, room: RoomID) -> None:
+    """Take back what a command that came late has ended."""
+    await store.heard(room, unheard("riddle"), [said(room, "off", "set", 0)], NOW)
+    page: list[Item] = [message(name) for name in ("live", "late", "only")]
+    await store.unread.read_on(await its_gap(store, room), page, "t9", 5, done=True)
+    await store.unread.take_over(NOW)
 
 
 async def verified(store: Store, room: RoomID) -> None:
@@ -103,10 +130,8 @@ async def written(store: Store, room: RoomID) -> None:
 
 
 async def read_on(store: Store, room: RoomID) -> None:
-    page: list[Item] = [
-        Change(setting=1, sender=ALICE, digest="found", quiet=True),
-        message("live"),
-    ]
+    change = Change(setting=1, sender=ALICE, digest="found", quiet=True)
+    page: list[Item] = [change, Encrypted(), message("live")]
     await store.unread.read_on(await its_gap(store, room), page, "t9", 5, done=False)
 
 
@@ -145,6 +170,8 @@ async def apply(
 
 
 ACTS: dict[str, list[Act]] = {
+    "store.end_left": [end_left],
+    "store.put_in_order": [put_in_order],
     "store.has_work": [lambda s, r: s.has_work(r)],
     "store.look_for_others": [
         lambda s, r: s.look_for_others(r, FAR),
@@ -156,9 +183,7 @@ ACTS: dict[str, list[Act]] = {
     "invitations.undecided": [lambda s, _: s.invitations.undecided()],
     "invitations.to_join": [lambda s, _: s.invitations.to_join()],
     "invitations.to_decline": [lambda s, _: s.invitations.to_decline()],
-    "invitations.move": [
-        lambda s, r: apply(s.invitations.move, invitation(s, r), InviteStage.JOINING, FAR)
-    ],
+    "invitations.move": [joining],
     "invitations.later": [
         lambda s, r: apply(s.invitations.later, invitation(s, r), FAR, counts=True)
     ],
@@ -177,7 +202,10 @@ ACTS: dict[str, list[Act]] = {
         lambda s, r: commit(s, r, sweep=sweep(r)),
         lambda s, r: commit(s, r, message("behind"), gap=gap(r)),
         lambda s, r: commit(s, r, Change(setting=0, sender=ALICE, digest="else")),
-        lambda s, r: s.commit("s1", NOW, [], [Invite(room_id=r, inviter=None)], [r]),
+        lambda s, r: s.commit("s1", NOW, [], [Invite(room_id=r, inviter=None)]),
+        lambda s, r: s.commit("s1", NOW, [], [Invite(room_id=r, inviter=ALICE)]),
+        lambda s, r: s.commit("s1", NOW, [], [], [r]),
+        lambda s, r: commit(s, r, dataclasses.replace(undecided(r, "x"), digest="of both")),
         come_back,
     ],
     "store.decided": [
@@ -193,6 +221,7 @@ ACTS: dict[str, list[Act]] = {
     "store.file_later": [lambda s, r: apply(s.file_later, its_file(r), FAR)],
     "store.forget": [lambda s, r: s.forget(r, NOW)],
     "store.heard": [
+        off_late,
         lambda s, r: s.heard(r, unheard("riddle"), [said(r, "heard")], NOW),
         lambda s, r: s.heard(r, unheard("riddle"), [said(r, "hs", "set", 9)], NOW),
         lambda s, r: s.heard(r, unheard("riddle"), [shows(r, "live")], NOW),

@@ -30,6 +30,7 @@ from bot.succession import Stage, Successor
 from bot.timeline import (
     Attached,
     Change,
+    Encrypted,
     Gap,
     Item,
     Message,
@@ -44,6 +45,7 @@ ALICE = UserID("@alice:example.org")
 ONE, OTHER = RoomID("!this:example.org"), RoomID("!other:example.org")
 """The other one's id is the first in every order: it is what a question without a room finds."""
 MINUTE = 60_000
+DAY = 1_440 * MINUTE
 NOW: Millis = 1_800_000_000_000
 FAR = NOW + 10**12
 
@@ -117,7 +119,6 @@ async def furnish(store: Store, room: RoomID, *, shift: Millis = 0) -> None:
         await store.refused(await timer(store, room, name), NOW, 5 * MINUTE)
     await store.sent(await timer(store, room, "sent"), NOW, NOW + shift)
     await store.postpone(await timer(store, room, "later"), NOW)
-    await store.commit("s1", NOW, [], [Invite(room_id=room, inviter=ALICE)])
     await store.sweeps.begin(Sweep(room_id=room, whole=True, since=shift, until=NOW))
     sql(store, "UPDATE sweeps SET token = 's1', setting = ? WHERE token IS NULL", MINUTE)
     await store.successors.claim(pair(room, "new"), now=NOW)
@@ -147,7 +148,10 @@ async def fill(store: Store, room: RoomID) -> None:
 
 
 async def begin_gap(store: Store, room: RoomID) -> None:
-    found: list[Item] = [Change(setting=MINUTE, sender=ALICE, digest="found", quiet=True)]
+    found: list[Item] = [
+        Change(setting=MINUTE, sender=ALICE, digest="found", quiet=True),
+        Encrypted(),
+    ]
     items = [message("tail"), message("live", NOW + 5)]
     await commit(store, room, *items, gap=gap(room), found=found)
     await store.unread.read_on(await its_gap(store, room), [message("page")], "t2", 0, done=False)
@@ -158,10 +162,16 @@ async def end_gap(store: Store, room: RoomID) -> None:
     await store.unread.read_on(await its_gap(store, room), [], "t3", 0, done=True)
 
 
-def walk_on(store: Store, room: RoomID) -> None:
+async def invite(store: Store, room: RoomID) -> None:
+    """Invite the bot into a room; every other news of the room would take that back."""
+    await store.commit("s1", NOW, [], [Invite(room_id=room, inviter=ALICE)])
+
+
+def walk_on(store: Store, room: RoomID, token: str | None = "t9") -> None:
     """Let a room be in the middle of a walk that it was told of, and of a gap that is read anew."""
     mine = "WHERE room = (SELECT id FROM rooms WHERE room_id = ?)"
-    sql(store, f"UPDATE sweeps SET token = 't9', fresh = 3, missed = 1, next = ? {mine}", NOW, room)
+    text = f"UPDATE sweeps SET token = ?, fresh = 3, missed = 1, next = ? {mine}"
+    sql(store, text, token, NOW, room)
     sql(store, f"UPDATE gaps SET again = 1 {mine}", room)
     sql(store, "UPDATE successors SET stage = 3 WHERE room_id = ?", f"{room} new")
 
@@ -279,6 +289,8 @@ def put_off(store: Store, room: RoomID) -> None:
     for table, names in columns().items():
         if "next" in names:
             sql(store, f"UPDATE {table} SET next = ? WHERE {_whose(names, room)}", FAR * 2)
+    # Those of messages that are gone outlive their room.
+    sql(store, "UPDATE files SET next = ? WHERE media_id LIKE ?", FAR * 2, f"% of {room}")
 
 
 def belongings(store: Store, room: RoomID) -> dict[str, list[tuple[Any, ...]]]:

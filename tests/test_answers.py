@@ -38,7 +38,7 @@ TOO_OLD = Forbidden(reason="M_FORBIDDEN", older_than=3000)
 NOT_TOLD = Forbidden(reason="M_FORBIDDEN")
 
 
-def error(errcode: str, **more: Any) -> dict[str, Any]:
+def error(errcode: Any, **more: Any) -> dict[str, Any]:
     return {"errcode": errcode, "error": "words for people"} | more
 
 
@@ -109,6 +109,16 @@ HTML = {"Content-Type": "text/html; charset=utf-8"}
         (200, None, HTML, Unreachable(reason="a web page, status 200")),
         (302, None, HTML, Unreachable(reason="a web page, status 302")),
         (401, None, HTML, Unreachable(reason="a web page, status 401")),
+        (401, {}, {}, Unreachable(reason="status 401")),
+        (401, error("M_USER_LOCKED"), {}, Unreachable(reason="status 401 M_USER_LOCKED")),
+        (401, error(["M_UNKNOWN_TOKEN"]), {}, Unreachable(reason="status 401")),
+        (401, {"flows": []}, {}, Refused(status=401, body={"flows": []})),
+        (
+            401,
+            error("M_FORBIDDEN"),
+            {},
+            Refused(status=401, errcode="M_FORBIDDEN", body=error("M_FORBIDDEN")),
+        ),
         (403, None, HTML, Unreachable(reason="a web page, status 403")),
         (404, None, HTML, Unreachable(reason="a web page, status 404")),
         (404, None, {"Content-Type": "text/plain"}, Unreachable(reason="a web page, status 404")),

@@ -189,21 +189,41 @@ async def test_it_takes_over_the_account_and_the_device_that_a_password_had(
     bot.config = by_service
     await bot.start()
     await signed(bot, 4)
-    assert device_id(bot) not in {first, second}
+    assert device_id(bot) == second
 
 
-async def test_a_deleted_device_ends_it_with_status_3(limited: Homeserver, service: Maker) -> None:
-    bot = service(NAMES[3])
+async def test_a_device_that_is_deleted_is_made_again(
+    limited: Homeserver, guests: People, service: Maker
+) -> None:
+    bot, alice = service(NAMES[3]), await guests("alice")
     assert "account will be made when the bot first runs" in bot_command(bot, "check").stdout
     await bot.start()
     await signed(bot)
     done = bot_command(bot, "check")
     assert (done.returncode, "\u2717" in done.stdout) == (0, False), done.stdout
     assert "rate limit: none, if the registration says" in done.stdout
+    before = await own_keys(alice, bot.user_id)
     await delete_device(limited, bot)
-    assert await bot.ended(30) == 3
-    assert "move device.json out" in bot.words()
-    assert "login: the access token is no longer accepted" in await wrong(bot)
+    room = await alice.create_room(invite=[bot.user_id])
+    await alice.until_notice(room, bot.user_id, "I make messages disappear", 40)
+    await signed(bot, 2)
+    after = await own_keys(alice, bot.user_id)
+    assert keys_of(after, bot) == keys_of(before, bot)
+    assert after["master_keys"] == before["master_keys"]
+    assert bot.status() is None
+    await bot.stop()
+    await delete_device(limited, bot)
+    assert "the device was deleted" in bot_command(bot, "check").stdout
+    await bot.start()
+    await signed(bot, 3)
+    assert keys_of(await own_keys(alice, bot.user_id), bot) == keys_of(before, bot)
+
+
+def keys_of(found: Event, bot: BotProcess) -> Event:
+    """Return the keys of the bot's only device."""
+    [device] = found["device_keys"][bot.user_id].values()
+    keys: Event = device["keys"]
+    return keys
 
 
 @pytest.mark.parametrize(

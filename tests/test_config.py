@@ -277,3 +277,19 @@ def test_the_example_shows_the_defaults(tmp_path: Path) -> None:
             assert shown[key] == (
                 default.model_dump() if hasattr(default, "model_dump") else default
             )
+
+
+def test_the_files_of_the_login_are_read_again_and_a_spoilt_one_is_not_believed(
+    read: Callable[..., Settings], tmp_path: Path
+) -> None:
+    file = tmp_path / "token"
+    file.write_text("first\n")
+    settings = read(f"{LEAST}access_token_file: {file}")
+    file.write_text("second\n")
+    assert settings.read_again().access_token_text() == "second"
+    for spoilt in ("two words", ""):
+        file.write_text(spoilt)
+        assert settings.read_again().access_token_text() == "second"
+    file.unlink()
+    assert settings.read_again().access_token_text() == "second"
+    assert settings.password_text() is None

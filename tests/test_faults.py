@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bot.demo.homeserver import Homeserver
-from bot.matrix import answers, client, http
+from bot.matrix import answers, client
 from bot.model import OutcomeError
 from tests.fault_proxy import PAGE, FaultProxy
 from tests.ordeal import FAULTS, SYNC, Ordeal, Result
@@ -37,7 +37,7 @@ def trouble(result: Result) -> str:
         f"{result.twice} twice" * bool(result.twice),
         f"{result.requests} requests" * (result.requests > REQUESTS),
         f"{result.peak} requests a second" * (result.peak > AT_ONCE),
-        f"{result.longest} bytes" * (result.longest > http.SMALL + SOCKETS),
+        f"{result.longest} bytes" * (result.longest > body.SMALL + SOCKETS),
         result.ended,
     ]
     return ", ".join(filter(None, found))
@@ -105,8 +105,8 @@ async def test_a_bot_begins_behind_a_closed_proxy_and_an_endless_answer_does_not
             return flood.hits >= 4
 
         await wait_until(tried, 30)
-        assert proxy.longest <= 2 * http.LARGE + SOCKETS
-        assert peak_memory(bot) - before < 4 * http.LARGE
+        assert proxy.longest <= 2 * body.LARGE + SOCKETS
+        assert peak_memory(bot) - before < 4 * body.LARGE
         await bot.close()
 
 

@@ -13,7 +13,7 @@ from bot.store import Store
 from bot.timeline import Message, Stretch
 from tests.fakes import ALICE, BOT
 from tests.house import MINUTE, SECOND, House, Opener
-from tests.rooms_apart import NOW, ONE, OTHER, begin_gap, furnish
+from tests.rooms_apart import NOW, ONE, OTHER, begin_gap, furnish, invite
 from tests.test_pace import Bucket
 
 HOUR = 60 * MINUTE
@@ -91,6 +91,7 @@ async def test_what_was_put_off_comes_after_what_is_ready(
         await furnish(store, room)
         if name == "gap":
             await begin_gap(store, room)
+        await invite(store, room)
     ask, put_off = QUEUES[name]
     met = []
     for wait in (3, 2, 1):

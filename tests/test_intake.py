@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -12,6 +13,7 @@ from bot.model import (
     EventID,
     Millis,
     RateLimited,
+    Refused,
     RoomBatch,
     RoomID,
     SyncBatch,
@@ -253,3 +255,114 @@ async def test_a_change_while_the_bot_was_away_counts_from_its_own_place(
     second = [house.homeserver.send(room, f"{number}") for number in range(4)]
     async with house.running(house.intake, house.backfill):
         assert await dues(house, first, *second) == [MINUTE] + [2 * MINUTE] * 4
+
+
+# --- a token that is worth nothing ---------------------------------------------------------------
+
+
+def refused() -> Refused:
+    return Refused(status=400, errcode="M_UNKNOWN")
+
+
+async def test_a_token_that_is_refused_twice_is_said_and_everything_is_read_anew(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    house.homeserver.limit = 2
+    room = house.homeserver.make_room()
+    before = house.homeserver.send(room, "from before the lifetime")
+    house.homeserver.set_lifetime(room, MINUTE)
+    async with house.running(house.intake):
+        seen = await house.said_in(room, "seen")
+    house.clock.advance(SECOND)
+    missed = [house.homeserver.send(room, f"{number}") for number in range(7)]
+    house.homeserver.fail_next(refused(), refused(), on="sync")
+    async with house.running(house.intake, house.sweeper):
+        for _ in range(10):
+            await house.advance(SECOND)
+        live = await house.said_in(room, "live")
+    timers = await house.timers()
+    assert {seen, live, *missed} <= set(timers)
+    assert before not in timers
+    assert "waiting for the homeserver (status 400 M_UNKNOWN)" in caplog.text
+    assert caplog.text.count("does not know how far the bot has read") == 1
+    assert caplog.text.count("reading anew: reading back in 1 rooms") == 1
+
+
+async def test_a_token_that_is_refused_once_is_kept(
+    house: House, room: RoomID, caplog: pytest.LogCaptureFixture
+) -> None:
+    house.homeserver.fail_next(refused(), Unreachable(reason="reset"), refused(), on="sync")
+    async with house.running(house.intake):
+        for _ in range(10):
+            await house.advance(SECOND)
+        sent = await house.said_in(room, "live")
+        assert await dues(house, sent) == [MINUTE]
+    assert "anew" not in caplog.text
+
+
+async def test_a_homeserver_that_refuses_every_sync_costs_no_token(
+    house: House, room: RoomID, caplog: pytest.LogCaptureFixture
+) -> None:
+    house.homeserver.fail_next(refused(), refused(), refused(), on="sync")
+    async with house.running(house.intake):
+        for _ in range(10):
+            await house.advance(SECOND)
+        sent = await house.said_in(room, "live")
+        assert await dues(house, sent) == [MINUTE]
+    assert "reading back" not in caplog.text
+
+
+class Restored:
+    """Has its tokens count as Synapse's do, and can put a backup back from before any of them."""
+
+    AHEAD = 1_000
+
+    def __init__(self, house: House) -> None:
+        self._homeserver = house.homeserver
+        self._ahead = self.AHEAD
+        self._sync = house.homeserver.sync
+        house.homeserver.sync = self.sync  # type: ignore[method-assign]
+
+    def put_back(self) -> None:
+        """From now on the counter is lower; a token from its future counts as the newest."""
+        self._ahead = 0
+
+    async def sync(self, since: str | None, wait: Millis) -> SyncBatch:
+        place = None if since is None else int(since[1:].split("_")[0]) - self._ahead
+        asked = None if place is None else f"s{min(place, self._homeserver.place)}"
+        batch = await self._sync(asked, wait)
+        return replace(batch, next_batch=f"s{int(batch.next_batch[1:]) + self._ahead}_0_0")
+
+
+async def test_what_a_restored_homeserver_heard_before_the_first_sync_goes(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    restored = Restored(house)
+    room = house.homeserver.make_room()
+    house.homeserver.set_lifetime(room, MINUTE)
+    async with house.running(house.intake):
+        await house.said_in(room, "seen")
+    restored.put_back()
+    said = house.homeserver.send(room, "after the backup was put back")
+    await house.restart()
+    async with house.running(house.intake, house.sweeper):
+        assert said in await house.timers()
+        live = await house.said_in(room, "live")
+        assert live in await house.timers()
+    assert caplog.text.count("knows less than before") == 1
+
+
+async def test_a_room_whose_setting_is_gone_after_a_restore_has_none(house: House) -> None:
+    restored = Restored(house)
+    room = house.homeserver.make_room()
+    forgotten = len(house.homeserver.rooms[room].events)
+    house.homeserver.set_lifetime(room, MINUTE)
+    async with house.running(house.intake):
+        await house.said_in(room, "seen")
+    restored.put_back()
+    left = house.homeserver.rooms[room]
+    del left.events[forgotten:], left.places[forgotten:]
+    await house.restart()
+    async with house.running(house.intake, house.sweeper):
+        sent = await house.said_in(room, "nobody has set a lifetime here")
+        assert sent not in await house.timers()

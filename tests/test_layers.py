@@ -50,6 +50,7 @@ LAYERS = {
         "sweeper",
         "ratchet",
         "intake",
+        "lost_rooms",
         "backfill",
         "redactor",
         "notices",
@@ -81,7 +82,7 @@ LAYERS = {
         "timekeeper",
     },
 }
-SHARED = {"clock", "worker", "reading", "hearing", "judging", "notices", "pages"}
+SHARED = {"clock", "worker", "reading", "hearing", "judging", "notices", "pages", "lost_rooms"}
 """The services that other services may import."""
 
 OUTSIDE = {

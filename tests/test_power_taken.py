@@ -119,7 +119,7 @@ CASES = {
     ),
     "the level to say anything": Case(
         take=lambda scene: scene.levels(events_default=60),
-        logged="a notice could not be sent (Forbidden)",
+        logged="a notice could not be sent (status 403 M_FORBIDDEN)",
         give=lambda scene: scene.levels(events_default=0),
         told_then=RESUMED,
     ),
@@ -317,7 +317,7 @@ async def test_a_suspended_account_waits_and_goes_on_when_it_is_free_again(
     await suspend(True)
     sent = await alice.send(room, "this one waits")
     await wait_until(lambda: logged(bot, "messages stay in a room that should go"), 20)
-    await wait_until(lambda: logged(bot, "a notice could not be sent (Forbidden)"))
+    await wait_until(lambda: logged(bot, "a notice could not be sent (status 403 M_FORBIDDEN)"))
     await suspend(False)
     await alice.until_redacted(room, sent, 30)
 

@@ -66,16 +66,6 @@ async def test_a_refused_login_ends_with_status_3(bots: Bots) -> None:
     assert "Traceback" not in bot.words()
 
 
-async def test_a_revoked_token_ends_with_status_3(
-    people: People, bots: Bots, homeserver: Homeserver
-) -> None:
-    bot = await bots()
-    await people.log_out_everywhere(bot.user_id, bot.config["password"])
-    assert await bot.ended(30) == 3
-    assert "no longer accepts the bot's access token" in bot.words()
-    assert "Traceback" not in bot.words()
-
-
 async def test_a_homeserver_that_is_not_there_yet_is_waited_for(bots: Bots, tmp_path: Path) -> None:
     late = Homeserver(tmp_path / "late", server_name="late.localhost")
     (tmp_path / "late").mkdir()

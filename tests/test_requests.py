@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from bot.matrix import answers, client
+from bot.matrix.body import LARGE
 from bot.matrix.client import SHORT_PAGE, Matrix
-from bot.matrix.http import ANSWER_WITHIN, LARGE
+from bot.matrix.http import ANSWER_WITHIN
 from bot.matrix.lookups import RELATED_PAGES
 from bot.matrix.speaking import Client
 from bot.model import (

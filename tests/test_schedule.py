@@ -21,20 +21,25 @@ from bot.model import (
     Unreachable,
 )
 from bot.schedule import (
+    ANEW_EVERY,
     CONFIRM_AFTER,
     FIRST_BACKOFF,
     PAUSE_CEILING,
     POSTPONE_CEILING,
+    Anew,
     Inspect,
     Pause,
     Postpone,
+    Reasons,
     Sent,
     Step,
     backoff,
+    describe,
     retry_in,
     settle,
     take_turns,
     transaction_id,
+    went_back,
 )
 
 NOW = 1_800_000_000_000
@@ -62,6 +67,7 @@ def timer(number: int = 1, room: str = ROOM, attempts: int = 0) -> Timer:
         (RateLimited(retry_after=0), 0, 0, Pause(until=NOW + 1)),
         (RateLimited(retry_after=1), 9, 9, Pause(until=NOW + 1)),
         (RateLimited(retry_after=123_456), 0, 0, Pause(until=NOW + 123_456)),
+        (Unreachable(reason="x", retry_after=123_456), 9, 9, Pause(until=NOW + 123_456)),
         (Unreachable(reason="reset"), 9, 0, Pause(until=NOW + 500)),
         (Unreachable(reason="reset"), 0, 3, Pause(until=NOW + 4_000)),
         (Unreachable(reason="reset"), 0, 99, Pause(until=NOW + PAUSE_CEILING // 2)),
@@ -230,3 +236,95 @@ def test_served_one_at_a_time_every_room_gets_its_turn() -> None:
         served.append(one)
         last = one.room_id
     assert [one.room_id for one in served] == ["!a", "!busy", "!z"]
+
+
+# --- describe ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("outcome", "expected"),
+    [
+        (Done(), "status 200"),
+        (Unreachable(reason="status 502"), "status 502"),
+        (Unreachable(reason="ClientConnectorError"), "ClientConnectorError"),
+        (Unreachable(reason=""), "no answer"),
+        (RateLimited(retry_after=1_234), "status 429"),
+        (NotFound(), "status 404 M_NOT_FOUND"),
+        (Forbidden(reason="M_FORBIDDEN"), "status 403 M_FORBIDDEN"),
+        (Failed(status=404, errcode="M_UNRECOGNIZED"), "status 404 M_UNRECOGNIZED"),
+        (Failed(status=500), "status 500"),
+        (Failed(status=0, errcode="KeyError"), "KeyError"),
+        (Failed(status=0), "no answer that makes sense"),
+        (Refused(status=400, errcode="M_UNKNOWN"), "status 400 M_UNKNOWN"),
+        (Refused(status=400, errcode="meet me at eight"), "status 400"),
+        (Forbidden(reason="M" * 65), "status 403"),
+    ],
+)
+def test_an_answer_is_described_by_its_status_and_name(outcome: Outcome, expected: str) -> None:
+    assert describe(outcome) == expected
+
+
+def test_a_reason_is_news_when_it_changes_and_once_a_minute() -> None:
+    reasons = Reasons()
+    bad, worse = Failed(status=500), Unreachable(reason="status 502")
+    heard: list[tuple[Outcome, Millis]] = [
+        (bad, 0),
+        (bad, 59_999),
+        (worse, 60_000),
+        (bad, 60_001),
+        (bad, 120_001),
+    ]
+    said = [reasons.news(outcome, NOW + at) for outcome, at in heard]
+    assert said == ["status 500", "", "status 502", "status 500", "status 500"]
+
+
+# --- reading anew --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("since", "after", "back"),
+    [
+        ("s123_4_0_1", "s122_9_9_9", True),
+        ("s123_4_0_1", "s123_4_0_1", False),
+        ("s99_4_0_1", "s100_4_0_1", False),
+        ("m56~1.58_4_0", "m55~1.70~3.71_4_0", True),
+        ("m56~1.58_4_0", "s57_4_0", False),
+        ("s123_m4~1.6_0", "s3_m4~1.6_0", True),
+        (None, "s1_2", False),
+        ("s123", "s122", False),
+        ("123", "122", False),
+        ("t57-1_0", "t56-1_0", False),
+        ("s9abc_0", "s1abc_0", False),
+        ("SGVsbG8_1", "SGFsbG8_1", False),
+        ("s123_4 OR 1=1", "s1_4", False),
+    ],
+)
+def test_a_timeline_that_goes_back_shows_in_tokens_that_count(
+    since: str | None, after: str, back: bool
+) -> None:
+    assert went_back(since, after) is back
+
+
+@given(st.text(), st.text())
+def test_two_tokens_of_any_kind_are_compared_without_error(since: str, after: str) -> None:
+    assert not (went_back(since, after) and went_back(after, since))
+
+
+def test_a_token_is_given_up_when_it_is_refused_twice_in_a_row() -> None:
+    anew, refused = Anew(), Refused(status=400, errcode="M_UNKNOWN")
+    other = Unreachable(reason="reset")
+    assert [anew.refused(one) for one in (refused, other, refused)] == [False] * 3
+    assert anew.refused(refused)
+    assert anew.wanted
+    assert not anew.refused(other), "the sync without it has to be answered"
+    assert anew.wanted
+    assert not anew.refused(refused), "so the token was not the reason"
+    assert not anew.wanted
+
+
+def test_a_timeline_that_goes_back_again_soon_is_not_read_anew_again() -> None:
+    anew = Anew()
+    assert anew.went_back(5)
+    anew.answered()
+    assert not anew.went_back(5 + ANEW_EVERY - 1)
+    assert anew.went_back(5 + ANEW_EVERY)

@@ -19,9 +19,12 @@ from hypothesis import strategies as st
 from bot.model import RoomID
 from bot.store import Store
 from bot.succession import Stage, Successor
+from bot.timeline import Change, Stretch
 from tests.house import Opener
-from tests.room_acts import ACTS, NOT_OF_A_ROOM
+from tests.room_acts import ACTS, NOT_OF_A_ROOM, joining
 from tests.rooms_apart import (
+    ALICE,
+    DAY,
     FAR,
     LESS,
     MINUTE,
@@ -34,11 +37,14 @@ from tests.rooms_apart import (
     end_gap,
     fill,
     furnish,
+    invite,
     message,
     methods,
     pair,
     put_off,
     said,
+    sql,
+    undecided,
     walk_on,
 )
 
@@ -66,6 +72,8 @@ async def different(store: Store, room: RoomID) -> None:
     command = said(room, "their set", "set", MINUTE)
     await commit(store, room, only, command)
     await commit(store, room, message("theirs", NOW - MINUTE, "late"))
+    same = dataclasses.replace(undecided(room, "x"), digest="of both")
+    await commit(store, room, same)
     walk_on(store, room)
 
 
@@ -73,7 +81,17 @@ async def full(store: Store, room: RoomID) -> None:
     await different(store, room)
     await fill(store, room)
     await store.reviewed(room, suspended=True, owed=[])
-    walk_on(store, room)
+    walk_on(store, room, None)
+
+
+async def bare(store: Store, room: RoomID) -> None:
+    """Nothing waits in it."""
+    await commit(store, room, Change(setting=MINUTE, sender=ALICE, digest="policy", quiet=True))
+
+
+async def left(store: Store, room: RoomID) -> None:
+    await different(store, room)
+    await store.forget(room, NOW)
 
 
 Pair = tuple[Make, Make, bool]
@@ -82,6 +100,8 @@ PAIRS: list[Pair] = [
     (calm, different, False),
     (reading, full, False),
     (ready, full, True),
+    (bare, full, False),
+    (calm, left, True),
 ]
 """The room, the other one, and whether that was there later."""
 
@@ -104,6 +124,9 @@ class Files:
             store._db.secret = bytes(32)
             for room, make in rooms:
                 await make(store, room)
+                await invite(store, room)
+                if make is different:
+                    await joining(store, room)
             self.sums[rooms] = await together(store)
             await store.close()
             self.made[rooms] = path.read_bytes()
@@ -175,6 +198,7 @@ async def _turns(store: Store, room: RoomID, busy: set[RoomID]) -> dict[str, Any
         "orphan": store.kin.next_orphan(busy),
         "successor": store.successors.next({RoomID(f"{one} new") for one in busy}),
         "file": store.next_file(files),
+        "joining": store.invitations.to_join(busy),
     }
     if not busy:
         queues["invite"] = store.invitations.undecided()
@@ -187,7 +211,13 @@ def _of(room: RoomID, one: Any) -> Any:
     return _plain(what) if room in whose else None
 
 
-ANSWERS = {"store.forget", "sweeps.read_on", "unread.is_reading", "successors.look_again"}
+ANSWERS = {
+    "store.forget",
+    "store.has_work",
+    "successors.look_again",
+    "sweeps.read_on",
+    "unread.is_reading",
+}
 """What answers a question about one room; the other questions are in `known`."""
 
 
@@ -246,6 +276,33 @@ async def test_each_pair_of_an_upgrade_is_seen_to_by_itself(
     await store.successors.later(one, FAR)
     await store.successors.move(one, Stage.POWERLESS, where=ONE, told=True)
     assert (await _pairs(store, two), await _pairs(store, three)) == rest
+
+
+async def test_pairs_of_rooms_that_were_left_are_forgotten_by_themselves(
+    open_store: Opener, tmp_path: Path
+) -> None:
+    store = await open_store(tmp_path / "timers.db")
+    for room in (ONE, OTHER):
+        await commit(store, room)
+        await store.successors.claim(pair(room, "new"), now=NOW)
+    await store.forget(ONE, NOW)
+    await store.commit("s1", NOW + 40 * DAY, [])
+    assert [await _pairs(store, pair(room, "new")) for room in (ONE, OTHER)] == [
+        [],
+        [pair(OTHER, "new")],
+    ]
+
+
+async def test_a_room_that_succeeds_another_is_held_for_whom_it_was_held_for(
+    open_store: Opener, tmp_path: Path
+) -> None:
+    store = await open_store(tmp_path / "timers.db")
+    await commit(store, OTHER)
+    claim = dataclasses.replace(pair(OTHER, "new"), inviter="somebody")
+    await store.successors.claim(claim, now=NOW)
+    await store.commit("s1", NOW, [Stretch(room_id=claim.room_id, items=[], entered=True)])
+    held = sql(store, "SELECT room_id, inviter FROM rooms ORDER BY id")
+    assert held == [(OTHER, None), (claim.room_id, "somebody")]
 
 
 async def _pairs(store: Store, which: Successor) -> list[Successor]:

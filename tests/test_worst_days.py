@@ -266,6 +266,6 @@ async def test_no_event_id_stays_on_the_disk_or_in_the_log(people: People, bots:
     await bot.stop()
     assert await nothing_left()
     names = {path.name for path in bot.data_dir.iterdir()}
-    assert names == {"timers.db", "crypto", "device.json", "cross_signing.json"}
+    assert names == {"timers.db", "crypto", "device.json", "cross_signing.json", "lock"}
     modes = {oct(path.stat().st_mode & 0o077) for path in bot.data_dir.rglob("*")}
     assert modes == {"0o0"}

@@ -2,6 +2,7 @@
 
 # No `from __future__ import annotations`: pydantic reads the annotations while the program runs.
 import re
+from contextlib import suppress
 from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
@@ -197,12 +198,26 @@ class Settings(_Section):
             raise ValueError(f"{', '.join(ways)}: more than one way to log in; keep one")
         return self
 
+    def read_again(self) -> Self:
+        """Read the files of the login again; what cannot be used stays as it was read before."""
+        for read in (self._read_password, self._read_access_token, self._read_service_token):
+            with suppress(ValueError):
+                read()
+        return self
+
+    def _read_password(self) -> None:
+        self._password = self.password or _read("password_file", self.password_file)
+
+    def _read_access_token(self) -> None:
+        self._access_token = _read_token("access_token_file", self.access_token_file, "access ")
+
+    def _read_service_token(self) -> None:
+        self._as_token = _read_token("appservice.token_file", self.appservice.token_file)
+
     @model_validator(mode="after")
     def _read_secrets(self) -> Self:
-        self._password = self.password or _read("password_file", self.password_file)
-        self._access_token = _read("access_token_file", self.access_token_file)
-        if not re.fullmatch(r"[!-~]*", self.access_token_text() or ""):
-            raise ValueError("access_token_file: must hold one access token and nothing else")
+        self._read_password()
+        self._read_access_token()
         key, key_file = self.encryption.pickle_key, self.encryption.pickle_key_file
         if key and key_file:
             raise ValueError("encryption.pickle_key, encryption.pickle_key_file: keep one")
@@ -216,12 +231,9 @@ class Settings(_Section):
 
     @model_validator(mode="after")
     def _read_as_token(self, info: ValidationInfo) -> Self:
-        key, file = "appservice.token_file", self.appservice.token_file
-        if info.context == MAY_LACK and file is not None and not file.exists():
-            return self
-        self._as_token = _read(key, file)
-        if not re.fullmatch(r"[!-~]*", self.as_token_text() or ""):
-            raise ValueError(f"{key}: must hold one token and nothing else")
+        file = self.appservice.token_file
+        if info.context != MAY_LACK or file is None or file.exists():
+            self._read_service_token()
         return self
 
     @model_validator(mode="after")
@@ -237,16 +249,22 @@ class Settings(_Section):
     @model_validator(mode="after")
     def _read_admin_token(self) -> Self:
         key = "media.admin_token_file"
-        self._admin_token = _read(key, self.media.admin_token_file)
+        self._admin_token = _read_token(key, self.media.admin_token_file, "access ")
         if self.media.delete and self._admin_token is None:
             raise ValueError(f"media.delete: needs {key}")
-        if not re.fullmatch(r"[!-~]*", _revealed(self._admin_token) or ""):
-            raise ValueError(f"{key}: must hold one access token and nothing else")
         return self
 
 
 def _revealed(secret: SecretStr | None) -> str | None:
     return None if secret is None else secret.get_secret_value()
+
+
+def _read_token(key: str, path: Path | None, kind: str = "") -> SecretStr | None:
+    """Return the token that the file at `path` holds."""
+    found = _read(key, path)
+    if not re.fullmatch(r"[!-~]*", _revealed(found) or ""):
+        raise ValueError(f"{key}: must hold one {kind}token and nothing else")
+    return found
 
 
 def _read(key: str, path: Path | None) -> SecretStr | None:

@@ -9,7 +9,7 @@ from urllib.parse import quote
 import aiohttp
 
 from bot.matrix import answers
-from bot.matrix.http import SMALL, read
+from bot.matrix.body import SMALL, read
 from bot.matrix.wire import new_session, reason
 from bot.model import Outcome, Unreachable
 

@@ -73,8 +73,7 @@ def name(status: int, body: Any, headers: Mapping[str, str]) -> Outcome:
         return Unreachable(reason=reason, page=0 if status in GATEWAY else status)
     if 200 <= status < 300:
         return Done(body=body) if isinstance(body, dict) else Failed(status=status)
-    if errcode in NO_LOGIN:
-        raise TokenRejectedError(errcode)
+    see_to_login(body)
     if status == 429 or errcode == "M_LIMIT_EXCEEDED":
         return RateLimited(retry_after=_wait(body, headers))
     if status in GATEWAY and not errcode:
@@ -83,9 +82,25 @@ def name(status: int, body: Any, headers: Mapping[str, str]) -> Outcome:
         return Forbidden(reason=errcode, older_than=_older_than(body))
     if status == 404 and errcode == "M_NOT_FOUND":
         return NotFound()
+    if status == 401 and isinstance(body, dict) and not _asks_back(body, errcode):
+        return Unreachable(reason=f"status 401 {errcode}".rstrip())
     if isinstance(body, dict) and _is_refusal(status, errcode):
         return Refused(status=status, errcode=errcode, body=body)
     return Failed(status=status, errcode=errcode)
+
+
+def see_to_login(body: Any) -> None:
+    """Raise `TokenRejectedError` when this is the body of an answer that says so."""
+    errcode = body.get("errcode") if isinstance(body, dict) else None
+    if isinstance(errcode, str) and errcode in NO_LOGIN:
+        raise TokenRejectedError(errcode, soft=body.get("soft_logout") is True)
+
+
+def read_object(raw: bytes | bytearray) -> dict[str, Any]:
+    """Return an answer's body, empty if it is no object. Raises `TokenRejectedError`."""
+    found = parse(raw)
+    see_to_login(found)
+    return _dict(found)
 
 
 def _is_refusal(status: int, errcode: str) -> bool:
@@ -106,6 +121,15 @@ def parse(raw: bytes | bytearray) -> Any:
     if cut:
         log.warning("left out %d parts of what came: too deep, or no number or text at all", cut)
     return found
+
+
+def _asks_back(body: Event, errcode: str) -> bool:
+    """Whether a 401 is the homeserver's own word on this request, and not on who makes it.
+
+    It names the flows of interactive authentication, or refuses what was proven. A proxy's, or an
+    account's that is locked for now, says nothing of the request.
+    """
+    return "flows" in body or errcode in {"M_FORBIDDEN", "M_USER_DEACTIVATED"}
 
 
 def _older_than(body: Event) -> Millis:

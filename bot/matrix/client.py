@@ -8,15 +8,15 @@ import logging
 from dataclasses import replace
 from typing import Any, Final
 
-from nio import AsyncClient
-
 from bot.defaults import DEFAULT_EVENT
 from bot.matrix import answers
+from bot.matrix.body import LARGE
 from bot.matrix.crypto import Crypto
-from bot.matrix.http import ANSWER_WITHIN, LARGE
+from bot.matrix.http import ANSWER_WITHIN
 from bot.matrix.lookups import Lookups
 from bot.matrix.megolm import Decrypted
 from bot.matrix.paths import path
+from bot.matrix.speaking import Client
 from bot.model import (
     POLICY_EVENT,
     Done,
@@ -33,6 +33,7 @@ from bot.model import (
     Unreachable,
     UserID,
 )
+from bot.schedule import describe
 from bot.timeline import PAGE
 
 log = logging.getLogger(__name__)
@@ -68,7 +69,7 @@ MOST_PARTS: Final = 1_000_000
 class Matrix(Lookups):
     """One device of the bot's account on its homeserver."""
 
-    def __init__(self, client: AsyncClient) -> None:
+    def __init__(self, client: Client) -> None:
         super().__init__(client)
         self.crypto = Crypto(client, self.request)
         self.own_id = UserID(client.user_id)
@@ -219,8 +220,8 @@ class Matrix(Lookups):
             outbound = await keys.share(room_id)
             sealed = keys.encrypt(room_id, outbound, kind, content)
         except OutcomeError as error:
-            name = type(error.outcome).__name__
-            log.info("%d of %d devices have a room's key (%s)", *keys.progress(room_id), name)
+            why = describe(error.outcome)
+            log.info("%d of %d devices have a room's key (%s)", *keys.progress(room_id), why)
             return error.outcome
         except (TokenRejectedError, TimeoutError):
             raise

@@ -45,7 +45,7 @@ class Crypto:
         self._client = client
         turns = turns or Turns()
         devices = Devices(lambda: self._olm, request, turns)
-        self._upkeep = Upkeep(client, request, devices)
+        self.upkeep = Upkeep(client, request, devices)
         self.room_keys = RoomKeys(lambda: self._olm, request, devices, turns)
         self._to_device = ToDevice(client, turns, self._admits, self._hear)
         self._met: dict[UserID, float] = {}
@@ -70,6 +70,11 @@ class Crypto:
     def device_id(self) -> str:
         """The id of this device."""
         return str(self._client.device_id)
+
+    def doubt_keys(self) -> None:
+        """Have the homeserver's copy of this device looked at: it may have been deleted."""
+        self.upkeep.unproven = True
+        self.wake.set()
 
     def is_own(self, device: Event) -> bool:
         """Whether the homeserver's copy of a device is this one, by both of its keys."""
@@ -110,7 +115,7 @@ class Crypto:
         self._olm.add_changed_users(changed & met)
         unused = body.get("device_unused_fallback_key_types")
         if isinstance(unused, list):
-            self._upkeep.fallback_wanted = "signed_curve25519" not in unused
+            self.upkeep.fallback_wanted = "signed_curve25519" not in unused
         counts = body.get("device_one_time_keys_count")
         if isinstance(counts, dict):
             # nio itself skips a count of 0, and never uploads again.
@@ -153,11 +158,11 @@ class Crypto:
 
     async def keep_up(self) -> None:
         """Do what the engine asks for. Raises `TokenRejectedError`."""
-        await self._upkeep.keep_up()
+        await self.upkeep.keep_up()
 
     async def query(self, users: set[UserID]) -> None:
         """Fetch the devices of `users`. Raises `OutcomeError`."""
-        await self._upkeep.query(users)
+        await self.upkeep.query(users)
 
     async def decrypt(
         self, room_id: RoomID, event: Event, *, meet: bool = False

@@ -14,9 +14,10 @@ from typing import Any, Final, Protocol, TypeVar
 
 from nio.crypto import OlmDevice
 
+from bot.matrix.body import LARGE, SMALL
 from bot.matrix.channels import Channels
 from bot.matrix.files import disk
-from bot.matrix.http import ANSWER_WITHIN, LARGE, SMALL
+from bot.matrix.http import ANSWER_WITHIN
 from bot.matrix.paths import path
 from bot.matrix.turns import Turns
 from bot.model import (

@@ -9,12 +9,13 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from bot.matrix import answers
-from bot.matrix.http import ANSWER_WITHIN, read
-from bot.matrix.session import LoginError
+from bot.matrix.body import read
+from bot.matrix.http import ANSWER_WITHIN
 from bot.matrix.wire import new_session, reason
 from bot.model import (
     Done,
     Failed,
+    LoginError,
     Outcome,
     RateLimited,
     Refused,
@@ -22,6 +23,7 @@ from bot.model import (
     Unreachable,
 )
 from bot.proxies import ProxyError
+from bot.schedule import describe
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +74,7 @@ def _why(outcome: Outcome) -> str:
             return why
         case Failed(status=status) | Refused(status=status):
             return f"status {status}"
-    return type(outcome).__name__
+    return describe(outcome)
 
 
 async def _versions(address: str) -> Outcome:

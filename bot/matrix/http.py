@@ -7,10 +7,10 @@ import logging
 from typing import Any, Final
 
 import aiohttp
-from nio import AsyncClient
 
 from bot.matrix import answers
-from bot.matrix.trimming import TRIMS_FROM, Trimmer
+from bot.matrix.body import SMALL, read
+from bot.matrix.speaking import Client
 from bot.matrix.wire import reason
 from bot.model import Done, Event, Outcome, OutcomeError, Unreachable
 
@@ -18,44 +18,12 @@ log = logging.getLogger(__name__)
 
 ANSWER_WITHIN: Final = 30.0
 """Seconds for one request; a long poll gets its own time on top."""
-LARGE: Final = 64 << 20
-"""Bytes read of what brings events or many people's keys."""
-SMALL: Final = 8 << 20
-"""Bytes read of any other answer; the longest are the members of a big room."""
-
-
-async def read(
-    response: aiohttp.ClientResponse, most: int, *, trim: bool = False
-) -> bytearray | None:
-    """Return the whole body; `None`, and nothing more is read, when it is longer than `most`.
-
-    `trim`: it answers a sync, of which to-device events that are too long are left out.
-    Raises aiohttp's errors, `TimeoutError` and `OSError`.
-    """
-    body = bytearray()
-    trimmer: Trimmer | None = None
-    async for piece in response.content.iter_any():
-        if trimmer is not None:
-            trimmer.take(piece)
-        else:
-            body += piece
-            if trim and len(body) > TRIMS_FROM:
-                trimmer = Trimmer()
-                trimmer.take(bytes(body))
-                body = trimmer.kept
-        if len(body) > most:
-            response.close()
-            return None
-    response.release()
-    if trimmer is not None and trimmer.cut:
-        log.warning("left out %d too long messages to the device", trimmer.cut)
-    return body
 
 
 class Requests:
     """One account's way to its homeserver."""
 
-    def __init__(self, client: AsyncClient) -> None:
+    def __init__(self, client: Client) -> None:
         self._client = client
 
     async def request(
@@ -72,12 +40,43 @@ class Requests:
         """Make one request, once; return the outcome's name.
 
         An answer of more than `most` bytes, or of more objects and lists than `parts`, is not
-        read: the outcome is `answers.TOO_LARGE`. `trim`: see `read`.
-        Raises `TokenRejectedError` when the access token is no longer accepted.
+        read: the outcome is `answers.TOO_LARGE`. `trim`: see `read`. Where the access token has
+        ended, there is a new one first; where it cannot be had now, the outcome says why. Raises
+        `TokenRejectedError` when the bot has no way to log in any more, and `DiskError` when a new
+        token cannot be stored.
+        """
+        renewal = self._client.renewal
+
+        async def ask() -> Outcome:
+            return await self.once(
+                method, where, body, within=within, most=most, trim=trim, parts=parts
+            )
+
+        try:
+            return await (ask() if renewal is None else renewal.carry(ask))
+        except OutcomeError as error:
+            return error.outcome
+
+    async def once(
+        self,
+        method: str,
+        where: str,
+        body: Any = None,
+        *,
+        token: str | None = None,
+        within: float = ANSWER_WITHIN,
+        most: int = SMALL,
+        trim: bool = False,
+        parts: int | None = None,
+    ) -> Outcome:
+        """Make one request as it is; `token` in place of the bot's own, none if it is empty.
+
+        Raises `TokenRejectedError` when the token is not accepted.
         """
         headers = {"Content-Type": "application/json"}
-        if self._client.access_token:
-            headers["Authorization"] = f"Bearer {self._client.access_token}"
+        token = self._client.access_token if token is None else token
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
         data = None if body is None else json.dumps(body)
         timeout: Any = aiohttp.ClientTimeout(total=within)
         try:

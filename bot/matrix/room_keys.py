@@ -36,6 +36,7 @@ from bot.model import (
     Unreachable,
     UserID,
 )
+from bot.schedule import describe
 
 log = logging.getLogger(__name__)
 
@@ -215,7 +216,7 @@ class RoomKeys:
                 outbound.unclaimed += 1
                 if outbound.unclaimed == 1:
                     raise
-                outcome = type(error.outcome).__name__
+                outcome = describe(error.outcome)
                 log.warning("%d devices stay without keys (%s)", len(portion), outcome)
                 if bad >= BAD_PORTIONS:
                     return

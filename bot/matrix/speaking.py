@@ -1,16 +1,29 @@
-"""nio's client, which can also speak for the bot with the token of an application service."""
+"""nio's client, which keeps to a login that lasts, and can speak for an application service."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol, TypeVar
 from urllib.parse import urlencode
 
 import aiohttp
 from nio import AsyncClient
 
 from bot.matrix import answers
-from bot.matrix.http import LARGE, read
+from bot.matrix.body import LARGE, read
 from bot.matrix.wire import new_session
+from bot.model import OutcomeError
+from bot.schedule import describe
+
+T = TypeVar("T")
+
+
+class Renewal(Protocol):
+    """Sees that requests are made with a token that is accepted."""
+
+    async def carry(self, request: Callable[[], Awaitable[T]]) -> T:
+        """Make a request, and once more with another token if its own has ended."""
+        ...
 
 
 class Client(AsyncClient):  # type: ignore[misc]
@@ -19,6 +32,8 @@ class Client(AsyncClient):  # type: ignore[misc]
     client_session: aiohttp.ClientSession | None
     speaks_for: dict[str, str] | None = None
     """Whom an application service's token stands for; such a token alone names nobody."""
+    renewal: Renewal | None = None
+    """Without it, a token that has ended is an error at once."""
 
     def speak_for(self, user_id: str, device_id: str | None = None) -> None:
         """Say in every request from now on whose it is.
@@ -38,8 +53,20 @@ class Client(AsyncClient):  # type: ignore[misc]
             path += ("&" if "?" in path else "?") + urlencode(self.speaks_for)
         return await super().send(method, path, *arguments, **options)
 
+    async def _send(self, *arguments: Any, **options: Any) -> Any:
+        """Make one of nio's own requests, with a token that is accepted.
+
+        Raises aiohttp's errors, `TimeoutError` and `TokenRejectedError`.
+        """
+        ask = super()._send
+        if self.renewal is None:
+            return await ask(*arguments, **options)
+        try:
+            return await self.renewal.carry(lambda: ask(*arguments, **options))
+        except OutcomeError as error:
+            raise aiohttp.ClientConnectionError(describe(error.outcome)) from error
+
     async def parse_body(self, transport_response: aiohttp.ClientResponse) -> dict[Any, Any]:
-        """Read an answer as the bot's own requests do: nio reads it whole, however long."""
+        """Read an answer as the bot's own requests do; raises `TokenRejectedError` as they do."""
         raw = await read(transport_response, LARGE)
-        found = answers.parse(raw or b"")
-        return found if isinstance(found, dict) else {}
+        return answers.read_object(raw or b"")

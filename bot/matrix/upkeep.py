@@ -4,15 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
+from typing import Any, Final
 
 import aiohttp
 from nio import AsyncClient
 
 from bot.matrix.devices import CLAIMED, Devices, Request, portions
+from bot.matrix.files import disk
 from bot.matrix.olm import CarefulOlm
-from bot.model import Done, OutcomeError, Refused, TokenRejectedError, UserID
+from bot.matrix.paths import path
+from bot.model import (
+    Done,
+    Event,
+    LoginError,
+    OutcomeError,
+    Refused,
+    TokenRejectedError,
+    UserID,
+)
+from bot.schedule import describe
 
 log = logging.getLogger(__name__)
+
+TAKEN: Final = (
+    "the login that the bot was given is a device that has other keys already: it is in use, such"
+    " as by an app that the token was copied from, and in encrypted rooms nobody could write to"
+    " both. Nothing was changed there. Give the bot ({user_id}) a login of its own: a password, or"
+    " the token of a login that no app has used; and move device.json and crypto out of data_dir"
+)
 
 
 class Upkeep:
@@ -25,11 +45,22 @@ class Upkeep:
         self._keeping_up = asyncio.Lock()
         self.fallback_wanted = True
         """The homeserver has no fallback key of ours that was not used yet."""
+        self.unproven = False
+        """Whether the homeserver's copy of the device has to be looked at before all else."""
+        self.on_anew: Callable[[], None] = lambda: None
+        """Called when the device's keys were uploaded anew: what signed them is lost as well."""
+        self._lost = False
 
     @property
     def _olm(self) -> CarefulOlm:
         engine: CarefulOlm = self._client.olm
         return engine
+
+    @property
+    def own_keys(self) -> tuple[str, str]:
+        """The Ed25519 and Curve25519 keys of this device."""
+        own = self._olm.account.identity_keys
+        return str(own["ed25519"]), str(own["curve25519"])
 
     async def keep_up(self) -> None:
         """Do what the engine asks for: upload keys, query devices, mend channels.
@@ -38,17 +69,43 @@ class Upkeep:
         """
         try:
             async with self._keeping_up:
+                if self.unproven:
+                    await self.prove()
                 await self._upload()
                 await self.query(set())
                 await self._mend()
         except TokenRejectedError:
             raise
         except OutcomeError as error:
-            log.info("encryption keys wait for the homeserver (%s)", type(error.outcome).__name__)
+            log.info("encryption keys wait for the homeserver (%s)", describe(error.outcome))
         except (aiohttp.ClientError, TimeoutError) as error:
-            log.info("encryption keys wait for the homeserver (%s)", type(error).__name__)
+            log.info("encryption keys wait for the homeserver (%s)", _why(error))
         except Exception as error:  # noqa: BLE001 - answers are made of strangers' device keys
             log.warning("encryption keys: %s", type(error).__name__)
+
+    async def prove(self) -> None:
+        """See that the homeserver's copy of the device, if it has one, is this device.
+
+        One that was deleted has lost its keys there: they are to be uploaded anew. Raises
+        `OutcomeError` when it cannot be told now, and `LoginError` when it is somebody else's.
+        """
+        own_id, device_id = self._client.user_id, self._client.device_id
+        body = {"device_keys": {own_id: [device_id]}}
+        outcome = await self._request("POST", path("keys", "query"), body)
+        if not isinstance(outcome, Done):
+            raise OutcomeError(outcome)
+        found = device_keys(outcome.body, own_id, device_id)
+        if found is None:
+            if self._olm.account.shared:
+                log.warning("the homeserver has lost the device's keys: they are uploaded anew")
+                self._lost, self.fallback_wanted = True, True
+                self._olm.account.shared = False
+                self._olm.uploaded_key_count = 0
+                with disk():
+                    self._olm.save_account()
+        elif found != self.own_keys:
+            raise LoginError(TAKEN.format(user_id=own_id))
+        self.unproven = False
 
     async def _mend(self) -> None:
         """Make new channels where one broke, and send what waits to be sent."""
@@ -79,6 +136,9 @@ class Upkeep:
             counts = outcome.body.get("one_time_key_counts", {})
             self._olm.uploaded(int(counts.get("signed_curve25519", 0)))
             self.fallback_wanted = False
+            if self._lost:
+                self._lost = False
+                self.on_anew()
         elif isinstance(outcome, Refused):
             # A restored store counts its keys from where they were used already: pass over them.
             log.warning("one-time keys were refused (%s): making others", outcome.errcode)
@@ -92,3 +152,24 @@ class Upkeep:
         """
         # Whom somebody waits for is asked for alone: others' troubles are not theirs.
         await self._devices.query(users or set(map(UserID, self._olm.users_for_key_query)))
+
+
+def device_keys(answer: Event, user_id: str, device_id: str) -> tuple[str, str] | None:
+    """Return a device's Ed25519 and Curve25519 keys by `/keys/query`; `None` if it has none.
+
+    A key that is no text is an empty one.
+    """
+    found: Any = answer.get("device_keys")
+    for part in (user_id, device_id, "keys"):
+        found = found.get(part) if isinstance(found, dict) else None
+    if not isinstance(found, dict):
+        return None
+    keys = [found.get(f"{kind}:{device_id}") for kind in ("ed25519", "curve25519")]
+    first, second = (key if isinstance(key, str) else "" for key in keys)
+    return first, second
+
+
+def _why(error: Exception) -> str:
+    """Return what stands in an error of our own, else its name: others quote what they got."""
+    own = type(error) is aiohttp.ClientConnectionError and str(error).startswith("status ")
+    return str(error) if own else type(error).__name__

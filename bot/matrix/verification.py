@@ -16,6 +16,7 @@ from bot.matrix.client import Matrix
 from bot.matrix.sas import LONGEST
 from bot.matrix.talk import PREFIX, Key, Talk, Talker
 from bot.model import Event, Millis, OutcomeError, RoomID, TokenRejectedError, UserID
+from bot.schedule import describe
 
 log = logging.getLogger(__name__)
 
@@ -153,7 +154,7 @@ class Verification:
         try:
             await self._talker.turn_away(talk)
         except OutcomeError as error:
-            log.info("a verification was not answered (%s)", type(error.outcome).__name__)
+            log.info("a verification was not answered (%s)", describe(error.outcome))
         finally:
             self._strays -= 1
 
@@ -165,7 +166,7 @@ class Verification:
         except TokenRejectedError:
             raise
         except OutcomeError as error:
-            end = f"was given up ({type(error.outcome).__name__})"
+            end = f"was given up ({describe(error.outcome)})"
         except Exception as error:  # noqa: BLE001 - made of a stranger's input
             end = f"was given up ({type(error).__name__})"
         finally:

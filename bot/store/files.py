@@ -30,7 +30,6 @@ DONE_WITH: Final = (
 FILE_LATER: Final = (
     "UPDATE files SET next = ?, attempts = attempts + 1 WHERE timer IS NULL AND media_id = ?"
 )
-OUTLIVE: Final = "UPDATE files SET room = NULL WHERE timer IS NULL AND room = ?"
 
 
 class Files:
