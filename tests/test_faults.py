@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bot.demo.homeserver import Homeserver
-from bot.matrix import answers, client
+from bot.matrix import answers, body, client
 from bot.model import OutcomeError
 from tests.fault_proxy import PAGE, FaultProxy
 from tests.ordeal import FAULTS, SYNC, Ordeal, Result
