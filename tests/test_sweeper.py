@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bot.model import EventID, Failed, Refused, RoomID, Unreachable, UserID
+from bot.model import EventID, Failed, Forbidden, NotFound, Refused, RoomID, Unreachable, UserID
 from bot.sweeper import TRIES
 from bot.timeline import Sweep
 from tests.fakes import ALICE
@@ -188,6 +188,25 @@ async def test_a_room_that_the_homeserver_refuses_to_show_is_told(house: House) 
             await house.advance(10 * MINUTE)
     assert await house.store.sweeps.left() == 0
     assert any("could not read everything" in one for one in house.homeserver.heard(room))
+
+
+async def test_a_room_that_may_not_be_read_is_looked_at(house: House) -> None:
+    room = house.homeserver.make_room()
+    house.homeserver.set_lifetime(room, DAY)
+    async with house.running(house.intake):
+        pass
+    await house.store.sweeps.begin(Sweep(room_id=room, whole=True, since=0, until=1))
+    for outcome, reviewed in ((Failed(status=500), 0), (Forbidden(), 1), (NotFound(), 1)):
+        async with house.store._db.transaction() as db:
+            await db.rows("UPDATE rooms SET review = 0")
+        house.homeserver.fail_next(outcome, on="page_back")
+        sweep = await house.store.sweeps.next()
+        assert sweep is not None
+        await house.sweeper.step(sweep)
+        async with house.store._db.transaction() as db:
+            assert [tuple(row) for row in await db.rows("SELECT review > 0 FROM rooms")] == [
+                (reviewed,)
+            ]
 
 
 async def test_a_walk_ends_where_there_is_only_what_was_removed_long_ago(house: House) -> None:
