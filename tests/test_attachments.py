@@ -357,3 +357,25 @@ async def test_without_the_right_to_delete_nothing_of_files_is_kept(shelf: Shelf
     async with house.running(house.intake):
         pass
     assert await shelf.rows() == []
+
+
+async def test_what_was_deleted_is_told_in_numbers_once_a_minute(
+    shelf: Shelf, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "bot.attachments")
+
+    async def told(media_id: str, uploader: UserID, *, first: int = 0) -> list[str]:
+        shelf.media.upload(media_id, uploader)
+        shelf.house.clock.advance(first)
+        shelf.show(media_id)
+        await shelf.go(0, 5 * SECOND)
+        return [one for one in caplog.messages if one.startswith("deleted ")]
+
+    first = "deleted 1 files; left 0 that are not their sender's"
+    assert await told("picture-number-one", ALICE) == [first]
+    assert await told("picture-number-two", ALICE) == [first]
+    assert await told("picture-number-three", BOB) == [first]
+    second = "deleted 1 files; left 2 that are not their sender's"
+    assert await told("picture-number-four", BOB, first=MINUTE) == [first, second]
+    third = "deleted 0 files; left 1 that are not their sender's"
+    assert await told("picture-number-five", BOB, first=MINUTE) == [first, second, third]

@@ -207,6 +207,76 @@ async def test_plain_nio_takes_forged_senders_and_sessions_wound_back(
     assert kept.decrypt(old["content"]["ciphertext"])[1] == 0
 
 
+async def test_a_key_that_is_not_the_session_it_names_is_not_kept(alice: Peer, bot: Bot) -> None:
+    writer = Writer(alice)
+    false = writer.room_key() | {"session_id": Writer(alice).session.id}
+    bot.feed(alice.tell(bot, "m.room_key", false))
+    assert bot.crypto.sessions == {}
+    assert not bot.crypto.has_key(ROOM, false["session_id"])
+    bot.feed(alice.tell(bot, "m.room_key", writer.room_key()))
+    assert bot.crypto.sessions == {writer.session.id: ROOM}
+    assert bot.crypto.has_key(ROOM, writer.session.id)
+    assert not bot.crypto.has_key(RoomID("!other:example.org"), writer.session.id)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"content": None},
+        {"content": ["odd"]},
+        {"sender": 7},
+        {"sender": None},
+        {"content": {}},
+        {"content": {"algorithm": "odd"}},
+        {"content": {"session_id": 7}},
+        {"content": {"session_id": ""}},
+        {"content": {"session_id": "x" * 1_000}},
+        {"content": {"ciphertext": 7}},
+    ],
+)
+async def test_an_encrypted_event_of_an_odd_shape_opens_nothing(
+    alice: Peer, bot: Bot, change: dict[str, Any]
+) -> None:
+    writer = Writer(alice)
+    bot.feed(alice.tell(bot, "m.room_key", writer.room_key()))
+    event = writer.write("hello")
+    if isinstance(change.get("content"), dict) and change["content"]:
+        change = {"content": event["content"] | change["content"]}
+    assert await bot.crypto.decrypt(ROOM, event | change, meet=True) is None
+    assert await bot.reads(event) == "hello"
+
+
+async def test_a_stranger_is_asked_for_once_and_changed_devices_all_the_same(
+    tmp_path: Path, bot: Bot
+) -> None:
+    carol = Peer("carol", tmp_path / "carol")
+    carol.meet(bot)
+    writer = Writer(carol)
+    bot.olm.create_group_session(
+        carol.device.curve25519, carol.device.ed25519, ROOM, writer.session.id, writer.key
+    )
+    await bot.crypto.keep_up()
+
+    def queries() -> list[Any]:
+        return [body["device_keys"] for _, where, body in bot.requests if "keys/query" in where]
+
+    before = len(queries())
+    nobody = Done(body={"device_keys": {carol.user_id: {}}})
+    bot.answers = [nobody]
+    for _ in range(3):
+        clear = await bot.crypto.decrypt(ROOM, writer.write("hello"), meet=True)
+        assert getattr(clear, "content", None) == {}
+    assert queries()[before:] == [{carol.user_id: []}]
+    bot.olm.users_for_key_query.add(carol.user_id)
+    bot.answers = [nobody]
+    await bot.crypto.decrypt(ROOM, writer.write("hello"), meet=True)
+    assert len(queries()) == before + 2
+    bot.olm.users_for_key_query.add(carol.user_id)
+    bot.answers = [Unreachable(reason="x")]
+    with pytest.raises(OutcomeError):
+        await bot.crypto.decrypt(ROOM, writer.write("hello"), meet=True)
+
+
 async def test_a_key_for_another_room_opens_nothing_here(alice: Peer, bot: Bot) -> None:
     writer = Writer(alice)
     bot.feed(alice.tell(bot, "m.room_key", writer.room_key("!other:example.org")))

@@ -301,6 +301,11 @@ QUESTIONS: list[tuple[Call, Answer | dict[str, Any], Any]] = [
         {"timer": 5},
         {"type": POLICY, "content": {"timer": 5}, "sender": "", "event_id": ""},
     ),
+    (lambda m: m.name_of(ROOM, ALICE), {"displayname": "Al"}, "Al"),
+    (lambda m: m.name_of(ROOM, ALICE), {"type": "x", "content": {"displayname": "Al"}}, "Al"),
+    (lambda m: m.name_of(ROOM, ALICE), {"displayname": 7}, ""),
+    (lambda m: m.name_of(ROOM, ALICE), NO_SUCH_THING, ""),
+    (lambda m: m.name_of(ROOM, ALICE), GONE_WRONG, ""),
     (lambda m: m.is_shared(ROOM), {"joined": {BOT: {}, ALICE: {}}}, False),
     (lambda m: m.is_shared(ROOM), {"joined": {BOT: {}, "@a:example.org:8448": {}}}, True),
     (lambda m: m.is_shared(ROOM), {"joined": {BOT: {}, "@a:elsewhere.org": {}}}, True),
@@ -344,6 +349,11 @@ async def test_an_answer_is_taken_for_what_it_is(
     else:
         assert found == expected
     assert len(stand_in.asked) == 1
+
+
+def test_the_fingerprint_is_the_signing_key_of_the_device(tmp_path: Path) -> None:
+    bot = Bot(tmp_path)
+    assert Matrix(bot.client).fingerprint == bot.device.ed25519
 
 
 async def test_power_is_read_from_two_state_events(matrix: Watched, stand_in: StandIn) -> None:
