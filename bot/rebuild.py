@@ -54,7 +54,6 @@ class _Rebuild:
         bounds, random = settings.bounds, SystemRandom()
         self._clock = SystemClock()
         self._store = store
-        self._bounds = bounds
         reader = Reader(
             matrix,
             prefix=settings.command_prefix,

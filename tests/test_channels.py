@@ -75,3 +75,14 @@ async def test_strangers_that_are_not_known_are_remembered_in_bounds(
     for number in range(10):
         bot.olm._mark_device_for_unwedging("@mallory:example.org", f"key{number}")
     assert len(bot.olm._unknown) == 3
+
+
+async def test_a_device_that_does_not_show_up_is_waited_for_no_longer(tmp_path: Path) -> None:
+    bot, user = Bot(tmp_path / "bot"), "@mallory:example.org"
+    bot.olm._mark_device_for_unwedging(user, "a key of no device")
+    assert bot.olm.users_for_key_query == {user}
+    bot.olm.users_for_key_query.clear()
+    bot.olm.was_queried(user)
+    bot.olm.was_queried(user)
+    assert bot.olm.users_for_key_query == set()
+    assert bot.olm.wedged_devices == []

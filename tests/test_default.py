@@ -449,3 +449,21 @@ def test_only_so_many_changes_are_remembered() -> None:
     assert len(defaults) == MOST
     assert read_defaults(defaults_content(defaults)) == defaults
     assert held_at(defaults, 0) is None
+
+
+@pytest.mark.parametrize(
+    ("moment", "span", "fits"),
+    [
+        (0, 1, True),
+        (2**53 - 1, 2**53 - 1, True),
+        (2**53, 1, False),
+        (1, 2**53, False),
+        (1, 0, False),
+        (-1, 1, False),
+    ],
+)
+def test_a_moment_and_a_span_are_what_canonical_json_holds(
+    moment: int, span: int, fits: bool
+) -> None:
+    expected = ((moment, span),) if fits else ()
+    assert read_defaults({"since": [[moment, span]]}) == expected

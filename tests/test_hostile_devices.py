@@ -17,7 +17,7 @@ from nio.exceptions import EncryptionError
 
 from bot.matrix import gate
 from bot.matrix.gate import Gate
-from bot.model import Done, OutcomeError, RoomID, Unreachable, UserID
+from bot.model import Done, Locked, OutcomeError, RoomID, Unreachable, UserID
 from tests.crowd import Member
 from tests.engines import ROOM, Bot, Peer, Writer
 
@@ -450,3 +450,9 @@ async def test_only_so_many_keys_are_asked_for_at_once(
     assert len(bot.olm.outgoing_key_requests) == 3
     bot.restart()
     assert len(bot.olm.outgoing_key_requests) == 3
+
+
+async def test_an_event_whose_key_has_not_come_is_locked(alice: Peer, bot: Bot) -> None:
+    writer = Writer(alice)
+    locked = await bot.crypto.decrypt(ROOM, writer.write("hello"))
+    assert locked == Locked(session_id=writer.session.id)

@@ -166,3 +166,16 @@ async def test_what_is_overdue_is_counted_every_ten_seconds_and_only_under_a_lim
         house.wake()
         await house.rest()
         assert counted == [start, start + 10 * SECOND]
+
+
+async def test_a_clock_that_is_set_back_does_not_stop_the_counting(house: House) -> None:
+    room = house.homeserver.make_room()
+    await messages(house, room, 40, due=-2 * 60 * MINUTE)
+    house.homeserver.fail_next(RateLimited(retry_after=5_000), on="redact")
+    async with house.running(house.redactor):
+        assert house.redactor.behind is not None
+        counted = house.redactor._counted_at
+        house.clock.jump(-60 * MINUTE)
+        house.redactor.clock_was_set()
+        await house.rest()
+        assert house.redactor._counted_at == counted - 60 * MINUTE

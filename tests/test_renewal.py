@@ -626,3 +626,23 @@ async def test_one_login_that_went_astray_is_waited_out(
         await first_login(server, tmp_path)
     assert found.value.outcome == Unreachable(reason="status 404 M_UNRECOGNIZED")
     assert (await first_login(server, tmp_path)).access_token in server.tokens
+
+
+@pytest.mark.parametrize(
+    ("life", "ahead"),
+    [(1_000, 200), (299_999, 59_999), (300_000, 60_000), (3_600_000, 60_000)],
+)
+async def test_a_token_is_renewed_in_its_last_fifth_and_in_its_last_minute(
+    server: LoginServer, tmp_path: Path, life: int, ahead: int
+) -> None:
+    answer = {"user_id": USER, "device_id": "D", "access_token": "t", "expires_in_ms": life}
+    server.faults |= {"POST /login": [(200, answer)]}
+    known = await first_login(server, tmp_path)
+    assert (known.expires_at, known.renew_at) == (START + life, START + life - ahead)
+
+
+async def test_a_refused_password_is_asked_after(server: LoginServer, tmp_path: Path) -> None:
+    forbidden = (403, {"errcode": "M_FORBIDDEN", "error": "Invalid username or password"})
+    server.faults |= {"POST /login": [forbidden]}
+    with pytest.raises(LoginError, match="and the password right"):
+        await first_login(server, tmp_path)

@@ -9,7 +9,7 @@ import vodozemac
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot.matrix.sas import EMOJI, Exchange, Party, commitment
+from bot.matrix.sas import EMOJI, Exchange, Party, _text, commitment
 from tests.starter import Starter, shown
 
 BOT = Party(
@@ -293,3 +293,13 @@ def test_no_content_raises(good: int, events: list[tuple[str, dict[str, Any]]]) 
         for answer, _ in bot.take(kind, said.get(kind, {}) | content):
             assert answer in {"ready", "accept", "key", "mac", "cancel"}
     assert not bot.verified
+
+
+@pytest.mark.parametrize(("length", "fits"), [(0, False), (1, True), (255, True), (256, False)])
+def test_a_text_of_a_stranger_has_bounds(length: int, fits: bool) -> None:
+    try:
+        assert _text({"a": "x" * length}, "a") == "x" * length
+    except ValueError:
+        assert not fits
+    else:
+        assert fits

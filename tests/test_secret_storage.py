@@ -205,3 +205,14 @@ async def test_a_homeserver_that_does_not_answer_is_no_wrong_key(
         account.reachable_for = requests
         with pytest.raises(OutcomeError):
             await storage.get(KEY, SECRETS)
+
+
+async def test_a_secret_that_cannot_be_written_is_not_taken_for_kept(
+    account: Account, storage: SecretStorage
+) -> None:
+    for requests in range(7):
+        account.reachable_for = requests
+        account.data.clear()
+        with pytest.raises(OutcomeError):
+            await storage.put(KEY, SECRETS)
+        assert "m.secret_storage.default_key" not in account.data

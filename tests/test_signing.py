@@ -19,7 +19,7 @@ from bot.matrix.seeds import USAGES, SeedFile, Seeds
 from bot.model import Event, OutcomeError, Refused, UserID
 from tests.account import DEMAND, Account
 from tests.engines import Bot
-from tests.stand_in import StandIn
+from tests.stand_in import Answer, Asked, Json, StandIn, error
 
 BOT, KEY = UserID("@bot:example.org"), bytes(range(32))
 
@@ -311,6 +311,33 @@ async def test_a_replacement_that_is_refused_changes_nothing(
     assert (house.seeds, house.account.keys) == (old, keys)
     assert not (house.folder / f"{FILE}.old").exists()
     assert await house.signing.settle() == Standing.SIGNED
+
+
+async def test_only_a_demand_to_prove_oneself_is_answered(house: House, stand_in: StandIn) -> None:
+    await house.signing.settle()
+    old, operator, account = house.seeds, Operator("secret"), house.account
+
+    def too_large(asked: Asked) -> Answer | Json:
+        if asked.where[-2:] == ("device_signing", "upload"):
+            return error(413, "M_TOO_LARGE")
+        return account(asked)
+
+    stand_in.handler = too_large
+    with pytest.raises(OutcomeError):
+        await house.signing.replace(operator)
+    assert operator.demands == []
+    stand_in.handler = account
+    assert await house.signing.settle() == Standing.SIGNED
+    assert house.seeds == old
+
+
+async def test_a_damaged_file_is_replaced_though_old_seeds_lie_beside_it(house: House) -> None:
+    house.publish(Seeds.make(BOT))
+    (house.folder / FILE).write_text("odd")
+    (house.folder / f"{FILE}.old").write_text("odd")
+    assert await house.signing.replace(Operator(None)) == Standing.SIGNED
+    assert house.seeds is not None
+    assert house.account.master == house.seeds.public("master")
 
 
 async def test_a_refusal_without_old_seeds_leaves_none_that_count(house: House) -> None:

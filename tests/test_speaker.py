@@ -226,3 +226,12 @@ async def test_a_homeserver_that_tells_no_senders_of_state_gets_every_command_wr
         await house.said_in(room, "!expire 1h")
         await house.said_in(room, "!expire 5m")
     assert house.homeserver.lifetime_of(room) == {"type": "after_send", "timer": 5 * MINUTE}
+
+
+async def test_a_notice_that_was_said_is_not_told_as_a_failure(
+    house: House, room: RoomID, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with house.running(house.intake, house.speaker):
+        await house.said_in(room, "!expire status")
+    assert house.homeserver.heard(room)
+    assert not [one for one in caplog.messages if "could not be sent" in one]

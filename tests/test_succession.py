@@ -275,6 +275,24 @@ async def test_a_tombstone_that_points_at_a_foreign_room_leads_out_again(house: 
     assert house.homeserver.heard(foreign) == []
 
 
+@pytest.mark.parametrize(
+    ("answer", "asked"), [(Forbidden(), 1), (Unreachable(reason="x"), 2), (Failed(status=500), 2)]
+)
+async def test_who_is_not_let_out_of_a_foreign_room_does_not_insist(
+    house: House, answer: Any, asked: int
+) -> None:
+    old = await old_room(house, public=True)
+    foreign = house.homeserver.make_room(joined=False, invited=False, public=True)
+    house.homeserver.fail_next(answer, on="leave")
+    async with house.running(*house.everything):
+        house.homeserver.bury(old, foreign)
+        await house.rest()
+        for _ in range(5):
+            await house.advance(MINUTE)
+    assert len(house.homeserver.times("leave")) == asked
+    assert is_in(house, foreign) == (asked == 1)
+
+
 async def test_a_foreign_room_that_the_bot_is_in_is_left_alone(house: House) -> None:
     old = await old_room(house, public=True)
     foreign = await old_room(house, None, public=True)

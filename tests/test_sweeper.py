@@ -7,8 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from bot.model import EventID, Failed, Refused, RoomID, Unreachable, UserID
-from bot.sweeper import TRIES
+from bot.model import (
+    Event,
+    EventID,
+    Failed,
+    Forbidden,
+    NotFound,
+    Refused,
+    RoomID,
+    Unreachable,
+    UserID,
+)
+from bot.sweeper import TRIES, _never_held
 from bot.timeline import Sweep
 from tests.fakes import ALICE
 from tests.house import DAY, MINUTE, SECOND, House
@@ -190,6 +200,25 @@ async def test_a_room_that_the_homeserver_refuses_to_show_is_told(house: House) 
     assert any("could not read everything" in one for one in house.homeserver.heard(room))
 
 
+async def test_a_room_that_may_not_be_read_is_looked_at(house: House) -> None:
+    room = house.homeserver.make_room()
+    house.homeserver.set_lifetime(room, DAY)
+    async with house.running(house.intake):
+        pass
+    await house.store.sweeps.begin(Sweep(room_id=room, whole=True, since=0, until=1))
+    for outcome, reviewed in ((Failed(status=500), 0), (Forbidden(), 1), (NotFound(), 1)):
+        async with house.store._db.transaction() as db:
+            await db.rows("UPDATE rooms SET review = 0")
+        house.homeserver.fail_next(outcome, on="page_back")
+        sweep = await house.store.sweeps.next()
+        assert sweep is not None
+        await house.sweeper.step(sweep)
+        async with house.store._db.transaction() as db:
+            assert [tuple(row) for row in await db.rows("SELECT review > 0 FROM rooms")] == [
+                (reviewed,)
+            ]
+
+
 async def test_a_walk_ends_where_there_is_only_what_was_removed_long_ago(house: House) -> None:
     room = house.homeserver.make_room()
     house.homeserver.set_lifetime(room, DAY)
@@ -273,3 +302,35 @@ async def test_a_burst_is_no_hole(house: House) -> None:
             house.homeserver.send(room, f"{number}")
         await house.rest()
     assert await house.store.sweeps.left() == 0
+
+
+@pytest.mark.parametrize(("days", "far"), [(0, False), (29, False), (30, True), (60, True)])
+def test_a_walk_for_a_hole_ends_thirty_days_before_it(house: House, days: int, far: bool) -> None:
+    since = house.clock.now() - DAY
+    sweep = Sweep(room_id=RoomID("!r"), whole=False, since=since, until=since)
+    sent = {"type": "m.room.message", "event_id": "$x", "origin_server_ts": since - days * DAY - 1}
+    assert house.sweeper._far([sent], sweep) is far
+    assert not house.sweeper._far([], sweep)
+    assert not house.sweeper._far([sent, sent | {"origin_server_ts": since - 30 * DAY}], sweep)
+
+
+@pytest.mark.parametrize(("days", "far"), [(364, False), (365, True), (400, True)])
+def test_a_walk_through_all_ends_where_only_what_is_gone_can_be_due(
+    house: House, days: int, far: bool
+) -> None:
+    sweep = Sweep(room_id=RoomID("!r"), whole=True, since=0, until=house.clock.now())
+    sent: Event = {"type": "m.room.message", "event_id": "$x", "content": {"body": "x"}}
+    sent["origin_server_ts"] = house.clock.now() - days * DAY - 1
+    gone = sent | {"content": {}, "unsigned": {"redacted_because": {"event_id": "$y"}}}
+    assert house.sweeper._far([gone], sweep) is far
+    assert not house.sweeper._far([sent, gone], sweep)
+
+
+def test_a_default_that_began_later_covers_nothing_before(house: House) -> None:
+    began = house.clock.now()
+    events = [{"origin_server_ts": began - 1}, {"origin_server_ts": began - 2}]
+    assert _never_held((), events)
+    assert _never_held(((began, DAY),), events)
+    assert not _never_held(((began, DAY),), [])
+    assert not _never_held(((began, DAY),), [*events, {"origin_server_ts": began}])
+    assert not _never_held(((began, DAY),), [*events, {}])
