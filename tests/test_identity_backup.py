@@ -164,10 +164,13 @@ async def test_a_backup_that_was_refused_leaves_no_key_behind(
     assert done.returncode == 1
     assert "the identity of the account is not here" in done.stderr
     device = json.loads((bot.data_dir / "device.json").read_text())
-    (bot.data_dir / "device.json").write_text(json.dumps(device | {"access_token": "revoked"}))
+    ended = device | {"access_token": "revoked", "refresh_token": "used"}
+    (bot.data_dir / "device.json").write_text(json.dumps(ended))
+    bot.config["password"] = "another one"
+    bot.write_config()
     done = identity(bot, "backup", "--recovery-key-file", str(file))
     assert done.returncode == 3
-    assert "no longer accepts the bot's access token" in done.stderr
+    assert "password" in done.stderr
     assert not file.exists()
 
 

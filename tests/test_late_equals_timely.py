@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from bot.model import EventID, Millis, RoomID, UserID
@@ -74,6 +74,12 @@ async def read_again(store: Store, items: list[Item]) -> None:
 
 @settings(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@example(  # a reaction to an edit comes before the edit
+    before=[("command", 1)],
+    after=[*[("message", 0)] * 5, ("part", 8), ("part", 0)],
+    setting=0,
+    encrypted=False,
 )
 @given(before=Timeline, after=Timeline, setting=Lifetimes, encrypted=st.booleans())
 async def test_a_late_command_gives_the_timers_of_one_that_was_not_late(

@@ -117,14 +117,14 @@ async def test_log_out_all_devices_is_outlived_with_the_same_keys(
     claimed = await alice.call("POST", "keys", "claim", body={"one_time_keys": claim})
     assert claimed["one_time_keys"][bot.user_id][device_id(bot)]
     await alice.state(room, POLICY_EVENT, {"type": "after_send", "timer": 86_400_000})
-    await alice.until_heard(room, "alice set disappearing messages to 1 day.", 30)
+    await alice.until_heard(room, "set disappearing messages to 1 day.", 30)
     # Not alice: nio takes a device that was deleted for deleted for ever.
     bob = await people.encrypted("bob")
     other = await bob.create_room(encrypted=True, invite=[bot.user_id])
     await bob.until_heard(other, "I make messages disappear", 30)
     await bob.set_power(other, bot.user_id, 50)
     await bob.send_text(other, "!expire 2s")
-    await bob.until_heard(other, "bob set disappearing messages to 2 seconds.", 30)
+    await bob.until_heard(other, "set disappearing messages to 2 seconds.", 30)
     assert bot.words().count("logged in as a new device") == 1
     assert bot.status() is None
 

@@ -33,6 +33,12 @@ UNSENT: Final = (
     " AND event_id IN (SELECT value FROM json_each(?))"
 )
 PARENT: Final = "SELECT due FROM timers WHERE room = ? AND event_id = ?"
+ADOPT: Final = (
+    "INSERT OR IGNORE INTO timers (room, event_id, due, next, backlog, parent, looked, local)"
+    " SELECT o.room, o.event_id, p.due, p.next, p.backlog, o.parent, TRUE, FALSE FROM orphans o"
+    " JOIN timers p ON p.room = o.room AND p.event_id = o.parent"
+    " WHERE o.room = ? AND o.parent IN (SELECT value FROM json_each(?)) RETURNING event_id"
+)
 SETTLED: Final = "DELETE FROM orphans WHERE room = ? AND parent IN (SELECT value FROM json_each(?))"
 MOST_ORPHANS: Final = 2_000
 """Of one room, to be asked about one after another; those beyond stand on their own."""
@@ -85,9 +91,7 @@ async def add_timers(
         ADD + (RENEW if again else KEEP),
         [(row, s.event_id, s.due, s.due, _overdue(s, now), s.live) for s in plain],
     )
-    if plain:  # the question about a parent is settled when it has a timer
-        parents = json.dumps([one.event_id for one in plain])
-        await db.rows(SETTLED, row, parents)
+    timed = [one.event_id for one in plain]
     for stamp in stamps:
         if stamp.parent is None:
             continue
@@ -101,13 +105,25 @@ async def add_timers(
             values = (due, first, _overdue(stamp, now), stamp.parent, parent is not None, local)
             there = KEEP if found else FOLLOW if again else SOONER
             await db.rows(ADD_CHILD + there, row, stamp.event_id, *values)
+            timed.append(stamp.event_id)
         elif again:
             await take_back(db, row, [stamp.event_id])
         if parent is None and stamp.ask:
             question = {"room": row, "event": stamp.event_id, "parent": stamp.parent}
             await db.rows(ADD_ORPHAN, **question, most=MOST_ORPHANS)
     # A child may have come before its parent.
+    await _adopt(db, row, timed)
     await _lower(db, row, [one.event_id for one in stamps])
+
+
+async def _adopt(db: Database, row: int, parents: Sequence[EventID]) -> None:
+    """These messages have timers now: what asked about them goes with them, and asks no more."""
+    for _ in range(DEPTH):
+        if not parents:
+            return
+        adopted = await db.rows(ADOPT, row, json.dumps(parents))
+        await db.rows(SETTLED, row, json.dumps(parents))
+        parents = [EventID(one[0]) for one in adopted]
 
 
 async def take_back(db: Database, row: int, stays: Sequence[EventID]) -> None:
