@@ -164,7 +164,7 @@ async def test_a_backup_that_was_refused_leaves_no_key_behind(
     assert done.returncode == 1
     assert "the identity of the account is not here" in done.stderr
     device = json.loads((bot.data_dir / "device.json").read_text())
-    ended = device | {"access_token": "revoked", "refresh_token": "used"}
+    ended = device | {"access_token": "revoked", "refresh_token": "spent-before"}
     (bot.data_dir / "device.json").write_text(json.dumps(ended))
     bot.config["password"] = "another one"
     bot.write_config()
