@@ -323,7 +323,8 @@ async def test_a_suspended_account_waits_and_goes_on_when_it_is_free_again(
     await suspend(True)
     sent = await alice.send(room, "this one waits")
     await wait_until(lambda: logged(bot, "messages stay in a room that should go"), 20)
-    await wait_until(lambda: logged(bot, "a notice could not be sent (status 403 M_USER_SUSPENDED)"), 30)
+    refused = "a notice could not be sent (status 403 M_USER_SUSPENDED)"
+    await wait_until(lambda: logged(bot, refused), 30)
     await suspend(False)
     await alice.until_redacted(room, sent, 30)
 
