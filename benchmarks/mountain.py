@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 
-from bot.clock import SystemClock
-from bot.model import EventID, Outcome, RoomID
+from bot.core.outcomes import Outcome
+from bot.core.types import EventID, RoomID
+from bot.services.clock import SystemClock
 from bot.store import Store
-from tests.fakes import BOT, FakeHomeserver
-from tests.house import BOUNDS, House
+from tests.support.fake_homeserver import BOT, FakeHomeserver
+from tests.support.harness import BOUNDS, House
 
 COST, LOOK = 0.025, 0.005
 """Seconds that a Synapse works for a redaction, and for a question, one after the other."""

@@ -21,11 +21,11 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+from bot.core.types import RoomID
 from bot.matrix.client import Matrix
-from bot.matrix.gate import Gate
-from bot.model import RoomID
-from tests.crowd import Crowd
-from tests.engines import Bot, Peer, Writer, commits_of
+from bot.matrix.encryption.bounds import Gate
+from tests.support.big_room import Crowd
+from tests.support.encryption_engines import Bot, Peer, Writer, commits_of
 
 LONGEST = 50.0
 """Milliseconds that the event loop may be held in one piece."""

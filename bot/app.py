@@ -10,27 +10,8 @@ from contextlib import asynccontextmanager, suppress
 from random import SystemRandom
 from typing import Any, Final
 
-from bot.attachments import Attachments
-from bot.backfill import Backfill
-from bot.clock import SystemClock
 from bot.config import Settings
-from bot.deciding import Deciding
-from bot.departures import Departures
-from bot.housekeeping import Housekeeping, keep_tidy
-from bot.identity import Identity
-from bot.intake import Intake
-from bot.invitations import Invitations
-from bot.kin import Kin
-from bot.late import Late
-from bot.lock import LockError, OccupiedError, hold
-from bot.matrix.admin import Admin
-from bot.matrix.client import Matrix
-from bot.matrix.cross_signing import CrossSigning
-from bot.matrix.discovery import find
-from bot.matrix.media import Media
-from bot.matrix.session import Credentials, connect, lock_secret, open_session
-from bot.matrix.verification import Verification
-from bot.model import (
+from bot.core.outcomes import (
     ChangedDeviceError,
     DiskError,
     Done,
@@ -39,16 +20,35 @@ from bot.model import (
     OutcomeError,
     TokenRejectedError,
 )
-from bot.patience import Disk, StoppedError, wait_for_homeserver
-from bot.ratchet import Ratchet
-from bot.reading import Reader
-from bot.redactor import Redactor
-from bot.rooms import Rooms
-from bot.speaker import Speaker
+from bot.matrix.client import Matrix
+from bot.matrix.http.discovery import find
+from bot.matrix.identity.cross_signing import CrossSigning
+from bot.matrix.login.session import Credentials, connect, lock_secret, open_session
+from bot.matrix.synapse.admin import Admin
+from bot.matrix.synapse.media import Media
+from bot.matrix.verification.responder import Verification
+from bot.services.backfill import Backfill
+from bot.services.clock import SystemClock
+from bot.services.clock_watch import Timekeeper
+from bot.services.database_maintenance import Housekeeping, keep_tidy
+from bot.services.deferred_authorization import Deciding
+from bot.services.device_signing import Identity
+from bot.services.empty_rooms import Departures
+from bot.services.event_reader import Reader
+from bot.services.invitations import Invitations
+from bot.services.key_expiry import Ratchet
+from bot.services.late_keys import Late
+from bot.services.media_deletion import Attachments
+from bot.services.outbox import Speaker
+from bot.services.pending_relations import Kin
+from bot.services.permissions import Rooms
+from bot.services.redactor import Redactor
+from bot.services.room_upgrades import Upgrades
+from bot.services.supervisor import Disk, StoppedError, wait_for_homeserver
+from bot.services.sweeps import Sweeper
+from bot.services.sync import Intake
 from bot.store import Store, StoreError
-from bot.sweeper import Sweeper
-from bot.timekeeper import Timekeeper
-from bot.upgrades import Upgrades
+from bot.store.folder_lock import LockError, OccupiedError, hold
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,6 @@ from pydantic import (
     model_validator,
 )
 
-from bot import recovery_key
 from bot.config.values import (
     AnyPath,
     Count,
@@ -29,8 +28,11 @@ from bot.config.values import (
     check_url,
     check_user_id,
 )
-from bot.durations import compact, parse
-from bot.model import Bounds, Guests, UserID
+from bot.core import recovery_key
+from bot.core.durations import compact, parse
+from bot.core.invitations import Guests
+from bot.core.lifetimes import Bounds
+from bot.core.types import UserID
 
 LOGINS: Final = ("password", "password_file", "access_token_file", "appservice.token_file")
 """The keys of which exactly one must be set."""

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import aiohttp
 
+from bot.core.types import UserID
 from bot.demo.synapse_config import write_config
-from bot.model import UserID
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -7,18 +7,18 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Final
 
-from bot.model import EventID, Millis, RoomID, UserID
-from bot.pending import Pending, Undecided
-from bot.policy import Debt, Owed, RoomState
+from bot.core.policy import Debt, Owed, RoomState
+from bot.core.policy_forward import not_held
+from bot.core.timeline import Attached, Item, Message, Said, Unheard
+from bot.core.types import EventID, Millis, RoomID, UserID
+from bot.core.undecided import Pending, Undecided
 from bot.store.database import Database, Row, run
-from bot.store.debts import owe
-from bot.store.files import attach
-from bot.store.handled import count_once, remember_handled
-from bot.store.keys import FIRST, HEARD, remember_opened, reread
-from bot.store.standing import ROOM
-from bot.store.unread import Unread
-from bot.timeline import Attached, Item, Message, Said, Unheard
-from bot.walk import not_held
+from bot.store.gaps import Unread
+from bot.store.handled_commands import count_once, remember_handled
+from bot.store.media import attach
+from bot.store.megolm_sessions import FIRST, HEARD, remember_opened, reread
+from bot.store.outbox import owe
+from bot.store.permissions import ROOM
 
 SYNCED: Final = "SELECT value FROM meta WHERE key = 'token'"
 REVISION: Final = "SELECT revision FROM rooms WHERE id = ?"

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import aiosqlite
 
-from bot.store.disk import StoreError, explain, keep_aside
+from bot.store.errors import StoreError, explain, keep_aside
 from bot.store.schema import MIGRATIONS
 
 log = logging.getLogger(__name__)

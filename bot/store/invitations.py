@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Final
 
-from bot.model import Invitation, Invite, InviteStage, Millis, RoomID, UserID
+from bot.core.invitations import Invitation, Invite, InviteStage
+from bot.core.types import Millis, RoomID, UserID
 from bot.store.database import Database, as_list, run
 
 MOST_OF_ONE: Final = 20

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from bot.model import MANY, Millis, RoomID
+from bot.core.timers import MANY
+from bot.core.types import Millis, RoomID
 from bot.store.database import Database
 
 KEPT_FOR: Final[Millis] = 30 * 24 * 3_600_000

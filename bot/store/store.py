@@ -8,13 +8,17 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Final
 
-from bot.defaults import DefaultBegins
-from bot.model import Bounds, Invite, Millis, RoomID, UserID
-from bot.policy import Owed, Room, RoomState
+from bot.core.default_lifetime import DefaultBegins
+from bot.core.invitations import Invite
+from bot.core.lifetimes import Bounds
+from bot.core.policy import Owed, Room, RoomState
+from bot.core.policy_forward import Stamped, stamp
+from bot.core.timeline import Item, Stretch
+from bot.core.types import Millis, RoomID, UserID
+from bot.store.clock_shift import Moments
 from bot.store.commands import Commands, remember_undecided
 from bot.store.database import Database, Row
-from bot.store.debts import Debts, owe
-from bot.store.defaults import (
+from bot.store.default_lifetimes import (
     RoomDefaults,
     change_default,
     default_said,
@@ -24,25 +28,23 @@ from bot.store.defaults import (
     owe_default,
     told_default,
 )
-from bot.store.files import Files, attach
-from bot.store.handled import count_once, forget_handled, remember_handled
+from bot.store.gaps import Unread
+from bot.store.handled_commands import count_once, forget_handled, remember_handled
 from bot.store.invitations import (
     Invitations,
     forget_never_came,
     remember_invites,
     take_inviter,
 )
-from bot.store.keys import FIRST, Keys, remember_opened, remember_unheard
-from bot.store.kin import Kin, add_timers, drop_targets, take_back
 from bot.store.left_rooms import LeftRooms, come_back
-from bot.store.moments import Moments
-from bot.store.standing import HELD_BY, NEWS_OF_MEMBERS, REMOVED, ROOM, Standing
+from bot.store.media import Files, attach
+from bot.store.megolm_sessions import FIRST, Keys, remember_opened, remember_unheard
+from bot.store.outbox import Debts, owe
+from bot.store.permissions import HELD_BY, NEWS_OF_MEMBERS, REMOVED, ROOM, Standing
+from bot.store.relations import Kin, add_timers, drop_targets, take_back
 from bot.store.successors import Successors, enter, forget_successors
 from bot.store.sweeps import Sweeps, begin_sweep
 from bot.store.timers import Timers
-from bot.store.unread import Unread
-from bot.timeline import Item, Stretch
-from bot.walk import Stamped, stamp
 
 SWEEP_EVERY: Final = 3_600_000
 LOOK_AFTER: Final[Millis] = 30_000

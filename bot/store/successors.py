@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Final
 
-from bot.model import Millis, RoomID
-from bot.policy import Owed
+from bot.core.policy import Owed
+from bot.core.successors import Stage, Successor
+from bot.core.types import Millis, RoomID
 from bot.store.database import Database, Row, as_list, run
-from bot.store.debts import owe
-from bot.succession import Stage, Successor
+from bot.store.outbox import owe
 
 MOST_OF_ONE: Final = 10
 """Rooms that one room may name as its successor, one after another."""

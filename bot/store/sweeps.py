@@ -6,15 +6,15 @@ import json
 from collections.abc import Collection, Sequence
 from typing import Final
 
-from bot.model import EventID, Millis, RoomID
-from bot.policy import Owed, Stamp
+from bot.core.policy import Owed, Stamp
+from bot.core.policy_backward import WayBack
+from bot.core.timeline import Attached, Sweep
+from bot.core.types import EventID, Millis, RoomID
 from bot.store.database import Database, as_list, run
-from bot.store.debts import owe
-from bot.store.defaults import dump_defaults, load_defaults
-from bot.store.files import attach
-from bot.store.kin import add_timers
-from bot.timeline import Attached, Sweep
-from bot.wayback import WayBack
+from bot.store.default_lifetimes import dump_defaults, load_defaults
+from bot.store.media import attach
+from bot.store.outbox import owe
+from bot.store.relations import add_timers
 
 BEGIN: Final = (
     "INSERT INTO sweeps (room, whole, since, until, missed) VALUES (?, ?, ?, ?, ?)"

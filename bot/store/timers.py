@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from bot.model import MANY, EventID, Millis, RoomID, Timer
+from bot.core.timers import MANY, Timer
+from bot.core.types import EventID, Millis, RoomID
 from bot.store.database import Database, Row, run
 
 PATIENCE: Final[Millis] = 10_000

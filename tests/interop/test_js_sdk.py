@@ -13,11 +13,11 @@ import nio
 import pytest
 
 from tests.interop.jsclient import NO_SHIELD, JsPeople, JsPerson, Mode, Shield, Shown
-from tests.peers import EncryptedPerson, People, wait_until
+from tests.support.people import EncryptedPerson, People, wait_until
 
 if TYPE_CHECKING:
-    from bot.model import EventID, RoomID
-    from tests.process import BotProcess
+    from bot.core.types import EventID, RoomID
+    from tests.support.bot_process import BotProcess
 
 pytestmark = pytest.mark.synapse
 

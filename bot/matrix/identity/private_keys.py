@@ -1,0 +1,136 @@
+"""The secret halves of the cross-signing keys, and the files they are kept in."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from binascii import Error as Base64Error
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Final
+
+from signedjson.key import decode_signing_key_base64
+from signedjson.sign import sign_json
+from signedjson.types import SigningKey
+from unpaddedbase64 import decode_base64, encode_base64
+
+from bot.core.types import Event, UserID
+from bot.matrix.private_files import write_private
+
+USAGES: Final = ("master", "self_signing", "user_signing")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seeds:
+    """The secret halves of the three keys, as unpadded base64 of 32 bytes each.
+
+    Raises `ValueError` for anything else.
+    """
+
+    user_id: UserID
+    master: str = field(repr=False)
+    self_signing: str = field(repr=False)
+    user_signing: str = field(repr=False)
+
+    def __post_init__(self) -> None:
+        for usage in USAGES:
+            seed = getattr(self, usage)
+            if not isinstance(seed, str) or not _is_seed(seed):
+                raise ValueError(f"the seed of the {usage} key is not 32 bytes in base64")
+
+    @classmethod
+    def make(cls, user_id: UserID) -> Seeds:
+        """Make new ones."""
+        made = {usage: encode_base64(secrets.token_bytes(32)) for usage in USAGES}
+        return cls(user_id=user_id, **made)
+
+    @classmethod
+    def load(cls, where: Path) -> Seeds | None:
+        """Return the seeds kept in a file; `None` when there is none.
+
+        Raises `ValueError` when the file holds something else.
+        """
+        try:
+            return cls(**json.loads(where.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
+        except TypeError as error:
+            raise ValueError("not the seeds of cross-signing keys") from error
+
+    def save(self, where: Path) -> None:
+        """Write them to the disk for good, before anybody hears of the keys."""
+        write_private(where, json.dumps(asdict(self)) + "\n")
+
+    def key(self, usage: str) -> SigningKey:
+        """Return one of the keys; its id is its own public half."""
+        seed = getattr(self, usage)
+        public = encode_base64(bytes(decode_signing_key_base64("ed25519", "", seed).verify_key))
+        return decode_signing_key_base64("ed25519", public, seed)
+
+    def public(self, usage: str) -> str:
+        """Return the public half of one of the keys."""
+        return str(self.key(usage).version)
+
+    def objects(self) -> dict[str, Event]:
+        """Return the keys as they are published, signed by the master key.
+
+        spec: client-server API v1.13, 11.12.3.4 cross-signing.
+        """
+        made: dict[str, Event] = {}
+        for usage in USAGES:
+            public = self.public(usage)
+            made[usage] = {
+                "user_id": self.user_id,
+                "usage": [usage],
+                "keys": {f"ed25519:{public}": public},
+            }
+            if usage != "master":
+                sign_json(made[usage], self.user_id, self.key("master"))
+        return made
+
+
+def _is_seed(text: str) -> bool:
+    try:
+        return len(decode_base64(text)) == 32
+    except (Base64Error, ValueError):
+        return False
+
+
+class SeedFile:
+    """The file of the seeds and, while they are being replaced, that of the old ones beside it.
+
+    Whether a replacement that was cut off has happened, only the homeserver knows: the seeds that
+    count are those of the keys that it has published.
+    """
+
+    def __init__(self, where: Path) -> None:
+        self._where = where
+        self._aside = where.with_name(where.name + ".old")
+
+    def load(self, published: str | None) -> Seeds | None:
+        """Return the seeds of the `published` master key; else those that are there, if any.
+
+        Raises `ValueError` when a file holds something else.
+        """
+        try:
+            old = Seeds.load(self._aside)
+        except ValueError:
+            old = None
+        if old is not None and old.public("master") == published:
+            return old
+        return Seeds.load(self._where)
+
+    def save(self, seeds: Seeds) -> None:
+        """Keep new seeds."""
+        seeds.save(self._where)
+
+    def set_aside(self) -> None:
+        """Keep the present seeds apart: new ones are about to be saved."""
+        if self._where.exists():
+            self._where.replace(self._aside)
+
+    def settle(self, seeds: Seeds) -> None:
+        """End a replacement: `seeds` are those that count."""
+        if self._aside.exists():
+            seeds.save(self._where)
+            self._aside.unlink()

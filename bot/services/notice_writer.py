@@ -1,0 +1,181 @@
+"""Finds the words for what the bot owes to a room: looks up what they tell."""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+from bot.chat import notices, status
+from bot.chat.notices import Fingerprints, Standing
+from bot.chat.status import Files, Load
+from bot.core.lifetimes import Bounds
+from bot.core.policy import Debt, Room, lifetime
+from bot.core.power_levels import Power
+from bot.core.types import Millis, RoomID, UserID
+from bot.services.clock import Clock
+
+PLAIN: Final = {
+    "closed": notices.closed,
+    "missed": notices.missed,
+    "reverted": notices.reverted,
+}
+"""What is said in the same words always."""
+TO_SOMEBODY: Final = {
+    "hasty": notices.hasty,
+    "unsigned": notices.unsigned,
+    "unheard": notices.unheard,
+    "unjudged": notices.unjudged,
+    "overtaken": notices.overtaken,
+}
+"""What needs the name of whom it is said to."""
+
+
+class Homeserver(Protocol):
+    """What is looked up on the homeserver."""
+
+    @property
+    def own_id(self) -> UserID: ...  # noqa: D102
+    async def power(self, room_id: RoomID) -> Power: ...  # noqa: D102
+    async def name_of(self, room_id: RoomID, user_id: UserID) -> str: ...  # noqa: D102
+
+
+class Unread(Protocol):
+    """What is looked up in the store of gaps."""
+
+    async def reads(self, room_id: RoomID) -> bool: ...  # noqa: D102
+
+
+class Memory(Protocol):
+    """What is looked up in the store."""
+
+    @property
+    def unread(self) -> Unread: ...  # noqa: D102
+    async def pending(self, room_id: RoomID) -> tuple[int, Millis | None]: ...  # noqa: D102
+    async def refusals(self, room_id: RoomID) -> tuple[int, Millis]: ...  # noqa: D102
+
+
+class Identity(Protocol):
+    """What is told of the bot's identity."""
+
+    @property
+    def trouble(self) -> str: ...  # noqa: D102
+    @property
+    def fingerprints(self) -> Fingerprints: ...  # noqa: D102
+
+
+class Notices:
+    """Knows the words for each kind of debt."""
+
+    def __init__(
+        self,
+        homeserver: Homeserver,
+        memory: Memory,
+        clock: Clock,
+        *,
+        prefix: str,
+        bounds: Bounds,
+        identity: Identity | None = None,
+        files: Files | None = None,
+        load: Load | None = None,
+    ) -> None:
+        self._homeserver = homeserver
+        self._memory = memory
+        self._clock = clock
+        self._prefix = prefix
+        self._bounds = bounds
+        self._identity = identity
+        self._files = files
+        self._load = load
+
+    async def text(self, debt: Debt, room: Room) -> str:
+        """Return what to say for a debt; empty: nothing. Raises `OutcomeError`."""
+        args = debt.args
+        match debt.kind:
+            case "welcome":
+                now = lifetime(room.setting, self._bounds)
+                standing = await self._standing(room.room_id)
+                return notices.welcome(self._prefix, standing, now, args.get("back", 0))
+            case "announce" | "changed":
+                return await self._announce(debt, room)
+            case "suspended":
+                return notices.suspended(Standing(need=args["need"], have=args["have"]))
+            case "stuck":
+                return notices.stuck(args["older_than"])
+            case "resumed":
+                return notices.resumed((await self._memory.pending(room.room_id))[0])
+            case "refused":
+                name = await self._name(room, args["sender"])
+                return notices.refused(name, args["need"], args["have"])
+            case kind if kind in TO_SOMEBODY:
+                return TO_SOMEBODY[kind](await self._name(room, args["sender"]))
+            case "powerless":
+                return notices.powerless(args["need"], args["have"])
+            case _:
+                return await self._answer(debt, room)
+
+    async def _answer(self, debt: Debt, room: Room) -> str:
+        match debt.kind:
+            case kind if kind in PLAIN:
+                return PLAIN[kind]()
+            case "moved":
+                now = lifetime(debt.args["setting"], self._bounds)
+                return notices.moved(now, await self._standing(room.room_id))
+            case "needs":
+                standing = Standing(need=debt.args["need"], have=debt.args["have"])
+                return notices.needs(lifetime(debt.args["setting"], self._bounds), standing)
+            case "outside":
+                return notices.outside(self._prefix, self._bounds)
+            case "invalid":
+                return notices.invalid(self._prefix, self._bounds, debt.args.get("reason", ""))
+            case "help":
+                return notices.help_text(self._prefix, self._bounds)
+            case "status":
+                return await self._status(room)
+            case "fingerprint" if self._identity is not None:
+                return notices.fingerprint(self._identity.fingerprints, self._identity.trouble)
+        return ""
+
+    async def _announce(self, debt: Debt, room: Room) -> str:
+        setting = debt.args["setting"]
+        after = lifetime(setting, self._bounds)
+        if debt.kind == "announce" and after == debt.args["was"]:
+            return notices.unchanged(setting)
+        pending = 0 if after else (await self._memory.pending(room.room_id))[0]
+        return notices.announcement(
+            await self._name(room, debt.args["sender"]),
+            setting,
+            self._bounds,
+            pending=pending,
+            standing=await self._standing(room.room_id),
+            note=debt.args.get("note", ""),
+        )
+
+    async def _status(self, room: Room) -> str:
+        pending, due = await self._memory.pending(room.room_id)
+        return status.status(
+            lifetime(room.setting, self._bounds),
+            pending=pending,
+            next_in=None if due is None else due - self._clock.now(),
+            standing=await self._standing(room.room_id),
+            reading=await self._memory.unread.reads(room.room_id),
+            refused=(await self._memory.refusals(room.room_id))[0],
+            trouble="" if self._identity is None else self._identity.trouble,
+            files=self._told_of_files(),
+            slow=self._told_of_limit(),
+        )
+
+    def _told_of_limit(self) -> str:
+        behind = None if self._load is None else self._load.behind
+        return "" if behind is None else status.slow(behind.late, behind.interval)
+
+    def _told_of_files(self) -> str:
+        if self._files is None:
+            return status.files_stay()
+        return status.files_wait() if self._files.trouble else status.files_go(self._files.server)
+
+    async def _name(self, room: Room, sender: str) -> str:
+        name = await self._homeserver.name_of(room.room_id, UserID(sender))
+        return notices.person(name, sender)
+
+    async def _standing(self, room_id: RoomID) -> Standing:
+        power = await self._homeserver.power(room_id)
+        return Standing(have=power.of(self._homeserver.own_id), need=power.to_redact)

@@ -1,0 +1,233 @@
+"""Pays what the bot owes to rooms: sets their lifetime, announces, answers, warns."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection
+from functools import partial
+from random import Random
+from typing import Any, Final, Protocol
+
+from bot.chat.commands import in_thread
+from bot.chat.status import Files, Load
+from bot.core.default_lifetime import Defaults, defaults_content
+from bot.core.lifetimes import Bounds
+from bot.core.outcome_text import describe
+from bot.core.outcomes import Done, Failed, Outcome, OutcomeError, Refused, TokenRejectedError
+from bot.core.policy import Debt, Owed, Room, lifetime, policy_content, read_setting
+from bot.core.policy_forward import not_held
+from bot.core.retry import POSTPONE_CEILING, backoff, nobody_answered, retry_in
+from bot.core.timeline import is_gone
+from bot.core.types import Event, EventID, Millis, RoomID, UserID
+from bot.services import notice_writer
+from bot.services.clock import Clock
+from bot.services.notice_writer import Identity, Notices
+from bot.services.worker import Worker, run_together
+
+log = logging.getLogger(__name__)
+
+TRIES: Final = 20
+"""How often a notice that the homeserver fails on is tried; it stands before the room's others."""
+SETTING_WITHIN: Final[Millis] = 90_000
+"""How long the writing of one lifetime may take: two requests."""
+WORDS_WITHIN: Final[Millis] = 180_000
+"""How long one notice may take: what it says is looked up, and in an encrypted room it takes the
+keys of all members' devices."""
+
+
+class Homeserver(notice_writer.Homeserver, Protocol):
+    """What the speaker asks of the homeserver."""
+
+    @property
+    def own_id(self) -> UserID: ...  # noqa: D102
+    async def policy_event(self, room_id: RoomID) -> Event | None: ...  # noqa: D102
+    async def set_policy(self, room_id: RoomID, content: dict[str, Any]) -> Outcome: ...  # noqa: D102
+    async def set_defaults(self, room_id: RoomID, content: dict[str, Any]) -> Outcome: ...  # noqa: D102
+    async def say(  # noqa: D102
+        self, room_id: RoomID, content: dict[str, Any], txn: str, *, encrypted: bool
+    ) -> Outcome: ...
+
+
+class Memory(notice_writer.Memory, Protocol):
+    """What the speaker asks of the store."""
+
+    def digest(self, text: str) -> str: ...  # noqa: D102
+    async def next_debt(  # noqa: D102
+        self, busy: Collection[RoomID] = (), *, setting: bool | None = None
+    ) -> Debt | None: ...
+    async def written(self, debt: Debt, digest: str) -> None: ...  # noqa: D102
+    async def paid(self, debt: Debt, now: Millis) -> None: ...  # noqa: D102
+    async def owed_later(self, debt: Debt, until: Millis) -> None: ...  # noqa: D102
+    async def room(self, room_id: RoomID) -> Room | None: ...  # noqa: D102
+    async def default_told(self, room_id: RoomID, told: Defaults) -> None: ...  # noqa: D102
+    async def take_back(self, debt: Debt, owed: Owed) -> None: ...  # noqa: D102
+
+
+def _passing(outcome: Outcome, debt: Debt) -> bool:
+    """Whether the same request may succeed later: for ever, if only the answer was missing."""
+    if nobody_answered(outcome):
+        return True
+    return isinstance(outcome, Failed) and debt.attempts < TRIES
+
+
+class Speaker:
+    """Works through the debts, of each room the oldest first. What it does it may do again.
+
+    A lifetime that is to be set waits for no words; that it was set is said as a step of its own.
+    """
+
+    def __init__(
+        self,
+        homeserver: Homeserver,
+        memory: Memory,
+        clock: Clock,
+        *,
+        prefix: str,
+        bounds: Bounds,
+        random: Random,
+        identity: Identity | None = None,
+        files: Files | None = None,
+        load: Load | None = None,
+    ) -> None:
+        self._homeserver = homeserver
+        self._memory = memory
+        self._clock = clock
+        self._notices = Notices(
+            homeserver,
+            memory,
+            clock,
+            prefix=prefix,
+            bounds=bounds,
+            identity=identity,
+            files=files,
+            load=load,
+        )
+        self._bounds = bounds
+        self._random = random
+        self.wake = asyncio.Event()
+
+    async def run(self) -> None:
+        """Pay debts until cancelled. Raises `TokenRejectedError`."""
+        settings = self._worker("lifetimes to be set", within=SETTING_WITHIN, setting=True)
+        said = self._worker("notices", within=WORDS_WITHIN, setting=False)
+        await run_together(self._clock, self.wake, settings, said)
+
+    def _worker(self, what: str, *, within: Millis, setting: bool) -> Worker[Debt, RoomID]:
+        return Worker(
+            self._clock,
+            self.wake,
+            partial(self._memory.next_debt, setting=setting),
+            self.pay,
+            lane=lambda debt: debt.room_id,
+            overdue=self._overdue,
+            within=within,
+            what=what,
+        )
+
+    async def pay(self, debt: Debt) -> str | None:
+        """Pay one debt, or give it up where it can never be paid, or put it off; return why."""
+        room = await self._memory.room(debt.room_id)
+        if room is None:
+            return None
+        try:
+            if debt.kind == "set":
+                await self._set(debt, room)
+                return None
+            outcome = await (
+                self._tell_default(room) if debt.kind == "default" else self._say(debt, room)
+            )
+        except OutcomeError as error:
+            outcome = error.outcome
+        except TokenRejectedError:
+            raise
+        except Exception as error:  # noqa: BLE001 - it is on the disk, and would come again
+            outcome = Failed(status=0, errcode=type(error).__name__)
+        if isinstance(outcome, Done):
+            await self._memory.paid(debt, self._clock.now())
+        elif _passing(outcome, debt):
+            wait = retry_in(outcome, debt.attempts, chance=self._random.random())
+            await self._memory.owed_later(debt, self._clock.now() + wait)
+            return describe(outcome)
+        elif debt.kind == "default":
+            # Asked again when the bot's rights change; until then only the database knows.
+            log.info("could not write since when lifetime.default holds in a room")
+            await self._memory.paid(debt, self._clock.now())
+        else:
+            log.warning("a notice could not be sent (%s)", describe(outcome))
+            if debt.kind == "set":
+                # The command counted from its own place; what the room's state says counts again.
+                place = {key: debt.args[key] for key in ("thread",) if key in debt.args}
+                owed = Owed(key=f"{debt.key}:no", kind="reverted", args=place)
+                await self._memory.take_back(debt, owed)
+            await self._memory.paid(debt, self._clock.now())
+        return None
+
+    async def _overdue(self, debt: Debt) -> None:
+        """It took too long, and would again: others of its kind get more turns meanwhile."""
+        chance = self._random.random()
+        wait = backoff(debt.attempts, ceiling=POSTPONE_CEILING, chance=chance)
+        await self._memory.owed_later(debt, self._clock.now() + wait)
+
+    async def _set(self, debt: Debt, room: Room) -> None:
+        """Write the commanded lifetime into the room's state, unless it was changed meanwhile.
+
+        The room's state is looked at first: after a crash, what is set there may be our own
+        writing, or somebody's later one, which is not to be undone. Raises `OutcomeError`.
+        """
+        current = await self._homeserver.policy_event(debt.room_id)
+        wanted = int(debt.args["setting"])
+        there, digest, sender = self._read(current)
+        # Some homeservers do not tell the sender of state; with them the command is written.
+        foreign = sender not in {"", self._homeserver.own_id} and digest != debt.args["base"]
+        removed = is_gone(current or {}) and lifetime(room.stated, self._bounds) is not None
+        # What somebody has changed since may have come with the timeline already.
+        if foreign or removed or not room.commanded:
+            await self._memory.take_back(debt, not_held(debt.key, debt.args))
+            return
+        marks = [(EventID(mark[0]), int(mark[1])) for mark in debt.args.get("marks", [])]
+        content = policy_content(wanted, marks)
+        same = there == wanted or (wanted == 0 and current is None and self._bounds.default is None)
+        # Where something else held in between, who walks back later has to know.
+        held = same and all(setting == wanted for _, setting in marks)
+        if not held and (current is None or current.get("content") != content):
+            outcome = await self._homeserver.set_policy(debt.room_id, content)
+            if not isinstance(outcome, Done):
+                raise OutcomeError(outcome)
+            digest = self._digest(outcome.body)
+        await self._memory.written(debt, digest)
+
+    async def _tell_default(self, room: Room) -> Outcome:
+        """Write into the room's state since when the operator's default holds: disks get lost."""
+        if room.defaults == room.told_defaults:
+            return Done()
+        content = defaults_content(room.defaults)
+        outcome = await self._homeserver.set_defaults(room.room_id, content)
+        if isinstance(outcome, Done):
+            await self._memory.default_told(room.room_id, room.defaults)
+        return outcome
+
+    def _read(self, current: Event | None) -> tuple[int | None, str, str]:
+        if current is None:
+            return None, "", ""
+        setting, _ = read_setting(current.get("content"))
+        return setting, self._digest(current), str(current.get("sender", ""))
+
+    def _digest(self, told: Event) -> str:
+        """Return the digest of the event id that the homeserver tells; empty: it tells none."""
+        event_id = told.get("event_id")
+        return self._memory.digest(event_id) if event_id and isinstance(event_id, str) else ""
+
+    async def _say(self, debt: Debt, room: Room) -> Outcome:
+        body = await self._notices.text(debt, room)
+        if not body:
+            return Done()
+        content: dict[str, Any] = {"msgtype": "m.notice", "body": body, "m.mentions": {}}
+        txn = "say-" + self._memory.digest(f"{debt.room_id}\n{debt.key}")
+        say = partial(self._homeserver.say, room.room_id, encrypted=room.encrypted)
+        if "thread" in debt.args:
+            outcome = await say(content | in_thread(debt.args["thread"]), txn)
+            if not isinstance(outcome, Refused):
+                return outcome
+            txn += "-outside"  # no thread can begin there: whoever wrote the command made it up
+        return await say(content, txn)

@@ -1,0 +1,470 @@
+"""The operator adds a default lifetime, changes it, takes it out: what was said before is safe."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bot.core.default_lifetime import (
+    DEFAULT_EVENT,
+    MOST,
+    Defaults,
+    before_event,
+    change,
+    current,
+    defaults_content,
+    held_at,
+    read_defaults,
+)
+from bot.core.outcomes import Refused
+from bot.core.timeline import Sweep
+from bot.core.types import EventID, Millis, RoomID
+from tests.services.test_sweeps import HOUR, REMOTE, clear, hole, lose_disk, put_below
+from tests.services.test_walk_back import JSON, gone, pass_by
+from tests.support.fake_homeserver import ALICE, BOT
+from tests.support.harness import DAY, MINUTE, SECOND, House
+
+
+async def configure(house: House, default: Millis | None) -> None:
+    """Stop the bot, let the operator write this into its settings, and start it again."""
+    house.bounds = replace(house.bounds, default=default)
+    house.clock.advance(10 * SECOND)
+    await house.restart()
+    await pass_by(house, 1, SECOND)
+
+
+async def talk(house: House, room: RoomID, number: int = 7) -> list[EventID]:
+    """Let people say something that the bot hears."""
+    sent = [house.homeserver.send(room, f"{one}") for one in range(number)]
+    house.clock.advance(1)
+    await pass_by(house, 1, SECOND)
+    return sent
+
+
+async def sweep(house: House, room: RoomID) -> None:
+    """Read a whole room back."""
+    begun = Sweep(room_id=room, whole=True, since=0, until=house.clock.now())
+    await house.store.sweeps.begin(begun)
+    await pass_by(house, 5, MINUTE)
+    assert await house.store.sweeps.left() == 0
+
+
+async def forget(house: House) -> None:
+    """Lose the timers alone, as a database from a backup has lost some."""
+    async with house.store._db.transaction() as db:
+        await db.rows("DELETE FROM timers")
+
+
+def told(house: House, room: RoomID) -> dict[str, Any] | None:
+    event = house.homeserver.rooms[room].state().get((DEFAULT_EVENT, ""))
+    return None if event is None else dict(event["content"])
+
+
+def alike(found: dict[EventID, Millis], expected: dict[EventID, Millis]) -> bool:
+    """Whether messages are due at the times expected, but for how soon the bot saw them."""
+    assert found.keys() == expected.keys()
+    return all(abs(due - expected[one]) <= SECOND for one, due in found.items())
+
+
+async def begin(house: House, default: Millis | None = None) -> RoomID:
+    """Return a room in which the bot has been, with that default, since it was made."""
+    await pass_by(house, 1, SECOND)
+    await configure(house, default)
+    room = house.homeserver.make_room()
+    await pass_by(house, 1, SECOND)
+    return room
+
+
+# --- it is added ---------------------------------------------------------------------------------
+
+
+async def test_a_default_that_is_added_touches_nothing_said_before(house: House) -> None:
+    room = await begin(house)
+    stays = await talk(house, room)
+    house.homeserver.send(room, "said while the operator writes it down")
+    await configure(house, MINUTE)
+    goes = await talk(house, room)
+    await sweep(house, room)
+    await pass_by(house, 2, MINUTE)
+    assert (gone(house, room, stays), gone(house, room, goes)) == (0, 7)
+
+
+async def test_what_is_said_while_the_operator_adds_a_default_stays(house: House) -> None:
+    room = await begin(house)
+    stays = [house.homeserver.send(room, f"{one}") for one in range(3)]
+    await configure(house, MINUTE)
+    await pass_by(house, 2, MINUTE)
+    await sweep(house, room)
+    assert gone(house, room, stays) == 0
+
+
+async def test_a_gap_from_before_the_default_is_spared(house: House) -> None:
+    house.homeserver.limit = 3
+    room = await begin(house)
+    stays = [house.homeserver.send(room, f"{one}") for one in range(12)]
+    await configure(house, MINUTE)
+    goes = [house.homeserver.send(room, f"{one}") for one in range(12)]
+    await pass_by(house, 4, MINUTE)
+    assert (gone(house, room, stays), gone(house, room, goes)) == (0, 12)
+
+
+async def test_a_gap_that_is_still_unread_when_the_default_comes_is_spared(house: House) -> None:
+    house.homeserver.limit = 3
+    room = await begin(house)
+    stays = [house.homeserver.send(room, f"{one}") for one in range(12)]
+    async with house.running(house.intake):
+        pass
+    house.bounds = replace(house.bounds, default=MINUTE)
+    house.clock.advance(10 * SECOND)
+    await house.restart()
+    async with house.running(house.intake):
+        house.clock.advance(SECOND)
+        goes = [house.homeserver.send(room, f"{one}") for one in range(2)]
+        await house.rest()
+    await pass_by(house, 4, MINUTE)
+    assert (gone(house, room, stays), gone(house, room, goes)) == (0, 2)
+
+
+async def test_a_lost_disk_with_a_new_default_touches_nothing_said_before(house: House) -> None:
+    room = await begin(house)
+    stays = await talk(house, room)
+    house.bounds = replace(house.bounds, default=MINUTE)
+    await lose_disk(house)
+    await pass_by(house, 3, HOUR)
+    goes = await talk(house, room)
+    await pass_by(house, 3, MINUTE)
+    assert (gone(house, room, stays), gone(house, room, goes)) == (0, 7)
+
+
+async def test_a_lost_disk_under_a_default_is_rebuilt_from_the_rooms_state(house: House) -> None:
+    room = await begin(house)
+    stays = await talk(house, room)
+    await configure(house, MINUTE)
+    goes = await talk(house, room)
+    await lose_disk(house)
+    await pass_by(house, 3, MINUTE)
+    assert (gone(house, room, stays), gone(house, room, goes)) == (0, 7)
+
+
+@pytest.mark.parametrize("told_before", [True, False])
+async def test_a_lost_disk_where_the_bot_came_under_a_default_is_rebuilt_from_its_coming(
+    house: House, *, told_before: bool
+) -> None:
+    await pass_by(house, 1, SECOND)
+    await configure(house, MINUTE)
+    room = house.homeserver.make_room(joined=False)
+    before = house.homeserver.send(room, "before the bot came", at=house.clock.now() + DAY)
+    await house.homeserver.join(room)
+    goes = [house.homeserver.send(room, "since")] if told_before else []
+    await pass_by(house, 1, SECOND)
+    goes += [house.homeserver.send(room, "since")]
+    await lose_disk(house)
+    await pass_by(house, 3, MINUTE)
+    assert gone(house, room, goes) == len(goes)
+    assert gone(house, room, [before]) == 0
+
+
+async def test_nothing_is_rebuilt_where_the_room_does_not_know(house: House) -> None:
+    """Without the bot's own state event, nobody knows since when: everything stays."""
+    await pass_by(house, 1, SECOND)
+    await configure(house, MINUTE)
+    room = house.homeserver.make_room(state_default=100, redact=50)
+    stays = await talk(house, room, 3)
+    assert told(house, room) is None
+    await lose_disk(house)
+    await pass_by(house, 3, MINUTE)
+    assert gone(house, room, stays) == 0
+    goes = await talk(house, room, 3)
+    await pass_by(house, 3, MINUTE)
+    assert gone(house, room, goes) == 3
+
+
+async def test_a_time_that_lies_does_not_bring_a_message_under_a_later_default(
+    house: House,
+) -> None:
+    room = await begin(house)
+    lies = house.homeserver.send(room, "from the future", at=house.clock.now() + HOUR)
+    await configure(house, MINUTE)
+    await forget(house)
+    await sweep(house, room)
+    assert not house.homeserver.is_redacted(room, lies)
+
+
+async def test_a_time_that_lies_spares_its_own_message_only_in_a_sweep(house: House) -> None:
+    room = await begin(house)
+    await configure(house, MINUTE)
+    lies = house.homeserver.send(room, "from long ago", at=1)
+    await pass_by(house, 3, MINUTE)
+    assert house.homeserver.is_redacted(room, lies)
+
+
+# --- it is changed -------------------------------------------------------------------------------
+
+
+async def test_a_shorter_default_holds_for_what_is_said_since(house: House) -> None:
+    room = await begin(house, DAY)
+    old = await talk(house, room)
+    late = house.homeserver.send(room, "while the operator writes it down")
+    await configure(house, HOUR)
+    await talk(house, room)
+    expected = await house.timers()
+    assert expected[late] == expected[old[0]] + SECOND
+    await forget(house)
+    await sweep(house, room)
+    assert alike(await house.timers(), expected)
+    await lose_disk(house)
+    await pass_by(house, 1, SECOND)
+    assert alike(await house.timers(), expected)
+
+
+async def test_what_was_said_before_the_default_was_taken_out_still_goes(house: House) -> None:
+    room = await begin(house, HOUR)
+    goes = await talk(house, room)
+    stays = [house.homeserver.send(room, "while the operator takes it out")]
+    await configure(house, None)
+    stays += await talk(house, room)
+    expected = await house.timers()
+    assert set(goes) <= set(expected)
+    assert not set(stays) & set(expected)
+    await forget(house)
+    await sweep(house, room)
+    assert alike(await house.timers(), expected)
+    await lose_disk(house)
+    await pass_by(house, 3, HOUR)
+    assert (gone(house, room, goes), gone(house, room, stays)) == (7, 0)
+
+
+async def test_what_waits_unread_when_the_default_is_taken_out_stays(house: House) -> None:
+    house.homeserver.limit = 3
+    room = await begin(house, HOUR)
+    stays = [house.homeserver.send(room, f"{one}") for one in range(12)]
+    await configure(house, None)
+    await pass_by(house, 3, HOUR)
+    assert gone(house, room, stays) == 0
+
+
+async def test_a_default_that_goes_with_the_disk_is_not_carried_out(house: House) -> None:
+    room = await begin(house, HOUR)
+    stays = await talk(house, room)
+    house.bounds = replace(house.bounds, default=None)
+    await lose_disk(house)
+    await pass_by(house, 3, HOUR)
+    assert gone(house, room, stays) == 0
+
+
+async def test_a_setting_of_the_room_wins_over_every_default(house: House) -> None:
+    room = await begin(house, MINUTE)
+    under_default = await talk(house, room, 2)
+    house.homeserver.set_lifetime(room, DAY)
+    under_setting = await talk(house, room, 2)
+    await lose_disk(house)
+    await pass_by(house, 3, MINUTE)
+    assert (gone(house, room, under_default), gone(house, room, under_setting)) == (2, 0)
+
+
+# --- what another homeserver kept back -----------------------------------------------------------
+
+
+async def shared(house: House) -> RoomID:
+    room = house.homeserver.make_room()
+    house.homeserver.set_member(room, REMOTE, "join")
+    await pass_by(house, 1, SECOND)
+    await clear(house)
+    return room
+
+
+async def test_late_messages_are_found_under_a_default_alone(house: House) -> None:
+    await pass_by(house, 1, SECOND)
+    await configure(house, MINUTE)
+    room = await shared(house)
+    await talk(house, room, 2)
+    late = put_below(house, room, "late")
+    await hole(house, room)
+    await pass_by(house, 3, MINUTE)
+    assert house.homeserver.is_redacted(room, late)
+
+
+async def test_late_messages_from_before_the_default_stay(house: House) -> None:
+    await pass_by(house, 1, SECOND)
+    room = await shared(house)
+    said = house.clock.now()
+    await configure(house, MINUTE)
+    await talk(house, room, 2)
+    late = put_below(house, room, "late")
+    house.homeserver.rooms[room].find(late)["origin_server_ts"] = said  # type: ignore[index]
+    await hole(house, room)
+    await pass_by(house, 3, MINUTE)
+    assert not house.homeserver.is_redacted(room, late)
+
+
+async def test_a_walk_ends_where_no_default_held_yet(house: House) -> None:
+    room = await begin(house)
+    await talk(house, room, 60)
+    await configure(house, MINUTE)
+    await talk(house, room, 6)
+    before = len(house.homeserver.times("page_back"))
+    begun = Sweep(room_id=room, whole=True, since=0, until=house.clock.now())
+    await house.store.sweeps.begin(begun)
+    async with house.running(house.sweeper):
+        pass
+    assert await house.store.sweeps.left() == 0
+    assert len(house.homeserver.times("page_back")) - before <= 4
+
+
+# --- the state event -----------------------------------------------------------------------------
+
+
+async def test_it_is_written_once_where_nobody_has_set_a_lifetime(house: House) -> None:
+    room = await begin(house)
+    own = house.homeserver.make_room()
+    house.homeserver.set_lifetime(own, DAY)
+    await pass_by(house, 1, SECOND)
+    assert (told(house, room), told(house, own)) == (None, None)
+    await configure(house, MINUTE)
+    await configure(house, MINUTE)
+    assert len(house.homeserver.times("set_defaults")) == 1
+    assert told(house, own) is None
+    [[_, span]] = (told(house, room) or {})["since"]
+    assert span == MINUTE
+
+
+async def test_it_is_written_when_the_bot_may(house: House) -> None:
+    await pass_by(house, 1, SECOND)
+    await configure(house, MINUTE)
+    room = house.homeserver.make_room(power=0)
+    await pass_by(house, 3, MINUTE)
+    assert told(house, room) is None
+    house.homeserver.set_power(room, BOT, 50)
+    await pass_by(house, 3, MINUTE)
+    assert told(house, room) == {"since": [[0, MINUTE]]}
+
+
+async def test_a_homeserver_that_refuses_it_holds_up_no_greeting(house: House) -> None:
+    await pass_by(house, 1, SECOND)
+    await configure(house, MINUTE)
+    house.homeserver.fail_next(Refused(status=400, errcode="M_BAD_JSON"), on="set_defaults")
+    room = house.homeserver.make_room()
+    await pass_by(house, 1, SECOND)
+    assert any("every new one goes after 1 minute" in one for one in house.homeserver.heard(room))
+
+
+async def test_it_is_believed_of_nobody_else(house: House) -> None:
+    room = await begin(house)
+    stays = await talk(house, room)
+    content = defaults_content(((0, MINUTE),))
+    house.homeserver.set_state(room, DEFAULT_EVENT, content, sender=ALICE)
+    house.bounds = replace(house.bounds, default=MINUTE)
+    await lose_disk(house)
+    await pass_by(house, 3, MINUTE)
+    assert gone(house, room, stays) == 0
+
+
+async def test_a_bot_that_is_asked_back_begins_anew(house: House) -> None:
+    room = await begin(house, HOUR)
+    house.homeserver.kick(room)
+    await pass_by(house, 2, MINUTE)
+    await configure(house, None)
+    house.homeserver.set_member(room, BOT, "invite", sender=ALICE)
+    await pass_by(house, 2, MINUTE)
+    stays = await talk(house, room)
+    assert told(house, room) == {"since": [[0, None]]}
+    house.bounds = replace(house.bounds, default=HOUR)
+    await lose_disk(house)
+    await pass_by(house, 3, HOUR)
+    assert gone(house, room, stays) == 0
+
+
+async def test_a_clock_that_was_ahead_leaves_no_default_in_the_future(house: House) -> None:
+    room = await begin(house)
+    now = house.clock.now()
+    house.clock.advance(DAY)
+    house.bounds = replace(house.bounds, default=MINUTE)
+    await house.restart()
+    await pass_by(house, 1, SECOND)
+    await house.store.clock_set_back(DAY, now, after=0, upto=0)
+    known = await house.store.room(room)
+    assert known is not None
+    assert known.defaults == ((now, MINUTE),)
+
+
+# --- pure ----------------------------------------------------------------------------------------
+
+SPANS = st.none() | st.integers(1, 10**12)
+MOMENTS = st.integers(0, 10**13)
+
+
+@given(st.lists(st.tuples(MOMENTS, SPANS), max_size=MOST).map(lambda found: sorted(found, key=str)))
+def test_what_is_written_is_read_again(found: list[tuple[int, int | None]]) -> None:
+    defaults: Defaults = tuple(sorted(found, key=lambda one: one[0]))
+    assert read_defaults(defaults_content(defaults)) == defaults
+
+
+@given(JSON | st.fixed_dictionaries({"since": JSON | st.lists(st.lists(JSON))}))
+def test_whatever_stands_there_is_read(content: object) -> None:
+    for since, span in read_defaults(content):
+        assert since >= 0
+        assert span is None or span > 0
+
+
+@given(st.lists(st.tuples(SPANS, MOMENTS, MOMENTS), min_size=1, max_size=5), MOMENTS)
+def test_nothing_goes_sooner_than_under_what_may_have_held(
+    changes: list[tuple[Millis | None, Millis, Millis]], at: Millis
+) -> None:
+    """In the time in which a change was made, the one holds that keeps longer."""
+    defaults: Defaults = ()
+    moment = 0
+    spans: list[tuple[Millis, Millis, Millis | None]] = []
+    for span, pause, absence in changes:
+        ended = moment + pause
+        moment = ended + absence
+        if span != current(defaults):
+            defaults = change(defaults, span, ended=ended, now=moment)
+            spans.append((ended, moment, span))
+    possible: list[Millis | None] = [None]
+    for ended, now, span in spans:
+        if at > now:
+            possible = [span]
+        elif at >= ended:
+            possible.append(span)
+    longest = None if None in possible else max(one for one in possible if one is not None)
+    assert held_at(defaults, at) == longest
+
+
+def test_before_its_event_the_newest_default_does_not_hold() -> None:
+    assert before_event(((7, MINUTE),)) == ((7, None),)
+    assert before_event(((7, DAY), (9, MINUTE))) == ((7, DAY), (9, DAY))
+    assert before_event(((7, MINUTE), (9, DAY))) == ((7, MINUTE), (9, DAY))
+    assert before_event(((7, MINUTE), (9, None))) == ((7, MINUTE), (9, None))
+    assert before_event(((0, MINUTE),)) == ((0, MINUTE),)
+    assert before_event(()) == ()
+
+
+def test_only_so_many_changes_are_remembered() -> None:
+    defaults: Defaults = ()
+    for number in range(50):
+        defaults = change(defaults, number + 1, ended=number, now=number)
+    assert len(defaults) == MOST
+    assert read_defaults(defaults_content(defaults)) == defaults
+    assert held_at(defaults, 0) is None
+
+
+@pytest.mark.parametrize(
+    ("moment", "span", "fits"),
+    [
+        (0, 1, True),
+        (2**53 - 1, 2**53 - 1, True),
+        (2**53, 1, False),
+        (1, 2**53, False),
+        (1, 0, False),
+        (-1, 1, False),
+    ],
+)
+def test_a_moment_and_a_span_are_what_canonical_json_holds(
+    moment: int, span: int, fits: bool
+) -> None:
+    expected = ((moment, span),) if fits else ()
+    assert read_defaults({"since": [[moment, span]]}) == expected

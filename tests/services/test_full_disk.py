@@ -1,0 +1,218 @@
+"""A disk that is full, read-only or held: the bot waits for it and loses nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from bot.app import FAILED, _status
+from bot.core.outcomes import DiskError
+from bot.core.types import EventID
+from bot.services.supervisor import Disk
+from bot.store import StoreError
+from tests.support.encryption_engines import Bot, Peer, Writer
+from tests.support.harness import MINUTE, SECOND, House, Opener, Service
+
+MANY = 90
+
+
+class Insisted:
+    """A service as the bot runs it."""
+
+    def __init__(self, disk: Disk, service: Service) -> None:
+        self._disk, self._service = disk, service
+
+    async def run(self) -> None:
+        await self._disk.insist(self._service.run)
+
+
+def insisted(house: House) -> list[Insisted]:
+    disk = Disk(house.clock, Random(1))
+    return [Insisted(disk, service) for service in house.everything]
+
+
+async def pragma(house: House, text: str) -> int:
+    [[value]] = await house.store._db._connection.execute_fetchall(f"PRAGMA {text}")
+    return int(value)
+
+
+@asynccontextmanager
+async def full(house: House) -> AsyncIterator[None]:
+    """As on a full disk, the file cannot grow."""
+    before = await pragma(house, "max_page_count")
+    await pragma(house, f"max_page_count = {await pragma(house, 'page_count')}")
+    yield
+    await pragma(house, f"max_page_count = {before}")
+
+
+@asynccontextmanager
+async def read_only(house: House) -> AsyncIterator[None]:
+    await house.store._db._connection.execute_fetchall("PRAGMA query_only = ON")
+    yield
+    await house.store._db._connection.execute_fetchall("PRAGMA query_only = OFF")
+
+
+@asynccontextmanager
+async def held(house: House) -> AsyncIterator[None]:
+    """Somebody else is writing, and does not end."""
+    await pragma(house, "busy_timeout = 0")
+    other = sqlite3.connect(house.path, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    yield
+    other.execute("COMMIT")
+    other.close()
+
+
+Trouble = Callable[[House], AbstractAsyncContextManager[None]]
+every_trouble = pytest.mark.parametrize("trouble", [full, read_only, held])
+
+
+@every_trouble
+async def test_what_cannot_be_stored_is_not_acknowledged_and_goes_in_time(
+    house: House, trouble: Trouble, caplog: pytest.LogCaptureFixture
+) -> None:
+    room = house.homeserver.make_room()
+    house.homeserver.set_lifetime(room, 10 * MINUTE)
+    sent: list[EventID] = []
+    async with house.running(*insisted(house)):
+        token, _ = await house.store.position()
+        async with trouble(house):
+            sent += [house.homeserver.send(room, "x" * 50) for _ in range(MANY)]
+            for _ in range(10):
+                await house.advance(30 * SECOND)
+            asked = len(house.homeserver.times("sync"))
+        assert asked < 20
+        await house.advance(MINUTE)
+        assert (await house.store.position())[0] != token
+        assert not any(house.homeserver.is_redacted(room, one) for one in sent)
+        for _ in range(6):
+            await house.advance(MINUTE)
+        assert all(house.homeserver.is_redacted(room, one) for one in sent)
+    said = [one for one in caplog.records if one.levelno == logging.ERROR]
+    assert 1 <= len(said) <= 6
+    assert "nothing can be stored" in said[0].getMessage()
+
+
+@every_trouble
+async def test_what_is_due_meanwhile_is_not_asked_for_without_end(
+    house: House, trouble: Trouble
+) -> None:
+    room = house.homeserver.make_room()
+    sent = [house.homeserver.send(room, "x") for _ in range(MANY)]
+    await house.remember(room, *sent, due=house.clock.now() + MINUTE)
+    async with house.running(*insisted(house)):
+        async with trouble(house):
+            for _ in range(60):
+                await house.advance(10 * SECOND)
+            assert len(house.homeserver.times("redact")) < 150
+        for _ in range(3):
+            await house.advance(MINUTE)
+        assert all(house.homeserver.is_redacted(room, one) for one in sent)
+        assert await house.pending(room) == 0
+
+
+async def test_a_service_that_fails_otherwise_is_not_begun_anew(house: House) -> None:
+    began: list[int] = []
+
+    async def broken() -> None:
+        began.append(1)
+        raise StoreError("damaged")
+
+    with pytest.raises(StoreError):
+        await Disk(house.clock, Random(1)).insist(broken)
+    assert began == [1]
+
+
+async def test_a_service_that_fails_in_a_group_is_begun_anew(house: House) -> None:
+    failures = [DiskError("full"), DiskError("full")]
+
+    async def task() -> None:
+        if failures:
+            raise failures.pop()
+
+    async def service() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(task())
+
+    class Group:
+        run = staticmethod(service)
+
+    async with house.running(Insisted(Disk(house.clock, Random(1)), Group())):
+        for _ in range(4):
+            await house.advance(SECOND)
+    assert failures == []
+
+
+async def test_damage_found_in_the_middle_of_work_is_no_passing_trouble(
+    open_store: Opener, tmp_path: Path
+) -> None:
+    path = tmp_path / "timers.db"
+    store = await open_store(path)
+    await store.tidy()  # the file itself is read from now on, not its journal
+    await store._db._connection.execute_fetchall("PRAGMA cache_size = 0")
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * 60_000)
+    with pytest.raises(StoreError, match=r"timers\.db"):
+        await store.rooms()
+
+
+async def test_it_stops_in_order_though_nothing_can_be_wiped(
+    open_store: Opener, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = await open_store(tmp_path / "timers.db")
+    await store._db._connection.execute_fetchall("PRAGMA query_only = ON")
+    with pytest.raises(DiskError, match="readonly"):
+        await store.tidy()
+    await store.close()
+    assert "could not be wiped" in caplog.text
+
+
+# The channel that the key came through moves on in memory: without its place on the disk, the same
+# event could not be opened when it comes again.
+async def test_a_room_key_that_cannot_be_stored_is_opened_when_it_comes_again(
+    tmp_path: Path,
+) -> None:
+    alice, bot = Peer("alice", tmp_path / "alice"), Bot(tmp_path / "bot")
+    alice.meet(bot)
+    bot.meet(alice)
+    writer = Writer(alice)
+    bot.feed(alice.tell(bot, "m.dummy", {}))
+    event = alice.tell(bot, "m.room_key", writer.room_key())
+    bot.client.store.database.execute_sql("PRAGMA query_only = ON")
+    with pytest.raises(DiskError, match="the crypto store"):
+        bot.feed(event)
+    bot.meet(alice)
+    bot.feed(event)
+    assert await bot.reads(writer.write("a secret")) == "a secret"
+    bot.restart()
+    bot.meet(alice)
+    assert await bot.reads(writer.write("another")) == "another"
+
+
+async def test_keys_that_cannot_be_moved_on_are_waited_for(tmp_path: Path) -> None:
+    alice, bot = Peer("alice", tmp_path / "alice"), Bot(tmp_path / "bot")
+    alice.meet(bot)
+    bot.meet(alice)
+    writer = Writer(alice)
+    bot.feed(alice.tell(bot, "m.room_key", writer.room_key()))
+    bot.client.store.database.execute_sql("PRAGMA query_only = ON")
+    with pytest.raises(DiskError, match="readonly"):
+        bot.crypto.ratchet([(writer.session.id, 0)])
+    with pytest.raises(DiskError, match="readonly"):
+        bot.crypto.forget([writer.session.id])
+    with pytest.raises(DiskError, match="readonly"):
+        bot.crypto.scrub()
+
+
+def test_damage_that_a_service_meets_is_said_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    group = ExceptionGroup("", [ExceptionGroup("", [StoreError("timers.db: malformed")])])
+    assert _status(group, stopped=False) == FAILED
+    assert [record.getMessage() for record in caplog.records] == ["timers.db: malformed"]

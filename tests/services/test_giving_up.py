@@ -1,0 +1,122 @@
+"""What never comes right is given up, and what comes right late is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bot.core.outcomes import Failed, Forbidden, Unreachable
+from bot.core.timeline import Message, Stretch
+from bot.core.types import EventID, RoomID
+from bot.services.late_keys import Late
+from tests.services.test_key_expiry import Homeserver, looked_at, read, reader_over
+from tests.support.encryption_engines import Peer, Writer
+from tests.support.fake_homeserver import FakeClock
+from tests.support.harness import MINUTE, SECOND, House, Opener
+
+HOUR = 60 * MINUTE
+
+
+async def test_relations_that_say_more_for_ever_keep_no_message(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = house.homeserver.make_room()
+    message = house.homeserver.send(room, "hello")
+
+    async def more(room_id: RoomID, event_id: EventID) -> tuple[list[EventID], bool]:
+        return [EventID("$of another server")], False
+
+    monkeypatch.setattr(house.homeserver, "relations", more)
+    await house.remember(room, message, due=house.clock.now())
+    async with house.running(house.redactor):
+        for _ in range(3):
+            assert not house.homeserver.is_redacted(room, message)
+            await house.advance(5 * SECOND)
+        for _ in range(10):
+            await house.advance(SECOND)
+        assert house.homeserver.is_redacted(room, message)
+
+
+async def test_a_homeserver_that_is_away_for_hours_ends_no_gap(house: House) -> None:
+    house.homeserver.limit = 3
+    room = house.homeserver.make_room()
+    house.homeserver.set_lifetime(room, 24 * HOUR)
+    async with house.running(house.intake):
+        pass
+    sent = [house.homeserver.send(room, f"{number}") for number in range(9)]
+    services = (house.intake, house.backfill, house.speaker)
+    away = [Unreachable(reason="away")] * 9_999
+    house.homeserver.fail_next(*away, on="page_back")
+    house.homeserver.fail_next(*away, on="answers")
+    async with house.running(*services):
+        for _ in range(36):
+            await house.advance(5 * MINUTE)
+        assert await house.store.unread.reads(room)
+        house.homeserver.recover()
+        for _ in range(6):
+            await house.advance(5 * MINUTE)
+        assert not await house.store.unread.reads(room)
+        assert set(sent) <= set(await house.timers())
+    assert not any("could not read everything" in one for one in house.homeserver.heard(room))
+
+
+@pytest.mark.parametrize("failure", [Failed(status=500), Forbidden()])
+async def test_a_parent_that_is_never_told_keeps_no_child(house: House, failure: Failed) -> None:
+    room = house.homeserver.make_room()
+    await house.enter(room, HOUR)
+    child = house.homeserver.send(room, "belongs to something")
+    item = Message(event_id=child, sent=house.clock.now(), parent=EventID("$somewhere"))
+    await house.commit(Stretch(room_id=room, items=[item]))
+    house.homeserver.fail_next(*[failure] * 999, on="event")
+    async with house.running(house.kin):
+        for _ in range(3):
+            await house.advance(SECOND)
+        assert await house.store.kin.next_orphan() is not None
+        for _ in range(60):
+            await house.advance(MINUTE)
+        assert await house.store.kin.next_orphan() is None
+    assert len(house.homeserver.times("event")) <= 7
+    assert child in await house.timers()
+
+
+async def test_a_parent_is_asked_about_for_as_long_as_nobody_answers(house: House) -> None:
+    room = house.homeserver.make_room()
+    await house.enter(room, HOUR)
+    parent = house.homeserver.send(room, "gone")
+    house.homeserver.redact_as(room, parent)
+    child = house.homeserver.send(room, "belongs to it")
+    item = Message(event_id=child, sent=house.clock.now(), parent=parent)
+    await house.commit(Stretch(room_id=room, items=[item]))
+    house.homeserver.fail_next(*[Unreachable(reason="away")] * 999, on="event")
+    async with house.running(house.kin, house.redactor):
+        for _ in range(30):
+            await house.advance(MINUTE)
+        house.homeserver.recover()
+        await house.advance(10 * MINUTE)
+        assert house.homeserver.is_redacted(room, child)
+
+
+async def test_a_key_is_asked_for_twice_and_then_no_more(
+    open_store: Opener, tmp_path: Path
+) -> None:
+    store = await open_store(tmp_path / "timers.db")
+    homeserver, clock = Homeserver(), FakeClock()
+    reader = reader_over(homeserver, store)
+    event = Writer(Peer("alice", tmp_path / "alice")).write("!expire 5s")
+    homeserver.events = {event["event_id"]: event}
+    await read(reader, store, [event], clock.now())
+    late = Late(homeserver, store, reader, clock, wake_others=lambda: None)
+    asked = []
+    for second in range(59):
+        before = len(homeserver.asked)
+        await looked_at(late)
+        asked += [second] * (len(homeserver.asked) - before)
+        clock.advance(SECOND)
+    assert asked == [5, 12]
+    assert await store.next_debt() is None
+    clock.advance(SECOND)
+    await looked_at(late)
+    debt = await store.next_debt()
+    assert debt is not None
+    assert debt.kind == "unheard"

@@ -1,0 +1,75 @@
+"""What waits, for a key or for a gap, is judged by how things stand when it is its turn."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from bot.core.lifetimes import Bounds
+from bot.core.outcomes import Outcome, Unreachable
+from bot.core.timeline import Gap, Message, Said, Stretch, Unheard
+from bot.core.types import EventID, RoomID, UserID
+from bot.store import Store
+from tests.services.test_redactor import gone, messages
+from tests.support.harness import MINUTE, House
+
+ROOM = RoomID("!room")
+ALICE = UserID("@alice:example.org")
+BOUNDS = Bounds(minimum=1_000, maximum=10**12)
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    made = await Store.open(tmp_path / "timers.db", bounds=BOUNDS, own_id=UserID("@bot:x"))
+    yield made
+    await made.close()
+
+
+async def test_a_verdict_of_lacking_power_is_looked_at_again(store: Store) -> None:
+    said = Said(digest="one", sender=ALICE, kind="set", setting=5_000, suspends=True)
+    await store.commit("token", 0, [Stretch(room_id=ROOM, items=[said])])
+    room = await store.room(ROOM)
+    assert room is not None
+    assert room.suspended
+    assert await store.to_review() == [ROOM]
+
+
+async def test_a_late_command_waits_for_the_gap_after_it(store: Store) -> None:
+    unheard = Unheard(event_id=EventID("$late"), sender=ALICE, session_id="s", at=0)
+    await store.commit("t1", 0, [Stretch(room_id=ROOM, items=[unheard])])
+    assert len(await store.keys.waiting()) == 1
+    gap = Gap(room_id=ROOM, token="t2", stop_digest="x", stop_at=0, since=0, until=9)
+    await store.commit("t2", 9, [Stretch(room_id=ROOM, items=[], gap=gap)])
+    assert await store.keys.waiting() == []
+    said = Said(digest="one", sender=ALICE, kind="set", setting=5_000)
+    await store.heard(ROOM, unheard, [said], 9)
+    assert await store.next_debt() is None
+    found = await store.unread.next_gap()
+    assert found is not None
+    message = Message(event_id=EventID("$between"), sent=5)
+    await store.unread.read_on(found[0], [message], "t1", 0, done=True)
+    await store.unread.take_over(9)
+    assert len(await store.keys.waiting()) == 1
+    await store.heard(ROOM, unheard, [said], 9)
+    assert await store.keys.waiting() == []
+    assert await store.unread.reads(ROOM), "what followed the command is read once more"
+
+
+async def test_a_message_that_is_never_answered_does_not_hold_up_its_room(house: House) -> None:
+    room = house.homeserver.make_room()
+    sent = await messages(house, room, 4)
+    answer = house.homeserver.redact
+
+    async def redact(room_id: RoomID, event_id: EventID, txn: str) -> Outcome:
+        if event_id == sent[0]:
+            return Unreachable(reason="status 504")
+        return await answer(room_id, event_id, txn)
+
+    house.homeserver.redact = redact  # type: ignore[method-assign]
+    house.redactor._pace.width = 1
+    async with house.running(house.redactor):
+        for _ in range(10):
+            await house.advance(MINUTE)
+    assert gone(house, room, sent) == 3

@@ -1,0 +1,309 @@
+"""Everything that can be done to one room in the store, by the name of the method that does it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from bot.core.default_lifetime import DefaultBegins
+from bot.core.invitations import Invite, InviteStage
+from bot.core.policy import Debt, Stamp
+from bot.core.policy_backward import WayBack
+from bot.core.successors import Stage
+from bot.core.timeline import Change, Encrypted, Item, Stretch
+from bot.core.timers import File
+from bot.core.types import RoomID
+from bot.store import Store
+from tests.support.two_rooms import (
+    ALICE,
+    DAY,
+    FAR,
+    MINUTE,
+    NOW,
+    Act,
+    commit,
+    debt,
+    gap,
+    gone,
+    invitation,
+    its_gap,
+    message,
+    orphan,
+    owed,
+    pair,
+    pending,
+    said,
+    shows,
+    sql,
+    sweep,
+    timer,
+    undecided,
+    unheard,
+)
+
+NOT_OF_A_ROOM = {
+    "invitations.held_for",
+    "invitations.rooms_held",
+    "store.any_timer",
+    "store.clock_set_back",
+    "store.next_end",
+    "store.close",
+    "store.forget_files",
+    "store.latest_timer",
+    "store.open",
+    "store.position",
+    "store.tidy",
+    "keys.forgotten",
+    "keys.next_opened",
+    "keys.ratcheted",
+    "keys.to_ratchet",
+    "keys.used",
+}
+"""What concerns all rooms at once, or none."""
+
+
+async def in_db(store: Store, act: Callable[[Any, int], Awaitable[Any]], room: RoomID) -> Any:
+    async with store._db.transaction() as db:
+        row = await db.one("SELECT id FROM rooms WHERE room_id = ?", room)
+        return None if row is None else await act(db, row[0])
+
+
+async def come_back(store: Store, room: RoomID) -> None:
+    await store.forget(room, NOW)
+    await store.commit("s1", NOW, [Stretch(room_id=room, items=[], entered=True)])
+
+
+async def put_in_order(store: Store, room: RoomID) -> None:
+    """Come back when what waited is overdue."""
+    await store.forget(room, NOW)
+    later = NOW + 9 * MINUTE
+    await store.commit("s1", later, [Stretch(room_id=room, items=[], entered=True)])
+    await store.put_in_order()
+
+
+async def end_left(store: Store, room: RoomID) -> None:
+    await store.forget(room, NOW - 40 * DAY)
+    for _ in range(9):
+        await store.end_left(NOW)
+
+
+async def joining(store: Store, room: RoomID) -> None:
+    """Let an invitation be accepted."""
+    one = await invitation(store, room)
+    await store.invitations.move(one, InviteStage.JOINING, NOW)
+
+
+async def off_late(store: Store, room: RoomID) -> None:
+    """Take back what a command that came late has ended."""
+    await store.heard(room, unheard("riddle"), [said(room, "off", "set", 0)], NOW)
+    page: list[Item] = [message(name) for name in ("live", "late", "only")]
+    await store.unread.read_on(await its_gap(store, room), page, "t9", 5, done=True)
+    await store.unread.take_over(NOW)
+
+
+async def verified(store: Store, room: RoomID) -> None:
+    """Let messages go that are read back afterwards."""
+    store.verify = True
+    names = ("live", "sent", "parent", "shown", "late", "later", "refused", "stuck", "child")
+    await commit(store, room, *[gone(name) for name in names])
+    store.verify = False
+
+
+async def resumed(store: Store, room: RoomID) -> None:
+    await store.reviewed(room, suspended=True, owed=[])
+    await store.reviewed(room, suspended=False, owed=[])
+
+
+async def setting(store: Store, room: RoomID) -> Debt:
+    """Let somebody set a lifetime; return what is owed for that."""
+    await commit(store, room, said(room, "set", "set", 5 * MINUTE))
+    text = "SELECT o.id FROM owed o JOIN rooms r ON r.id = room WHERE kind = 'set' AND room_id = ?"
+    found = sql(store, text, room)
+    return dataclasses.replace(await debt(store, room), id=found[0][0] if found else 0)
+
+
+async def taken_back(store: Store, room: RoomID) -> None:
+    await store.take_back(await setting(store, room), owed("no", "reverted"))
+
+
+async def written(store: Store, room: RoomID) -> None:
+    await store.written(await setting(store, room), "digest")
+
+
+async def read_on(store: Store, room: RoomID) -> None:
+    change = Change(setting=1, sender=ALICE, digest="found", quiet=True)
+    page: list[Item] = [change, Encrypted(), message("live")]
+    await store.unread.read_on(await its_gap(store, room), page, "t9", 5, done=False)
+
+
+async def sweep_on(store: Store, room: RoomID) -> int:
+    stamps = [Stamp(event_id=message(one).event_id, due=NOW + 1) for one in ("live", "left", "x")]
+    way = WayBack(setting=7)
+    files = [shows(room, "live")]
+    return await store.sweeps.read_on(sweep(room), stamps, files, 5, token="t", way=way, events=9)
+
+
+async def sweep_anew(store: Store, room: RoomID) -> None:
+    await store.sweeps.begin(sweep(room))
+    await store.sweeps.next()
+
+
+async def enter_successor(store: Store, room: RoomID) -> None:
+    found = await store.successors.of(RoomID(f"{room} new"))
+    for one in found:
+        await store.successors.move(one, Stage.INSIDE, owed("moved"), where=room)
+        await store.successors.move(one, Stage.POWERLESS, where=room, told=True)
+
+
+async def look_again(store: Store, room: RoomID) -> bool:
+    await enter_successor(store, room)
+    return await store.successors.look_again(RoomID(f"{room} new"))
+
+
+async def its_file(room: RoomID) -> File:
+    return File(media_id=f"wiped of {room}", owners=frozenset({"owner"}))
+
+
+async def apply(
+    act: Callable[..., Awaitable[Any]], one: Awaitable[Any], *more: Any, **rest: Any
+) -> Any:
+    return await act(await one, *more, **rest)
+
+
+ACTS: dict[str, list[Act]] = {
+    "store.end_left": [end_left],
+    "store.put_in_order": [put_in_order],
+    "store.has_work": [lambda s, r: s.has_work(r)],
+    "store.look_for_others": [
+        lambda s, r: s.look_for_others(r, FAR),
+        lambda s, r: s.look_for_others(r, None),
+    ],
+    "store.next_alone": [lambda s, _: s.next_alone()],
+    "store.next_review": [lambda s, _: s.next_review()],
+    "store.review_later": [lambda s, r: s.review_later(r, FAR)],
+    "invitations.undecided": [lambda s, _: s.invitations.undecided()],
+    "invitations.to_join": [lambda s, _: s.invitations.to_join()],
+    "invitations.to_decline": [lambda s, _: s.invitations.to_decline()],
+    "invitations.move": [joining],
+    "invitations.later": [
+        lambda s, r: apply(s.invitations.later, invitation(s, r), FAR, counts=True)
+    ],
+    "invitations.ended": [lambda s, r: apply(s.invitations.ended, invitation(s, r))],
+    "store.ask_review": [lambda s, r: s.ask_review(r)],
+    "store.commit": [
+        lambda s, r: commit(s, r, message("unknown"), message("a", NOW, "parent")),
+        lambda s, r: commit(s, r, message("b", NOW, "only"), message("c", NOW, "p1")),
+        lambda s, r: commit(s, r, gone("parent"), gone("sent"), gone("tail"), gone("page")),
+        verified,
+        lambda s, r: commit(s, r, said(r, "1 set", "set", 1), said(r, "2 set", "set", 2)),
+        lambda s, r: commit(s, r, said(r, "one more"), unheard("one more")),
+        lambda s, r: commit(s, r, undecided(r, "one more"), undecided(r, "asks")),
+        lambda s, r: commit(s, r, message("new"), DefaultBegins(lifetime=1)),
+        lambda s, r: commit(s, r, shows(r, "live"), encrypted=True, review=True, last_digest="x"),
+        lambda s, r: commit(s, r, sweep=sweep(r)),
+        lambda s, r: commit(s, r, message("behind"), gap=gap(r)),
+        lambda s, r: commit(s, r, Change(setting=0, sender=ALICE, digest="else")),
+        lambda s, r: s.commit("s1", NOW, [], [Invite(room_id=r, inviter=None)]),
+        lambda s, r: s.commit("s1", NOW, [], [Invite(room_id=r, inviter=ALICE)]),
+        lambda s, r: s.commit("s1", NOW, [], [], [r]),
+        lambda s, r: commit(s, r, dataclasses.replace(undecided(r, "x"), digest="of both")),
+        come_back,
+    ],
+    "store.decided": [
+        lambda s, r: apply(s.decided, pending(s, r), said(r, "asks", "set", 2 * MINUTE), NOW),
+        lambda s, r: apply(s.decided, pending(s, r), said(r, "asks", "refused"), NOW),
+    ],
+    "store.undecided_later": [lambda s, r: apply(s.undecided_later, pending(s, r), FAR)],
+    "store.next_undecided": [lambda s, _: s.next_undecided()],
+    "store.default_told": [lambda s, r: s.default_told(r, ((0, 1),))],
+    "store.done_with": [lambda s, r: apply(s.done_with, its_file(r))],
+    "store.drop": [lambda s, r: apply(s.drop, timer(s, r, "late"))],
+    "store.due": [lambda s, _: s.due(FAR, 3)],
+    "store.file_later": [lambda s, r: apply(s.file_later, its_file(r), FAR)],
+    "store.forget": [lambda s, r: s.forget(r, NOW)],
+    "store.heard": [
+        off_late,
+        lambda s, r: s.heard(r, unheard("riddle"), [said(r, "heard")], NOW),
+        lambda s, r: s.heard(r, unheard("riddle"), [said(r, "hs", "set", 9)], NOW),
+        lambda s, r: s.heard(r, unheard("riddle"), [shows(r, "live")], NOW),
+    ],
+    "store.next_debt": [lambda s, _: s.next_debt(setting=False)],
+    "store.next_due": [lambda s, _: s.next_due(NOW)],
+    "store.next_file": [lambda s, _: s.next_file()],
+    "store.overdue": [lambda s, _: s.overdue(NOW)],
+    "store.owed_later": [lambda s, r: apply(s.owed_later, debt(s, r), FAR)],
+    "store.paid": [lambda s, r: apply(s.paid, debt(s, r), FAR)],
+    "store.pending": [lambda s, r: s.pending(r)],
+    "store.postpone": [lambda s, r: apply(s.postpone, timer(s, r, "late"), FAR)],
+    "store.refusals": [lambda s, r: s.refusals(r)],
+    "store.refused": [
+        lambda s, r: apply(s.refused, timer(s, r, "late"), FAR, 9),
+        lambda s, r: apply(s.refused, timer(s, r, "stuck"), FAR, 9),
+    ],
+    "store.take_back": [taken_back],
+    "store.reviewed": [
+        lambda s, r: s.reviewed(r, suspended=True, owed=[owed("k")], stuck=True),
+        lambda s, r: s.reviewed(r, suspended=False, owed=[owed("k")]),
+        resumed,
+    ],
+    "store.room": [lambda s, r: s.room(r)],
+    "store.rooms": [lambda s, _: s.rooms()],
+    "store.sent": [
+        lambda s, r: apply(s.sent, timer(s, r, "late"), NOW, FAR),
+        lambda s, r: apply(s.sent, timer(s, r, "refused"), NOW, FAR),
+    ],
+    "store.to_review": [lambda s, _: s.to_review()],
+    "store.unsent": [lambda s, r: apply(s.unsent, timer(s, r, "sent"), FAR)],
+    "store.written": [written],
+    "unread.append": [
+        lambda s, r: in_db(s, lambda db, row: s.unread.append(db, row, 3, [message("z")]), r)
+    ],
+    "unread.begin": [lambda s, r: in_db(s, lambda db, row: s.unread.begin(db, row, gap(r)), r)],
+    "unread.give_up": [lambda s, r: apply(s.unread.give_up, its_gap(s, r), NOW)],
+    "unread.is_reading": [lambda s, r: in_db(s, s.unread.is_reading, r)],
+    "unread.is_ready": [lambda s, _: s.unread.is_ready()],
+    "unread.later": [lambda s, r: apply(s.unread.later, its_gap(s, r), FAR)],
+    "unread.next_gap": [lambda s, _: s.unread.next_gap()],
+    "unread.put": [
+        lambda s, r: in_db(s, lambda db, row: s.unread.put(db, row, 2, 9, [message("z")]), r)
+    ],
+    "unread.read_on": [read_on],
+    "unread.reads": [lambda s, r: s.unread.reads(r)],
+    "unread.take_over": [lambda s, _: s.unread.take_over(NOW)],
+    "keys.asked": [lambda s, r: s.keys.asked(r, unheard("riddle").event_id)],
+    "keys.waiting": [lambda s, _: s.keys.waiting()],
+    "kin.answered": [
+        lambda s, r: apply(s.kin.answered, orphan(s, r), NOW, gone=True),
+        lambda s, r: apply(s.kin.answered, orphan(s, r), NOW, gone=False),
+    ],
+    "kin.found": [
+        lambda s, r: apply(
+            s.kin.found, timer(s, r, "late"), [message("live").event_id], looked=True
+        )
+    ],
+    "kin.later": [lambda s, r: apply(s.kin.later, orphan(s, r), FAR)],
+    "kin.next_orphan": [lambda s, _: s.kin.next_orphan()],
+    "sweeps.again": [lambda s, r: s.sweeps.again(sweep(r), FAR)],
+    "sweeps.begin": [lambda s, r: s.sweeps.begin(dataclasses.replace(sweep(r), until=FAR))],
+    "sweeps.end": [lambda s, r: s.sweeps.end(sweep(r))],
+    "sweeps.give_up": [lambda s, r: s.sweeps.give_up(sweep(r))],
+    "sweeps.later": [lambda s, r: s.sweeps.later(sweep(r), FAR)],
+    "sweeps.left": [lambda s, _: s.sweeps.left()],
+    "sweeps.next": [sweep_anew],
+    "sweeps.read_on": [sweep_on],
+    "successors.claim": [lambda s, r: s.successors.claim(pair(r, "next"), owed("closed"), now=NOW)],
+    "successors.follow": [lambda s, r: s.successors.follow(pair(r, "new"))],
+    "successors.is_known": [lambda s, r: s.successors.is_known(RoomID(f"{r} new"), r)],
+    "successors.later": [lambda s, r: s.successors.later(pair(r, "new"), FAR)],
+    "successors.look_again": [
+        look_again,
+        lambda s, r: s.successors.look_again(RoomID(f"{r} new")),
+    ],
+    "successors.move": [
+        enter_successor,
+        lambda s, r: s.successors.move(pair(r, "new"), Stage.DONE, owed("moved"), where=r),
+    ],
+    "successors.next": [lambda s, _: s.successors.next()],
+    "successors.of": [lambda s, r: s.successors.of(RoomID(f"{r} new"))],
+}
