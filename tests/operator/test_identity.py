@@ -14,7 +14,7 @@ from bot.chat.notices import grouped
 from bot.config import load
 from bot.core import recovery_key
 from bot.matrix.identity.private_keys import Seeds
-from bot.operator import identity as command
+from bot.operator.identity import CustodyError, Operator, _authorise, reset
 from tests.on_synapse.test_cross_signing import own_keys, signed, verify
 from tests.support.people import People, Person, wait_until
 
@@ -227,8 +227,8 @@ async def test_the_password_is_asked_for_when_the_settings_have_none(
         asked.append(question)
         return str(password)
 
-    operator = command.Operator(say=said.append, agrees=lambda _: True, password=answer)
-    assert await command.reset(load(bot.config_file, environ={}), operator) == 0
+    operator = Operator(say=said.append, agrees=lambda _: True, password=answer)
+    assert await reset(load(bot.config_file, environ={}), operator) == 0
     assert asked == [f"Password of {bot.user_id}"]
     assert await master(alice, bot) != before
 
@@ -254,11 +254,9 @@ async def test_a_homeserver_that_takes_no_password_is_passed_on_to_the_operator(
 ) -> None:
     bot = await bots(start=False)
     bot.write_config()
-    operator = command.Operator(
-        say=print, agrees=lambda _: True, password=lambda _: "never"
-    )
-    answer = command._authorise(load(bot.config_file, environ={}), operator)
-    with pytest.raises(command.CustodyError) as caught:
+    operator = Operator(say=print, agrees=lambda _: True, password=lambda _: "never")
+    answer = _authorise(load(bot.config_file, environ={}), operator)
+    with pytest.raises(CustodyError) as caught:
         await answer(demand)
     assert reason in str(caught.value)
     assert caught.value.status == 3
