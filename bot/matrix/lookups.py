@@ -9,10 +9,10 @@ from bot.core.outcomes import Done, Failed, NotFound, Outcome, OutcomeError, Ref
 from bot.core.power_levels import Power
 from bot.core.timeline import belongs_to, descendants, is_gone, is_state
 from bot.core.types import Event, EventID, RoomID, UserID
+from bot.matrix.device_trust import is_cross_signed
 from bot.matrix.http import responses
 from bot.matrix.http.endpoints import BASE_V1, path
 from bot.matrix.http.requests import Requests
-from bot.matrix.identity.device_trust import is_cross_signed
 
 RELATED: Final = 100
 RELATED_PAGES: Final = 50

@@ -1,1 +1,1 @@
-"""The account's cross-signing keys, and whose devices are signed."""
+"""The account's cross-signing keys: made, kept, and restored."""

@@ -11,7 +11,7 @@ from signedjson.sign import sign_json
 from unpaddedbase64 import encode_base64
 
 from bot.core.types import UserID
-from bot.matrix.identity.device_trust import is_cross_signed
+from bot.matrix.device_trust import is_cross_signed
 from bot.matrix.identity.private_keys import Seeds
 
 if TYPE_CHECKING:
