@@ -17,7 +17,7 @@ from bot.core.types import EventID, RoomID
 from bot.services.clock import SystemClock
 from bot.store import Store
 from tests.support.fake_homeserver import BOT, FakeHomeserver
-from tests.support.harness import BOUNDS, House
+from tests.support.harness import BOUNDS, Harness
 
 COST, LOOK = 0.025, 0.005
 """Seconds that a Synapse works for a redaction, and for a question, one after the other."""
@@ -73,7 +73,7 @@ class Laborious(FakeHomeserver):
         return await super().relations(room_id, event_id)
 
 
-class TimelyHouse(House):
+class TimelyHouse(Harness):
     """The services by the machine's clock."""
 
     def __init__(self, path: Path, homeserver: Laborious, store: Store) -> None:

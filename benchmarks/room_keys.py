@@ -23,7 +23,7 @@ from typing import Any
 
 from bot.core.types import RoomID
 from bot.matrix.client import Matrix
-from bot.matrix.encryption.bounds import Gate
+from bot.matrix.encryption.bounds import SenderBounds
 from tests.support.big_room import Crowd
 from tests.support.encryption_engines import Bot, Peer, Writer, commits_of
 
@@ -95,7 +95,7 @@ async def big_room(folder: Path, number: int) -> list[float]:
 async def flood(folder: Path, accounts: int, each: int) -> list[float]:
     """Take in `each` room keys of each account in one sync, with somebody's own key at its end."""
     bot = Bot(folder / "bot")
-    bot.crypto.gate = Gate(10**6)
+    bot.crypto.gate = SenderBounds(10**6)
     events = []
     for number in range(accounts):
         peer = Peer(f"mallory{number}", folder / f"peer{number}")

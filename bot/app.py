@@ -29,24 +29,24 @@ from bot.matrix.synapse.media import Media
 from bot.matrix.verification.responder import Verification
 from bot.services.backfill import Backfill
 from bot.services.clock import SystemClock
-from bot.services.clock_watch import Timekeeper
-from bot.services.database_maintenance import Housekeeping, keep_tidy
-from bot.services.deferred_authorization import Deciding
-from bot.services.device_signing import Identity
-from bot.services.empty_rooms import Departures
-from bot.services.event_reader import Reader
+from bot.services.clock_watch import ClockWatch
+from bot.services.database_maintenance import DatabaseMaintenance, keep_tidy
+from bot.services.deferred_authorization import DeferredAuthorization
+from bot.services.device_signing import DeviceSigning
+from bot.services.empty_rooms import EmptyRooms
+from bot.services.event_reader import EventReader
 from bot.services.invitations import Invitations
-from bot.services.key_expiry import Ratchet
-from bot.services.late_keys import Late
-from bot.services.media_deletion import Attachments
-from bot.services.outbox import Speaker
-from bot.services.pending_relations import Kin
-from bot.services.permissions import Rooms
+from bot.services.key_expiry import KeyExpiry
+from bot.services.late_keys import LateKeys
+from bot.services.media_deletion import MediaDeletion
+from bot.services.outbox import OutboxDelivery
+from bot.services.pending_relations import PendingRelations
+from bot.services.permissions import Permissions
 from bot.services.redactor import Redactor
-from bot.services.room_upgrades import Upgrades
+from bot.services.room_upgrades import RoomUpgrades
 from bot.services.supervisor import Disk, StoppedError, wait_for_homeserver
 from bot.services.sweeps import Sweeper
-from bot.services.sync import Intake
+from bot.services.sync import Sync
 from bot.store import Store, StoreError
 from bot.store.folder_lock import LockError, OccupiedError, hold
 
@@ -221,14 +221,14 @@ async def _work(
         if attachments is not None:
             attachments.wake.set()
 
-    attachments = Attachments(media, store, clock, random=random) if media else None
+    attachments = MediaDeletion(media, store, clock, random=random) if media else None
     if attachments is None:
         await store.forget_files()
 
     signing = CrossSigning(matrix, settings.data_dir, settings.recovery_key())
     verification = Verification(matrix, master=lambda: signing.master, now=clock.now)
     matrix.crypto.hear_verification = verification.hear_device
-    reader = Reader(
+    reader = EventReader(
         matrix,
         prefix=prefix,
         bounds=bounds,
@@ -238,13 +238,13 @@ async def _work(
         media_server=media.server if media else None,
         per_minute=settings.commands.per_minute,
     )
-    intake = Intake(matrix, store, reader, clock, random=random, wake=wake)
+    intake = Sync(matrix, store, reader, clock, random=random, wake=wake)
     redactor = Redactor(matrix, store, clock, random=random, wake_rooms=wake)
     backfill = Backfill(matrix, store, reader, clock, random=random, wake_others=wake)
-    identity = Identity(signing, clock, random=random)
+    identity = DeviceSigning(signing, clock, random=random)
     unsigned = asyncio.Event()
     matrix.crypto.upkeep.on_anew = unsigned.set
-    speaker = Speaker(
+    speaker = OutboxDelivery(
         matrix,
         store,
         clock,
@@ -255,20 +255,20 @@ async def _work(
         files=attachments,
         load=redactor,
     )
-    rooms = Rooms(matrix, store, clock, bounds=bounds, random=random, wake_others=wake)
+    rooms = Permissions(matrix, store, clock, bounds=bounds, random=random, wake_others=wake)
     invitations = Invitations(matrix, store, clock, guests=settings.guests, random=random)
-    departures = Departures(matrix, store, clock)
-    upgrades = Upgrades(matrix, store, clock, door=invitations, random=random, wake_others=wake)
-    housekeeping = Housekeeping(store, clock, wake_others=wake)
+    departures = EmptyRooms(matrix, store, clock)
+    upgrades = RoomUpgrades(matrix, store, clock, door=invitations, random=random, wake_others=wake)
+    housekeeping = DatabaseMaintenance(store, clock, wake_others=wake)
     rooms.follow = upgrades.reviewed
-    deciding = Deciding(store, reader.judge, clock, random=random, wake_others=wake)
-    late = Late(matrix, store, reader, clock, wake_others=wake)
+    deciding = DeferredAuthorization(store, reader.judge, clock, random=random, wake_others=wake)
+    late = LateKeys(matrix, store, reader, clock, wake_others=wake)
     matrix.crypto.tell_news = late.wake.set
     sweeper = Sweeper(matrix, store, reader, clock, bounds=bounds, random=random, wake_others=wake)
-    kin = Kin(matrix, store, clock, random=random, wake_others=wake)
-    ratchet = Ratchet(matrix.crypto, store, clock, grace=settings.encryption.grace, bounds=bounds)
+    kin = PendingRelations(matrix, store, clock, random=random, wake_others=wake)
+    ratchet = KeyExpiry(matrix.crypto, store, clock, grace=settings.encryption.grace, bounds=bounds)
     told = (redactor.clock_was_set, ratchet.clock_was_set, wake)
-    timekeeper = Timekeeper(clock, store, clock_was_set=told)
+    timekeeper = ClockWatch(clock, store, clock_was_set=told)
     disk = Disk(clock, random)
     async with asyncio.TaskGroup() as group:
         finishing = [group.create_task(disk.insist(one.run)) for one in (intake, redactor)]

@@ -191,11 +191,11 @@ def demo(
 
 def _carry_out(work: Coroutine[Any, Any, int]) -> None:
     """Do what an operator asked for; exit with its status."""
-    from bot.operator.identity import CustodyError  # noqa: PLC0415
+    from bot.operator.identity import OperatorError  # noqa: PLC0415
 
     try:
         status = asyncio.run(work)
-    except CustodyError as error:
+    except OperatorError as error:
         _say(str(error))
         status = error.status
     raise typer.Exit(status)

@@ -15,7 +15,7 @@ from tests.support import encryption_engines
 from tests.support.bot_process import Bots
 from tests.support.bridge import Puppet, register_bridge
 from tests.support.fake_homeserver import BOT
-from tests.support.harness import BOUNDS, House, Opener
+from tests.support.harness import BOUNDS, Harness, Opener
 from tests.support.people import People
 from tests.support.scripted_homeserver import StandIn, stand_in_homeserver
 from tests.support.worlds import FakeWorld, SynapseWorld, World
@@ -129,9 +129,9 @@ async def open_store() -> AsyncIterator[Opener]:
 
 
 @pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[House]:
+async def house(tmp_path: Path) -> AsyncIterator[Harness]:
     """The services over fakes and a database of their own; run those that the test is about."""
-    made = await House.build(tmp_path / "timers.db")
+    made = await Harness.build(tmp_path / "timers.db")
     yield made
     await made.store.close()
 

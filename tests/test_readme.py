@@ -12,7 +12,7 @@ import yaml
 from bot import app, cli
 from bot.chat import notices, status
 from bot.chat.commands import TABLE
-from bot.chat.notices import Standing
+from bot.chat.notices import Permission
 from bot.config import Settings
 from bot.config.loading import KEYS, PREFIX, variable
 from bot.core.durations import DAY, HOUR, MINUTE, compact
@@ -56,7 +56,7 @@ def commands() -> str:
 
 def says() -> str:
     bounds, prefix = DEFAULTS.bounds, DEFAULTS.command_prefix
-    weak, strong = Standing(have=0, need=50), Standing(have=50, need=50)
+    weak, strong = Permission(have=0, need=50), Permission(have=50, need=50)
     waiting = status.status(
         DAY, pending=12, next_in=3 * HOUR + 5 * MINUTE, standing=strong, reading=False
     )

@@ -33,7 +33,7 @@ MOST_WORDS: Final = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Command:
+class CommandRow:
     """One row of the table of commands."""
 
     kind: str
@@ -48,7 +48,7 @@ class Command:
 LIFETIME_RIGHT: Final = "whoever may change the room's lifetime"
 
 TABLE: Final = (
-    Command(
+    CommandRow(
         kind="set",
         names=("", "set"),
         also=("after",),
@@ -56,29 +56,29 @@ TABLE: Final = (
         right=LIFETIME_RIGHT,
         help="new messages disappear after this long, such as 30s, 5m, 2h, 7d, 4w, 1y or 1d 12h",
     ),
-    Command(
+    CommandRow(
         kind="off",
         names=("off", "unset"),
         also=("disable", "stop", "never", "none"),
         right=LIFETIME_RIGHT,
         help="new messages stay; those sent before still disappear",
     ),
-    Command(
+    CommandRow(
         kind="status",
         names=("", "status", "show"),
         help="what is set here, how much is waiting, and whether I can do my work",
     ),
-    Command(
+    CommandRow(
         kind="fingerprint",
         names=("fingerprint",),
         help="my keys, to compare with what your app shows of me",
     ),
-    Command(kind="help", names=("help",), help="this list"),
+    CommandRow(kind="help", names=("help",), help="this list"),
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Parsed:
+class ParsedCommand:
     """A line that begins with the prefix: which command it is, or why it is none."""
 
     kind: str
@@ -90,7 +90,7 @@ class Parsed:
     """Whom it is said to: it counts only if the bot has this name in the room."""
 
 
-def usage(command: Command, prefix: str) -> str:
+def usage(command: CommandRow, prefix: str) -> str:
     """Return how the command is written, the shortest way first, with its other names."""
     forms = [" ".join(filter(None, (prefix, name, command.argument))) for name in command.names]
     return forms[0] + (f" (or {', '.join(command.names[1:])})" if len(forms) > 1 else "")
@@ -98,7 +98,7 @@ def usage(command: Command, prefix: str) -> str:
 
 def command_of(
     content: dict[str, Any], relates_to: Any, *, own_id: str, prefix: str
-) -> Parsed | None:
+) -> ParsedCommand | None:
     """Return the command that a message says to the bot, or `None` when it says none.
 
     Notices, emotes and edits are none, and nothing that is quoted: it must not run again.
@@ -228,7 +228,7 @@ def _after_name(text: str, content: dict[str, Any], own_id: str) -> str:
     return ""
 
 
-def parse(text: str, prefix: str) -> Parsed | None:
+def parse(text: str, prefix: str) -> ParsedCommand | None:
     """Return the command that `text` is, or `None` when it does not begin with the prefix.
 
     The whole of it may stand between backticks. Total and quick for any text, however long.
@@ -241,13 +241,15 @@ def parse(text: str, prefix: str) -> Parsed | None:
         return None
     rest = rest.removeprefix(":").strip().removesuffix(".").strip()
     if len(rest) > LONGEST_ARGUMENT or len(text) > len(prefix) + LONGEST_TEXT:
-        return Parsed(kind="invalid")
+        return ParsedCommand(kind="invalid")
     rest = " ".join(rest.split())
     word, _, argument = rest.partition(" ")
     word = word.casefold()
     for command in TABLE:
         if word in command.names + command.also and not command.argument and not argument:
-            return Parsed(kind="off", setting=OFF) if command.kind == "off" else _plain(command)
+            return (
+                ParsedCommand(kind="off", setting=OFF) if command.kind == "off" else _plain(command)
+            )
     return _lifetime(argument if word in {"set", "after"} else rest)
 
 
@@ -257,12 +259,12 @@ def _unquoted(text: str) -> str:
     return text if inner == text.strip() or "`" in inner else inner.strip()
 
 
-def _plain(command: Command) -> Parsed:
-    return Parsed(kind=command.kind)
+def _plain(command: CommandRow) -> ParsedCommand:
+    return ParsedCommand(kind=command.kind)
 
 
-def _lifetime(text: str) -> Parsed:
+def _lifetime(text: str) -> ParsedCommand:
     try:
-        return Parsed(kind="set", setting=durations.parse(text))
+        return ParsedCommand(kind="set", setting=durations.parse(text))
     except durations.DurationError as error:
-        return Parsed(kind="invalid", args={"reason": str(error)})
+        return ParsedCommand(kind="invalid", args={"reason": str(error)})

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from bot.chat.commands import TABLE, usage
 from bot.core.durations import SECOND, compact, words
-from bot.core.lifetimes import Bounds
+from bot.core.lifetimes import LifetimeLimits
 from bot.core.timeline import OFF, Setting
 from bot.core.timers import MANY
 from bot.core.types import Millis
@@ -18,7 +18,7 @@ _QUOTES = str.maketrans(dict.fromkeys('"“”„‟«»❝❞〝〞', "'"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
+class Permission:
     """What the bot may do in a room, for people to read: its level and the one it needs."""
 
     have: int
@@ -61,7 +61,9 @@ def clean(name: str) -> str:
     return " ".join(seen.split())
 
 
-def welcome(prefix: str, standing: Standing | None, lifetime: Millis | None, back: int = 0) -> str:
+def welcome(
+    prefix: str, standing: Permission | None, lifetime: Millis | None, back: int = 0
+) -> str:
     """Greet a room: what the bot does, what it needs, what waits since it was removed."""
     does = f"I make messages disappear: say {prefix} 1d, and every new message goes after a day."
     if lifetime is not None:
@@ -88,10 +90,10 @@ def figure(count: int) -> str:
 def announcement(
     who: str,
     setting: Setting,
-    bounds: Bounds,
+    bounds: LifetimeLimits,
     *,
     pending: int = 0,
-    standing: Standing | None = None,
+    standing: Permission | None = None,
     note: str = "",
 ) -> str:
     """Say who changed the room's lifetime, and to what."""
@@ -115,7 +117,7 @@ def announcement(
     return said
 
 
-def _goes_on(setting: Setting, bounds: Bounds) -> str:
+def _goes_on(setting: Setting, bounds: LifetimeLimits) -> str:
     """Say what holds where nothing was changed."""
     lifetime = bounds.default if setting is None else setting and bounds.clamp(setting)
     goes = f"Messages disappear as before: after {words(lifetime)}." if lifetime else ""
@@ -131,7 +133,7 @@ def still_going(pending: int) -> str:
     return f"{figure(pending)} messages sent before still go."
 
 
-def paused(standing: Standing) -> str:
+def paused(standing: Permission) -> str:
     """Say that the bot lacks the power, and what helps."""
     return (
         f"But I cannot remove messages: that needs power level {standing.need}, and I have"
@@ -146,7 +148,7 @@ def unchanged(setting: Setting) -> str:
     return f"Messages disappear after {words(setting)} already."
 
 
-def suspended(standing: Standing) -> str:
+def suspended(standing: Permission) -> str:
     """Tell the room that its messages stay for now."""
     return (
         f"I can no longer remove messages: that needs power level {standing.need}, and I have"
@@ -169,7 +171,7 @@ def stuck(older_than: Millis) -> str:
     )
 
 
-def moved(lifetime: Millis | None, standing: Standing | None) -> str:
+def moved(lifetime: Millis | None, standing: Permission | None) -> str:
     """Say in the room that succeeds another that all goes on as before."""
     if lifetime is None:
         return "Messages stay here as in the old room."
@@ -179,7 +181,7 @@ def moved(lifetime: Millis | None, standing: Standing | None) -> str:
     return said
 
 
-def needs(lifetime: Millis | None, standing: Standing) -> str:
+def needs(lifetime: Millis | None, standing: Permission) -> str:
     """Say in the room that succeeds another what it takes to go on as before."""
     there = "messages stay" if lifetime is None else f"messages disappear after {words(lifetime)}"
     return (
@@ -209,12 +211,12 @@ def powerless(need: int, have: int) -> str:
     )
 
 
-def limits(bounds: Bounds) -> str:
+def limits(bounds: LifetimeLimits) -> str:
     """Name the bounds."""
     return f"between {words(bounds.minimum)} and {words(bounds.maximum)}"
 
 
-def outside(prefix: str, bounds: Bounds) -> str:
+def outside(prefix: str, bounds: LifetimeLimits) -> str:
     """Refuse a lifetime outside the bounds."""
     return (
         f"That is outside the limits, {limits(bounds)}. Nothing was changed."
@@ -222,13 +224,13 @@ def outside(prefix: str, bounds: Bounds) -> str:
     )
 
 
-def example(bounds: Bounds) -> Millis:
+def example(bounds: LifetimeLimits) -> Millis:
     """Return a lifetime that would be accepted, for people to copy."""
     rounded = -(-bounds.minimum // SECOND) * SECOND
     return next((one for one in (86_400_000, 3_600_000) if bounds.allows(one)), rounded)
 
 
-def invalid(prefix: str, bounds: Bounds, reason: str = "") -> str:
+def invalid(prefix: str, bounds: LifetimeLimits, reason: str = "") -> str:
     """Answer what is no command."""
     why = reason or "I do not understand that."
     best = f"{prefix} {compact(example(bounds))}"
@@ -308,7 +310,7 @@ def grouped(key: str) -> str:
     return " ".join(key[at : at + 4] for at in range(0, len(key), 4))
 
 
-def help_text(prefix: str, bounds: Bounds) -> str:
+def help_text(prefix: str, bounds: LifetimeLimits) -> str:
     """List the commands."""
     rows = [f"{usage(command, prefix)}: {command.help}" for command in TABLE]
     rows.append(f"A lifetime is anything {limits(bounds)}. It holds for everybody's messages.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from bot.chat import notices
-from bot.chat.notices import Standing
+from bot.chat.notices import Permission
 from bot.core.durations import SECOND
 from bot.core.durations import words as length
 from bot.core.types import Millis
@@ -41,7 +41,7 @@ def status(
     *,
     pending: int,
     next_in: Millis | None,
-    standing: Standing | None,
+    standing: Permission | None,
     reading: bool,
     refused: int = 0,
     trouble: str = "",

@@ -30,8 +30,8 @@ from bot.config.values import (
 )
 from bot.core import recovery_key
 from bot.core.durations import compact, parse
-from bot.core.invitations import Guests
-from bot.core.lifetimes import Bounds
+from bot.core.invitations import InvitePolicy
+from bot.core.lifetimes import LifetimeLimits
 from bot.core.types import UserID
 
 LOGINS: Final = ("password", "password_file", "access_token_file", "appservice.token_file")
@@ -147,15 +147,15 @@ class Settings(_Section):
         return [f"*:{self.own_server}"] if self.invites.allow is None else self.invites.allow
 
     @property
-    def guests(self) -> Guests:
+    def guests(self) -> InvitePolicy:
         """Whose invitations the bot accepts, and how many."""
-        return Guests(**(self.invites.model_dump() | {"allow": self.allow}))
+        return InvitePolicy(**(self.invites.model_dump() | {"allow": self.allow}))
 
     @property
-    def bounds(self) -> Bounds:
+    def bounds(self) -> LifetimeLimits:
         """The lifetimes that rooms may have."""
         lifetime = self.lifetime
-        return Bounds(minimum=lifetime.min, maximum=lifetime.max, default=lifetime.default)
+        return LifetimeLimits(minimum=lifetime.min, maximum=lifetime.max, default=lifetime.default)
 
     def password_text(self) -> str | None:
         """Return the password, or None when the bot has an access token instead."""

@@ -10,7 +10,7 @@ from bot.core.types import Millis, RoomID, UserID
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Guests:
+class InvitePolicy:
     """Who may invite the bot, by globs over user ids; how often in an hour.
 
     And into how many rooms: of all, and of one account; `None` is any number.

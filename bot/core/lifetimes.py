@@ -12,7 +12,7 @@ POLICY_EVENT: Final = "com.beeper.disappearing_timer"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Bounds:
+class LifetimeLimits:
     """What the operator allows: lifetimes between `minimum` and `maximum`, and the default."""
 
     minimum: Millis

@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from bot.core import durations
 from bot.core.default_lifetime import Defaults
-from bot.core.lifetimes import Bounds
-from bot.core.timeline import OFF, Mark, Setting
+from bot.core.lifetimes import LifetimeLimits
+from bot.core.timeline import OFF, Setting, SettingStart
 from bot.core.types import EventID, Millis, RoomID
 
 SINCE: Final = "io.github.matrix-ephemeral-bot.since"
@@ -44,7 +44,7 @@ class RoomState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Owed:
+class Outgoing:
     """Something the bot owes to a room: a state event to set, or words to say."""
 
     key: str
@@ -80,7 +80,7 @@ class Room:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Debt:
+class OutboxItem:
     """Something owed to a room, as the store gives it back to be paid."""
 
     id: int
@@ -93,7 +93,7 @@ class Debt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stamp:
+class NewTimer:
     """When a message is to go."""
 
     event_id: EventID
@@ -106,7 +106,7 @@ class Stamp:
     """Should no timer of `parent` be known: it may be gone already."""
 
 
-def lifetime(setting: Setting, bounds: Bounds) -> Millis | None:
+def lifetime(setting: Setting, bounds: LifetimeLimits) -> Millis | None:
     """Return the lifetime in force under `setting`, or `None` when messages stay.
 
     A setting outside the operator's bounds counts as the nearest bound.
@@ -135,7 +135,7 @@ def read_setting(content: Any) -> tuple[Setting, str]:
     return timer, "" if kind == "after_send" else known
 
 
-def policy_content(setting: int, marks: Sequence[Mark] = ()) -> dict[str, Any]:
+def policy_content(setting: int, marks: Sequence[SettingStart] = ()) -> dict[str, Any]:
     """Return the content that says `setting` in the room's state, and since which messages.
 
     A lifetime counts from the command on, which may stand long before the state event.
@@ -144,7 +144,7 @@ def policy_content(setting: int, marks: Sequence[Mark] = ()) -> dict[str, Any]:
     return content | ({SINCE: [list(mark) for mark in marks]} if marks else {})
 
 
-def read_marks(content: Any) -> tuple[Mark, ...]:
+def read_marks(content: Any) -> tuple[SettingStart, ...]:
     """Read since which messages the bot's own state event says that its setting holds."""
     marks = content.get(SINCE) if isinstance(content, dict) else None
     if not isinstance(marks, list) or len(marks) > MOST_MARKS:

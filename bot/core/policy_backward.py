@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from bot.core.default_lifetime import Defaults, DefaultSaid, before_event, held_at
-from bot.core.lifetimes import Bounds
-from bot.core.policy import Stamp, lifetime
-from bot.core.timeline import Attached, Change, Item, Message, Place, Setting
+from bot.core.lifetimes import LifetimeLimits
+from bot.core.policy import NewTimer, lifetime
+from bot.core.timeline import Change, Item, MediaReference, Message, RedactedEvent, Setting
 from bot.core.types import EventID, Millis
 
 
 @dataclass(slots=True, kw_only=True)
-class WayBack:
+class PolicyBackward:
     """How a room stood at a place of its timeline, for who walks back from there."""
 
     setting: Setting
@@ -21,9 +21,11 @@ class WayBack:
     defaults: Defaults = ()
     """The operator's defaults before this place, where nobody had set a lifetime."""
 
-    def stamp(self, items: list[Item], *, bounds: Bounds) -> tuple[list[Stamp], list[Attached]]:
+    def stamp(
+        self, items: list[Item], *, bounds: LifetimeLimits
+    ) -> tuple[list[NewTimer], list[MediaReference]]:
         """Walk back along `items`, newest first; return timers, oldest first, and files."""
-        found: list[Stamp] = []
+        found: list[NewTimer] = []
         for item in items:
             if isinstance(item, Change):
                 self._pass_change(item)
@@ -34,13 +36,13 @@ class WayBack:
                 due = None if span is None else item.sent + span
                 if due is not None or item.parent is not None:
                     ask = item.parent is not None and due is not None
-                    stamp = Stamp(event_id=item.event_id, due=due, parent=item.parent, ask=ask)
+                    stamp = NewTimer(event_id=item.event_id, due=due, parent=item.parent, ask=ask)
                     found.append(stamp)
-            if isinstance(item, Message | Place):
+            if isinstance(item, Message | RedactedEvent):
                 self._pass_command(item.event_id)
-        return found[::-1], [item for item in items if isinstance(item, Attached)]
+        return found[::-1], [item for item in items if isinstance(item, MediaReference)]
 
-    def _lifetime(self, message: Message, bounds: Bounds) -> Millis | None:
+    def _lifetime(self, message: Message, bounds: LifetimeLimits) -> Millis | None:
         """A default holds for what stands after it began, and says that it was sent after that."""
         if self.setting is None:
             return held_at(self.defaults, message.said_at)

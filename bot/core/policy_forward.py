@@ -7,49 +7,51 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bot.core.default_lifetime import DefaultBegins
-from bot.core.lifetimes import Bounds
-from bot.core.policy import MOST_MARKS, UNREADABLE, Owed, RoomState, Stamp, lifetime
+from bot.core.lifetimes import LifetimeLimits
+from bot.core.policy import MOST_MARKS, UNREADABLE, NewTimer, Outgoing, RoomState, lifetime
 from bot.core.timeline import (
     OFF,
     SURPLUS,
-    Attached,
     Change,
+    Command,
     Encrypted,
     Item,
+    MediaReference,
     Message,
     Redaction,
-    Said,
-    Unheard,
+    Undecryptable,
 )
 from bot.core.types import EventID, Millis, UserID
-from bot.core.undecided import Undecided
+from bot.core.undecided import UndecidedCommand
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stamped:
+class Decision:
     """What a stretch of timeline comes to, to be committed at once with its sync token."""
 
     state: RoomState
-    timers: list[Stamp]
+    timers: list[NewTimer]
     dropped: list[EventID]
-    owed: list[Owed]
+    owed: list[Outgoing]
     handled: list[str]
     surplus: list[str]
     """Digests of commands over the limit of their sender."""
-    unheard: list[tuple[Unheard, RoomState]]
+    unheard: list[tuple[Undecryptable, RoomState]]
     """Messages that may turn out to be commands, each with how the room stood at its place."""
-    undecided: list[tuple[Undecided, RoomState]]
+    undecided: list[tuple[UndecidedCommand, RoomState]]
     """Commands that wait for the homeserver, each with how the room stood at its place."""
     stays: list[EventID]
     """Messages that have no lifetime and belong to no other message."""
     default: Millis | None
     """The operator's default, for what follows."""
     suspends: bool = False
-    files: list[Attached] = field(default_factory=list)
+    files: list[MediaReference] = field(default_factory=list)
     """The files that messages show; only those of messages with a timer are remembered."""
 
 
-def stamp(state: RoomState, items: list[Item], *, bounds: Bounds, own_id: UserID) -> Stamped:
+def decide(
+    state: RoomState, items: list[Item], *, bounds: LifetimeLimits, own_id: UserID
+) -> Decision:
     """Walk along `items` in the timeline's order and give each message its timer.
 
     The policy in force at a message's own place decides; later changes do not touch it.
@@ -58,7 +60,7 @@ def stamp(state: RoomState, items: list[Item], *, bounds: Bounds, own_id: UserID
     walk = _Walk(state, bounds, own_id)
     for item in items:
         walk.pass_by(item)
-    return Stamped(
+    return Decision(
         state=walk.state,
         timers=walk.timers,
         dropped=walk.dropped,
@@ -74,7 +76,7 @@ def stamp(state: RoomState, items: list[Item], *, bounds: Bounds, own_id: UserID
     )
 
 
-def succeed(before: Iterable[Owed], owed: Owed) -> Owed:
+def succeed(before: Iterable[Outgoing], owed: Outgoing) -> Outgoing:
     """Let a lifetime that is to be set take the place of others, which were not set yet.
 
     Nobody else remembers since where those held.
@@ -86,7 +88,7 @@ def succeed(before: Iterable[Owed], owed: Owed) -> Owed:
     return replace(owed, args=owed.args | {"marks": marks[-MOST_MARKS:]})
 
 
-def overtaken(before: Iterable[Owed], owed: Owed) -> list[Owed]:
+def overtaken(before: Iterable[Outgoing], owed: Outgoing) -> list[Outgoing]:
     """Return what to tell those whose lifetime, not set yet, gives way to another person's.
 
     Who has changed their own mind needs no word: what is said of the last one answers all.
@@ -98,29 +100,29 @@ def overtaken(before: Iterable[Owed], owed: Owed) -> list[Owed]:
     ]
 
 
-def not_held(key: str, said: dict[str, Any]) -> Owed:
+def not_held(key: str, said: dict[str, Any]) -> Outgoing:
     """Return the answer to a command that came to nothing: the lifetime was changed meanwhile."""
     args: dict[str, Any] = {name: said[name] for name in ("sender", "thread") if name in said}
-    return Owed(key=f"{key}:over", kind="overtaken", args=args)
+    return Outgoing(key=f"{key}:over", kind="overtaken", args=args)
 
 
 class _Walk:
     """How the room stands at the place that was reached, and what has come of it so far."""
 
-    def __init__(self, state: RoomState, bounds: Bounds, own_id: UserID) -> None:
+    def __init__(self, state: RoomState, bounds: LifetimeLimits, own_id: UserID) -> None:
         self.state = state
         self.bounds = bounds
         self._own_id = own_id
-        self.timers: list[Stamp] = []
+        self.timers: list[NewTimer] = []
         self.dropped: list[EventID] = []
-        self.owed: list[Owed] = []
+        self.owed: list[Outgoing] = []
         self.handled: list[str] = []
         self.surplus: list[str] = []
-        self.unheard: list[tuple[Unheard, RoomState]] = []
-        self.undecided: list[tuple[Undecided, RoomState]] = []
+        self.unheard: list[tuple[Undecryptable, RoomState]] = []
+        self.undecided: list[tuple[UndecidedCommand, RoomState]] = []
         self.stays: list[EventID] = []
         self.suspends = False
-        self.files: list[Attached] = []
+        self.files: list[MediaReference] = []
 
     def pass_by(self, item: Item) -> None:
         """Go on by one item; what concerns only keys, or who walks back, is passed over."""
@@ -133,13 +135,13 @@ class _Walk:
             case Redaction():
                 self._redaction(item)
             # A server can put words in clear into an encrypted room: they do not count.
-            case Said() if not (item.clear and self.state.encrypted):
+            case Command() if not (item.clear and self.state.encrypted):
                 self._said(item)
-            case Undecided() if not (item.clear and self.state.encrypted):
+            case UndecidedCommand() if not (item.clear and self.state.encrypted):
                 self.undecided.append((item, self.state))
-            case Unheard():
+            case Undecryptable():
                 self.unheard.append((item, self.state))
-            case Attached():
+            case MediaReference():
                 self.files.append(item)
             case Encrypted():
                 self.state = replace(self.state, encrypted=True)
@@ -154,8 +156,10 @@ class _Walk:
         due = None if span is None else item.sent + span
         # Where nobody ever set a lifetime, nothing has gone that this could belong to.
         ask = item.parent is not None and (span is not None or self.state.setting is not None)
-        stamp = Stamp(event_id=item.event_id, due=due, parent=item.parent, live=item.live, ask=ask)
-        self.timers.append(stamp)
+        timer = NewTimer(
+            event_id=item.event_id, due=due, parent=item.parent, live=item.live, ask=ask
+        )
+        self.timers.append(timer)
 
     def _redaction(self, item: Redaction) -> None:
         self.dropped.append(item.target)
@@ -164,7 +168,7 @@ class _Walk:
             change = Change(setting=OFF, sender=item.sender, digest=self.state.policy_digest)
             self._change(change, cause=item.digest)
 
-    def _said(self, item: Said) -> None:
+    def _said(self, item: Command) -> None:
         if item.kind == SURPLUS:
             self.surplus.append(item.digest)
             return
@@ -182,7 +186,7 @@ class _Walk:
                 revision=self.state.revision + 1,
             )
             self.suspends = item.suspends
-        owed = Owed(key=item.digest, kind=item.kind, args=args)
+        owed = Outgoing(key=item.digest, kind=item.kind, args=args)
         if item.setting is not None:
             over = overtaken(self.owed, owed)
             owed = succeed(self.owed, owed)
@@ -218,7 +222,7 @@ class _Walk:
                 "note": change.note,
             }
             key = f"change:{cause or change.digest}"
-            self.owed.append(Owed(key=key, kind="changed", args=args))
+            self.owed.append(Outgoing(key=key, kind="changed", args=args))
         self.state = replace(
             stated, setting=setting, commanded=False, awaits="", revision=state.revision + 1
         )

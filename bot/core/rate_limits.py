@@ -15,7 +15,7 @@ KEPT: Final = 2_000
 """Stretches and episodes remembered; whoever has a new one begin loses only the count of others."""
 
 
-class Allowance:
+class RateLimit:
     """So many things a stretch of time for each person, in memory: a restart begins anew.
 
     Time is cut into equal stretches, and each thing counts in the stretch of its own time: what

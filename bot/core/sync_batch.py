@@ -24,7 +24,7 @@ class RoomBatch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Locked:
+class MissingRoomKey:
     """An encrypted event whose room key has not come."""
 
     session_id: str

@@ -28,7 +28,7 @@ def went_back(since: str | None, after: str) -> bool:
     return before is not None and now is not None and int(now[1]) < int(before[1])
 
 
-class Anew:
+class SyncRestart:
     """Decides when a sync token is worth nothing, so that everything has to be read anew."""
 
     def __init__(self) -> None:

@@ -146,7 +146,7 @@ class InFlight:
         return len(rooms) < width + spare * (timer.room_id not in rooms)
 
 
-class Pace:
+class Throughput:
     """What the homeserver bears now: the width, the pauses, and the rate it lets through."""
 
     def __init__(self) -> None:

@@ -7,14 +7,14 @@ from typing import Any, Final
 
 from bot.core.default_lifetime import DefaultBegins, Defaults, DefaultSaid
 from bot.core.types import Event, EventID, Millis, RoomID, UserID
-from bot.core.undecided import Undecided
+from bot.core.undecided import UndecidedCommand
 
 Setting = int | None
 """A room's lifetime as its state event says it: `None` no event, 0 off, else milliseconds."""
 
 OFF: Final = 0
 
-Mark = tuple[EventID, int]
+SettingStart = tuple[EventID, int]
 """A command's message, and the setting (or `OFF`) that holds from there on."""
 
 SURPLUS: Final = "surplus"
@@ -55,7 +55,7 @@ class Change:
     """What held until then; `None` also where the homeserver does not say."""
     note: str = ""
     """`after_read` or `unreadable` when the content asks for what the bot cannot do."""
-    marks: tuple[Mark, ...] = ()
+    marks: tuple[SettingStart, ...] = ()
     """Where the bot's own change was commanded, the oldest first, for who walks back."""
 
 
@@ -70,7 +70,7 @@ class Redaction:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Said:
+class Command:
     """A command of a person, parsed and judged; its lifetime counts from its own place."""
 
     digest: str
@@ -89,7 +89,7 @@ class Said:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Unheard:
+class Undecryptable:
     """A message whose key has not come, and which may be a command or show a file."""
 
     event_id: EventID
@@ -104,7 +104,7 @@ class Unheard:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Opened:
+class KeyUse:
     """A message was decrypted: its key is to be ratcheted past it."""
 
     session_id: str
@@ -113,7 +113,7 @@ class Opened:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Attached:
+class MediaReference:
     """The files that a message shows; stands after the message itself."""
 
     event_id: EventID
@@ -123,7 +123,7 @@ class Attached:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class RedactedEvent:
     """Where something stood that is gone: it may have been a command."""
 
     event_id: EventID
@@ -143,12 +143,12 @@ Item = (
     | DefaultBegins
     | DefaultSaid
     | Redaction
-    | Said
-    | Undecided
-    | Unheard
-    | Opened
-    | Attached
-    | Place
+    | Command
+    | UndecidedCommand
+    | Undecryptable
+    | KeyUse
+    | MediaReference
+    | RedactedEvent
     | Encrypted
 )
 
@@ -212,7 +212,7 @@ class Sweep:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stretch:
+class RoomUpdate:
     """One room's part of a sync, judged and ready to be committed with its token."""
 
     room_id: RoomID

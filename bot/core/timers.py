@@ -31,7 +31,7 @@ class Timer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Orphan:
+class PendingRelation:
     """A message that belongs to one of which no timer is known: it may be gone already."""
 
     id: int

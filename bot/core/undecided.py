@@ -8,7 +8,7 @@ from bot.core.types import EventID, Millis, RoomID, UserID
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Undecided:
+class UndecidedCommand:
     """A command whose sender's right could not be looked up: the homeserver did not answer."""
 
     digest: str
@@ -30,11 +30,11 @@ class Undecided:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pending:
+class PendingCommand:
     """A command that waits in the store to be decided."""
 
     id: int
     room_id: RoomID
-    command: Undecided
+    command: UndecidedCommand
     attempts: int = 0
     next: Millis = 0

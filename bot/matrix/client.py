@@ -12,7 +12,7 @@ from bot.core.default_lifetime import DEFAULT_EVENT
 from bot.core.lifetimes import POLICY_EVENT
 from bot.core.outcome_text import describe
 from bot.core.outcomes import Done, Failed, Outcome, OutcomeError, TokenRejectedError, Unreachable
-from bot.core.sync_batch import Locked, SyncBatch
+from bot.core.sync_batch import MissingRoomKey, SyncBatch
 from bot.core.timeline import PAGE
 from bot.core.types import Event, EventID, Millis, RoomID, UserID
 from bot.matrix.encryption.crypto import Crypto
@@ -130,7 +130,7 @@ class Matrix(Lookups):
 
     async def decrypt(
         self, room_id: RoomID, event: Event, *, meet: bool
-    ) -> Decrypted | Locked | None:
+    ) -> Decrypted | MissingRoomKey | None:
         """Return an encrypted event in clear, if it is readable; see `Crypto.decrypt`."""
         return await self.crypto.decrypt(room_id, event, meet=meet)
 

@@ -18,7 +18,7 @@ from bot.matrix.encryption.device_keys import TAKEN, device_keys
 from bot.matrix.http.discovery import find
 from bot.matrix.http.endpoints import path
 from bot.matrix.http.nio_client import Client
-from bot.matrix.identity.cross_signing import CrossSigning, Standing, read_seeds
+from bot.matrix.identity.cross_signing import CrossSigning, SigningState, read_seeds
 from bot.matrix.identity.secret_storage import StorageError
 from bot.matrix.login.device import Identity, load_identity
 from bot.matrix.synapse.admin import Admin
@@ -192,8 +192,8 @@ async def _identity(matrix: Matrix, settings: Settings, known: Identity) -> Asyn
         )
 
 
-def _signed(standing: Standing) -> Finding:
-    if standing is Standing.SIGNED:
+def _signed(standing: SigningState) -> Finding:
+    if standing is SigningState.SIGNED:
         return Finding(good=True, what="cross-signing: the device is signed")
     what = WORDS.get(standing, "the device is not signed")
     return Finding(good=False, what=f"cross-signing: {what}", remedy=REMEDIES[standing])

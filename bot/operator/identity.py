@@ -18,7 +18,7 @@ from bot.core.outcome_text import describe
 from bot.core.outcomes import LoginError, Outcome, OutcomeError, Refused, TokenRejectedError
 from bot.core.types import Event
 from bot.matrix.client import Matrix
-from bot.matrix.identity.cross_signing import CrossSigning, Standing
+from bot.matrix.identity.cross_signing import CrossSigning, SigningState
 from bot.matrix.identity.secret_storage import SecretStorage, StorageError
 from bot.matrix.login.device import Identity, load_identity
 from bot.matrix.login.session import stand_by
@@ -57,7 +57,7 @@ UNUSABLE: Final = 2
 """The exit status when something that was named on the command line cannot be used."""
 
 
-class CustodyError(Exception):
+class OperatorError(Exception):
     """It was not done: the reason in one line, and the exit status."""
 
     def __init__(self, reason: str, status: int = FAILED) -> None:
@@ -88,13 +88,13 @@ async def reset(settings: Settings, operator: Operator) -> int:
     with explained(), hold(settings.data_dir):
         operator.say(WARNING.format(user_id=settings.user_id, prefix=settings.command_prefix))
         if not operator.agrees("Make a new identity?"):
-            raise CustodyError("nothing was changed")
+            raise OperatorError("nothing was changed")
         settings = await locate(settings, once)
         async with session(settings, once) as matrix:
             signing = CrossSigning(matrix, settings.data_dir)
             outcome = await signing.replace(_authorise(settings, operator))
             if isinstance(outcome, Refused):
-                raise CustodyError("the homeserver does not accept the password", REFUSED)
+                raise OperatorError("the homeserver does not accept the password", REFUSED)
             status = await _show(settings, matrix, signing.device_id, operator.say)
             await _renew(settings, matrix, signing, operator.say)
             return status
@@ -110,10 +110,10 @@ async def backup(
         async with stand_by(credentials_of(settings), device, settings.data_dir) as matrix:
             kept = await CrossSigning(matrix, settings.data_dir).secrets()
             if kept is None:
-                raise CustodyError("the identity of the account is not here: see identity show")
+                raise OperatorError("the identity of the account is not here: see identity show")
             storage = SecretStorage(matrix)
             if not replace and await storage.in_use():
-                raise CustodyError(TAKEN)
+                raise OperatorError(TAKEN)
             key = secrets.token_bytes(recovery_key.LENGTH)
             _write(file, recovery_key.write(key))
             confirmed = False
@@ -126,7 +126,7 @@ async def backup(
                     where = str(file) if file else recovery_key.write(key)
                     say(UNCONFIRMED.format(key=where))
             if not confirmed:
-                raise CustodyError("the homeserver did not keep the identity as it was given")
+                raise OperatorError("the homeserver did not keep the identity as it was given")
         if file is None:
             say(SHOWN_ONCE.format(key=recovery_key.write(key)))
         else:
@@ -145,7 +145,7 @@ async def _show(
     if signing.master:
         say(f"identity  {grouped(signing.master)}")
     say(f"device    {device_id} {grouped(_plain(found)) if found else 'has no keys'}")
-    if standing is Standing.SIGNED:
+    if standing is SigningState.SIGNED:
         say("signed    yes")
         return OK
     say(f"signed    no ({standing}): {REMEDIES[standing]}")
@@ -168,7 +168,7 @@ async def _renew(
 def _device(settings: Settings) -> Identity:
     device = load_identity(settings.data_dir / "device.json")
     if device is None or device.user_id != settings.user_id:
-        raise CustodyError(f"{settings.user_id} has not run on this data_dir: start it once")
+        raise OperatorError(f"{settings.user_id} has not run on this data_dir: start it once")
     return device
 
 
@@ -182,7 +182,7 @@ def _authorise(
         flows = flows if isinstance(flows, list) else []
         stages = [flow.get("stages") for flow in flows if isinstance(flow, dict)]
         if ["m.login.password"] not in stages:
-            raise CustodyError(_elsewhere(demand), REFUSED)
+            raise OperatorError(_elsewhere(demand), REFUSED)
         password = settings.password_text()
         return {
             "type": "m.login.password",
@@ -214,7 +214,7 @@ def _write(file: Path | None, key: str) -> None:
     if file is None:
         return
     if file.exists():
-        raise CustodyError(f"{file} exists already: name a new file")
+        raise OperatorError(f"{file} exists already: name a new file")
     write_private(file, key + "\n")
 
 
@@ -224,18 +224,18 @@ def explained() -> Iterator[None]:
     try:
         yield
     except OccupiedError:
-        raise CustodyError("the bot is running: stop it first", OCCUPIED) from None
+        raise OperatorError("the bot is running: stop it first", OCCUPIED) from None
     except LoginError as error:
-        raise CustodyError(str(error), REFUSED) from None
+        raise OperatorError(str(error), REFUSED) from None
     except TokenRejectedError:
-        raise CustodyError(NOT_ACCEPTED, REFUSED) from None
+        raise OperatorError(NOT_ACCEPTED, REFUSED) from None
     except OutcomeError as error:
-        raise CustodyError(f"the homeserver did not do it ({_short(error.outcome)})") from None
+        raise OperatorError(f"the homeserver did not do it ({_short(error.outcome)})") from None
     except (StorageError, LockError) as error:
-        raise CustodyError(str(error)) from None
+        raise OperatorError(str(error)) from None
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else type(error).__name__
-        raise CustodyError(f"{error.filename or 'data_dir'}: {reason}") from None
+        raise OperatorError(f"{error.filename or 'data_dir'}: {reason}") from None
 
 
 async def once(request: Callable[[], Awaitable[Outcome]]) -> Outcome:

@@ -25,7 +25,7 @@ from bot.matrix.login.device import Identity
 from bot.matrix.login.login import NO_DEVICE, Login, believed
 from bot.matrix.login.token_renewal import wall_clock
 from bot.matrix.synapse.media import Media
-from bot.operator.identity import CustodyError
+from bot.operator.identity import OperatorError
 from bot.operator.rate_limit import LIFTED, look, read_token
 from bot.services.media_deletion import FORBIDDEN, REJECTED, trouble_of
 
@@ -58,7 +58,7 @@ async def rate(settings: Settings, admin_token_file: Path | None) -> Finding:
         )
     try:
         found = await look(settings, read_token(admin_token_file))
-    except CustodyError as error:
+    except OperatorError as error:
         return Finding(good=False, what="rate limit: cannot be seen", remedy=str(error))
     remedy = "" if found == LIFTED else "ephemeral-bot lift-rate-limit lifts it"
     return Finding(good=True, what=f"rate limit: {found}", remedy=remedy)

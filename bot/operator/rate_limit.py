@@ -23,7 +23,7 @@ from bot.core.outcomes import (
 )
 from bot.core.types import Event, UserID
 from bot.matrix.synapse.admin import Admin, path
-from bot.operator.identity import UNUSABLE, CustodyError
+from bot.operator.identity import UNUSABLE, OperatorError
 
 OPTION: Final = "--admin-token-file"
 LIFTED: Final = "lifted"
@@ -39,19 +39,19 @@ NO_API: Final = (
 def read_token(file: Path) -> str:
     """Return the administrator's token that a file holds; its path may be the token itself.
 
-    Raises `CustodyError`.
+    Raises `OperatorError`.
     """
     try:
         token = file.read_text(encoding="utf-8-sig").strip()
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else type(error).__name__
-        raise CustodyError(f"{OPTION}: cannot be read ({reason})", UNUSABLE) from None
+        raise OperatorError(f"{OPTION}: cannot be read ({reason})", UNUSABLE) from None
     except ValueError:
-        raise CustodyError(f"{OPTION}: is not UTF-8 text", UNUSABLE) from None
+        raise OperatorError(f"{OPTION}: is not UTF-8 text", UNUSABLE) from None
     if not token:
-        raise CustodyError(f"{OPTION}: the file is empty", UNUSABLE)
+        raise OperatorError(f"{OPTION}: the file is empty", UNUSABLE)
     if not re.fullmatch(r"[!-~]+", token):
-        raise CustodyError(f"{OPTION}: must hold one access token and nothing else", UNUSABLE)
+        raise OperatorError(f"{OPTION}: must hold one access token and nothing else", UNUSABLE)
     return token
 
 
@@ -63,7 +63,7 @@ async def lift(settings: Settings, say: Callable[[str], None], *, file: Path, un
         _must(await changed, settings)
         found = words(_must(await _ask(admin, "GET", where), settings))
     if (found == LIFTED) == undo:
-        raise CustodyError("the homeserver did not keep it as it was told")
+        raise OperatorError("the homeserver did not keep it as it was told")
     say(f"{settings.user_id}: rate limit {found}")
     return OK
 
@@ -79,7 +79,7 @@ def words(override: Event) -> str:
 
 
 async def look(settings: Settings, token: str) -> str:
-    """Return in words which limit holds. Raises `CustodyError`."""
+    """Return in words which limit holds. Raises `OperatorError`."""
     async with _administrator(settings, token) as admin:
         return words(_must(await _ask(admin, "GET", _where(settings.user_id)), settings))
 
@@ -101,13 +101,13 @@ async def _ask(admin: Admin, method: str, where: str, body: Event | None = None)
     try:
         return await admin.request(method, where, body)
     except TokenRejectedError:
-        raise CustodyError(
+        raise OperatorError(
             "the homeserver does not know this token: log in for a new one"
         ) from None
 
 
 def _must(outcome: Outcome, settings: Settings) -> Event:
-    """Return the answer. Raises `CustodyError` with what is in the way."""
+    """Return the answer. Raises `OperatorError` with what is in the way."""
     if isinstance(outcome, Done):
         return outcome.body
     if isinstance(outcome, Forbidden) and outcome.reason:
@@ -124,4 +124,4 @@ def _must(outcome: Outcome, settings: Settings) -> Event:
         reason = NO_API.format(url=settings.homeserver)
     else:
         reason = "the homeserver asks to slow down: try again later"
-    raise CustodyError(reason)
+    raise OperatorError(reason)

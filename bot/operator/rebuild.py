@@ -15,12 +15,12 @@ from bot.core.outcomes import OutcomeError
 from bot.core.timeline import Sweep
 from bot.core.types import RoomID
 from bot.matrix.client import Matrix
-from bot.operator.identity import CustodyError, explained, once
+from bot.operator.identity import OperatorError, explained, once
 from bot.services.backfill import Backfill
 from bot.services.clock import SystemClock
-from bot.services.event_reader import Reader
+from bot.services.event_reader import EventReader
 from bot.services.sweeps import Sweeper
-from bot.services.sync import Intake
+from bot.services.sync import Sync
 from bot.store import Store
 from bot.store.folder_lock import hold
 
@@ -44,7 +44,7 @@ async def rebuild(settings: Settings, say: Callable[[str], None]) -> int:
                 say(await _Rebuild(settings, matrix, store).run(say))
         except OutcomeError as error:
             reason = describe(error.outcome)
-            raise CustodyError(f"the homeserver did not answer ({reason}); try again") from None
+            raise OperatorError(f"the homeserver did not answer ({reason}); try again") from None
         finally:
             await store.close()
     return OK
@@ -55,7 +55,7 @@ class _Rebuild:
         bounds, random = settings.bounds, SystemRandom()
         self._clock = SystemClock()
         self._store = store
-        reader = Reader(
+        reader = EventReader(
             matrix,
             prefix=settings.command_prefix,
             bounds=bounds,
@@ -63,7 +63,7 @@ class _Rebuild:
             media_server=settings.own_server if settings.media.delete else None,
             per_minute=settings.commands.per_minute,
         )
-        self._intake = Intake(matrix, store, reader, self._clock, random=random, wake=_nobody)
+        self._intake = Sync(matrix, store, reader, self._clock, random=random, wake=_nobody)
         self._backfill = Backfill(
             matrix, store, reader, self._clock, random=random, wake_others=_nobody
         )

@@ -14,7 +14,7 @@ from typing import Final
 from bot.app import OK
 from bot.config import Settings
 from bot.matrix.private_files import write_private
-from bot.operator.identity import UNUSABLE, CustodyError
+from bot.operator.identity import UNUSABLE, OperatorError
 
 TEMPLATE: Final = """\
 # The bot {user_id} as an application service, for Synapse. This file holds a secret.
@@ -44,7 +44,7 @@ async def register(
     """Print the registration; the same one each time. Make the token first, if there is none."""
     file = settings.appservice.token_file
     if file is None:
-        raise CustodyError("appservice.token_file: missing; name the file for the token", UNUSABLE)
+        raise OperatorError("appservice.token_file: missing; name the file for the token", UNUSABLE)
     token = settings.as_token_text()
     if token is None:
         token = secrets.token_hex(32)
@@ -52,7 +52,7 @@ async def register(
             write_private(file, token + "\n")
         except OSError as error:
             reason = os.strerror(error.errno) if error.errno else type(error).__name__
-            raise CustodyError(f"appservice.token_file: cannot be written ({reason})") from None
+            raise OperatorError(f"appservice.token_file: cannot be written ({reason})") from None
         note("appservice.token_file: a new token was made")
     say(describe(settings.user_id, token).rstrip("\n"))
     return OK

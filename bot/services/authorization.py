@@ -8,15 +8,15 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any, Final, Protocol, TypeVar
 
-from bot.chat.commands import Parsed
-from bot.core.lifetimes import POLICY_EVENT, Bounds
+from bot.chat.commands import ParsedCommand
+from bot.core.lifetimes import POLICY_EVENT, LifetimeLimits
 from bot.core.outcome_text import describe
 from bot.core.outcomes import Failed, Outcome, OutcomeError, RateLimited, Unreachable
 from bot.core.power_levels import Power
-from bot.core.rate_limits import MINUTE, Allowance
-from bot.core.timeline import OFF, SURPLUS, Said
+from bot.core.rate_limits import MINUTE, RateLimit
+from bot.core.timeline import OFF, SURPLUS, Command
 from bot.core.types import Event, EventID, Millis, RoomID, UserID
-from bot.core.undecided import Undecided
+from bot.core.undecided import UndecidedCommand
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ SILENT_FOR: Final = MINUTE
 MOST_SILENT: Final = 1_000
 
 
-class Clear(Protocol):
+class DecryptedEvent(Protocol):
     """A decrypted event."""
 
     @property
@@ -91,17 +91,17 @@ class Powers:
             raise
 
 
-class Judge:
+class Authorizer:
     """Decides whether a command may do what it says."""
 
     def __init__(
-        self, authority: Authority, *, bounds: Bounds, signed_only: bool, per_minute: int
+        self, authority: Authority, *, bounds: LifetimeLimits, signed_only: bool, per_minute: int
     ) -> None:
         """`per_minute`: the commands of one sender, over all rooms, that count."""
         self._authority = authority
         self._bounds = bounds
         self._signed_only = signed_only
-        self._allowance = Allowance(per_minute, MINUTE)
+        self._allowance = RateLimit(per_minute, MINUTE)
         self._silent: dict[RoomID, Millis] = {}
         """Rooms of which the homeserver did not say who may do what, and when it did not."""
 
@@ -117,18 +117,18 @@ class Judge:
         failed = Unreachable(reason="no answer a moment ago") if silent else None
         return Powers(self._authority, room_id, until=until, failed=failed)
 
-    def over_limit(self, sender: UserID, digest: str, at: Millis) -> Said | None:
+    def over_limit(self, sender: UserID, digest: str, at: Millis) -> Command | None:
         """Return the verdict on a command said at `at` that is one too many, else `None`."""
         if self._allowance.admits(sender, digest, at):
             return None
         if not self._allowance.begins(sender, digest, at):
-            return Said(digest=digest, sender=sender, kind=SURPLUS)
+            return Command(digest=digest, sender=sender, kind=SURPLUS)
         log.warning("somebody says too many commands: those over the limit do not count")
-        return Said(digest=digest, sender=sender, kind="hasty")
+        return Command(digest=digest, sender=sender, kind="hasty")
 
     async def hear(
-        self, parsed: Parsed, command: Undecided, powers: Powers
-    ) -> Said | Undecided | None:
+        self, parsed: ParsedCommand, command: UndecidedCommand, powers: Powers
+    ) -> Command | UndecidedCommand | None:
         """Return the verdict on what was said, or the command where the homeserver is silent.
 
         `None`: it was said to somebody else.
@@ -138,7 +138,9 @@ class Judge:
             return None
         if said is None and parsed.setting is None:
             args = dict(parsed.args)
-            said = Said(digest=command.digest, sender=command.sender, kind=parsed.kind, args=args)
+            said = Command(
+                digest=command.digest, sender=command.sender, kind=parsed.kind, args=args
+            )
         try:
             said = said or await self.judge(command, powers)
         except OutcomeError as error:
@@ -146,7 +148,7 @@ class Judge:
             return command
         return replace(_placed(said, command), clear=command.clear)
 
-    async def _is_for_another(self, parsed: Parsed, powers: Powers) -> bool:
+    async def _is_for_another(self, parsed: ParsedCommand, powers: Powers) -> bool:
         """Whether it is said to somebody else, by name or in reply.
 
         Where it cannot be seen to whom it replies, it is for the bot.
@@ -164,7 +166,7 @@ class Judge:
             return bool(parsed.called)
         return event is None or event.get("sender") != own_id
 
-    async def decide(self, room_id: RoomID, command: Undecided) -> Said:
+    async def decide(self, room_id: RoomID, command: UndecidedCommand) -> Command:
         """Return the verdict on a command that waited for it.
 
         Raises `OutcomeError` when the homeserver does not answer: ask again later.
@@ -173,7 +175,7 @@ class Judge:
         self._silent.pop(room_id, None)
         return _placed(said, command)
 
-    async def judge(self, command: Undecided, powers: Powers) -> Said:
+    async def judge(self, command: UndecidedCommand, powers: Powers) -> Command:
         """Return the verdict on a command that sets a lifetime.
 
         Raises `OutcomeError` when the homeserver does not answer: judge again later.
@@ -184,7 +186,7 @@ class Judge:
             if self._signed_only and any(device):
                 is_signed = self._authority.is_signed
                 if not await powers.ask(lambda: is_signed(sender, *device)):
-                    return Said(digest=digest, sender=sender, kind="unsigned")
+                    return Command(digest=digest, sender=sender, kind="unsigned")
             power = await powers.get()
         except OutcomeError as error:
             if passes(error.outcome):
@@ -199,18 +201,18 @@ class Judge:
             self._silent.clear()
         self._silent[room_id] = at
 
-    def _verdict(self, power: Power, sender: UserID, setting: int, digest: str) -> Said:
+    def _verdict(self, power: Power, sender: UserID, setting: int, digest: str) -> Command:
         own_id, need = self._authority.own_id, power.to_send_state(POLICY_EVENT)
         if not power.may_send_state(sender, POLICY_EVENT):
             args = {"need": need, "have": power.of(sender)}
-            return Said(digest=digest, sender=sender, kind="refused", args=args)
+            return Command(digest=digest, sender=sender, kind="refused", args=args)
         if setting != OFF and not self._bounds.allows(setting):
-            return Said(digest=digest, sender=sender, kind="outside")
+            return Command(digest=digest, sender=sender, kind="outside")
         if not power.may_send_state(own_id, POLICY_EVENT):
             args = {"need": need, "have": power.of(own_id)}
-            return Said(digest=digest, sender=sender, kind="powerless", args=args)
+            return Command(digest=digest, sender=sender, kind="powerless", args=args)
         suspends = not power.may_redact(own_id)
-        return Said(digest=digest, sender=sender, kind="set", setting=setting, suspends=suspends)
+        return Command(digest=digest, sender=sender, kind="set", setting=setting, suspends=suspends)
 
 
 def passes(outcome: Outcome) -> bool:
@@ -218,12 +220,12 @@ def passes(outcome: Outcome) -> bool:
     return isinstance(outcome, Unreachable | RateLimited | Failed)
 
 
-def unjudged(command: Undecided) -> Said:
+def unjudged(command: UndecidedCommand) -> Command:
     """Return the verdict that there is none: its sender is told, and may say it again."""
-    return _placed(Said(digest=command.digest, sender=command.sender, kind="unjudged"), command)
+    return _placed(Command(digest=command.digest, sender=command.sender, kind="unjudged"), command)
 
 
-def _placed(said: Said, command: Undecided) -> Said:
+def _placed(said: Command, command: UndecidedCommand) -> Command:
     """Return the verdict with the place of the command, where it is answered."""
     thread = {"thread": command.thread} if command.thread else {}
     return replace(said, event_id=command.event_id, args=said.args | thread)

@@ -16,8 +16,8 @@ from bot.core.policy import Room
 from bot.core.timeline import Gap, Item
 from bot.core.types import Event, Millis, RoomID, UserID
 from bot.services.clock import Clock
-from bot.services.event_reader import Reader
-from bot.services.history_pages import AWAY, Pages
+from bot.services.event_reader import EventReader
+from bot.services.history_pages import AWAY, HistoryPages
 from bot.services.worker import Worker, run_together
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class Homeserver(Protocol):
     async def answers(self) -> bool: ...  # noqa: D102
 
 
-class Unread(Protocol):
+class Gaps(Protocol):
     """What backfill asks of the store for gaps."""
 
     async def next_gap(  # noqa: D102
@@ -67,7 +67,7 @@ class Memory(Protocol):
     """What backfill asks of the store."""
 
     @property
-    def unread(self) -> Unread: ...  # noqa: D102
+    def unread(self) -> Gaps: ...  # noqa: D102
     async def room(self, room_id: RoomID) -> Room | None: ...  # noqa: D102
     async def ask_review(self, room_id: RoomID) -> None: ...  # noqa: D102
 
@@ -97,7 +97,7 @@ class Backfill:
         self,
         homeserver: Homeserver,
         memory: Memory,
-        reader: Reader,
+        reader: EventReader,
         clock: Clock,
         *,
         random: Random,
@@ -108,7 +108,7 @@ class Backfill:
         self._reader = reader
         self._clock = clock
         self._wake_others = wake_others
-        self._pages = Pages(homeserver, clock, random=random)
+        self._pages = HistoryPages(homeserver, clock, random=random)
         self.wake = asyncio.Event()
 
     async def run(self) -> None:

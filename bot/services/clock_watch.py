@@ -27,7 +27,7 @@ class Memory(Protocol):
     ) -> None: ...
 
 
-class Timekeeper:
+class ClockWatch:
     """Compares the wall clock with one that nobody sets.
 
     Set back, the clock makes all that waits for a moment wait longer: it is looked at anew, and

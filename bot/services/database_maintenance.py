@@ -23,7 +23,7 @@ class Memory(Protocol):
     async def next_end(self) -> Millis | None: ...  # noqa: D102
 
 
-class Housekeeping:
+class DatabaseMaintenance:
     """Works through rooms that were left: what waits in them goes on, or has its end."""
 
     def __init__(self, memory: Memory, clock: Clock, *, wake_others: Callable[[], None]) -> None:

@@ -11,10 +11,10 @@ from typing import Final, Protocol
 from bot.core.outcome_text import describe
 from bot.core.outcomes import Failed, Outcome, OutcomeError, TokenRejectedError, Unreachable
 from bot.core.retry import retry_in
-from bot.core.timeline import Said
+from bot.core.timeline import Command
 from bot.core.types import Millis, RoomID
-from bot.core.undecided import Pending
-from bot.services.authorization import Judge, passes, unjudged
+from bot.core.undecided import PendingCommand
+from bot.services.authorization import Authorizer, passes, unjudged
 from bot.services.clock import Clock
 from bot.services.worker import Worker
 
@@ -31,18 +31,18 @@ WAIT_FOR: Final[Millis] = 3_600_000
 class Memory(Protocol):
     """What this service asks of the store."""
 
-    async def next_undecided(self, busy: Collection[RoomID] = ()) -> Pending | None: ...  # noqa: D102
-    async def undecided_later(self, pending: Pending, until: Millis) -> None: ...  # noqa: D102
-    async def decided(self, pending: Pending, said: Said, now: Millis) -> None: ...  # noqa: D102
+    async def next_undecided(self, busy: Collection[RoomID] = ()) -> PendingCommand | None: ...  # noqa: D102
+    async def undecided_later(self, pending: PendingCommand, until: Millis) -> None: ...  # noqa: D102
+    async def decided(self, pending: PendingCommand, said: Command, now: Millis) -> None: ...  # noqa: D102
 
 
-class Deciding:
+class DeferredAuthorization:
     """Works through what waits to be decided, of each room one after the other."""
 
     def __init__(
         self,
         memory: Memory,
-        judge: Judge,
+        judge: Authorizer,
         clock: Clock,
         *,
         random: Random,
@@ -68,7 +68,7 @@ class Deciding:
             what="commands to be decided",
         ).run()
 
-    async def decide(self, pending: Pending) -> str | None:
+    async def decide(self, pending: PendingCommand) -> str | None:
         """Decide one command, or put it off; return why."""
         try:
             said = await self._judge.decide(pending.room_id, pending.command)
@@ -82,7 +82,7 @@ class Deciding:
         self._wake_others()
         return None
 
-    async def _failed(self, pending: Pending, outcome: Outcome) -> str | None:
+    async def _failed(self, pending: PendingCommand, outcome: Outcome) -> str | None:
         """Put a decision off, or give it up."""
         now = self._clock.now()
         if passes(outcome) and now < pending.command.at + WAIT_FOR:

@@ -52,7 +52,7 @@ class CrossSigning(Protocol):
         """Return how the device stands, one of `signed` and `WORDS`."""
 
 
-class Identity:
+class DeviceSigning:
     """Knows how the bot's device stands, and tries until that is settled."""
 
     def __init__(self, signing: CrossSigning, clock: Clock, *, random: Random) -> None:

@@ -40,7 +40,7 @@ class Memory(Protocol):
     async def ask_review(self, room_id: RoomID) -> None: ...  # noqa: D102
 
 
-class Departures:
+class EmptyRooms:
     """Looks at rooms in which the bot may be alone. A room that it leaves is forgotten."""
 
     def __init__(self, homeserver: Homeserver, memory: Memory, clock: Clock) -> None:

@@ -8,15 +8,15 @@ from dataclasses import replace
 
 from bot.core.default_lifetime import DEFAULT_EVENT, DefaultSaid, read_defaults
 from bot.core.events import is_encryption, is_nothing, read_event, replaced
-from bot.core.lifetimes import POLICY_EVENT, Bounds
+from bot.core.lifetimes import POLICY_EVENT, LifetimeLimits
 from bot.core.policy import read_marks
 from bot.core.timeline import (
-    Attached,
     Change,
     Encrypted,
     Item,
+    MediaReference,
     Message,
-    Place,
+    RedactedEvent,
     Redaction,
     began,
     belongs_to,
@@ -26,8 +26,8 @@ from bot.core.timeline import (
     says_more,
 )
 from bot.core.types import Event, EventID, Millis, RoomID, UserID
-from bot.services.authorization import Judge
-from bot.services.message_reader import Hearing, HearVerification, Homeserver, Reading
+from bot.services.authorization import Authorizer
+from bot.services.message_reader import HearVerification, Homeserver, MessageReader, ReadContext
 
 ASK_WITHIN = 2.0
 """Seconds that the homeserver gets to say who may do what, while a stretch is read."""
@@ -35,7 +35,7 @@ AT_ONCE = 50
 """Events read without a turn for the others in the event loop; decrypting takes its time."""
 
 
-class Reader:
+class EventReader:
     """Reads events one after another. Text is looked at in memory and kept nowhere."""
 
     def __init__(
@@ -43,7 +43,7 @@ class Reader:
         homeserver: Homeserver,
         *,
         prefix: str,
-        bounds: Bounds,
+        bounds: LifetimeLimits,
         digest: Callable[[str], str],
         signed_only: bool = False,
         hear_verification: HearVerification | None = None,
@@ -55,10 +55,10 @@ class Reader:
         `per_minute`: the commands of one sender that count.
         """
         self._homeserver = homeserver
-        self.judge = Judge(
+        self.judge = Authorizer(
             homeserver, bounds=bounds, signed_only=signed_only, per_minute=per_minute
         )
-        self._hearing = Hearing(
+        self._hearing = MessageReader(
             homeserver,
             self.judge,
             prefix=prefix,
@@ -95,7 +95,7 @@ class Reader:
         if until is None:
             until = asyncio.get_running_loop().time() + ASK_WITHIN
         powers = self.judge.powers(room_id, until=until, now=now)
-        reading = Reading(room_id=room_id, powers=powers, now=now, meet=meet)
+        reading = ReadContext(room_id=room_id, powers=powers, now=now, meet=meet)
         for number, event in enumerate(events):
             if number % AT_ONCE == AT_ONCE - 1:
                 await asyncio.sleep(0)
@@ -118,10 +118,10 @@ class Reader:
             heard = await self._hearing.heard(
                 reading, event, encrypted=encrypted, in_clear=in_clear, sent=sent
             )
-            items += [item for item in heard if not isinstance(item, Attached)]
+            items += [item for item in heard if not isinstance(item, MediaReference)]
             parent = belongs_to(event)
             items.append(Message(event_id=EventID(event_id), sent=sent, parent=parent, live=live))
-            items += [item for item in heard if isinstance(item, Attached)]
+            items += [item for item in heard if isinstance(item, MediaReference)]
         return items
 
     def outline(self, events: list[Event], *, since: Millis, now: Millis) -> list[Item]:
@@ -132,7 +132,9 @@ class Reader:
             if is_state(event):
                 items.extend(self._with_marks(event))
             elif is_nothing(event):
-                items += [Place(event_id=EventID(event_id))] if isinstance(event_id, str) else []
+                items += (
+                    [RedactedEvent(event_id=EventID(event_id))] if isinstance(event_id, str) else []
+                )
             elif isinstance(event_id, str):
                 sent, parent = began(event, live=False, since=since, now=now), belongs_to(event)
                 items.append(_found(event, EventID(event_id), sent, parent))

@@ -35,7 +35,7 @@ class Again:
     """Whether the page is to blame: some day it is given up for that."""
 
 
-class Pages:
+class HistoryPages:
     """Tells a page that does not come from a homeserver that is away, in which nothing counts."""
 
     def __init__(self, homeserver: Homeserver, clock: Clock, *, random: Random) -> None:

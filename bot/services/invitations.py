@@ -10,10 +10,10 @@ from fnmatch import fnmatchcase
 from random import Random
 from typing import Final, Protocol
 
-from bot.core.invitations import Guests, Invitation, Invite, InviteStage
+from bot.core.invitations import Invitation, Invite, InvitePolicy, InviteStage
 from bot.core.outcome_text import describe
 from bot.core.outcomes import Done, Outcome, OutcomeError, RateLimited, Unreachable
-from bot.core.rate_limits import HOUR, SECOND, Allowance
+from bot.core.rate_limits import HOUR, SECOND, RateLimit
 from bot.core.retry import retry_in
 from bot.core.types import Millis, RoomID, UserID
 from bot.services.clock import Clock
@@ -69,7 +69,7 @@ class Invitations:
         memory: Memory,
         clock: Clock,
         *,
-        guests: Guests,
+        guests: InvitePolicy,
         random: Random,
     ) -> None:
         self._homeserver = homeserver
@@ -78,9 +78,9 @@ class Invitations:
         self._clock = clock
         self._guests = guests
         self._random = random
-        self._of_each = Allowance(guests.per_inviter, HOUR)
-        self._of_all = Allowance(guests.per_hour, HOUR)
-        self._told = Allowance(1, HOUR)
+        self._of_each = RateLimit(guests.per_inviter, HOUR)
+        self._of_all = RateLimit(guests.per_hour, HOUR)
+        self._told = RateLimit(1, HOUR)
         self._full = False
         self._failures = 0
         """Requests in a row that the homeserver did not answer."""

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from typing import Final, Protocol
 
-from bot.core.lifetimes import Bounds
+from bot.core.lifetimes import LifetimeLimits
 from bot.core.policy import Room, lifetime
 from bot.core.types import Millis, RoomID
 from bot.services.clock import Clock
@@ -53,11 +53,11 @@ class Memory(Protocol):
     async def rooms(self) -> list[Room]: ...  # noqa: D102
 
 
-class Ratchet:
+class KeyExpiry:
     """Takes the key of a message away, `grace` milliseconds after the message was read."""
 
     def __init__(
-        self, crypto: Crypto, memory: Memory, clock: Clock, *, grace: Millis, bounds: Bounds
+        self, crypto: Crypto, memory: Memory, clock: Clock, *, grace: Millis, bounds: LifetimeLimits
     ) -> None:
         self._crypto = crypto
         self._memory = memory

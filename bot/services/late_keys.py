@@ -11,11 +11,11 @@ from typing import Final, Protocol
 from bot.chat.commands import thread_of
 from bot.core.outcome_text import describe
 from bot.core.outcomes import Forbidden, OutcomeError, TokenRejectedError
-from bot.core.rate_limits import HOUR, Allowance
-from bot.core.timeline import Item, Said, Unheard
+from bot.core.rate_limits import HOUR, RateLimit
+from bot.core.timeline import Command, Item, Undecryptable
 from bot.core.types import Event, EventID, Millis, RoomID
 from bot.services.clock import Clock
-from bot.services.event_reader import Reader
+from bot.services.event_reader import EventReader
 from bot.services.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class Homeserver(Protocol):
 class Keys(Protocol):
     """What this service asks of the store for keys."""
 
-    async def waiting(self) -> list[tuple[RoomID, Unheard, bool]]: ...  # noqa: D102
+    async def waiting(self) -> list[tuple[RoomID, Undecryptable, bool]]: ...  # noqa: D102
     async def asked(self, room_id: RoomID, event_id: EventID) -> None: ...  # noqa: D102
 
 
@@ -60,11 +60,11 @@ class Memory(Protocol):
     @property
     def keys(self) -> Keys: ...  # noqa: D102
     async def heard(  # noqa: D102
-        self, room_id: RoomID, unheard: Unheard, items: list[Item], now: Millis
+        self, room_id: RoomID, unheard: Undecryptable, items: list[Item], now: Millis
     ) -> None: ...
 
 
-Waiting = tuple[Unheard, bool]
+Waiting = tuple[Undecryptable, bool]
 """A message, and whether its key was asked for."""
 
 
@@ -78,14 +78,14 @@ class Turn:
     waiting: list[Waiting] = field(default_factory=list)
 
 
-class Late:
+class LateKeys:
     """Reads what could not be read at first, once its key is there; rooms beside one another."""
 
     def __init__(
         self,
         homeserver: Homeserver,
         memory: Memory,
-        reader: Reader,
+        reader: EventReader,
         clock: Clock,
         *,
         wake_others: Callable[[], None],
@@ -102,7 +102,7 @@ class Late:
         self._asked_twice: set[tuple[str, str]] = set()
         self._threads: dict[tuple[str, str], EventID] = {}
         """Where to answer to a message whose key was asked for, if that is in a thread."""
-        self._told = Allowance(ASKED_TO_REPEAT, HOUR)
+        self._told = RateLimit(ASKED_TO_REPEAT, HOUR)
         self.wake = asyncio.Event()
 
     async def run(self) -> None:
@@ -173,7 +173,7 @@ class Late:
     async def _overdue(self, _: Turn) -> None:
         """The message that took too long is put off already."""
 
-    def _when(self, room_id: RoomID, unheard: Unheard, *, was_asked: bool) -> Millis:
+    def _when(self, room_id: RoomID, unheard: Undecryptable, *, was_asked: bool) -> Millis:
         """Return when there is something to be done for a message."""
         at = unheard.at + (ASK_AGAIN_AFTER if was_asked else ASK_AFTER)
         if was_asked and not self._may_ask_again(unheard):
@@ -187,7 +187,7 @@ class Late:
     async def _look_at(
         self,
         room_id: RoomID,
-        unheard: Unheard,
+        unheard: Undecryptable,
         asked: set[tuple[str, str]],
         *,
         was_asked: bool,
@@ -205,17 +205,17 @@ class Late:
                 await self._ask(room_id, unheard)
             await self._memory.keys.asked(room_id, unheard.event_id)
 
-    async def _once_more(self, room_id: RoomID, unheard: Unheard) -> None:
+    async def _once_more(self, room_id: RoomID, unheard: Undecryptable) -> None:
         """Ask a second time for a key that does not come."""
         if self._may_ask_again(unheard):
             self._asked_twice.add(_key_of(unheard))
             await self._ask(room_id, unheard, again=True)
 
-    def _may_ask_again(self, unheard: Unheard) -> bool:
+    def _may_ask_again(self, unheard: Undecryptable) -> bool:
         asked = self._asked_twice
         return _key_of(unheard) not in asked and len(asked) < MOST_ASKED_TWICE
 
-    async def _read(self, room_id: RoomID, unheard: Unheard) -> None:
+    async def _read(self, room_id: RoomID, unheard: Undecryptable) -> None:
         """The key is there: do what the message says, from its own place on."""
         event = await self._homeserver.event(room_id, unheard.event_id)
         items: list[Item] = []
@@ -237,7 +237,7 @@ class Late:
         redaction = unsigned.get("redacted_because") if isinstance(unsigned, dict) else None
         return isinstance(redaction, dict) and self._reader.is_own(redaction)
 
-    async def _ask(self, room_id: RoomID, unheard: Unheard, *, again: bool = False) -> None:
+    async def _ask(self, room_id: RoomID, unheard: Undecryptable, *, again: bool = False) -> None:
         event = await self._homeserver.event(room_id, unheard.event_id)
         if event is None:
             return
@@ -249,7 +249,7 @@ class Late:
             self._threads[_key_of(unheard)] = root
         await self._homeserver.ask_for_key(room_id, event, again=again)
 
-    async def _give_up(self, room_id: RoomID, unheard: Unheard) -> None:
+    async def _give_up(self, room_id: RoomID, unheard: Undecryptable) -> None:
         """Ask for the message again, once for each key: nobody knows whether it was a command.
 
         What is certainly none is given up in silence: only a file that it shows may stay.
@@ -260,11 +260,11 @@ class Late:
             return
         root = self._threads.pop(_key_of(unheard), None)
         place = {"thread": root} if root else {}
-        said = Said(digest=digest, sender=unheard.sender, kind="unheard", args=place)
+        said = Command(digest=digest, sender=unheard.sender, kind="unheard", args=place)
         await self._memory.heard(room_id, unheard, [said], self._clock.now())
         self._wake_others()
 
 
-def _key_of(unheard: Unheard) -> tuple[str, str]:
+def _key_of(unheard: Undecryptable) -> tuple[str, str]:
     """Return what names a key: anybody can write another's session id into a message."""
     return unheard.sender, unheard.session_id

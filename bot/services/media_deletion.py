@@ -75,7 +75,7 @@ def trouble_of(outcome: Outcome) -> str:
     return ""
 
 
-class Attachments:
+class MediaDeletion:
     """Deletes files; each stays noted until it is gone.
 
     Anybody can name anybody's file in a message. So a file goes only when the homeserver says

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from bot.chat.commands import Parsed, command_of, thread_of
+from bot.chat.commands import ParsedCommand, command_of, thread_of
 from bot.core.events import is_verification, may_be_command
 from bot.core.media_addresses import media_ids
-from bot.core.sync_batch import Locked
-from bot.core.timeline import OFF, Attached, Item, Opened, Unheard
+from bot.core.sync_batch import MissingRoomKey
+from bot.core.timeline import OFF, Item, KeyUse, MediaReference, Undecryptable
 from bot.core.types import Event, EventID, Millis, RoomID, UserID
-from bot.core.undecided import Undecided
-from bot.services.authorization import Authority, Clear, Judge, Powers
+from bot.core.undecided import UndecidedCommand
+from bot.services.authorization import Authority, Authorizer, DecryptedEvent, Powers
 
 
 class Homeserver(Authority, Protocol):
@@ -21,7 +21,7 @@ class Homeserver(Authority, Protocol):
 
     async def decrypt(  # noqa: D102
         self, room_id: RoomID, event: Event, *, meet: bool
-    ) -> Clear | Locked | None: ...
+    ) -> DecryptedEvent | MissingRoomKey | None: ...
 
 
 class HearVerification(Protocol):
@@ -31,7 +31,7 @@ class HearVerification(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
+class ReadContext:
     """What holds for all the events that are read together."""
 
     room_id: RoomID
@@ -42,13 +42,13 @@ class Reading:
     """Find out whose devices they are from that are not known."""
 
 
-class Hearing:
+class MessageReader:
     """Looks at the text of messages, in memory only."""
 
     def __init__(
         self,
         homeserver: Homeserver,
-        judge: Judge,
+        judge: Authorizer,
         *,
         prefix: str,
         digest: Callable[[str], str],
@@ -64,7 +64,7 @@ class Hearing:
         self._media_server = media_server
 
     async def heard(
-        self, reading: Reading, event: Event, *, encrypted: bool, in_clear: bool, sent: Millis
+        self, reading: ReadContext, event: Event, *, encrypted: bool, in_clear: bool, sent: Millis
     ) -> list[Item]:
         """Return what a message says to the bot, if it says anything to it.
 
@@ -86,7 +86,7 @@ class Hearing:
         if clear is None:
             return []
         now = reading.now
-        if isinstance(clear, Locked):
+        if isinstance(clear, MissingRoomKey):
             quiet = not may_be_command(content)
             worth = not quiet or sender.partition(":")[2] == self._media_server
             unheard = _unheard(event, clear.session_id, now, sent, quiet=quiet)
@@ -94,14 +94,14 @@ class Hearing:
         told = _opened(event, clear)
         if not clear.known and self._matters(event, clear, told):
             return [_unheard(event, clear.session_id, now, sent, quiet=False)]
-        read = Opened(session_id=clear.session_id, index=clear.index, at=now)
+        read = KeyUse(session_id=clear.session_id, index=clear.index, at=now)
         if not clear.known:
             return [read]
         self._offer(reading.room_id, told, encrypted=True)
         return [read, *await self._said(reading, event, clear, sent)]
 
     async def _said(
-        self, reading: Reading, event: Event, clear: Clear | None, sent: Millis
+        self, reading: ReadContext, event: Event, clear: DecryptedEvent | None, sent: Millis
     ) -> list[Item]:
         """Return the files that a message shows, and what it commands; `clear` if encrypted."""
         kind, content = (event.get("type"), event["content"])
@@ -113,7 +113,7 @@ class Hearing:
         parsed = self._command(event, kind, content)
         if parsed is None:
             return items
-        command = Undecided(
+        command = UndecidedCommand(
             digest=self._digest(identity),
             event_id=EventID(event["event_id"]),
             sender=UserID(event["sender"]),
@@ -128,14 +128,14 @@ class Hearing:
         verdict = await self._judge.hear(parsed, command, reading.powers)
         return items if verdict is None else [*items, verdict]
 
-    def _command(self, event: Event, kind: object, content: Event) -> Parsed | None:
+    def _command(self, event: Event, kind: object, content: Event) -> ParsedCommand | None:
         """Return the command that a message with this content is, if it is one."""
         if kind != "m.room.message":
             return None
         relation = event["content"].get("m.relates_to")
         return command_of(content, relation, own_id=self._homeserver.own_id, prefix=self._prefix)
 
-    def _matters(self, event: Event, clear: Clear, told: Event) -> bool:
+    def _matters(self, event: Event, clear: DecryptedEvent, told: Event) -> bool:
         """Whether it makes any difference whose message it is."""
         return (
             self._command(event, clear.type, clear.content) is not None
@@ -150,7 +150,7 @@ class Hearing:
             return []
         found = media_ids(kind, content, server)
         event_id, owner = EventID(event["event_id"]), self._digest(sender)
-        return [Attached(event_id=event_id, media_ids=found, owner=owner)] if found else []
+        return [MediaReference(event_id=event_id, media_ids=found, owner=owner)] if found else []
 
     def _offer(self, room_id: RoomID, event: Event, *, encrypted: bool) -> None:
         """Hand on what belongs to a verification."""
@@ -158,15 +158,17 @@ class Hearing:
             self._hear_verification(room_id, event, encrypted=encrypted)
 
 
-def _opened(event: Event, clear: Clear) -> Event:
+def _opened(event: Event, clear: DecryptedEvent) -> Event:
     """Return the event as it would be in clear."""
     outer = {key: event["content"][key] for key in ("m.relates_to",) if event["content"].get(key)}
     return {**event, "type": clear.type, "content": {**outer, **clear.content}}
 
 
-def _unheard(event: Event, session_id: str, now: Millis, sent: Millis, *, quiet: bool) -> Unheard:
+def _unheard(
+    event: Event, session_id: str, now: Millis, sent: Millis, *, quiet: bool
+) -> Undecryptable:
     """Return the message as one that cannot be read yet, or not be believed."""
-    return Unheard(
+    return Undecryptable(
         event_id=EventID(event["event_id"]),
         sender=UserID(event["sender"]),
         session_id=session_id,

@@ -23,7 +23,7 @@ class State(Protocol):
     async def state(self, room_id: RoomID, kind: str, key: str = "") -> Event | None: ...  # noqa: D102
 
 
-class LostRooms:
+class MissingState:
     """Asks for the state of such rooms, and counts how often it was asked for in vain."""
 
     def __init__(self, homeserver: State) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Final, Protocol
 
 from bot.chat import notices, status
-from bot.chat.notices import Fingerprints, Standing
+from bot.chat.notices import Fingerprints, Permission
 from bot.chat.status import Files, Load
-from bot.core.lifetimes import Bounds
-from bot.core.policy import Debt, Room, lifetime
+from bot.core.lifetimes import LifetimeLimits
+from bot.core.policy import OutboxItem, Room, lifetime
 from bot.core.power_levels import Power
 from bot.core.types import Millis, RoomID, UserID
 from bot.services.clock import Clock
@@ -38,7 +38,7 @@ class Homeserver(Protocol):
     async def name_of(self, room_id: RoomID, user_id: UserID) -> str: ...  # noqa: D102
 
 
-class Unread(Protocol):
+class Gaps(Protocol):
     """What is looked up in the store of gaps."""
 
     async def reads(self, room_id: RoomID) -> bool: ...  # noqa: D102
@@ -48,7 +48,7 @@ class Memory(Protocol):
     """What is looked up in the store."""
 
     @property
-    def unread(self) -> Unread: ...  # noqa: D102
+    def unread(self) -> Gaps: ...  # noqa: D102
     async def pending(self, room_id: RoomID) -> tuple[int, Millis | None]: ...  # noqa: D102
     async def refusals(self, room_id: RoomID) -> tuple[int, Millis]: ...  # noqa: D102
 
@@ -62,7 +62,7 @@ class Identity(Protocol):
     def fingerprints(self) -> Fingerprints: ...  # noqa: D102
 
 
-class Notices:
+class NoticeWriter:
     """Knows the words for each kind of debt."""
 
     def __init__(
@@ -72,7 +72,7 @@ class Notices:
         clock: Clock,
         *,
         prefix: str,
-        bounds: Bounds,
+        bounds: LifetimeLimits,
         identity: Identity | None = None,
         files: Files | None = None,
         load: Load | None = None,
@@ -86,7 +86,7 @@ class Notices:
         self._files = files
         self._load = load
 
-    async def text(self, debt: Debt, room: Room) -> str:
+    async def text(self, debt: OutboxItem, room: Room) -> str:
         """Return what to say for a debt; empty: nothing. Raises `OutcomeError`."""
         args = debt.args
         match debt.kind:
@@ -97,7 +97,7 @@ class Notices:
             case "announce" | "changed":
                 return await self._announce(debt, room)
             case "suspended":
-                return notices.suspended(Standing(need=args["need"], have=args["have"]))
+                return notices.suspended(Permission(need=args["need"], have=args["have"]))
             case "stuck":
                 return notices.stuck(args["older_than"])
             case "resumed":
@@ -112,7 +112,7 @@ class Notices:
             case _:
                 return await self._answer(debt, room)
 
-    async def _answer(self, debt: Debt, room: Room) -> str:
+    async def _answer(self, debt: OutboxItem, room: Room) -> str:
         match debt.kind:
             case kind if kind in PLAIN:
                 return PLAIN[kind]()
@@ -120,7 +120,7 @@ class Notices:
                 now = lifetime(debt.args["setting"], self._bounds)
                 return notices.moved(now, await self._standing(room.room_id))
             case "needs":
-                standing = Standing(need=debt.args["need"], have=debt.args["have"])
+                standing = Permission(need=debt.args["need"], have=debt.args["have"])
                 return notices.needs(lifetime(debt.args["setting"], self._bounds), standing)
             case "outside":
                 return notices.outside(self._prefix, self._bounds)
@@ -134,7 +134,7 @@ class Notices:
                 return notices.fingerprint(self._identity.fingerprints, self._identity.trouble)
         return ""
 
-    async def _announce(self, debt: Debt, room: Room) -> str:
+    async def _announce(self, debt: OutboxItem, room: Room) -> str:
         setting = debt.args["setting"]
         after = lifetime(setting, self._bounds)
         if debt.kind == "announce" and after == debt.args["was"]:
@@ -176,6 +176,6 @@ class Notices:
         name = await self._homeserver.name_of(room.room_id, UserID(sender))
         return notices.person(name, sender)
 
-    async def _standing(self, room_id: RoomID) -> Standing:
+    async def _standing(self, room_id: RoomID) -> Permission:
         power = await self._homeserver.power(room_id)
-        return Standing(have=power.of(self._homeserver.own_id), need=power.to_redact)
+        return Permission(have=power.of(self._homeserver.own_id), need=power.to_redact)

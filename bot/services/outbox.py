@@ -12,17 +12,17 @@ from typing import Any, Final, Protocol
 from bot.chat.commands import in_thread
 from bot.chat.status import Files, Load
 from bot.core.default_lifetime import Defaults, defaults_content
-from bot.core.lifetimes import Bounds
+from bot.core.lifetimes import LifetimeLimits
 from bot.core.outcome_text import describe
 from bot.core.outcomes import Done, Failed, Outcome, OutcomeError, Refused, TokenRejectedError
-from bot.core.policy import Debt, Owed, Room, lifetime, policy_content, read_setting
+from bot.core.policy import OutboxItem, Outgoing, Room, lifetime, policy_content, read_setting
 from bot.core.policy_forward import not_held
 from bot.core.retry import POSTPONE_CEILING, backoff, nobody_answered, retry_in
 from bot.core.timeline import is_gone
 from bot.core.types import Event, EventID, Millis, RoomID, UserID
 from bot.services import notice_writer
 from bot.services.clock import Clock
-from bot.services.notice_writer import Identity, Notices
+from bot.services.notice_writer import Identity, NoticeWriter
 from bot.services.worker import Worker, run_together
 
 log = logging.getLogger(__name__)
@@ -55,23 +55,23 @@ class Memory(notice_writer.Memory, Protocol):
     def digest(self, text: str) -> str: ...  # noqa: D102
     async def next_debt(  # noqa: D102
         self, busy: Collection[RoomID] = (), *, setting: bool | None = None
-    ) -> Debt | None: ...
-    async def written(self, debt: Debt, digest: str) -> None: ...  # noqa: D102
-    async def paid(self, debt: Debt, now: Millis) -> None: ...  # noqa: D102
-    async def owed_later(self, debt: Debt, until: Millis) -> None: ...  # noqa: D102
+    ) -> OutboxItem | None: ...
+    async def written(self, debt: OutboxItem, digest: str) -> None: ...  # noqa: D102
+    async def paid(self, debt: OutboxItem, now: Millis) -> None: ...  # noqa: D102
+    async def owed_later(self, debt: OutboxItem, until: Millis) -> None: ...  # noqa: D102
     async def room(self, room_id: RoomID) -> Room | None: ...  # noqa: D102
     async def default_told(self, room_id: RoomID, told: Defaults) -> None: ...  # noqa: D102
-    async def take_back(self, debt: Debt, owed: Owed) -> None: ...  # noqa: D102
+    async def take_back(self, debt: OutboxItem, owed: Outgoing) -> None: ...  # noqa: D102
 
 
-def _passing(outcome: Outcome, debt: Debt) -> bool:
+def _passing(outcome: Outcome, debt: OutboxItem) -> bool:
     """Whether the same request may succeed later: for ever, if only the answer was missing."""
     if nobody_answered(outcome):
         return True
     return isinstance(outcome, Failed) and debt.attempts < TRIES
 
 
-class Speaker:
+class OutboxDelivery:
     """Works through the debts, of each room the oldest first. What it does it may do again.
 
     A lifetime that is to be set waits for no words; that it was set is said as a step of its own.
@@ -84,7 +84,7 @@ class Speaker:
         clock: Clock,
         *,
         prefix: str,
-        bounds: Bounds,
+        bounds: LifetimeLimits,
         random: Random,
         identity: Identity | None = None,
         files: Files | None = None,
@@ -93,7 +93,7 @@ class Speaker:
         self._homeserver = homeserver
         self._memory = memory
         self._clock = clock
-        self._notices = Notices(
+        self._notices = NoticeWriter(
             homeserver,
             memory,
             clock,
@@ -113,7 +113,7 @@ class Speaker:
         said = self._worker("notices", within=WORDS_WITHIN, setting=False)
         await run_together(self._clock, self.wake, settings, said)
 
-    def _worker(self, what: str, *, within: Millis, setting: bool) -> Worker[Debt, RoomID]:
+    def _worker(self, what: str, *, within: Millis, setting: bool) -> Worker[OutboxItem, RoomID]:
         return Worker(
             self._clock,
             self.wake,
@@ -125,7 +125,7 @@ class Speaker:
             what=what,
         )
 
-    async def pay(self, debt: Debt) -> str | None:
+    async def pay(self, debt: OutboxItem) -> str | None:
         """Pay one debt, or give it up where it can never be paid, or put it off; return why."""
         room = await self._memory.room(debt.room_id)
         if room is None:
@@ -158,18 +158,18 @@ class Speaker:
             if debt.kind == "set":
                 # The command counted from its own place; what the room's state says counts again.
                 place = {key: debt.args[key] for key in ("thread",) if key in debt.args}
-                owed = Owed(key=f"{debt.key}:no", kind="reverted", args=place)
+                owed = Outgoing(key=f"{debt.key}:no", kind="reverted", args=place)
                 await self._memory.take_back(debt, owed)
             await self._memory.paid(debt, self._clock.now())
         return None
 
-    async def _overdue(self, debt: Debt) -> None:
+    async def _overdue(self, debt: OutboxItem) -> None:
         """It took too long, and would again: others of its kind get more turns meanwhile."""
         chance = self._random.random()
         wait = backoff(debt.attempts, ceiling=POSTPONE_CEILING, chance=chance)
         await self._memory.owed_later(debt, self._clock.now() + wait)
 
-    async def _set(self, debt: Debt, room: Room) -> None:
+    async def _set(self, debt: OutboxItem, room: Room) -> None:
         """Write the commanded lifetime into the room's state, unless it was changed meanwhile.
 
         The room's state is looked at first: after a crash, what is set there may be our own
@@ -218,7 +218,7 @@ class Speaker:
         event_id = told.get("event_id")
         return self._memory.digest(event_id) if event_id and isinstance(event_id, str) else ""
 
-    async def _say(self, debt: Debt, room: Room) -> Outcome:
+    async def _say(self, debt: OutboxItem, room: Room) -> Outcome:
         body = await self._notices.text(debt, room)
         if not body:
             return Done()

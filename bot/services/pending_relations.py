@@ -12,7 +12,7 @@ from bot.core.outcome_text import describe
 from bot.core.outcomes import OutcomeError, Refused, Unreachable
 from bot.core.retry import nobody_answered, retry_in
 from bot.core.timeline import is_gone
-from bot.core.timers import Orphan
+from bot.core.timers import PendingRelation
 from bot.core.types import Event, EventID, Millis, RoomID
 from bot.services.clock import Clock
 from bot.services.worker import Worker
@@ -34,9 +34,9 @@ class Homeserver(Protocol):
 class Orphans(Protocol):
     """What this service asks of the store for what belongs to what."""
 
-    async def next_orphan(self, busy: Collection[RoomID] = ()) -> Orphan | None: ...  # noqa: D102
-    async def later(self, orphan: Orphan, until: Millis) -> None: ...  # noqa: D102
-    async def answered(self, orphan: Orphan, now: Millis, *, gone: bool) -> None: ...  # noqa: D102
+    async def next_orphan(self, busy: Collection[RoomID] = ()) -> PendingRelation | None: ...  # noqa: D102
+    async def later(self, orphan: PendingRelation, until: Millis) -> None: ...  # noqa: D102
+    async def answered(self, orphan: PendingRelation, now: Millis, *, gone: bool) -> None: ...  # noqa: D102
 
 
 class Memory(Protocol):
@@ -46,7 +46,7 @@ class Memory(Protocol):
     def kin(self) -> Orphans: ...  # noqa: D102
 
 
-class Kin:
+class PendingRelations:
     """Works through the orphans, of each room one after another."""
 
     def __init__(
@@ -78,7 +78,7 @@ class Kin:
             what="questions about messages that belong to others",
         ).run()
 
-    async def ask(self, orphan: Orphan) -> str | None:
+    async def ask(self, orphan: PendingRelation) -> str | None:
         """Find out whether the parent is gone; return why the question is put off, if it is.
 
         One that the homeserver does not show is not: it may be hidden from the bot alone.
@@ -95,11 +95,11 @@ class Kin:
             self._wake_others()
         return None
 
-    async def _overdue(self, orphan: Orphan) -> None:
+    async def _overdue(self, orphan: PendingRelation) -> None:
         """Nobody answered in time: put the question off."""
         await self._failed(orphan, OutcomeError(Unreachable(reason="time limit")))
 
-    async def _failed(self, orphan: Orphan, error: OutcomeError) -> bool:
+    async def _failed(self, orphan: PendingRelation, error: OutcomeError) -> bool:
         """Put the question off; `False` when it is given up, and the orphan stands on its own."""
         outcome = error.outcome
         passing = nobody_answered(outcome)

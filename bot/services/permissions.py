@@ -10,10 +10,10 @@ from typing import Final, Protocol
 
 from bot.chat.notices import messages
 from bot.core.durations import words
-from bot.core.lifetimes import Bounds
+from bot.core.lifetimes import LifetimeLimits
 from bot.core.outcome_text import describe
 from bot.core.outcomes import Forbidden, NotFound, Outcome, OutcomeError, Unreachable
-from bot.core.policy import Owed, Room, lifetime
+from bot.core.policy import Outgoing, Room, lifetime
 from bot.core.power_levels import Power
 from bot.core.retry import retry_in
 from bot.core.timers import Review
@@ -49,14 +49,14 @@ class Memory(Protocol):
     async def review_later(self, room_id: RoomID, until: Millis) -> None: ...  # noqa: D102
     async def ask_review(self, room_id: RoomID) -> None: ...  # noqa: D102
     async def reviewed(  # noqa: D102
-        self, room_id: RoomID, *, suspended: bool, owed: list[Owed], reviews: int, stuck: bool
+        self, room_id: RoomID, *, suspended: bool, owed: list[Outgoing], reviews: int, stuck: bool
     ) -> None: ...
     async def refusals(self, room_id: RoomID) -> tuple[int, Millis]: ...  # noqa: D102
     async def forget(self, room_id: RoomID, now: Millis) -> int: ...  # noqa: D102
     async def pending(self, room_id: RoomID) -> tuple[int, Millis | None]: ...  # noqa: D102
 
 
-class Rooms:
+class Permissions:
     """Reviews rooms whose state or membership changed, a few at a time."""
 
     def __init__(
@@ -65,7 +65,7 @@ class Rooms:
         memory: Memory,
         clock: Clock,
         *,
-        bounds: Bounds,
+        bounds: LifetimeLimits,
         random: Random,
         wake_others: Callable[[], None],
     ) -> None:
@@ -156,7 +156,7 @@ class Rooms:
             await self._memory.ask_review(room_id)
             raise
 
-    async def _news(self, room: Room, power: Power, *, suspended: bool) -> list[Owed]:
+    async def _news(self, room: Room, power: Power, *, suspended: bool) -> list[Outgoing]:
         """Return what to tell a room: each loss of power once, and each return."""
         if suspended == room.suspended or (suspended and room.greeting):
             return []
@@ -166,9 +166,9 @@ class Rooms:
         kind = "suspended" if suspended else "resumed"
         log.info("a room is %s", kind)
         args = {"need": power.to_redact, "have": power.of(self._homeserver.own_id)}
-        return [Owed(key=f"{kind}:{self._clock.now()}", kind=kind, args=args)]
+        return [Outgoing(key=f"{kind}:{self._clock.now()}", kind=kind, args=args)]
 
-    def _stuck(self, older_than: Millis) -> Owed:
+    def _stuck(self, older_than: Millis) -> Outgoing:
         """The power suffices, and the homeserver refuses all the same: it has to be told."""
         why = "for a reason of its own; its log may say which"
         if older_than:
@@ -178,7 +178,7 @@ class Rooms:
             )
         log.warning("messages stay in a room that should go: the homeserver refuses, %s", why)
         args = {"older_than": older_than}
-        return Owed(key=f"stuck:{self._clock.now()}", kind="stuck", args=args)
+        return Outgoing(key=f"stuck:{self._clock.now()}", kind="stuck", args=args)
 
     async def _is_in(self, room: Room) -> bool:
         """Whether the bot is in the room; when it is not, the room is forgotten.

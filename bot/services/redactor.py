@@ -30,7 +30,7 @@ from bot.core.redaction import (
     transaction_id,
 )
 from bot.core.retry import POSTPONE_CEILING, backoff
-from bot.core.throughput import Behind, InFlight, Lanes, Pace, Tally, behind
+from bot.core.throughput import Behind, InFlight, Lanes, Tally, Throughput, behind
 from bot.core.timers import Timer
 from bot.core.types import EventID, Millis, RoomID
 from bot.services.clock import Clock
@@ -61,7 +61,7 @@ class Homeserver(Protocol):
     ) -> tuple[list[EventID], bool]: ...
 
 
-class Kin(Protocol):
+class Relations(Protocol):
     """What the redactor asks of the store for what belongs to a message."""
 
     async def found(  # noqa: D102
@@ -73,7 +73,7 @@ class Memory(Protocol):
     """What the redactor asks of the store."""
 
     @property
-    def kin(self) -> Kin: ...  # noqa: D102
+    def kin(self) -> Relations: ...  # noqa: D102
     async def due(self, now: Millis, share: int, *, backlog: bool) -> list[Timer]: ...  # noqa: D102
     async def overdue(self, now: Millis) -> int: ...  # noqa: D102
     async def next_due(self, after: Millis) -> Millis | None: ...  # noqa: D102
@@ -107,7 +107,7 @@ class Redactor:
         self._in_flight = InFlight()
         self._looked_at: dict[int, Millis] = {}
         """When messages were first looked at that more belongs to than one answer says."""
-        self._pace = Pace()
+        self._pace = Throughput()
         self.behind: Behind | None = None
         """While the homeserver lets through less than is due."""
         self._counted_at: Millis = 0

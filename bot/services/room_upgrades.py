@@ -21,7 +21,7 @@ from bot.core.outcomes import (
     RateLimited,
     Unreachable,
 )
-from bot.core.policy import Owed, Room, policy_content, read_setting
+from bot.core.policy import Outgoing, Room, policy_content, read_setting
 from bot.core.power_levels import Power
 from bot.core.retry import POSTPONE_CEILING, retry_in
 from bot.core.successors import Stage, Successor, goes_along, predecessor, replacement
@@ -57,12 +57,12 @@ class Successors(Protocol):
     """What this service asks of the store for successors."""
 
     async def is_known(self, room_id: RoomID, predecessor: RoomID) -> bool: ...  # noqa: D102
-    async def claim(self, found: Successor, *said: Owed, now: Millis) -> None: ...  # noqa: D102
+    async def claim(self, found: Successor, *said: Outgoing, now: Millis) -> None: ...  # noqa: D102
     async def next(self, busy: Collection[RoomID] = ()) -> Successor | None: ...  # noqa: D102
     async def of(self, room_id: RoomID) -> list[Successor]: ...  # noqa: D102
     async def follow(self, one: Successor) -> None: ...  # noqa: D102
     async def move(  # noqa: D102
-        self, one: Successor, stage: Stage, *said: Owed, where: RoomID, told: bool = False
+        self, one: Successor, stage: Stage, *said: Outgoing, where: RoomID, told: bool = False
     ) -> None: ...
     async def later(self, one: Successor, until: Millis) -> None: ...  # noqa: D102
     async def look_again(self, room_id: RoomID) -> bool: ...  # noqa: D102
@@ -77,14 +77,14 @@ class Memory(Protocol):
     async def room(self, room_id: RoomID) -> Room | None: ...  # noqa: D102
 
 
-class Door(Protocol):
+class Admission(Protocol):
     """What this service asks of whoever answers invitations."""
 
     async def admits(self, invite: Invite) -> bool: ...  # noqa: D102
     async def has_space(self) -> bool: ...  # noqa: D102
 
 
-class Upgrades:
+class RoomUpgrades:
     """Goes on in the successor as in the old room, when both rooms say that it is one."""
 
     def __init__(
@@ -93,7 +93,7 @@ class Upgrades:
         memory: Memory,
         clock: Clock,
         *,
-        door: Door,
+        door: Admission,
         random: Random,
         wake_others: Callable[[], None],
     ) -> None:
@@ -179,8 +179,8 @@ class Upgrades:
         member = await self._homeserver.state(room_id, "m.room.member", self._homeserver.own_id)
         return goes_along(policy, tombstone, member)
 
-    def _closed(self, one: Successor) -> Owed:
-        return Owed(key=f"closed:{one.room_id}", kind="closed", args={})
+    def _closed(self, one: Successor) -> Outgoing:
+        return Outgoing(key=f"closed:{one.room_id}", kind="closed", args={})
 
     # --- the way into the new one ----------------------------------------------------------
 
@@ -282,11 +282,11 @@ class Upgrades:
             raise
         return replacement(tombstone, old) == new
 
-    async def _done(self, one: Successor, said: list[Owed]) -> None:
+    async def _done(self, one: Successor, said: list[Outgoing]) -> None:
         await self._successors.move(one, Stage.DONE, *said, where=one.room_id)
 
-    def _greeting(self, one: Successor) -> list[Owed]:
+    def _greeting(self, one: Successor) -> list[Outgoing]:
         return [self._owed(one, "welcome")] if one.ungreeted and not one.told else []
 
-    def _owed(self, one: Successor, kind: str, **args: int) -> Owed:
-        return Owed(key=f"{kind}:{one.predecessor}", kind=kind, args=args)
+    def _owed(self, one: Successor, kind: str, **args: int) -> Outgoing:
+        return Outgoing(key=f"{kind}:{one.predecessor}", kind=kind, args=args)

@@ -11,17 +11,17 @@ from typing import Final, Protocol
 
 from bot.core.default_lifetime import Defaults, began
 from bot.core.events import is_own_join
-from bot.core.lifetimes import Bounds
+from bot.core.lifetimes import LifetimeLimits
 from bot.core.outcome_text import describe
 from bot.core.outcomes import Forbidden, NotFound, Outcome, OutcomeError, Refused, Unreachable
-from bot.core.policy import Stamp
-from bot.core.policy_backward import WayBack
+from bot.core.policy import NewTimer
+from bot.core.policy_backward import PolicyBackward
 from bot.core.retry import POSTPONE_CEILING
-from bot.core.timeline import Attached, Place, Sweep
+from bot.core.timeline import MediaReference, RedactedEvent, Sweep
 from bot.core.types import Event, Millis, RoomID, UserID
 from bot.services.clock import Clock
-from bot.services.event_reader import Reader
-from bot.services.history_pages import AWAY, Pages
+from bot.services.event_reader import EventReader
+from bot.services.history_pages import AWAY, HistoryPages
 from bot.services.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -63,12 +63,12 @@ class Sweeps(Protocol):
     async def read_on(  # noqa: D102
         self,
         sweep: Sweep,
-        stamps: list[Stamp],
-        files: list[Attached],
+        stamps: list[NewTimer],
+        files: list[MediaReference],
         now: Millis,
         *,
         token: str | None,
-        way: WayBack,
+        way: PolicyBackward,
         events: int,
     ) -> int: ...
     async def again(self, sweep: Sweep, at: Millis) -> None: ...  # noqa: D102
@@ -102,10 +102,10 @@ class Sweeper:
         self,
         homeserver: Homeserver,
         memory: Memory,
-        reader: Reader,
+        reader: EventReader,
         clock: Clock,
         *,
-        bounds: Bounds,
+        bounds: LifetimeLimits,
         random: Random,
         wake_others: Callable[[], None],
         again: Sequence[Millis] = AGAIN,
@@ -117,7 +117,7 @@ class Sweeper:
         self._bounds = bounds
         self._wake_others = wake_others
         self._again = again
-        self._pages = Pages(homeserver, clock, random=random)
+        self._pages = HistoryPages(homeserver, clock, random=random)
         self.tally = Tally()
         self.wake = asyncio.Event()
 
@@ -149,7 +149,9 @@ class Sweeper:
             events, token = await self._homeserver.page_back(sweep.room_id, sweep.token, sweep.size)
             shown, reached = self._up_to_arrival(events)
             items = self._reader.outline(shown, since=sweep.since, now=sweep.until)
-            back = WayBack(setting=sweep.setting, until=list(sweep.before), defaults=sweep.defaults)
+            back = PolicyBackward(
+                setting=sweep.setting, until=list(sweep.before), defaults=sweep.defaults
+            )
             stamps, files = back.stamp(items, bounds=self._bounds)
             unset = back.setting is None and _never_held(back.defaults, events)
             over = reached or unset or token in {None, sweep.token} or self._far(events, sweep)
@@ -200,7 +202,7 @@ class Sweeper:
             return False
         # What nobody knows may be overdue for years: on, until there is only what was removed.
         items = self._reader.outline(events, since=0, now=0)
-        return not sweep.whole or all(isinstance(item, Place) for item in items)
+        return not sweep.whole or all(isinstance(item, RedactedEvent) for item in items)
 
     async def _may_bring_more(self, sweep: Sweep) -> bool:
         """Whether another walk may find what other homeservers have not handed over yet."""

@@ -23,12 +23,12 @@ from bot.core.outcomes import Failed, OutcomeError, RateLimited, Unreachable
 from bot.core.policy import Room
 from bot.core.retry import PAUSE_CEILING, backoff
 from bot.core.sync_batch import RoomBatch, SyncBatch
-from bot.core.sync_token import Anew, went_back
-from bot.core.timeline import Change, Encrypted, Gap, Item, Stretch, Sweep, is_state
+from bot.core.sync_token import SyncRestart, went_back
+from bot.core.timeline import Change, Encrypted, Gap, Item, RoomUpdate, Sweep, is_state
 from bot.core.types import Millis, RoomID, UserID
 from bot.services.clock import Clock
-from bot.services.event_reader import ASK_WITHIN, Reader
-from bot.services.missing_state import LostRooms, State
+from bot.services.event_reader import ASK_WITHIN, EventReader
+from bot.services.missing_state import MissingState, State
 
 log = logging.getLogger(__name__)
 
@@ -59,20 +59,20 @@ class Memory(Protocol):
         self,
         token: str,
         now: Millis,
-        stretches: list[Stretch],
+        stretches: list[RoomUpdate],
         invited: list[Invite],
         left: list[RoomID],
     ) -> None: ...
 
 
-class Intake:
+class Sync:
     """Reads on, for ever. Nothing is acknowledged to the homeserver before it is stored."""
 
     def __init__(
         self,
         homeserver: Homeserver,
         memory: Memory,
-        reader: Reader,
+        reader: EventReader,
         clock: Clock,
         *,
         random: Random,
@@ -86,8 +86,8 @@ class Intake:
         self._wake = wake
         self._stop = asyncio.Event()
         self._patience: asyncio.Timeout | None = None
-        self._anew = Anew()
-        self._lost_rooms = LostRooms(homeserver)
+        self._anew = SyncRestart()
+        self._lost_rooms = MissingState(homeserver)
         self._wait: Millis = 0  # the first answer comes at once, and says how many keys are left
 
     def stop(self) -> None:
@@ -185,7 +185,7 @@ class Intake:
         since: Millis,
         now: Millis,
         until: float,
-    ) -> Stretch:
+    ) -> RoomUpdate:
         known = await self._memory.room(batch.room_id)
         before, timeline, entered = batch.state, batch.timeline, False
         if known is None or first:
@@ -223,7 +223,7 @@ class Intake:
         told = before if known is None else [e for e in before if not is_joined(e)]
         own_id = self._homeserver.own_id
         review = any(wants_review(event, own_id) for event in told + timeline)
-        return Stretch(
+        return RoomUpdate(
             room_id=batch.room_id,
             items=tail + items,
             found=early,

@@ -61,7 +61,7 @@ SINCE: Final = (
 """Moments from which something counts that is to happen later: none lies in the future."""
 
 
-class Moments:
+class ClockShift:
     """All that was computed by a clock which turned out to be ahead."""
 
     _db: Database

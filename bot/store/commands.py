@@ -7,13 +7,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Final
 
-from bot.core.policy import Debt, Owed, RoomState
+from bot.core.policy import OutboxItem, Outgoing, RoomState
 from bot.core.policy_forward import not_held
-from bot.core.timeline import Attached, Item, Message, Said, Unheard
+from bot.core.timeline import Command, Item, MediaReference, Message, Undecryptable
 from bot.core.types import EventID, Millis, RoomID, UserID
-from bot.core.undecided import Pending, Undecided
+from bot.core.undecided import PendingCommand, UndecidedCommand
 from bot.store.database import Database, Row, run
-from bot.store.gaps import Unread
+from bot.store.gaps import Gaps
 from bot.store.handled_commands import count_once, remember_handled
 from bot.store.media import attach
 from bot.store.megolm_sessions import FIRST, HEARD, remember_opened, reread
@@ -60,7 +60,7 @@ class Commands:
     """What waits to be read or decided, and what is in force but not in the room's state yet."""
 
     _db: Database
-    unread: Unread
+    unread: Gaps
 
     async def _apply(
         self, db: Database, row: int, items: list[Item], now: Millis, *, again: bool = False
@@ -75,7 +75,7 @@ class Commands:
     # --- read late -----------------------------------------------------------------------
 
     async def heard(
-        self, room_id: RoomID, unheard: Unheard, items: list[Item], now: Millis
+        self, room_id: RoomID, unheard: Undecryptable, items: list[Item], now: Millis
     ) -> None:
         """A message that waited for its key was read, or given up: `items` are what it says.
 
@@ -90,12 +90,12 @@ class Commands:
             if found is None:
                 return
             await remember_opened(db, items)
-            files = [item for item in items if isinstance(item, Attached)]
+            files = [item for item in items if isinstance(item, MediaReference)]
             await attach(db, row, files)
             then = RoomState(revision=found[0])
-            undecided = [(one, then) for one in items if isinstance(one, Undecided)]
+            undecided = [(one, then) for one in items if isinstance(one, UndecidedCommand)]
             await remember_undecided(db, row, undecided, now)
-            said = [item for item in items if isinstance(item, Said)]
+            said = [item for item in items if isinstance(item, Command)]
             sent = unheard.at if unheard.sent is None else unheard.sent
             own = Message(event_id=unheard.event_id, sent=sent)
             await self._count_late(db, room, int(found[0]), [*said, own, *files], now)
@@ -110,7 +110,7 @@ class Commands:
         """
         row = int(room[0])
         items = await count_once(db, items)
-        said = [item for item in items if isinstance(item, Said)]
+        said = [item for item in items if isinstance(item, Command)]
         if not any(item.setting is not None for item in said):
             await self._apply(db, row, list(said), now)
             return False
@@ -127,13 +127,13 @@ class Commands:
         gap = reread(RoomID(room[8]), token[0], self.digest(own.event_id), own.sent, now)
         tail = await self.unread.begin(db, row, gap)
         # It was found to count at its place, whatever holds where the room is now.
-        items = [replace(one, clear=False) if isinstance(one, Said) else one for one in items]
+        items = [replace(one, clear=False) if isinstance(one, Command) else one for one in items]
         await self.unread.put(db, row, tail - 1, FIRST, items)
         return True
 
     # --- decided late --------------------------------------------------------------------
 
-    async def next_undecided(self, busy: Collection[RoomID] = ()) -> Pending | None:
+    async def next_undecided(self, busy: Collection[RoomID] = ()) -> PendingCommand | None:
         """Return the command to be decided next, of each room the oldest, not of `busy` rooms.
 
         A room with a gap waits until that is read.
@@ -142,7 +142,7 @@ class Commands:
             row = await db.one(NEXT, json.dumps(list(busy)))
         if row is None:
             return None
-        command = Undecided(
+        command = UndecidedCommand(
             digest=row[2],
             event_id=EventID(row[3]),
             sender=UserID(row[4]),
@@ -153,16 +153,16 @@ class Commands:
             device_key=row[9],
             thread=row[12],
         )
-        return Pending(
+        return PendingCommand(
             id=row[0], room_id=RoomID(row[1]), command=command, attempts=row[10], next=row[11]
         )
 
-    async def undecided_later(self, pending: Pending, until: Millis) -> None:
+    async def undecided_later(self, pending: PendingCommand, until: Millis) -> None:
         """The homeserver did not answer."""
         sql = "UPDATE undecided SET next = ?, attempts = attempts + 1 WHERE id = ?"
         await run(self._db, sql, until, pending.id)
 
-    async def decided(self, pending: Pending, said: Said, now: Millis) -> None:
+    async def decided(self, pending: PendingCommand, said: Command, now: Millis) -> None:
         """A command that waited was decided, or given up: `said` is the verdict."""
         async with self._db.transaction() as db:
             room = await db.one(ROOM, pending.room_id)
@@ -178,7 +178,7 @@ class Commands:
 
     # --- in force, and not in the room's state yet ---------------------------------------
 
-    async def written(self, debt: Debt, digest: str) -> None:
+    async def written(self, debt: OutboxItem, digest: str) -> None:
         """The room's state says what was commanded, by the event with this digest: now say so.
 
         Empty: no event needs to say it. Until that event has come with the timeline, nobody who
@@ -192,7 +192,7 @@ class Commands:
                 await db.rows(SEEN, row[0], digest, digest)
                 await db.rows(AWAIT, digest, row[0])
 
-    async def take_back(self, debt: Debt, owed: Owed) -> None:
+    async def take_back(self, debt: OutboxItem, owed: Outgoing) -> None:
         """A commanded lifetime could not be written: what the room's state says holds again.
 
         What somebody has set since is not touched; nor is anything if the command is written, or
@@ -207,7 +207,7 @@ class Commands:
 
 
 async def remember_undecided(
-    db: Database, row: int, found: Sequence[tuple[Undecided, RoomState]], now: Millis
+    db: Database, row: int, found: Sequence[tuple[UndecidedCommand, RoomState]], now: Millis
 ) -> None:
     """Note which commands wait for the homeserver, and how the room stood at their place.
 
@@ -221,7 +221,7 @@ async def remember_undecided(
         if crowd[0] >= MOST_WAITING or crowd[1] >= MOST_OF_ONE:
             await remember_handled(db, [one.digest], [], now)
             args = {"sender": one.sender} | ({"thread": one.thread} if one.thread else {})
-            await owe(db, row, [Owed(key=one.digest, kind="unjudged", args=args)])
+            await owe(db, row, [Outgoing(key=one.digest, kind="unjudged", args=args)])
             continue
         values = (row, one.digest, one.event_id, one.sender, one.setting, one.sent, one.at)
         await db.rows(WAIT, *values, one.device_id, one.device_key, one.thread, state.revision)

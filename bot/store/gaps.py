@@ -8,22 +8,22 @@ from dataclasses import asdict
 from typing import Any, Final, Protocol
 
 from bot.core.default_lifetime import DefaultBegins, DefaultSaid
-from bot.core.policy import Owed
+from bot.core.policy import Outgoing
 from bot.core.timeline import (
-    Attached,
     Change,
+    Command,
     Encrypted,
     Gap,
     Item,
+    KeyUse,
+    MediaReference,
     Message,
-    Opened,
     Redaction,
-    Said,
     Sweep,
-    Unheard,
+    Undecryptable,
 )
 from bot.core.types import Millis, RoomID
-from bot.core.undecided import Undecided
+from bot.core.undecided import UndecidedCommand
 from bot.store.database import Database, Row, as_list, run
 from bot.store.megolm_sessions import FIRST, remember_opened
 from bot.store.outbox import owe
@@ -75,12 +75,13 @@ KINDS: Final[dict[str, type[Item]]] = {
     "change": Change,
     "redaction": Redaction,
     "encrypted": Encrypted,
-    "said": Said,
-    "undecided": Undecided,
-    "unheard": Unheard,
-    "attached": Attached,
-    "defaultbegins": DefaultBegins,
+    "command": Command,
+    "undecided_command": UndecidedCommand,
+    "undecryptable": Undecryptable,
+    "media": MediaReference,
+    "default_begins": DefaultBegins,
 }
+NAMES: Final = {kind: name for name, kind in KINDS.items()}
 
 
 class Apply(Protocol):
@@ -93,7 +94,7 @@ class Apply(Protocol):
         ...
 
 
-class Unread:
+class Gaps:
     """Gaps and what waits behind them.
 
     A room's unread items stand in segments: each gap, walked backwards, gets an even one, and
@@ -206,7 +207,9 @@ class Unread:
             row = await db.one("SELECT id FROM rooms WHERE room_id = ?", gap.room_id)
             if row is not None:
                 if await db.one(MISSED, row[0]) is None:
-                    await owe(db, row[0], [Owed(key=f"missed:{gap.id}", kind="missed", args={})])
+                    await owe(
+                        db, row[0], [Outgoing(key=f"missed:{gap.id}", kind="missed", args={})]
+                    )
                 sweep = Sweep(room_id=gap.room_id, whole=True, since=0, until=now)
                 await begin_sweep(db, row[0], sweep, missed=True)
 
@@ -250,7 +253,7 @@ async def _put(db: Database, row: int, segment: int, first: int, items: list[Ite
             case Message():
                 where = f"{item.sent} {item.parent}" if item.parent else str(item.sent)
                 rows.append((row, segment, position, where, item.event_id))
-            case Opened() | DefaultSaid():
+            case KeyUse() | DefaultSaid():
                 pass  # remembered at once, by whoever reads
             case _:
                 rows.append((row, segment, position, _json(item), None))
@@ -259,7 +262,7 @@ async def _put(db: Database, row: int, segment: int, first: int, items: list[Ite
 
 
 def _json(item: Item) -> str:
-    data: dict[str, Any] = asdict(item) | {"is": type(item).__name__.lower()}
+    data: dict[str, Any] = asdict(item) | {"is": NAMES[type(item)]}
     return json.dumps(data)
 
 

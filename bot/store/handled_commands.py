@@ -6,9 +6,9 @@ import json
 from collections.abc import Sequence
 from typing import Final
 
-from bot.core.timeline import Item, Said
+from bot.core.timeline import Command, Item
 from bot.core.types import Millis
-from bot.core.undecided import Undecided
+from bot.core.undecided import UndecidedCommand
 from bot.store.database import Database
 
 HANDLED_FOR: Final = 90 * 24 * 3_600_000
@@ -30,11 +30,13 @@ FORGET_ALL_BUT: Final = (
 
 async def count_once(db: Database, items: list[Item]) -> list[Item]:
     """Leave out the commands that were counted before, in this stretch or an earlier one."""
-    said = json.dumps([item.digest for item in items if isinstance(item, Said | Undecided)])
+    said = json.dumps(
+        [item.digest for item in items if isinstance(item, Command | UndecidedCommand)]
+    )
     seen = {str(row[0]) for row in await db.rows(HANDLED, said)} if said != "[]" else set()
     fresh: list[Item] = []
     for item in items:
-        if isinstance(item, Said | Undecided):
+        if isinstance(item, Command | UndecidedCommand):
             if item.digest in seen:
                 continue
             seen.add(item.digest)

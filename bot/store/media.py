@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection, Sequence
 from typing import Final
 
-from bot.core.timeline import Attached
+from bot.core.timeline import MediaReference
 from bot.core.timers import File
 from bot.core.types import Millis
 from bot.store.database import Database, as_list, run
@@ -68,7 +68,7 @@ class Files:
         await run(self._db, "DELETE FROM files")
 
 
-async def attach(db: Database, row: int, found: Sequence[Attached]) -> None:
+async def attach(db: Database, row: int, found: Sequence[MediaReference]) -> None:
     """Note which files the messages of a room show, of those messages that have a timer."""
     await db.many(
         ATTACH,

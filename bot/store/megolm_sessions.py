@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from bot.core.policy import RoomState
-from bot.core.timeline import Gap, Item, Opened, Unheard
+from bot.core.timeline import Gap, Item, KeyUse, Undecryptable
 from bot.core.types import EventID, Millis, RoomID, UserID
 from bot.store.database import Database
 
@@ -45,13 +45,13 @@ HEARD: Final = "DELETE FROM unheard WHERE room = ? AND event_id = ? RETURNING re
 
 async def remember_opened(db: Database, items: Sequence[Item]) -> None:
     """Note which keys were used, in the transaction that remembers what was read with them."""
-    found = [item for item in items if isinstance(item, Opened)]
+    found = [item for item in items if isinstance(item, KeyUse)]
     await db.many(OPENED, [(one.session_id, one.index, one.at) for one in found])
     await db.many(USED, [(one.session_id, one.at) for one in found])
 
 
 async def remember_unheard(
-    db: Database, row: int, found: Sequence[tuple[Unheard, RoomState]]
+    db: Database, row: int, found: Sequence[tuple[Undecryptable, RoomState]]
 ) -> None:
     """Note which messages wait for their key, and how the room stood at their place.
 
@@ -66,7 +66,7 @@ async def remember_unheard(
             await db.rows(WAIT, *values, state.revision)
 
 
-class Keys:
+class MegolmSessions:
     """What is known of room keys, besides the keys themselves."""
 
     def __init__(self, database: Database) -> None:
@@ -102,14 +102,14 @@ class Keys:
         async with self._db.transaction() as db:
             await db.many("DELETE FROM sessions WHERE session_id = ?", [(one,) for one in sessions])
 
-    async def waiting(self) -> list[tuple[RoomID, Unheard, bool]]:
+    async def waiting(self) -> list[tuple[RoomID, Undecryptable, bool]]:
         """Return what waits for a key: where, what, and whether the key was asked for."""
         async with self._db.transaction() as db:
             found = await db.rows(WAITING)
         return [
             (
                 RoomID(row[0]),
-                Unheard(
+                Undecryptable(
                     event_id=EventID(row[1]),
                     sender=UserID(row[2]),
                     session_id=row[3],

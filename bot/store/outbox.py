@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import asdict
 from typing import Final
 
-from bot.core.policy import Debt, Owed
+from bot.core.policy import OutboxItem, Outgoing
 from bot.core.policy_forward import overtaken, succeed
 from bot.core.types import Millis, RoomID
 from bot.store.database import Database, Row, as_list, run
@@ -41,14 +41,14 @@ WAIT_TURN: Final = "UPDATE owed SET next = max(next, ?) WHERE room = ? AND kind 
 OWED_LATER: Final = "UPDATE owed SET next = ?, attempts = attempts + 1 WHERE id = ?"
 
 
-class Debts:
+class Outbox:
     """What is still to be answered or said; a crash forgets none of it."""
 
     _db: Database
 
     async def next_debt(
         self, busy: Collection[RoomID] = (), *, setting: bool | None = None
-    ) -> Debt | None:
+    ) -> OutboxItem | None:
         """Return the debt to be paid first, not of `busy` rooms.
 
         With `setting`, a lifetime that is to be set; without, something to be said, which is the
@@ -61,7 +61,7 @@ class Debts:
                 row = row or await db.one(sql, as_list(busy))
         if row is None:
             return None
-        return Debt(
+        return OutboxItem(
             id=row[0],
             room_id=RoomID(row[1]),
             key=row[2],
@@ -71,7 +71,7 @@ class Debts:
             next=row[6],
         )
 
-    async def paid(self, debt: Debt, now: Millis = 0) -> None:
+    async def paid(self, debt: OutboxItem, now: Millis = 0) -> None:
         """The debt is paid; the room's next one comes after those that wait in other rooms."""
         async with self._db.transaction() as db:
             row = await db.one("SELECT id FROM rooms WHERE room_id = ?", debt.room_id)
@@ -79,19 +79,19 @@ class Debts:
             if row is not None:
                 await db.rows(WAIT_TURN, now, row[0])
 
-    async def owed_later(self, debt: Debt, until: Millis) -> None:
+    async def owed_later(self, debt: OutboxItem, until: Millis) -> None:
         """The debt could not be paid now."""
         await run(self._db, OWED_LATER, until, debt.id)
 
 
-async def owe(db: Database, row: int, owed: list[Owed]) -> None:
+async def owe(db: Database, row: int, owed: list[Outgoing]) -> None:
     """Add what is owed to a room, once each; a new lifetime takes the place of one not set yet.
 
     Of answers, no more than somebody may read.
     """
     if any(one.kind == "set" for one in owed):
         before = [
-            Owed(key=one[0], kind="set", args=json.loads(one[1]))
+            Outgoing(key=one[0], kind="set", args=json.loads(one[1]))
             for one in await db.rows(SUPERSEDE, row)
         ]
         new = next(one for one in owed if one.kind == "set")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Final
 
-from bot.core.policy import Owed
+from bot.core.policy import Outgoing
 from bot.core.successors import Stage
 from bot.core.timers import MANY, Review
 from bot.core.types import Millis, RoomID
@@ -63,7 +63,7 @@ WAITS: Final = (
 )
 
 
-class Standing:
+class Permissions:
     """What the bot may do in its rooms, as far as it was looked at."""
 
     _db: Database
@@ -96,7 +96,7 @@ class Standing:
         room_id: RoomID,
         *,
         suspended: bool,
-        owed: list[Owed],
+        owed: list[Outgoing],
         reviews: int = 1,
         stuck: bool = False,
     ) -> None:

@@ -6,8 +6,8 @@ import json
 from collections.abc import Collection, Sequence
 from typing import Final
 
-from bot.core.policy import Stamp
-from bot.core.timers import Orphan, Timer
+from bot.core.policy import NewTimer
+from bot.core.timers import PendingRelation, Timer
 from bot.core.types import EventID, Millis, RoomID
 from bot.store.database import Database, as_list, run
 
@@ -79,7 +79,7 @@ DEPTH: Final = 8
 async def add_timers(
     db: Database,
     row: int,
-    stamps: Sequence[Stamp],
+    stamps: Sequence[NewTimer],
     now: Millis,
     *,
     again: bool = False,
@@ -170,11 +170,11 @@ def sampled(event_id: EventID) -> bool:
     return sum(event_id.encode()) % 10 == 0
 
 
-def _overdue(stamp: Stamp, now: Millis) -> bool:
+def _overdue(stamp: NewTimer, now: Millis) -> bool:
     return stamp.due is not None and stamp.due <= now
 
 
-class Kin:
+class Relations:
     """Messages that belong to others, where the timers alone do not tell."""
 
     def __init__(self, database: Database) -> None:
@@ -195,13 +195,13 @@ class Kin:
                 await db.rows(ADD_CHILD + SOONER, row, child, *values)
             await db.rows("UPDATE timers SET looked = ? WHERE id = ?", looked, timer.id)
 
-    async def next_orphan(self, busy: Collection[RoomID] = ()) -> Orphan | None:
+    async def next_orphan(self, busy: Collection[RoomID] = ()) -> PendingRelation | None:
         """Return the message whose parent is to be asked about next, not of `busy` rooms."""
         async with self._db.transaction() as db:
             found = await db.one(NEXT_ORPHAN, as_list(busy))
         if found is None:
             return None
-        return Orphan(
+        return PendingRelation(
             id=found[0],
             room_id=RoomID(found[1]),
             event_id=EventID(found[2]),
@@ -210,12 +210,12 @@ class Kin:
             next=found[5],
         )
 
-    async def later(self, orphan: Orphan, until: Millis) -> None:
+    async def later(self, orphan: PendingRelation, until: Millis) -> None:
         """The parent could not be asked about now."""
         sql = "UPDATE orphans SET next = ?, attempts = attempts + 1 WHERE id = ?"
         await run(self._db, sql, until, orphan.id)
 
-    async def answered(self, orphan: Orphan, now: Millis, *, gone: bool) -> None:
+    async def answered(self, orphan: PendingRelation, now: Millis, *, gone: bool) -> None:
         """The parent is gone, and the orphan is due at once; or it stands on its own."""
         async with self._db.transaction() as db:
             room = await db.one("SELECT room FROM orphans WHERE id = ?", orphan.id)

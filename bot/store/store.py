@@ -10,12 +10,12 @@ from typing import Final
 
 from bot.core.default_lifetime import DefaultBegins
 from bot.core.invitations import Invite
-from bot.core.lifetimes import Bounds
-from bot.core.policy import Owed, Room, RoomState
-from bot.core.policy_forward import Stamped, stamp
-from bot.core.timeline import Item, Stretch
+from bot.core.lifetimes import LifetimeLimits
+from bot.core.policy import Outgoing, Room, RoomState
+from bot.core.policy_forward import Decision, decide
+from bot.core.timeline import Item, RoomUpdate
 from bot.core.types import Millis, RoomID, UserID
-from bot.store.clock_shift import Moments
+from bot.store.clock_shift import ClockShift
 from bot.store.commands import Commands, remember_undecided
 from bot.store.database import Database, Row
 from bot.store.default_lifetimes import (
@@ -28,7 +28,7 @@ from bot.store.default_lifetimes import (
     owe_default,
     told_default,
 )
-from bot.store.gaps import Unread
+from bot.store.gaps import Gaps
 from bot.store.handled_commands import count_once, forget_handled, remember_handled
 from bot.store.invitations import (
     Invitations,
@@ -38,10 +38,10 @@ from bot.store.invitations import (
 )
 from bot.store.left_rooms import LeftRooms, come_back
 from bot.store.media import Files, attach
-from bot.store.megolm_sessions import FIRST, Keys, remember_opened, remember_unheard
-from bot.store.outbox import Debts, owe
-from bot.store.permissions import HELD_BY, NEWS_OF_MEMBERS, REMOVED, ROOM, Standing
-from bot.store.relations import Kin, add_timers, drop_targets, take_back
+from bot.store.megolm_sessions import FIRST, MegolmSessions, remember_opened, remember_unheard
+from bot.store.outbox import Outbox, owe
+from bot.store.permissions import HELD_BY, NEWS_OF_MEMBERS, REMOVED, ROOM, Permissions
+from bot.store.relations import Relations, add_timers, drop_targets, take_back
 from bot.store.successors import Successors, enter, forget_successors
 from bot.store.sweeps import Sweeps, begin_sweep
 from bot.store.timers import Timers
@@ -76,19 +76,19 @@ SEEN: Final = (
 )
 
 
-class Store(Timers, Standing, LeftRooms, Debts, Commands, RoomDefaults, Files, Moments):
+class Store(Timers, Permissions, LeftRooms, Outbox, Commands, RoomDefaults, Files, ClockShift):
     """All that is remembered, over one database. Every method is one transaction."""
 
     def __init__(
-        self, database: Database, *, bounds: Bounds, own_id: UserID, verify: bool = False
+        self, database: Database, *, bounds: LifetimeLimits, own_id: UserID, verify: bool = False
     ) -> None:
         self._db = database
         self.verify = verify
         self._bounds = bounds
         self._own_id = own_id
-        self.unread = Unread(database, self._apply)
-        self.keys = Keys(database)
-        self.kin = Kin(database)
+        self.unread = Gaps(database, self._apply)
+        self.keys = MegolmSessions(database)
+        self.kin = Relations(database)
         self.sweeps = Sweeps(database)
         self.successors = Successors(database)
         self.invitations = Invitations(database)
@@ -97,7 +97,7 @@ class Store(Timers, Standing, LeftRooms, Debts, Commands, RoomDefaults, Files, M
 
     @classmethod
     async def open(
-        cls, path: Path, *, bounds: Bounds, own_id: UserID, verify: bool = False
+        cls, path: Path, *, bounds: LifetimeLimits, own_id: UserID, verify: bool = False
     ) -> Store:
         """Open the database at `path`; raises `StoreError`.
 
@@ -142,7 +142,7 @@ class Store(Timers, Standing, LeftRooms, Debts, Commands, RoomDefaults, Files, M
         self,
         token: str,
         now: Millis,
-        stretches: list[Stretch],
+        stretches: list[RoomUpdate],
         invited: Sequence[Invite] = (),
         left: Sequence[RoomID] = (),
     ) -> None:
@@ -178,7 +178,7 @@ class Store(Timers, Standing, LeftRooms, Debts, Commands, RoomDefaults, Files, M
             await inherit(db, row, default)
         await owe_default(db, row)
 
-    async def _commit_stretch(self, db: Database, stretch: Stretch, now: Millis) -> None:
+    async def _commit_stretch(self, db: Database, stretch: RoomUpdate, now: Millis) -> None:
         back = await come_back(db, stretch.room_id, now) if stretch.entered else 0
         fresh = bool(await db.rows(ENTER, stretch.room_id))
         room = await db.one(ROOM, stretch.room_id)
@@ -204,11 +204,11 @@ class Store(Timers, Standing, LeftRooms, Debts, Commands, RoomDefaults, Files, M
             await db.rows("UPDATE rooms SET greeting = 1 WHERE id = ?", row)
             if not await enter(db, stretch.room_id):
                 args = {"back": back}
-                await owe(db, row, [Owed(key=f"welcome:{now}", kind="welcome", args=args)])
+                await owe(db, row, [Outgoing(key=f"welcome:{now}", kind="welcome", args=args)])
         await self._welcomed(db, row, stretch, now)
 
     async def _meet_default(
-        self, db: Database, row: int, stretch: Stretch, now: Millis, *, fresh: bool
+        self, db: Database, row: int, stretch: RoomUpdate, now: Millis, *, fresh: bool
     ) -> list[Item]:
         """Note since when the operator's default holds; return what stands before the new items.
 
@@ -224,7 +224,7 @@ class Store(Timers, Standing, LeftRooms, Debts, Commands, RoomDefaults, Files, M
             await inherit(db, row, default)
         return [DefaultBegins(lifetime=default)]
 
-    async def _welcomed(self, db: Database, row: int, stretch: Stretch, now: Millis) -> None:
+    async def _welcomed(self, db: Database, row: int, stretch: RoomUpdate, now: Millis) -> None:
         """Note who wanted the bot in the room, and whether it may be alone there."""
         inviter = await take_inviter(db, stretch.room_id)
         if inviter is not None:
@@ -241,11 +241,11 @@ class Store(Timers, Standing, LeftRooms, Debts, Commands, RoomDefaults, Files, M
             return
         state = await self._state(db, row)
         bounds = await self._bounds_there(db, row)
-        result = stamp(state, items, bounds=bounds, own_id=self._own_id)
+        result = decide(state, items, bounds=bounds, own_id=self._own_id)
         await self._write(db, row, result, now, again=again)
 
     async def _write(
-        self, db: Database, row: int, result: Stamped, now: Millis, *, again: bool
+        self, db: Database, row: int, result: Decision, now: Millis, *, again: bool
     ) -> None:
         # The verdict may be old by now: have the bot's power looked at again.
         lacks = (result.suspends, result.suspends)
@@ -260,7 +260,7 @@ class Store(Timers, Standing, LeftRooms, Debts, Commands, RoomDefaults, Files, M
         await owe(db, row, result.owed)
         await remember_undecided(db, row, result.undecided, now)
 
-    async def _bounds_there(self, db: Database, row: int) -> Bounds:
+    async def _bounds_there(self, db: Database, row: int) -> LifetimeLimits:
         """Return the bounds, with the default that holds where the room's timeline is known to."""
         found = await db.one("SELECT inherited FROM rooms WHERE id = ?", row)
         assert found is not None

@@ -6,9 +6,9 @@ import json
 from collections.abc import Collection, Sequence
 from typing import Final
 
-from bot.core.policy import Owed, Stamp
-from bot.core.policy_backward import WayBack
-from bot.core.timeline import Attached, Sweep
+from bot.core.policy import NewTimer, Outgoing
+from bot.core.policy_backward import PolicyBackward
+from bot.core.timeline import MediaReference, Sweep
 from bot.core.types import EventID, Millis, RoomID
 from bot.store.database import Database, as_list, run
 from bot.store.default_lifetimes import dump_defaults, load_defaults
@@ -116,12 +116,12 @@ class Sweeps:
     async def read_on(
         self,
         sweep: Sweep,
-        stamps: Sequence[Stamp],
-        files: Sequence[Attached],
+        stamps: Sequence[NewTimer],
+        files: Sequence[MediaReference],
         now: Millis,
         *,
         token: str | None,
-        way: WayBack,
+        way: PolicyBackward,
         events: int,
     ) -> int:
         """Remember one page of a walk: what is to get timers, and where the walk goes on.
@@ -169,7 +169,7 @@ class Sweeps:
             row = await db.one(ROW, sweep.room_id)
             if row is not None:
                 await db.rows("DELETE FROM sweeps WHERE room = ?", row[0])
-                owed = Owed(key=f"missed:{sweep.until}", kind="missed", args={})
+                owed = Outgoing(key=f"missed:{sweep.until}", kind="missed", args={})
                 await owe(db, row[0], [owed])
 
     async def left(self) -> int:

@@ -13,7 +13,7 @@ from bot.chat import notices
 from bot.chat.commands import (
     LONGEST_ARGUMENT,
     TABLE,
-    Parsed,
+    ParsedCommand,
     command_of,
     parse,
     text_of,
@@ -21,12 +21,12 @@ from bot.chat.commands import (
     usage,
 )
 from bot.core import durations
-from bot.core.lifetimes import Bounds
+from bot.core.lifetimes import LifetimeLimits
 from bot.core.timeline import OFF
 from bot.core.types import EventID
 
 SECOND, MINUTE, HOUR, DAY = 1_000, 60_000, 3_600_000, 86_400_000
-BOUNDS = Bounds(minimum=SECOND, maximum=365 * DAY)
+BOUNDS = LifetimeLimits(minimum=SECOND, maximum=365 * DAY)
 
 
 def kind(text: str, prefix: str = "!expire") -> str | None:
@@ -69,7 +69,7 @@ def kind(text: str, prefix: str = "!expire") -> str | None:
     ],
 )
 def test_a_lifetime_is_set(text: str, expected: int) -> None:
-    assert parse(text, "!expire") == Parsed(kind="set", setting=expected)
+    assert parse(text, "!expire") == ParsedCommand(kind="set", setting=expected)
 
 
 @pytest.mark.parametrize(
@@ -77,12 +77,12 @@ def test_a_lifetime_is_set(text: str, expected: int) -> None:
 )
 def test_off_has_many_names(rest: str) -> None:
     for text in (f"!expire {rest}", f"!expire: {rest}", f"`!expire {rest}`"):
-        assert parse(text, "!expire") == Parsed(kind="off", setting=OFF)
+        assert parse(text, "!expire") == ParsedCommand(kind="off", setting=OFF)
 
 
 @pytest.mark.parametrize("text", ["!expire off", "!expire unset", "!Expire OFF", "!expire  off "])
 def test_the_lifetime_is_turned_off(text: str) -> None:
-    assert parse(text, "!expire") == Parsed(kind="off", setting=OFF)
+    assert parse(text, "!expire") == ParsedCommand(kind="off", setting=OFF)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_the_lifetime_is_turned_off(text: str) -> None:
     ],
 )
 def test_a_question_is_asked(text: str, expected: str) -> None:
-    assert parse(text, "!expire") == Parsed(kind=expected)
+    assert parse(text, "!expire") == ParsedCommand(kind=expected)
 
 
 @pytest.mark.parametrize(
@@ -206,8 +206,10 @@ def test_any_text_is_a_command_or_none_and_raises_nothing(text: str, prefix: str
 @given(lifetime=st.integers(1, durations.LONGEST // SECOND).map(lambda count: count * SECOND))
 def test_every_lifetime_can_be_typed_as_it_is_said(lifetime: int) -> None:
     for text in (durations.compact(lifetime), durations.words(lifetime)):
-        assert parse(f"!expire {text}", "!expire") == Parsed(kind="set", setting=lifetime)
-        assert parse(f"!expire set {text}", "!expire") == Parsed(kind="set", setting=lifetime)
+        assert parse(f"!expire {text}", "!expire") == ParsedCommand(kind="set", setting=lifetime)
+        assert parse(f"!expire set {text}", "!expire") == ParsedCommand(
+            kind="set", setting=lifetime
+        )
 
 
 @pytest.mark.parametrize("text", ["!expire " + "5m " * 30_000, " " * 65_536, "!expire" * 9_000])
@@ -293,7 +295,7 @@ def test_what_is_no_text_of_a_person_is_no_command(content: dict[str, Any]) -> N
 BOT_ID = "@bot:example.org"
 
 
-def command(body: str, relation: Any = None, **content: Any) -> Parsed | None:
+def command(body: str, relation: Any = None, **content: Any) -> ParsedCommand | None:
     whole = {"msgtype": "m.text", "body": body} | content
     return command_of(whole, relation, own_id=BOT_ID, prefix="!expire")
 
@@ -331,7 +333,7 @@ NAMED = {"m.mentions": {"user_ids": [BOT_ID]}}
     ],
 )
 def test_a_command_may_begin_with_the_bots_name(body: str, content: dict[str, Any]) -> None:
-    assert command(body, **content) == Parsed(kind="set", setting=5 * MINUTE)
+    assert command(body, **content) == ParsedCommand(kind="set", setting=5 * MINUTE)
 
 
 @pytest.mark.parametrize(
@@ -371,7 +373,7 @@ def test_what_is_said_to_others_is_no_command(body: str, content: dict[str, Any]
 def test_a_command_that_begins_with_a_name_is_for_who_has_that_name(
     name: str, content: dict[str, Any]
 ) -> None:
-    expected = Parsed(kind="off", setting=OFF, called=name)
+    expected = ParsedCommand(kind="off", setting=OFF, called=name)
     assert command(f"{name}: !expire off", **content) == expected
     assert command(f" {name} , `!expire off`", **content) == expected
 
@@ -388,11 +390,11 @@ def test_a_command_that_begins_with_a_name_is_for_who_has_that_name(
 def test_a_reply_may_be_a_command_if_what_it_replies_to_is_the_bots(
     body: str, relation: dict[str, Any]
 ) -> None:
-    expected = Parsed(kind="set", setting=5 * MINUTE, replies_to=EventID("$other"))
+    expected = ParsedCommand(kind="set", setting=5 * MINUTE, replies_to=EventID("$other"))
     assert command(body, relation) == expected
     assert command(body, **{"m.relates_to": relation}) == expected
     assert command(body, relation, **{"m.relates_to": relation}) == expected
-    assert command(body, relation, **NAMED) == Parsed(kind="set", setting=5 * MINUTE)
+    assert command(body, relation, **NAMED) == ParsedCommand(kind="set", setting=5 * MINUTE)
 
 
 @pytest.mark.parametrize(
@@ -406,7 +408,7 @@ def test_a_reply_may_be_a_command_if_what_it_replies_to_is_the_bots(
 )
 def test_a_reply_that_quotes_the_bot_is_for_the_bot(body: str, expected: int | None) -> None:
     found = command(body, REPLY)
-    assert found == (expected and Parsed(kind="set", setting=expected))
+    assert found == (expected and ParsedCommand(kind="set", setting=expected))
 
 
 @pytest.mark.parametrize(

@@ -10,19 +10,19 @@ from hypothesis import strategies as st
 
 from bot.chat import notices, status
 from bot.chat.commands import TABLE, parse
-from bot.chat.notices import LONGEST_NAME, Standing
+from bot.chat.notices import LONGEST_NAME, Permission
 from bot.core.durations import LONGEST
-from bot.core.lifetimes import Bounds
+from bot.core.lifetimes import LifetimeLimits
 from bot.core.timeline import OFF, Setting
 from bot.core.types import Millis
 
 SECOND, MINUTE, HOUR, DAY = 1_000, 60_000, 3_600_000, 86_400_000
-BOUNDS = Bounds(minimum=MINUTE, maximum=7 * DAY)
-WEAK, STRONG = Standing(have=0, need=50), Standing(have=50, need=50)
+BOUNDS = LifetimeLimits(minimum=MINUTE, maximum=7 * DAY)
+WEAK, STRONG = Permission(have=0, need=50), Permission(have=50, need=50)
 
 SECONDS = st.integers(1, LONGEST // SECOND).map(lambda count: count * SECOND)
 ALL_BOUNDS = st.tuples(SECONDS, SECONDS).map(
-    lambda pair: Bounds(minimum=min(pair), maximum=max(pair))
+    lambda pair: LifetimeLimits(minimum=min(pair), maximum=max(pair))
 )
 SETTINGS = st.none() | st.just(OFF) | st.integers(1, LONGEST)
 
@@ -179,7 +179,9 @@ def test_a_change_is_announced(setting: Setting, more: dict[str, object], expect
 
 
 @given(setting=SETTINGS, bounds=ALL_BOUNDS, pending=st.integers(0, 10**9))
-def test_any_change_can_be_announced(setting: Setting, bounds: Bounds, pending: int) -> None:
+def test_any_change_can_be_announced(
+    setting: Setting, bounds: LifetimeLimits, pending: int
+) -> None:
     for standing in (None, WEAK, STRONG):
         said = notices.announcement("alice", setting, bounds, pending=pending, standing=standing)
         assert said.endswith(".")
@@ -272,7 +274,7 @@ def test_any_status_can_be_said(
 
 
 @given(bounds=ALL_BOUNDS)
-def test_the_example_that_is_given_would_be_accepted(bounds: Bounds) -> None:
+def test_the_example_that_is_given_would_be_accepted(bounds: LifetimeLimits) -> None:
     assert bounds.allows(notices.example(bounds))
     for said in (notices.outside("!expire", bounds), notices.invalid("!expire", bounds)):
         [_, rest] = said.split("!expire ", 1)
@@ -328,7 +330,7 @@ def test_a_bot_that_lacks_a_right_names_the_level_and_its_own() -> None:
     ],
 )
 def test_the_welcome_says_what_the_bot_does_and_needs(
-    standing: Standing | None, lifetime: Millis | None, expected: str
+    standing: Permission | None, lifetime: Millis | None, expected: str
 ) -> None:
     assert expected in notices.welcome("!expire", standing, lifetime)
 

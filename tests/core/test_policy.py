@@ -9,21 +9,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot.core.lifetimes import Bounds
+from bot.core.lifetimes import LifetimeLimits
 from bot.core.policy import LARGEST, RoomState, lifetime, policy_content, read_setting
-from bot.core.policy_forward import Stamped, stamp
-from bot.core.timeline import OFF, Change, Item, Message, Redaction, Said, Setting
+from bot.core.policy_forward import Decision, decide
+from bot.core.timeline import OFF, Change, Command, Item, Message, Redaction, Setting
 from bot.core.types import EventID, Millis, UserID
 
 ALICE, BOT = UserID("@alice:example.org"), UserID("@bot:example.org")
 SECOND, MINUTE, HOUR = 1_000, 60_000, 3_600_000
-BOUNDS = Bounds(minimum=10 * SECOND, maximum=HOUR)
-DEFAULT = Bounds(minimum=10 * SECOND, maximum=HOUR, default=5 * MINUTE)
+BOUNDS = LifetimeLimits(minimum=10 * SECOND, maximum=HOUR)
+DEFAULT = LifetimeLimits(minimum=10 * SECOND, maximum=HOUR, default=5 * MINUTE)
 NOW = 1_800_000_000_000
 
 
-def walk(*items: Item, state: RoomState | None = None, bounds: Bounds = BOUNDS) -> Stamped:
-    return stamp(state or RoomState(), list(items), bounds=bounds, own_id=BOT)
+def walk(*items: Item, state: RoomState | None = None, bounds: LifetimeLimits = BOUNDS) -> Decision:
+    return decide(state or RoomState(), list(items), bounds=bounds, own_id=BOT)
 
 
 def message(name: object, sent: Millis = NOW) -> Message:
@@ -34,8 +34,8 @@ def change(setting: Setting, digest: str, *, sender: UserID = ALICE, **more: Any
     return Change(setting=setting, sender=sender, digest=digest, **more)
 
 
-def said(setting: Setting, digest: str, kind: str = "set", *, suspends: bool = False) -> Said:
-    return Said(digest=digest, sender=ALICE, kind=kind, setting=setting, suspends=suspends)
+def said(setting: Setting, digest: str, kind: str = "set", *, suspends: bool = False) -> Command:
+    return Command(digest=digest, sender=ALICE, kind=kind, setting=setting, suspends=suspends)
 
 
 def redaction(target: str, digest: str = "r") -> Redaction:
@@ -44,7 +44,7 @@ def redaction(target: str, digest: str = "r") -> Redaction:
     )
 
 
-def spans(found: Stamped) -> dict[str, Millis]:
+def spans(found: Decision) -> dict[str, Millis]:
     return {one.event_id[1:]: one.due - NOW for one in found.timers if one.due is not None}
 
 
@@ -66,7 +66,9 @@ def spans(found: Stamped) -> dict[str, Millis]:
         (LARGEST, BOUNDS, HOUR),
     ],
 )
-def test_the_lifetime_in_force(setting: Setting, bounds: Bounds, expected: Millis | None) -> None:
+def test_the_lifetime_in_force(
+    setting: Setting, bounds: LifetimeLimits, expected: Millis | None
+) -> None:
     assert lifetime(setting, bounds) == expected
 
 

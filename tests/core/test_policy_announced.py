@@ -7,21 +7,21 @@ from typing import Any
 
 import pytest
 
-from bot.core.lifetimes import Bounds
+from bot.core.lifetimes import LifetimeLimits
 from bot.core.policy import LARGEST, RoomState
-from bot.core.policy_forward import Stamped, stamp
-from bot.core.timeline import OFF, Change, Item, Message, Redaction, Said, Setting
+from bot.core.policy_forward import Decision, decide
+from bot.core.timeline import OFF, Change, Command, Item, Message, Redaction, Setting
 from bot.core.types import EventID, Millis, UserID
 
 ALICE, BOT = UserID("@alice:example.org"), UserID("@bot:example.org")
 SECOND, MINUTE, HOUR = 1_000, 60_000, 3_600_000
-BOUNDS = Bounds(minimum=10 * SECOND, maximum=HOUR)
-DEFAULT = Bounds(minimum=10 * SECOND, maximum=HOUR, default=5 * MINUTE)
+BOUNDS = LifetimeLimits(minimum=10 * SECOND, maximum=HOUR)
+DEFAULT = LifetimeLimits(minimum=10 * SECOND, maximum=HOUR, default=5 * MINUTE)
 NOW = 1_800_000_000_000
 
 
-def walk(*items: Item, state: RoomState | None = None, bounds: Bounds = BOUNDS) -> Stamped:
-    return stamp(state or RoomState(), list(items), bounds=bounds, own_id=BOT)
+def walk(*items: Item, state: RoomState | None = None, bounds: LifetimeLimits = BOUNDS) -> Decision:
+    return decide(state or RoomState(), list(items), bounds=bounds, own_id=BOT)
 
 
 def message(name: object, sent: Millis = NOW) -> Message:
@@ -32,8 +32,8 @@ def change(setting: Setting, digest: str, *, sender: UserID = ALICE, **more: Any
     return Change(setting=setting, sender=sender, digest=digest, **more)
 
 
-def said(setting: Setting, digest: str, kind: str = "set", *, suspends: bool = False) -> Said:
-    return Said(digest=digest, sender=ALICE, kind=kind, setting=setting, suspends=suspends)
+def said(setting: Setting, digest: str, kind: str = "set", *, suspends: bool = False) -> Command:
+    return Command(digest=digest, sender=ALICE, kind=kind, setting=setting, suspends=suspends)
 
 
 def redaction(target: str, digest: str = "r") -> Redaction:
@@ -42,7 +42,7 @@ def redaction(target: str, digest: str = "r") -> Redaction:
     )
 
 
-def spans(found: Stamped) -> dict[str, Millis]:
+def spans(found: Decision) -> dict[str, Millis]:
     return {one.event_id[1:]: one.due - NOW for one in found.timers if one.due is not None}
 
 
@@ -54,7 +54,7 @@ def known(setting: Setting, digest: str, *, revision: int) -> RoomState:
 # --- what is told --------------------------------------------------------------------------------
 
 
-def told(found: Stamped) -> list[tuple[str, Any]]:
+def told(found: Decision) -> list[tuple[str, Any]]:
     return [(owed.kind, owed.args.get("setting")) for owed in found.owed]
 
 
@@ -78,7 +78,7 @@ def test_a_change_by_somebody_is_told_once_with_who_and_what() -> None:
     ],
 )
 def test_a_change_that_changes_nothing_is_not_told(
-    before: Setting, after: Setting, bounds: Bounds
+    before: Setting, after: Setting, bounds: LifetimeLimits
 ) -> None:
     state = RoomState(setting=before, policy_digest="before")
     found = walk(change(after, "a"), state=state, bounds=bounds)
@@ -150,7 +150,7 @@ def test_the_redaction_of_an_earlier_policy_changes_nothing() -> None:
 # --- commands and their echoes -------------------------------------------------------------------
 
 
-def written(found: Stamped, digest: str) -> RoomState:
+def written(found: Decision, digest: str) -> RoomState:
     """Return the state once the homeserver has said which event holds the commanded lifetime."""
     return replace(found.state, awaits=digest)
 

@@ -29,7 +29,7 @@ from bot.core.redaction import (
     transaction_id,
 )
 from bot.core.retry import FIRST_BACKOFF, PAUSE_CEILING, POSTPONE_CEILING, backoff, retry_in
-from bot.core.sync_token import ANEW_EVERY, Anew, went_back
+from bot.core.sync_token import ANEW_EVERY, SyncRestart, went_back
 from bot.core.timers import Timer
 from bot.core.types import EventID, Millis, RoomID
 
@@ -302,7 +302,7 @@ def test_two_tokens_of_any_kind_are_compared_without_error(since: str, after: st
 
 
 def test_a_token_is_given_up_when_it_is_refused_twice_in_a_row() -> None:
-    anew, refused = Anew(), Refused(status=400, errcode="M_UNKNOWN")
+    anew, refused = SyncRestart(), Refused(status=400, errcode="M_UNKNOWN")
     other = Unreachable(reason="reset")
     assert [anew.refused(one) for one in (refused, other, refused)] == [False] * 3
     assert anew.refused(refused)
@@ -314,7 +314,7 @@ def test_a_token_is_given_up_when_it_is_refused_twice_in_a_row() -> None:
 
 
 def test_a_timeline_that_goes_back_again_soon_is_not_read_anew_again() -> None:
-    anew = Anew()
+    anew = SyncRestart()
     assert anew.went_back(5)
     anew.answered()
     assert not anew.went_back(5 + ANEW_EVERY - 1)

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from bot.core.outcomes import RateLimited, Unreachable
 from bot.core.redaction import IN_FLIGHT
-from bot.core.throughput import FAILING_PAUSE, MANY_FAILED, PROBE_AFTER, Pace
+from bot.core.throughput import FAILING_PAUSE, MANY_FAILED, PROBE_AFTER, Throughput
 from bot.core.types import Millis
 from tests.services.test_redactor import gone, messages
-from tests.support.harness import MINUTE, SECOND, House
+from tests.support.harness import MINUTE, SECOND, Harness
 
 
 class Bucket:
@@ -37,7 +37,9 @@ class Bucket:
         return 0
 
 
-def send(pace: Pace, bucket: Bucket | None, now: Millis, until: Millis) -> tuple[int, int, Millis]:
+def send(
+    pace: Throughput, bucket: Bucket | None, now: Millis, until: Millis
+) -> tuple[int, int, Millis]:
     """Send all the time; return how many were accepted and refused, and when it ended."""
     accepted = refused = 0
     while now < until:
@@ -55,20 +57,20 @@ def send(pace: Pace, bucket: Bucket | None, now: Millis, until: Millis) -> tuple
 @settings(max_examples=20)
 @given(st.integers(200, 20_000))
 def test_nearly_all_that_is_let_through_is_used_and_little_is_refused(interval: Millis) -> None:
-    accepted, refused, _ = send(Pace(), Bucket(interval), 0, 100 * interval)
+    accepted, refused, _ = send(Throughput(), Bucket(interval), 0, 100 * interval)
     assert accepted >= 0.95 * (100 + 9)
     assert refused <= accepted / 3
 
 
 def test_the_rate_is_learnt() -> None:
-    pace = Pace()
+    pace = Throughput()
     send(pace, Bucket(5_000), 0, 200_000)
     assert 2_400 <= pace.interval <= 5_100
     assert pace.width == 1
 
 
 def test_a_limit_that_is_lifted_is_noticed_soon() -> None:
-    pace = Pace()
+    pace = Throughput()
     _, _, now = send(pace, Bucket(5_000), 0, 200_000)
     for _ in range(2 * PROBE_AFTER):
         now = max(now, pace.paused_until)
@@ -80,7 +82,7 @@ def test_a_limit_that_is_lifted_is_noticed_soon() -> None:
 
 @given(st.integers(1_000, MINUTE))
 def test_a_limit_that_has_passed_is_forgotten_within_a_few_redactions(wait: Millis) -> None:
-    pace, now = Pace(), SECOND
+    pace, now = Throughput(), SECOND
     pace.accepted(now)
     pace.paused(RateLimited(retry_after=wait), now + wait, now, again=False)
     back = now = pace.paused_until
@@ -92,7 +94,7 @@ def test_a_limit_that_has_passed_is_forgotten_within_a_few_redactions(wait: Mill
 
 
 def test_after_a_rest_several_go_at_once_again() -> None:
-    pace, bucket = Pace(), Bucket(5_000)
+    pace, bucket = Throughput(), Bucket(5_000)
     _, _, now = send(pace, bucket, 0, 100_000)
     rested = now + 600_000
     accepted, refused, _ = send(pace, bucket, rested, rested + 1_000)
@@ -101,7 +103,7 @@ def test_after_a_rest_several_go_at_once_again() -> None:
 
 
 def test_a_message_that_is_never_answered_holds_up_the_others_less_and_less() -> None:
-    pace, now = Pace(), 0
+    pace, now = Throughput(), 0
     for _ in range(10):
         pace.paused(Unreachable(reason="x"), now + MINUTE, now, again=True)
         assert pace.paused_until - now <= FAILING_PAUSE
@@ -111,7 +113,7 @@ def test_a_message_that_is_never_answered_holds_up_the_others_less_and_less() ->
 
 
 def test_many_failures_in_a_row_slow_everything_down() -> None:
-    pace = Pace()
+    pace = Throughput()
     for _ in range(MANY_FAILED - 1):
         pace.failed(0)
     assert (pace.width, pace.paused_until) == (IN_FLIGHT, 0)
@@ -120,7 +122,7 @@ def test_many_failures_in_a_row_slow_everything_down() -> None:
 
 
 async def test_that_more_is_due_than_is_let_through_is_said_once_an_episode(
-    house: House, caplog: pytest.LogCaptureFixture
+    house: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     room = house.homeserver.make_room()
@@ -142,7 +144,7 @@ async def test_that_more_is_due_than_is_let_through_is_said_once_an_episode(
     assert sum("caught up" in one for one in caplog.messages) == 2
 
 
-async def test_status_tells_people_of_the_limit(house: House) -> None:
+async def test_status_tells_people_of_the_limit(house: Harness) -> None:
     room = house.homeserver.make_room()
     bucket = Bucket(5 * SECOND)
     house.homeserver.limit_redactions(lambda: bucket.take(house.clock.now()))

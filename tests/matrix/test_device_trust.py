@@ -12,7 +12,7 @@ from unpaddedbase64 import encode_base64
 
 from bot.core.types import UserID
 from bot.matrix.device_trust import is_cross_signed
-from bot.matrix.identity.private_keys import Seeds
+from bot.matrix.identity.private_keys import PrivateKeys
 
 if TYPE_CHECKING:
     from tests.support.bot_process import Bots
@@ -23,7 +23,7 @@ ALICE = UserID("@alice:example.org")
 
 def answer() -> dict[str, Any]:
     """Return an answer of `/keys/query` in which everything is as it should be."""
-    seeds = Seeds.make(ALICE)
+    seeds = PrivateKeys.make(ALICE)
     own = generate_signing_key("PHONE")
     device = {
         "user_id": ALICE,

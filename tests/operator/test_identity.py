@@ -13,8 +13,8 @@ import pytest
 from bot.chat.notices import grouped
 from bot.config import load
 from bot.core import recovery_key
-from bot.matrix.identity.private_keys import Seeds
-from bot.operator.identity import CustodyError, Operator, _authorise, reset
+from bot.matrix.identity.private_keys import PrivateKeys
+from bot.operator.identity import Operator, OperatorError, _authorise, reset
 from tests.on_synapse.test_cross_signing import own_keys, signed, verify
 from tests.support.people import People, Person, wait_until
 
@@ -56,8 +56,8 @@ def identity(bot: BotProcess, *arguments: str, said: str = "") -> subprocess.Com
     return bot_command(bot, "identity", *arguments, said=said)
 
 
-def seeds(bot: BotProcess) -> Seeds:
-    found = Seeds.load(bot.data_dir / "cross_signing.json")
+def seeds(bot: BotProcess) -> PrivateKeys:
+    found = PrivateKeys.load(bot.data_dir / "cross_signing.json")
     assert found is not None
     return found
 
@@ -256,7 +256,7 @@ async def test_a_homeserver_that_takes_no_password_is_passed_on_to_the_operator(
     bot.write_config()
     operator = Operator(say=print, agrees=lambda _: True, password=lambda _: "never")
     answer = _authorise(load(bot.config_file, environ={}), operator)
-    with pytest.raises(CustodyError) as caught:
+    with pytest.raises(OperatorError) as caught:
         await answer(demand)
     assert reason in str(caught.value)
     assert caught.value.status == 3
@@ -272,7 +272,7 @@ async def test_a_reset_that_was_cut_off_is_settled_by_the_next_start(
     old = seeds(bot)
     if took_place:
         assert identity(bot, "reset", "--yes").returncode == 0
-    new = seeds(bot) if took_place else Seeds.make(old.user_id)
+    new = seeds(bot) if took_place else PrivateKeys.make(old.user_id)
     old.save(bot.data_dir / "cross_signing.json.old")
     new.save(bot.data_dir / "cross_signing.json")
     await bot.start()

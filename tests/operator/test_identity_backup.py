@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bot.core import recovery_key
-from bot.matrix.identity.private_keys import Seeds
+from bot.matrix.identity.private_keys import PrivateKeys
 from tests.on_synapse.test_cross_signing import own_keys, signed
 from tests.operator.test_identity import (
     bot_command,
@@ -159,7 +159,7 @@ async def test_a_backup_that_was_refused_leaves_no_key_behind(
     await signed(bot)
     await bot.stop()
     file = tmp_path / "recovery"
-    Seeds.make(seeds(bot).user_id).save(bot.data_dir / "cross_signing.json")
+    PrivateKeys.make(seeds(bot).user_id).save(bot.data_dir / "cross_signing.json")
     done = identity(bot, "backup", "--recovery-key-file", str(file))
     assert done.returncode == 1
     assert "the identity of the account is not here" in done.stderr

@@ -12,7 +12,7 @@ from aiohttp.test_utils import TestServer
 from bot.config import Settings
 from bot.operator import rate_limit
 from bot.operator.check import findings
-from bot.operator.identity import CustodyError
+from bot.operator.identity import OperatorError
 from bot.operator.login_check import Finding
 from tests.on_synapse.test_cross_signing import signed
 from tests.operator.test_identity import bot_command
@@ -80,10 +80,10 @@ def file(tmp_path: Path) -> Path:
     return where
 
 
-async def refused(settings: Settings, file: Path, *, undo: bool = False) -> CustodyError:
+async def refused(settings: Settings, file: Path, *, undo: bool = False) -> OperatorError:
     """Lift the limit in vain; return why, and see that the token is not in it."""
     said: list[str] = []
-    with pytest.raises(CustodyError) as caught:
+    with pytest.raises(OperatorError) as caught:
         await rate_limit.lift(settings, said.append, file=file, undo=undo)
     assert said == []
     assert TOKEN not in str(caught.value)

@@ -16,7 +16,7 @@ from bot.demo.homeserver import Homeserver
 from tests.on_synapse.test_lifecycle import settle_in
 from tests.support.bot_process import Bots
 from tests.support.fake_homeserver import ALICE, BOB, BOT
-from tests.support.harness import MINUTE, House
+from tests.support.harness import MINUTE, Harness
 from tests.support.people import People, Person, wait_until
 
 README = Path(__file__).parent.parent.parent / "README.md"
@@ -26,7 +26,7 @@ IN_THREAD = {**THREAD, "m.in_reply_to": {"event_id": ROOT}}
 
 
 @pytest.fixture
-async def room(house: House) -> RoomID:
+async def room(house: Harness) -> RoomID:
     """A room that the bot has known for a while; bob has no power."""
     room = house.homeserver.make_room()
     house.homeserver.set_member(room, BOB, "join", displayname="bob")
@@ -43,13 +43,13 @@ def replying(event_id: str) -> dict[str, Any]:
     return relating({"m.in_reply_to": {"event_id": event_id}})
 
 
-def own(house: House, room: RoomID) -> list[Event]:
+def own(house: Harness, room: RoomID) -> list[Event]:
     """Return what the bot has said, as it stands in the room."""
     events = house.homeserver.rooms[room].events
     return [one for one in events if one["sender"] == BOT and "state_key" not in one]
 
 
-async def said(house: House, room: RoomID, body: str, **content: Any) -> list[str]:
+async def said(house: Harness, room: RoomID, body: str, **content: Any) -> list[str]:
     """Let alice say something; return what the bot answers."""
     before = len(house.homeserver.heard(room))
     async with house.running(house.intake, house.speaker):
@@ -66,7 +66,7 @@ async def said(house: House, room: RoomID, body: str, **content: Any) -> list[st
     ["bot: !expire 5m", "!expire: 5m", "`!expire 5m`", "!expire 5 minutes.", "!expire after 5m"],
 )
 async def test_a_command_is_heard_however_it_is_written(
-    house: House, room: RoomID, body: str
+    house: Harness, room: RoomID, body: str
 ) -> None:
     [answer] = await said(house, room, body)
     assert answer.endswith("set disappearing messages to 5 minutes.")
@@ -75,7 +75,7 @@ async def test_a_command_is_heard_however_it_is_written(
 
 @pytest.mark.parametrize("body", ["!expire 0", "!expire 1 month", "!expire set off"])
 async def test_what_is_not_understood_is_answered_with_the_way_out(
-    house: House, room: RoomID, body: str
+    house: Harness, room: RoomID, body: str
 ) -> None:
     [answer] = await said(house, room, body)
     assert "!expire off ends it." in answer
@@ -83,7 +83,7 @@ async def test_what_is_not_understood_is_answered_with_the_way_out(
 
 @pytest.mark.parametrize("fallback", ["", "> <@bot:example.org> say !expire 1d\n\n"])
 async def test_a_reply_to_the_bots_own_notice_is_a_command(
-    house: House, room: RoomID, fallback: str
+    house: Harness, room: RoomID, fallback: str
 ) -> None:
     await said(house, room, "!expire status")
     about = replying(own(house, room)[-1]["event_id"])
@@ -91,7 +91,7 @@ async def test_a_reply_to_the_bots_own_notice_is_a_command(
     assert answer.endswith("set disappearing messages to 5 minutes.")
 
 
-async def test_a_reply_to_somebody_else_is_no_command(house: House, room: RoomID) -> None:
+async def test_a_reply_to_somebody_else_is_no_command(house: Harness, room: RoomID) -> None:
     asked = house.homeserver.send(room, "how do I turn it off?", sender=BOB)
     about = replying(asked)
     assert await said(house, room, "!expire off", **about) == []
@@ -100,7 +100,7 @@ async def test_a_reply_to_somebody_else_is_no_command(house: House, room: RoomID
 
 
 async def test_a_reply_is_heard_though_nobody_says_to_whom_it_replies(
-    house: House, room: RoomID
+    house: Harness, room: RoomID
 ) -> None:
     house.homeserver.fail_next(Unreachable(reason="x"), on="event")
     about = replying("$away")
@@ -109,7 +109,7 @@ async def test_a_reply_is_heard_though_nobody_says_to_whom_it_replies(
 
 @pytest.mark.parametrize("body", ["Ephemeral: !expire 5m", "@ephemeral, `!expire 5m.`"])
 async def test_the_bot_is_called_by_the_name_that_it_has_in_the_room(
-    house: House, room: RoomID, body: str
+    house: Harness, room: RoomID, body: str
 ) -> None:
     [answer] = await said(house, room, body)
     assert answer.endswith("set disappearing messages to 5 minutes.")
@@ -117,14 +117,14 @@ async def test_the_bot_is_called_by_the_name_that_it_has_in_the_room(
 
 @pytest.mark.parametrize("body", ["alice: !expire off", "bob, !expire status", "x: !expire y"])
 async def test_what_is_said_to_somebody_else_by_name_is_no_command(
-    house: House, room: RoomID, body: str
+    house: Harness, room: RoomID, body: str
 ) -> None:
     assert await said(house, room, body) == []
     house.homeserver.set_member(room, BOT, "join")
     assert await said(house, room, body) == []
 
 
-async def test_replies_over_the_limit_cost_no_request(house: House, room: RoomID) -> None:
+async def test_replies_over_the_limit_cost_no_request(house: Harness, room: RoomID) -> None:
     about = replying("$away")
     async with house.running(house.intake, house.speaker):
         for _ in range(100):
@@ -141,7 +141,7 @@ async def test_replies_over_the_limit_cost_no_request(house: House, room: RoomID
 )
 @pytest.mark.parametrize("encrypted", [False, True])
 async def test_a_command_in_a_thread_is_answered_there(
-    house: House, body: str, encrypted: bool
+    house: Harness, body: str, encrypted: bool
 ) -> None:
     room = house.homeserver.make_room(encrypted=encrypted)
     async with house.running(house.intake, house.speaker):
@@ -161,14 +161,16 @@ async def test_a_command_in_a_thread_is_answered_there(
     assert content["msgtype"] == "m.notice"
 
 
-async def test_what_is_not_said_in_a_thread_is_answered_outside(house: House, room: RoomID) -> None:
+async def test_what_is_not_said_in_a_thread_is_answered_outside(
+    house: Harness, room: RoomID
+) -> None:
     await said(house, room, "!expire 5m", **relating(THREAD))
     house.homeserver.set_lifetime(room, MINUTE)
     await said(house, room, "!expire status")
     assert ["m.relates_to" in one["content"] for one in own(house, room)] == [True, False, False]
 
 
-async def test_an_answer_in_a_thread_goes_in_its_time(house: House, room: RoomID) -> None:
+async def test_an_answer_in_a_thread_goes_in_its_time(house: Harness, room: RoomID) -> None:
     async with house.running(*house.everything):
         await house.said_in(room, "!expire 5m")
         house.homeserver.send(room, "!expire status", **relating(THREAD))
@@ -181,7 +183,7 @@ async def test_an_answer_in_a_thread_goes_in_its_time(house: House, room: RoomID
 
 
 async def test_a_command_that_waits_for_the_homeserver_is_answered_in_its_thread(
-    house: House, room: RoomID
+    house: Harness, room: RoomID
 ) -> None:
     house.homeserver.fail_next(Unreachable(reason="x"), on="power")
     async with house.running(*house.everything):
@@ -192,7 +194,7 @@ async def test_a_command_that_waits_for_the_homeserver_is_answered_in_its_thread
 
 
 async def test_a_command_that_cannot_be_written_is_answered_in_its_thread(
-    house: House, room: RoomID
+    house: Harness, room: RoomID
 ) -> None:
     house.homeserver.fail_next(Refused(status=400), on="set_policy")
     [answer] = await said(house, room, "!expire 5m", **relating(THREAD))
@@ -200,14 +202,16 @@ async def test_a_command_that_cannot_be_written_is_answered_in_its_thread(
     assert own(house, room)[-1]["content"]["m.relates_to"] == IN_THREAD
 
 
-async def test_a_thread_that_cannot_be_is_answered_outside(house: House, room: RoomID) -> None:
+async def test_a_thread_that_cannot_be_is_answered_outside(house: Harness, room: RoomID) -> None:
     house.homeserver.fail_next(Refused(status=400, errcode="M_UNKNOWN"), on="say")
     [answer] = await said(house, room, "!expire help", **relating(THREAD))
     assert "this list" in answer
     assert "m.relates_to" not in own(house, room)[-1]["content"]
 
 
-async def test_nothing_of_a_thread_is_kept_once_it_is_answered(house: House, room: RoomID) -> None:
+async def test_nothing_of_a_thread_is_kept_once_it_is_answered(
+    house: Harness, room: RoomID
+) -> None:
     await said(house, room, "!expire help", **relating(THREAD))
     await house.store.tidy()
     assert ROOT.encode() not in house.path.read_bytes()

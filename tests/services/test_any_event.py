@@ -11,18 +11,18 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from bot.core.events import is_encryption, is_own_join, wants_review
-from bot.core.lifetimes import POLICY_EVENT, Bounds
-from bot.core.timeline import Gap, Item, Message, Stretch, is_gone, is_state
+from bot.core.lifetimes import POLICY_EVENT, LifetimeLimits
+from bot.core.timeline import Gap, Item, Message, RoomUpdate, is_gone, is_state
 from bot.core.types import Event, RoomID, UserID
 from bot.matrix.http import responses
-from bot.services.event_reader import Reader
+from bot.services.event_reader import EventReader
 from bot.store import Store
 from tests.matrix.http.test_lenient_json import ODD, documents
 from tests.support.fake_homeserver import ALICE, BOT, FakeHomeserver
 from tests.support.harness import whatever_is_due
 
 NOW = 1_800_000_000_000
-BOUNDS = Bounds(minimum=1_000, maximum=86_400_000, default=60_000)
+BOUNDS = LifetimeLimits(minimum=1_000, maximum=86_400_000, default=60_000)
 
 SCALARS = (
     st.none()
@@ -83,7 +83,7 @@ EVENTS = st.fixed_dictionaries(
 async def read(events: list[Event], store: Store, *, encrypted: bool) -> list[Item]:
     homeserver = FakeHomeserver()
     room = homeserver.make_room()
-    reader = Reader(homeserver, prefix="!expire", bounds=BOUNDS, digest=store.digest)
+    reader = EventReader(homeserver, prefix="!expire", bounds=BOUNDS, digest=store.digest)
     for event in events:
         wants_review(event, BOT)
         is_own_join(event, BOT)
@@ -119,7 +119,7 @@ async def test_every_message_of_any_timeline_gets_a_timer(
     items = await read(events, store, encrypted=encrypted)
     found = [item.event_id for item in items if isinstance(item, Message)]
     assert found == [event["event_id"] for event in events if should_expire(event)]
-    await store.commit("s1", NOW, [Stretch(room_id=RoomID("!room:x"), items=items)])
+    await store.commit("s1", NOW, [RoomUpdate(room_id=RoomID("!room:x"), items=items)])
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ async def test_text_that_is_no_unicode_wedges_nothing(store: Store, event: Event
     """What was encrypted is not seen by the homeserver, nor mended on its way in."""
     whole = {"type": "m.room.message", "event_id": "$x", "content": {}} | event
     items = await read([whole, {"event_id": "$next"}], store, encrypted=False)
-    await store.commit("s1", NOW, [Stretch(room_id=RoomID("!room:x"), items=items)])
+    await store.commit("s1", NOW, [RoomUpdate(room_id=RoomID("!room:x"), items=items)])
     assert [timer.event_id for timer in await whatever_is_due(store, NOW * 2, 9)] == ["$x", "$next"]
 
 
@@ -171,6 +171,6 @@ async def test_no_bytes_in_an_answer_keep_a_good_message_from_its_timer(
     [room] = responses.read_sync(responses.parse(raw % (part, part)), UserID(BOT)).joined
     items = await read([*room.state, *room.timeline], store, encrypted=encrypted)
     assert "$good" in [item.event_id for item in items if isinstance(item, Message)]
-    await store.commit("s1", NOW, [Stretch(room_id=room.room_id, items=items)])
+    await store.commit("s1", NOW, [RoomUpdate(room_id=room.room_id, items=items)])
     gap = Gap(room_id=room.room_id, token="t", stop_digest="", stop_at=0, since=0, until=NOW)
-    await store.commit("s2", NOW, [Stretch(room_id=room.room_id, items=items, gap=gap)])
+    await store.commit("s2", NOW, [RoomUpdate(room_id=room.room_id, items=items, gap=gap)])

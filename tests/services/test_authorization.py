@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from bot.core.timeline import Said
-from bot.services.event_reader import Reader
+from bot.core.timeline import Command
+from bot.services.event_reader import EventReader
 from tests.support.fake_homeserver import ALICE, BOB
-from tests.support.harness import BOUNDS, MINUTE, House
+from tests.support.harness import BOUNDS, MINUTE, Harness
 
 
-def strict(house: House, *, signed_only: bool = True) -> Reader:
-    return Reader(
+def strict(house: Harness, *, signed_only: bool = True) -> EventReader:
+    return EventReader(
         house.homeserver,
         prefix="!expire",
         bounds=BOUNDS,
@@ -25,7 +25,7 @@ def strict(house: House, *, signed_only: bool = True) -> Reader:
 @pytest.mark.parametrize("encrypted", [False, True])
 @pytest.mark.parametrize("signed_only", [False, True])
 async def test_only_encrypted_changes_ask_for_a_signed_device(
-    house: House, text: str, *, signed: bool, encrypted: bool, signed_only: bool
+    house: Harness, text: str, *, signed: bool, encrypted: bool, signed_only: bool
 ) -> None:
     room = house.homeserver.make_room(encrypted=encrypted)
     if signed:
@@ -35,14 +35,14 @@ async def test_only_encrypted_changes_ask_for_a_signed_device(
     assert event is not None
     reader = strict(house, signed_only=signed_only)
     items = await reader.items(room, [event], encrypted=encrypted, live=True, since=0, now=1)
-    said = [item for item in items if isinstance(item, Said)]
+    said = [item for item in items if isinstance(item, Command)]
     counts = "status" in text or not encrypted or signed or not signed_only
     assert [one.kind == "unsigned" for one in said] == [not counts]
     assert all(one.setting is None for one in said if one.kind == "unsigned")
 
 
 # The levels are asked for once a batch; they must not be those of the batch before.
-async def test_a_demotion_between_two_batches_takes_effect(house: House) -> None:
+async def test_a_demotion_between_two_batches_takes_effect(house: Harness) -> None:
     room = house.homeserver.make_room()
     house.homeserver.set_member(room, BOB, "join", displayname="bob")
     house.homeserver.set_power(room, BOB, 50)
@@ -55,7 +55,7 @@ async def test_a_demotion_between_two_batches_takes_effect(house: House) -> None
     assert "you have 0" in house.homeserver.heard(room)[-1]
 
 
-async def test_a_promotion_between_two_batches_takes_effect(house: House) -> None:
+async def test_a_promotion_between_two_batches_takes_effect(house: Harness) -> None:
     room = house.homeserver.make_room()
     house.homeserver.set_member(room, BOB, "join", displayname="bob")
     async with house.running(*house.everything):
@@ -66,7 +66,7 @@ async def test_a_promotion_between_two_batches_takes_effect(house: House) -> Non
     assert house.homeserver.lifetime_of(room) == {"type": "after_send", "timer": MINUTE}
 
 
-async def test_many_commands_of_one_batch_ask_for_the_levels_once(house: House) -> None:
+async def test_many_commands_of_one_batch_ask_for_the_levels_once(house: Harness) -> None:
     room = house.homeserver.make_room()
     async with house.running(house.intake):
         pass
@@ -78,7 +78,7 @@ async def test_many_commands_of_one_batch_ask_for_the_levels_once(house: House) 
     assert len(house.homeserver.times("power")) == asked + 1
 
 
-async def test_the_levels_of_one_room_are_not_those_of_another(house: House) -> None:
+async def test_the_levels_of_one_room_are_not_those_of_another(house: Harness) -> None:
     own, other = house.homeserver.make_room(), house.homeserver.make_room()
     house.homeserver.set_member(other, BOB, "join", displayname="bob")
     house.homeserver.set_member(own, BOB, "join", displayname="bob")
@@ -91,7 +91,7 @@ async def test_the_levels_of_one_room_are_not_those_of_another(house: House) -> 
     assert house.homeserver.lifetime_of(other) is None
 
 
-async def test_a_command_that_does_not_count_disappears_like_any_message(house: House) -> None:
+async def test_a_command_that_does_not_count_disappears_like_any_message(house: Harness) -> None:
     room = house.homeserver.make_room()
     house.homeserver.set_member(room, BOB, "join", displayname="bob")
     house.homeserver.set_lifetime(room, MINUTE)

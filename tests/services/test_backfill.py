@@ -6,13 +6,13 @@ import pytest
 
 from bot.core.types import EventID, Millis, RoomID
 from tests.support.fake_homeserver import BOB, BOT
-from tests.support.harness import DAY, MINUTE, SECOND, House
+from tests.support.harness import DAY, MINUTE, SECOND, Harness
 
 SET = "“alice” (@alice:example.org) set disappearing messages to 5 minutes."
 
 
 @pytest.fixture
-async def room(house: House) -> RoomID:
+async def room(house: Harness) -> RoomID:
     """A room that the bot has known for a while, with a lifetime of a minute."""
     house.homeserver.limit = 3
     room = house.homeserver.make_room()
@@ -23,17 +23,17 @@ async def room(house: House) -> RoomID:
     return room
 
 
-async def dues(house: House, sent: list[EventID]) -> list[Millis | None]:
+async def dues(house: Harness, sent: list[EventID]) -> list[Millis | None]:
     """Return in how many milliseconds from now each message is due."""
     timers = await house.timers()
     return [timers[one] - house.clock.now() if one in timers else None for one in sent]
 
 
-def say(house: House, room: RoomID, count: int) -> list[EventID]:
+def say(house: Harness, room: RoomID, count: int) -> list[EventID]:
     return [house.homeserver.send(room, f"message {number}") for number in range(count)]
 
 
-async def test_a_limited_timeline_is_read_back(house: House, room: RoomID) -> None:
+async def test_a_limited_timeline_is_read_back(house: Harness, room: RoomID) -> None:
     sent = say(house, room, 23)
     async with house.running(house.intake, house.backfill):
         assert await dues(house, sent) == [MINUTE] * 23
@@ -41,7 +41,7 @@ async def test_a_limited_timeline_is_read_back(house: House, room: RoomID) -> No
     assert not await house.store.unread.reads(room)
 
 
-async def test_what_was_read_before_is_not_read_again(house: House, room: RoomID) -> None:
+async def test_what_was_read_before_is_not_read_again(house: Harness, room: RoomID) -> None:
     """A message that stays must stay, also when the bot comes by it a second time."""
     house.homeserver.set_lifetime(room, None)
     stays = say(house, room, 2)
@@ -54,14 +54,14 @@ async def test_what_was_read_before_is_not_read_again(house: House, room: RoomID
         assert await dues(house, sent) == [MINUTE] * 9
 
 
-async def test_a_whole_timeline_needs_no_reading_back(house: House, room: RoomID) -> None:
+async def test_a_whole_timeline_needs_no_reading_back(house: Harness, room: RoomID) -> None:
     say(house, room, 3)
     async with house.running(house.intake, house.backfill):
         pass
     assert house.homeserver.times("page_back") == []
 
 
-async def test_messages_in_a_gap_began_when_they_were_sent(house: House, room: RoomID) -> None:
+async def test_messages_in_a_gap_began_when_they_were_sent(house: Harness, room: RoomID) -> None:
     house.clock.advance(10 * SECOND)
     sent = say(house, room, 1)
     house.clock.advance(20 * SECOND)
@@ -75,7 +75,7 @@ async def test_messages_in_a_gap_began_when_they_were_sent(house: House, room: R
         assert await dues(house, sent) == [35 * SECOND, 25 * SECOND, 55 * SECOND]
 
 
-async def test_a_command_in_a_gap_covers_what_follows_it(house: House, room: RoomID) -> None:
+async def test_a_command_in_a_gap_covers_what_follows_it(house: Harness, room: RoomID) -> None:
     before = say(house, room, 4)
     house.homeserver.send(room, "!expire 5m")
     inside, after = say(house, room, 4), say(house, room, 3)
@@ -90,7 +90,7 @@ async def test_a_command_in_a_gap_covers_what_follows_it(house: House, room: Roo
     ]
 
 
-async def test_a_change_in_a_gap_counts_from_its_own_place(house: House, room: RoomID) -> None:
+async def test_a_change_in_a_gap_counts_from_its_own_place(house: Harness, room: RoomID) -> None:
     before = say(house, room, 4)
     house.homeserver.set_lifetime(room, 5 * MINUTE, sender=BOB)
     after = say(house, room, 8)
@@ -98,7 +98,7 @@ async def test_a_change_in_a_gap_counts_from_its_own_place(house: House, room: R
         assert await dues(house, before + after) == [MINUTE] * 4 + [5 * MINUTE] * 8
 
 
-async def test_what_is_said_while_a_gap_is_open_waits_for_it(house: House, room: RoomID) -> None:
+async def test_what_is_said_while_a_gap_is_open_waits_for_it(house: Harness, room: RoomID) -> None:
     house.homeserver.send(room, "!expire 5m")
     say(house, room, 5)
     async with house.running(house.intake):
@@ -108,7 +108,7 @@ async def test_what_is_said_while_a_gap_is_open_waits_for_it(house: House, room:
             assert await dues(house, [live]) == [5 * MINUTE]
 
 
-async def test_two_gaps_one_after_the_other_keep_their_order(house: House, room: RoomID) -> None:
+async def test_two_gaps_one_after_the_other_keep_their_order(house: Harness, room: RoomID) -> None:
     first = say(house, room, 6)
     async with house.running(house.intake):
         pass
@@ -124,7 +124,7 @@ async def test_two_gaps_one_after_the_other_keep_their_order(house: House, room:
 
 
 async def test_a_restart_in_the_middle_of_a_gap_goes_on_where_it_was(
-    house: House, room: RoomID
+    house: Harness, room: RoomID
 ) -> None:
     sent = say(house, room, 23)
     async with house.running(house.intake):
@@ -138,7 +138,7 @@ async def test_a_restart_in_the_middle_of_a_gap_goes_on_where_it_was(
     assert len(house.homeserver.times("page_back")) == 4
 
 
-async def test_rooms_with_long_gaps_are_read_in_turns(house: House, room: RoomID) -> None:
+async def test_rooms_with_long_gaps_are_read_in_turns(house: Harness, room: RoomID) -> None:
     other = house.homeserver.make_room()
     async with house.running(house.intake):
         pass
@@ -154,7 +154,7 @@ async def test_rooms_with_long_gaps_are_read_in_turns(house: House, room: RoomID
     assert seen[:6] in ([room, other] * 3, [other, room] * 3)
 
 
-async def test_what_is_redacted_in_a_gap_gets_no_timer(house: House, room: RoomID) -> None:
+async def test_what_is_redacted_in_a_gap_gets_no_timer(house: Harness, room: RoomID) -> None:
     sent = say(house, room, 10)
     house.homeserver.redact_as(room, sent[0], BOB)
     async with house.running(house.intake):
@@ -166,7 +166,7 @@ async def test_what_is_redacted_in_a_gap_gets_no_timer(house: House, room: RoomI
 
 
 async def test_a_busy_room_that_the_bot_has_just_joined_is_read_back_to_its_joining(
-    house: House,
+    house: Harness,
 ) -> None:
     """The lifetime that the room has holds for the gap as well."""
     house.homeserver.limit = 3

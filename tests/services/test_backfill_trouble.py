@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bot.core.lifetimes import Bounds
+from bot.core.lifetimes import LifetimeLimits
 from bot.core.outcomes import (
     Failed,
     Forbidden,
@@ -20,11 +20,11 @@ from bot.core.outcomes import (
 from bot.core.types import Event, EventID, Millis, RoomID
 from bot.services.sync import OLDER
 from tests.support.fake_homeserver import ALICE
-from tests.support.harness import DAY, MINUTE, SECOND, House
+from tests.support.harness import DAY, MINUTE, SECOND, Harness
 
 
 @pytest.fixture
-async def room(house: House) -> RoomID:
+async def room(house: Harness) -> RoomID:
     """A room that the bot has known for a while, with a lifetime of a minute."""
     house.homeserver.limit = 3
     room = house.homeserver.make_room()
@@ -35,18 +35,18 @@ async def room(house: House) -> RoomID:
     return room
 
 
-async def dues(house: House, sent: list[EventID]) -> list[Millis | None]:
+async def dues(house: Harness, sent: list[EventID]) -> list[Millis | None]:
     """Return in how many milliseconds from now each message is due."""
     timers = await house.timers()
     return [timers[one] - house.clock.now() if one in timers else None for one in sent]
 
 
-def say(house: House, room: RoomID, count: int) -> list[EventID]:
+def say(house: Harness, room: RoomID, count: int) -> list[EventID]:
     return [house.homeserver.send(room, f"message {number}") for number in range(count)]
 
 
 async def test_a_gap_ends_at_old_messages_where_the_known_one_is_gone(
-    house: House, room: RoomID
+    house: Harness, room: RoomID
 ) -> None:
     """What was decided to stay gets no timer when it is come by again."""
     house.homeserver.set_lifetime(room, None)
@@ -66,8 +66,8 @@ async def test_a_gap_ends_at_old_messages_where_the_known_one_is_gone(
 
 async def test_old_times_that_others_wrote_end_no_gap(tmp_path: Path) -> None:
     """A bridge that imports history while the bot is away hides nothing that was said before."""
-    house = await House.build(
-        tmp_path / "default.db", Bounds(minimum=SECOND, maximum=DAY, default=MINUTE)
+    house = await Harness.build(
+        tmp_path / "default.db", LifetimeLimits(minimum=SECOND, maximum=DAY, default=MINUTE)
     )
     house.homeserver.limit = 3
     room = house.homeserver.make_room()
@@ -94,7 +94,7 @@ async def test_old_times_that_others_wrote_end_no_gap(tmp_path: Path) -> None:
     ],
 )
 async def test_a_page_that_cannot_be_had_now_is_had_later(
-    house: House, room: RoomID, trouble: Outcome
+    house: Harness, room: RoomID, trouble: Outcome
 ) -> None:
     sent = say(house, room, 9)
     house.homeserver.fail_next(trouble, trouble, trouble, on="page_back")
@@ -106,7 +106,7 @@ async def test_a_page_that_cannot_be_had_now_is_had_later(
 
 
 async def test_a_gap_that_can_never_be_read_does_not_hold_up_its_room_for_ever(
-    house: House, room: RoomID
+    house: Harness, room: RoomID
 ) -> None:
     """What was said after the gap waits behind it, without a timer."""
     say(house, room, 9)
@@ -119,7 +119,7 @@ async def test_a_gap_that_can_never_be_read_does_not_hold_up_its_room_for_ever(
 
 
 async def test_what_a_homeserver_fails_on_for_half_a_day_is_found_when_it_heals(
-    house: House, room: RoomID
+    house: Harness, room: RoomID
 ) -> None:
     sent = say(house, room, 9)
     house.homeserver.fail_next(*[Failed(status=500)] * 72, on="page_back")
@@ -136,7 +136,7 @@ async def test_what_a_homeserver_fails_on_for_half_a_day_is_found_when_it_heals(
 
 
 async def test_a_homeserver_that_leads_in_a_circle_is_not_followed(
-    house: House, room: RoomID
+    house: Harness, room: RoomID
 ) -> None:
     """A page with nothing in it and its own token again would be asked for for ever."""
     sent = say(house, room, 9)
@@ -155,7 +155,7 @@ async def test_a_homeserver_that_leads_in_a_circle_is_not_followed(
         assert await dues(house, sent[-3:]) == [MINUTE] * 3
 
 
-async def test_a_gap_of_one_room_does_not_hold_up_another(house: House, room: RoomID) -> None:
+async def test_a_gap_of_one_room_does_not_hold_up_another(house: Harness, room: RoomID) -> None:
     other = house.homeserver.make_room()
     house.homeserver.set_lifetime(other, MINUTE)
     async with house.running(house.intake):
@@ -168,7 +168,7 @@ async def test_a_gap_of_one_room_does_not_hold_up_another(house: House, room: Ro
 
 
 async def test_a_command_in_a_gap_that_cannot_be_judged_now_is_judged_later(
-    house: House, room: RoomID
+    house: Harness, room: RoomID
 ) -> None:
     house.homeserver.send(room, "!expire 5m", sender=ALICE)
     sent = say(house, room, 5)
@@ -182,7 +182,7 @@ async def test_a_command_in_a_gap_that_cannot_be_judged_now_is_judged_later(
         assert await dues(house, sent) == [4 * MINUTE] * 5
 
 
-async def test_a_room_that_was_left_is_not_read_back(house: House, room: RoomID) -> None:
+async def test_a_room_that_was_left_is_not_read_back(house: Harness, room: RoomID) -> None:
     say(house, room, 9)
     async with house.running(house.intake):
         pass
@@ -193,7 +193,9 @@ async def test_a_room_that_was_left_is_not_read_back(house: House, room: RoomID)
     assert await house.timers() == {}
 
 
-async def test_a_page_that_comes_late_belongs_to_no_other_room(house: House, room: RoomID) -> None:
+async def test_a_page_that_comes_late_belongs_to_no_other_room(
+    house: Harness, room: RoomID
+) -> None:
     other = house.homeserver.make_room()
     house.homeserver.set_lifetime(other, MINUTE)
     async with house.running(house.intake):
@@ -210,7 +212,7 @@ async def test_a_page_that_comes_late_belongs_to_no_other_room(house: House, roo
         assert set(await house.timers()) == set(sent)
 
 
-async def test_a_rejected_token_ends_backfill(house: House, room: RoomID) -> None:
+async def test_a_rejected_token_ends_backfill(house: Harness, room: RoomID) -> None:
     say(house, room, 9)
     async with house.running(house.intake):
         pass

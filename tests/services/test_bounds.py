@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from bot.core.invitations import Invite
-from bot.core.policy import Owed
-from bot.core.timeline import Change, Item, Message, Said, Stretch, Unheard
+from bot.core.policy import Outgoing
+from bot.core.timeline import Change, Command, Item, Message, RoomUpdate, Undecryptable
 from bot.core.types import EventID, RoomID, UserID
 from bot.store import Store
 from bot.store.handled_commands import remember_handled
@@ -17,7 +17,7 @@ from tests.matrix.encryption.test_hostile_devices import alice, bot
 from tests.services.test_sweeps import REMOTE, clear, hole, put_below
 from tests.support.encryption_engines import Bot, Peer, Writer
 from tests.support.fake_homeserver import ALICE
-from tests.support.harness import DAY, MINUTE, House, Opener
+from tests.support.harness import DAY, MINUTE, Harness, Opener
 
 __all__ = ["alice", "bot"]  # fixtures
 
@@ -36,7 +36,7 @@ async def store(open_store: Opener, tmp_path: Path) -> Store:
 async def commit(
     store: Store, *items: Item, room: RoomID = ROOM, at: int = NOW, **more: Any
 ) -> None:
-    await store.commit("s1", at, [Stretch(room_id=room, items=list(items), **more)])
+    await store.commit("s1", at, [RoomUpdate(room_id=room, items=list(items), **more)])
 
 
 async def count(store: Store, what: str) -> int:
@@ -46,12 +46,12 @@ async def count(store: Store, what: str) -> int:
 
 
 def helps(numbers: range) -> list[Item]:
-    return [Said(digest=f"help {number}", sender=ALICE, kind="help") for number in numbers]
+    return [Command(digest=f"help {number}", sender=ALICE, kind="help") for number in numbers]
 
 
 def unheard(sender: str, numbers: range) -> list[Item]:
     return [
-        Unheard(
+        Undecryptable(
             event_id=EventID(f"${sender} {number}"), sender=UserID(sender), session_id="s", at=NOW
         )
         for number in numbers
@@ -94,7 +94,7 @@ async def test_a_command_counts_once_in_90_days(store: Store) -> None:
 
 
 async def test_a_command_over_the_limit_is_remembered_for_a_day(store: Store) -> None:
-    surplus = Said(digest="surplus", sender=ALICE, kind="surplus")
+    surplus = Command(digest="surplus", sender=ALICE, kind="surplus")
     await commit(store, surplus)
     await commit(store, at=NOW + DAY)
     assert await count(store, "handled") == 1
@@ -120,7 +120,7 @@ async def test_a_room_is_owed_100_answers_however_they_were_asked_for(store: Sto
         await commit(store, *helps(range(first, first + 50)))
     assert await count(store, "owed") == 100
     await commit(store, *helps(range(200, 201)))
-    await store.reviewed(ROOM, suspended=True, owed=[Owed(key="k", kind="suspended", args={})])
+    await store.reviewed(ROOM, suspended=True, owed=[Outgoing(key="k", kind="suspended", args={})])
     assert await count(store, "owed") == 101
     debt = await store.next_debt()
     assert debt is not None
@@ -171,7 +171,7 @@ async def test_1000_invitations_wait(store: Store) -> None:
 
 async def test_20_commands_that_were_not_written_are_remembered(store: Store) -> None:
     for number in range(25):
-        said = Said(
+        said = Command(
             digest=f"set {number}",
             sender=ALICE,
             kind="set",
@@ -207,7 +207,7 @@ def _of(bot: Bot) -> tuple[RoomID, str]:
 
 @pytest.mark.parametrize(("days", "found"), [(29, True), (32, False)])
 async def test_two_homeservers_may_have_been_apart_for_30_days(
-    house: House, *, days: int, found: bool
+    house: Harness, *, days: int, found: bool
 ) -> None:
     house.homeserver.page = 1
     room = house.homeserver.make_room()

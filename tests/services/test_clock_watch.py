@@ -9,20 +9,20 @@ import pytest
 
 from bot.core.invitations import Invite
 from bot.core.outcomes import Unreachable
-from bot.core.policy import Owed
+from bot.core.policy import Outgoing
 from bot.core.successors import Stage, Successor
-from bot.core.timeline import Attached, Gap, Message, Redaction, Stretch, Sweep
+from bot.core.timeline import Gap, MediaReference, Message, Redaction, RoomUpdate, Sweep
 from bot.core.types import EventID, Millis, RoomID
 from bot.services.clock import SystemClock
 from tests.services.test_relations import relate
 from tests.support.fake_homeserver import ALICE
-from tests.support.harness import DAY, MINUTE, SECOND, House, whatever_is_due
+from tests.support.harness import DAY, MINUTE, SECOND, Harness, whatever_is_due
 
 HOUR = 60 * MINUTE
 
 
 @pytest.fixture
-async def room(house: House) -> RoomID:
+async def room(house: Harness) -> RoomID:
     """A room that the bot has known for a while, with a lifetime of two hours."""
     room = house.homeserver.make_room()
     house.homeserver.set_lifetime(room, 2 * HOUR)
@@ -31,16 +31,16 @@ async def room(house: House) -> RoomID:
     return room
 
 
-def is_gone(house: House, room: RoomID, sent: EventID) -> bool:
+def is_gone(house: Harness, room: RoomID, sent: EventID) -> bool:
     return house.homeserver.is_redacted(room, sent)
 
 
-async def notice(house: House) -> None:
+async def notice(house: Harness) -> None:
     """Let the time pass in which a jump is noticed."""
     await house.advance(30 * SECOND)
 
 
-async def moments(house: House, table: str, column: str = "next") -> list[Millis]:
+async def moments(house: Harness, table: str, column: str = "next") -> list[Millis]:
     async with house.store._db.transaction() as db:
         return [row[0] for row in await db.rows(f"SELECT {column} FROM {table}")]
 
@@ -48,7 +48,7 @@ async def moments(house: House, table: str, column: str = "next") -> list[Millis
 # --- back ----------------------------------------------------------------------------------------
 
 
-async def test_a_clock_set_back_keeps_no_message_longer(house: House, room: RoomID) -> None:
+async def test_a_clock_set_back_keeps_no_message_longer(house: Harness, room: RoomID) -> None:
     async with house.running(*house.everything):
         sent = await house.said_in(room, "hello")
         await house.advance(HOUR)
@@ -61,7 +61,7 @@ async def test_a_clock_set_back_keeps_no_message_longer(house: House, room: Room
 
 
 async def test_what_came_after_the_clock_was_set_back_is_not_moved(
-    house: House, room: RoomID
+    house: Harness, room: RoomID
 ) -> None:
     async with house.running(*house.everything):
         await house.said_in(room, "before")
@@ -71,7 +71,7 @@ async def test_what_came_after_the_clock_was_set_back_is_not_moved(
         assert (await house.timers())[sent] == house.clock.now() - 30 * SECOND + 2 * HOUR
 
 
-async def test_timers_of_an_earlier_process_keep_their_time(house: House, room: RoomID) -> None:
+async def test_timers_of_an_earlier_process_keep_their_time(house: Harness, room: RoomID) -> None:
     """By which clock they were made is not known: they may go late, not early."""
     async with house.running(*house.everything):
         sent = await house.said_in(room, "hello")
@@ -83,7 +83,7 @@ async def test_timers_of_an_earlier_process_keep_their_time(house: House, room: 
         assert (await house.timers())[sent] == due
 
 
-async def test_an_hour_forward_and_back_costs_nobody_anything(house: House, room: RoomID) -> None:
+async def test_an_hour_forward_and_back_costs_nobody_anything(house: Harness, room: RoomID) -> None:
     async with house.running(*house.everything):
         before = await house.said_in(room, "before")
         due = (await house.timers())[before]
@@ -98,7 +98,9 @@ async def test_an_hour_forward_and_back_costs_nobody_anything(house: House, room
         assert timers[ahead] == began + 2 * HOUR
 
 
-async def test_a_redactor_that_paused_by_the_old_clock_goes_on(house: House, room: RoomID) -> None:
+async def test_a_redactor_that_paused_by_the_old_clock_goes_on(
+    house: Harness, room: RoomID
+) -> None:
     async with house.running(*house.everything):
         sent = await house.said_in(room, "hello")
         house.homeserver.fail_next(Unreachable(reason="reset"), on="redact")
@@ -109,7 +111,7 @@ async def test_a_redactor_that_paused_by_the_old_clock_goes_on(house: House, roo
 
 
 async def test_a_confirmation_that_was_awaited_by_the_old_clock_is_looked_up(
-    house: House, room: RoomID
+    house: Harness, room: RoomID
 ) -> None:
     house.homeserver.lying = True
     async with house.running(*house.everything):
@@ -122,7 +124,9 @@ async def test_a_confirmation_that_was_awaited_by_the_old_clock_is_looked_up(
         assert is_gone(house, room, sent)
 
 
-async def test_a_debt_that_was_put_off_by_the_old_clock_is_paid(house: House, room: RoomID) -> None:
+async def test_a_debt_that_was_put_off_by_the_old_clock_is_paid(
+    house: Harness, room: RoomID
+) -> None:
     house.homeserver.fail_next(*[Unreachable(reason="reset")] * 6, on="say")
     async with house.running(*house.everything):
         await house.said_in(room, "!expire status")
@@ -135,7 +139,7 @@ async def test_a_debt_that_was_put_off_by_the_old_clock_is_paid(house: House, ro
 
 
 async def test_a_timer_put_off_by_the_old_clock_is_looked_at_when_it_is_due(
-    house: House, room: RoomID
+    house: Harness, room: RoomID
 ) -> None:
     now = house.clock.now()
     past, coming = EventID("$past"), EventID("$coming")
@@ -149,12 +153,12 @@ async def test_a_timer_put_off_by_the_old_clock_is_looked_at_when_it_is_due(
 
 
 async def test_nothing_in_the_database_waits_for_a_moment_of_the_old_clock(
-    house: House, room: RoomID
+    house: Harness, room: RoomID
 ) -> None:
     now = house.clock.now()
     ahead = now + HOUR
     gap = Gap(room_id=room, token="s0", stop_digest="", stop_at=now, since=ahead, until=ahead)
-    await house.store.commit("s1", ahead, [Stretch(room_id=room, items=[], gap=gap)])
+    await house.store.commit("s1", ahead, [RoomUpdate(room_id=room, items=[], gap=gap)])
     found = await house.store.unread.next_gap()
     assert found is not None
     await house.store.unread.later(found[0], ahead)
@@ -163,7 +167,9 @@ async def test_nothing_in_the_database_waits_for_a_moment_of_the_old_clock(
     waiting = await house.store.invitations.undecided()
     assert waiting is not None
     await house.store.invitations.later(waiting, ahead, counts=True)
-    await house.store.reviewed(room, suspended=False, owed=[Owed(key="k", kind="help", args={})])
+    await house.store.reviewed(
+        room, suspended=False, owed=[Outgoing(key="k", kind="help", args={})]
+    )
     debt = await house.store.next_debt()
     assert debt is not None
     await house.store.owed_later(debt, ahead)
@@ -181,7 +187,9 @@ async def test_nothing_in_the_database_waits_for_a_moment_of_the_old_clock(
     assert await house.store.position() == ("s1", now)
 
 
-async def test_what_belongs_to_a_message_is_moved_back_with_it(house: House, room: RoomID) -> None:
+async def test_what_belongs_to_a_message_is_moved_back_with_it(
+    house: Harness, room: RoomID
+) -> None:
     async with house.running(*house.everything):
         house.clock.jump(HOUR)
         await notice(house)
@@ -196,7 +204,7 @@ async def test_what_belongs_to_a_message_is_moved_back_with_it(house: House, roo
         assert timers[edit] == timers[whole]
 
 
-async def test_no_sweep_waits_for_a_moment_of_the_old_clock(house: House, room: RoomID) -> None:
+async def test_no_sweep_waits_for_a_moment_of_the_old_clock(house: Harness, room: RoomID) -> None:
     now = house.clock.now()
     ahead = now + HOUR
     sweeps = house.store.sweeps
@@ -211,14 +219,14 @@ async def test_no_sweep_waits_for_a_moment_of_the_old_clock(house: House, room: 
     assert (found.next, found.since, found.until) == (now, now, now)
 
 
-async def test_no_file_waits_for_a_moment_of_the_old_clock(house: House, room: RoomID) -> None:
+async def test_no_file_waits_for_a_moment_of_the_old_clock(house: Harness, room: RoomID) -> None:
     now = house.clock.now()
     sent = EventID("$picture")
     message = Message(event_id=sent, sent=now)
-    shown = Attached(event_id=sent, media_ids=["picture"], owner="alice")
+    shown = MediaReference(event_id=sent, media_ids=["picture"], owner="alice")
     gone = Redaction(target=sent, target_digest="d", sender=ALICE, digest="e")
-    await house.commit(Stretch(room_id=room, items=[message, shown]))
-    await house.commit(Stretch(room_id=room, items=[gone]))
+    await house.commit(RoomUpdate(room_id=room, items=[message, shown]))
+    await house.commit(RoomUpdate(room_id=room, items=[gone]))
     file = await house.store.next_file()
     assert file is not None
     await house.store.file_later(file, now + HOUR)
@@ -226,10 +234,10 @@ async def test_no_file_waits_for_a_moment_of_the_old_clock(house: House, room: R
     assert await moments(house, "files") == [now]
 
 
-async def test_no_orphan_waits_for_a_moment_of_the_old_clock(house: House, room: RoomID) -> None:
+async def test_no_orphan_waits_for_a_moment_of_the_old_clock(house: Harness, room: RoomID) -> None:
     now = house.clock.now()
     edit = Message(event_id=EventID("$edit"), sent=now, parent=EventID("$unknown"))
-    await house.commit(Stretch(room_id=room, items=[edit]))
+    await house.commit(RoomUpdate(room_id=room, items=[edit]))
     orphan = await house.store.kin.next_orphan()
     assert orphan is not None
     await house.store.kin.later(orphan, now + HOUR)
@@ -237,7 +245,9 @@ async def test_no_orphan_waits_for_a_moment_of_the_old_clock(house: House, room:
     assert await moments(house, "orphans") == [now]
 
 
-async def test_no_successor_waits_for_a_moment_of_the_old_clock(house: House, room: RoomID) -> None:
+async def test_no_successor_waits_for_a_moment_of_the_old_clock(
+    house: Harness, room: RoomID
+) -> None:
     now = house.clock.now()
     new = RoomID("!new:example.org")
     one = Successor(room_id=new, predecessor=room, setting=None, via="", stage=Stage.OUTSIDE)
@@ -248,7 +258,7 @@ async def test_no_successor_waits_for_a_moment_of_the_old_clock(house: House, ro
 
 
 async def test_what_was_read_of_a_gap_by_the_old_clock_does_not_begin_in_the_future(
-    house: House, room: RoomID
+    house: Harness, room: RoomID
 ) -> None:
     async with house.running(house.intake):
         pass
@@ -274,7 +284,7 @@ async def test_what_was_read_of_a_gap_by_the_old_clock_does_not_begin_in_the_fut
 
 
 async def test_a_clock_set_forward_is_noticed_and_nothing_is_moved(
-    house: House, room: RoomID
+    house: Harness, room: RoomID
 ) -> None:
     async with house.running(*house.everything):
         sent = await house.said_in(room, "hello")
@@ -289,7 +299,7 @@ async def test_a_clock_set_forward_is_noticed_and_nothing_is_moved(
 
 
 async def test_what_is_due_by_the_new_clock_goes_within_a_minute(
-    house: House, room: RoomID
+    house: Harness, room: RoomID
 ) -> None:
     async with house.running(*house.everything):
         sent = await house.said_in(room, "hello")
@@ -310,7 +320,7 @@ async def test_what_is_due_by_the_new_clock_goes_within_a_minute(
     ],
 )
 async def test_the_log_says_by_how_much(
-    house: House, caplog: pytest.LogCaptureFixture, jump: Millis, words: str
+    house: Harness, caplog: pytest.LogCaptureFixture, jump: Millis, words: str
 ) -> None:
     async with house.running(house.timekeeper):
         await house.advance(10 * SECOND)
@@ -322,7 +332,7 @@ async def test_the_log_says_by_how_much(
 
 @pytest.mark.parametrize("jump", [0, 1999, -1999])
 async def test_a_small_correction_is_none(
-    house: House, caplog: pytest.LogCaptureFixture, jump: Millis
+    house: Harness, caplog: pytest.LogCaptureFixture, jump: Millis
 ) -> None:
     async with house.running(house.timekeeper):
         house.clock.jump(jump)
@@ -346,7 +356,7 @@ async def test_the_machines_clock_waits_in_time_that_is_not_set() -> None:
 # --- intake --------------------------------------------------------------------------------------
 
 
-async def test_a_last_sync_in_the_future_loses_nothing(house: House, room: RoomID) -> None:
+async def test_a_last_sync_in_the_future_loses_nothing(house: Harness, room: RoomID) -> None:
     """The bot was stopped while its clock was ahead, and starts with the right one."""
     house.clock.jump(HOUR)
     async with house.running(house.intake):
@@ -365,7 +375,7 @@ async def test_a_last_sync_in_the_future_loses_nothing(house: House, room: RoomI
 
 @pytest.mark.parametrize("jump", [HOUR, -HOUR])
 async def test_a_long_poll_across_a_jump_loses_nothing(
-    house: House, room: RoomID, jump: Millis
+    house: Harness, room: RoomID, jump: Millis
 ) -> None:
     async with house.running(house.intake):
         house.clock.jump(jump)
@@ -377,7 +387,7 @@ async def test_a_long_poll_across_a_jump_loses_nothing(
     assert timers[later] == house.clock.now() + HOUR
 
 
-async def test_a_gap_after_a_jump_back_is_read_to_its_end(house: House, room: RoomID) -> None:
+async def test_a_gap_after_a_jump_back_is_read_to_its_end(house: Harness, room: RoomID) -> None:
     house.clock.jump(3 * HOUR)
     async with house.running(house.intake):
         house.homeserver.send(room, "ahead")
@@ -393,7 +403,7 @@ async def test_a_gap_after_a_jump_back_is_read_to_its_end(house: House, room: Ro
 
 
 async def test_an_old_copy_of_the_database_reads_on_from_where_it_ends(
-    house: House, room: RoomID
+    house: Harness, room: RoomID
 ) -> None:
     async with house.running(*house.everything):
         early = await house.said_in(room, "before the backup")

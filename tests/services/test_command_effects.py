@@ -6,11 +6,11 @@ import pytest
 
 from bot.core.lifetimes import POLICY_EVENT
 from bot.core.outcomes import Failed, Forbidden, Outcome, Refused
-from bot.core.timeline import Said, Stretch, Sweep
+from bot.core.timeline import Command, RoomUpdate, Sweep
 from bot.core.types import RoomID, UserID
 from tests.services.test_outbox import command, setting
 from tests.support.fake_homeserver import ALICE, BOB, BOT
-from tests.support.harness import DAY, MINUTE, House
+from tests.support.harness import DAY, MINUTE, Harness
 
 A = "“alice” (@alice:example.org)"
 B = "“bob” (@bob:example.org)"
@@ -20,7 +20,7 @@ REFUSED = Refused(status=400, errcode="M_UNKNOWN")
 
 
 @pytest.fixture
-async def room(house: House) -> RoomID:
+async def room(house: Harness) -> RoomID:
     """A room that the bot has known for a while, with no lifetime."""
     room = house.homeserver.make_room()
     house.homeserver.set_member(room, BOB, "join", displayname="bob")
@@ -29,7 +29,7 @@ async def room(house: House) -> RoomID:
     return room
 
 
-async def marked(house: House) -> bool:
+async def marked(house: Harness) -> bool:
     """Whether some room waits for the state event of a command."""
     async with house.store._db.transaction() as db:
         found = await db.one("SELECT sum(commanded) FROM rooms")
@@ -37,7 +37,7 @@ async def marked(house: House) -> bool:
     return (found, unwritten) != ((0,), (0,))
 
 
-async def can_be_swept(house: House, room: RoomID) -> bool:
+async def can_be_swept(house: Harness, room: RoomID) -> bool:
     """Whether a walk back through the room begins and ends."""
     await house.store.sweeps.begin(Sweep(room_id=room, whole=True, since=0, until=1))
     async with house.running(*house.everything):
@@ -46,7 +46,7 @@ async def can_be_swept(house: House, room: RoomID) -> bool:
     return await house.store.sweeps.left() == 0
 
 
-def answers(house: House, room: RoomID) -> list[str]:
+def answers(house: Harness, room: RoomID) -> list[str]:
     return house.homeserver.heard(room)
 
 
@@ -65,7 +65,7 @@ def answers(house: House, room: RoomID) -> list[str]:
 )
 @pytest.mark.parametrize("at_once", [False, True])
 async def test_a_room_can_be_swept_whatever_was_said_twice(
-    house: House, room: RoomID, said: list[str], at_once: bool
+    house: Harness, room: RoomID, said: list[str], at_once: bool
 ) -> None:
     async with house.running(*house.everything):
         for text in said:
@@ -90,7 +90,7 @@ async def test_a_room_can_be_swept_whatever_was_said_twice(
     ],
 )
 async def test_what_cannot_be_written_or_said_leaves_nothing_behind(
-    house: House, room: RoomID, where: str, trouble: list[Outcome]
+    house: Harness, room: RoomID, where: str, trouble: list[Outcome]
 ) -> None:
     house.homeserver.set_lifetime(room, DAY)
     await command(house, room, "!expire 5m")
@@ -109,7 +109,7 @@ async def test_what_cannot_be_written_or_said_leaves_nothing_behind(
     assert await can_be_swept(house, room)
 
 
-async def test_a_change_by_somebody_else_ends_the_matter(house: House, room: RoomID) -> None:
+async def test_a_change_by_somebody_else_ends_the_matter(house: Harness, room: RoomID) -> None:
     await command(house, room, "!expire 5m")
     house.homeserver.set_lifetime(room, DAY, sender=BOB)
     async with house.running(*house.everything):
@@ -121,7 +121,7 @@ async def test_a_change_by_somebody_else_ends_the_matter(house: House, room: Roo
 @pytest.mark.parametrize("written", [False, True])
 @pytest.mark.parametrize("echoed", [False, True])
 async def test_a_restart_in_the_middle_ends_it_as_well(
-    house: House, room: RoomID, written: bool, echoed: bool
+    house: Harness, room: RoomID, written: bool, echoed: bool
 ) -> None:
     await command(house, room, "!expire 5m")
     if written:
@@ -138,7 +138,7 @@ async def test_a_restart_in_the_middle_ends_it_as_well(
 
 
 async def test_a_bot_that_was_kicked_comes_back_without_the_mark(
-    house: House, room: RoomID
+    house: Harness, room: RoomID
 ) -> None:
     house.homeserver.hold("set_policy")
     async with house.running(*house.everything):
@@ -153,7 +153,7 @@ async def test_a_bot_that_was_kicked_comes_back_without_the_mark(
     assert await setting(house, room) is None
 
 
-async def test_the_mark_stays_until_the_state_event_has_come(house: House, room: RoomID) -> None:
+async def test_the_mark_stays_until_the_state_event_has_come(house: Harness, room: RoomID) -> None:
     """Until then nobody who walks back could know since when the lifetime holds."""
     before = [house.homeserver.send(room, f"before {number}") for number in range(3)]
     await command(house, room, "!expire 1m")
@@ -161,9 +161,9 @@ async def test_the_mark_stays_until_the_state_event_has_come(house: House, room:
         pass  # written, and nobody reads
     assert await marked(house)
     # The same again, before the event of the first has come: nothing is written for it.
-    said = Said(digest="again", sender=ALICE, kind="set", setting=MINUTE)
+    said = Command(digest="again", sender=ALICE, kind="set", setting=MINUTE)
     token, _ = await house.store.position()
-    stretch = Stretch(room_id=room, items=[said])
+    stretch = RoomUpdate(room_id=room, items=[said])
     await house.store.commit(str(token), house.clock.now(), [stretch])
     async with house.running(house.speaker):
         pass
@@ -175,7 +175,7 @@ async def test_the_mark_stays_until_the_state_event_has_come(house: House, room:
 
 
 async def test_the_event_of_an_earlier_command_does_not_end_a_later_one(
-    house: House, room: RoomID
+    house: Harness, room: RoomID
 ) -> None:
     await command(house, room, "!expire 1m")
     async with house.running(house.speaker):
@@ -200,7 +200,7 @@ async def test_the_event_of_an_earlier_command_does_not_end_a_later_one(
 
 @pytest.mark.parametrize("before", [None, HOUR])
 async def test_what_somebody_set_while_a_command_failed_holds(
-    house: House, room: RoomID, before: int | None
+    house: Harness, room: RoomID, before: int | None
 ) -> None:
     if before:
         house.homeserver.set_lifetime(room, before)
@@ -220,7 +220,7 @@ async def test_what_somebody_set_while_a_command_failed_holds(
 
 @pytest.mark.parametrize("before", [None, 0, HOUR])
 async def test_a_command_that_cannot_be_written_leaves_what_was_there(
-    house: House, room: RoomID, before: int | None
+    house: Harness, room: RoomID, before: int | None
 ) -> None:
     if before is not None:
         house.homeserver.set_lifetime(room, before or None)
@@ -231,7 +231,7 @@ async def test_a_command_that_cannot_be_written_leaves_what_was_there(
     assert await setting(house, room) == before
 
 
-async def test_a_second_command_that_fails_leaves_the_first(house: House, room: RoomID) -> None:
+async def test_a_second_command_that_fails_leaves_the_first(house: Harness, room: RoomID) -> None:
     async with house.running(*house.everything):
         await house.said_in(room, "!expire 1h")
         house.homeserver.fail_next(REFUSED, on="set_policy")
@@ -240,7 +240,7 @@ async def test_a_second_command_that_fails_leaves_the_first(house: House, room: 
 
 
 async def test_a_homeserver_that_tells_no_senders_keeps_what_it_has(
-    house: House, room: RoomID
+    house: Harness, room: RoomID
 ) -> None:
     house.homeserver.set_lifetime(room, DAY)
     look = house.homeserver.policy_event
@@ -265,7 +265,7 @@ async def test_a_homeserver_that_tells_no_senders_keeps_what_it_has(
 
 @pytest.mark.parametrize("seen", [False, True])
 async def test_who_is_overtaken_by_another_client_is_told(
-    house: House, room: RoomID, seen: bool
+    house: Harness, room: RoomID, seen: bool
 ) -> None:
     house.homeserver.hold("policy_event")
     async with house.running(*house.everything):
@@ -286,7 +286,7 @@ async def test_who_is_overtaken_by_another_client_is_told(
 
 
 async def test_who_is_overtaken_by_the_removal_of_the_setting_is_told(
-    house: House, room: RoomID
+    house: Harness, room: RoomID
 ) -> None:
     policy = house.homeserver.set_lifetime(room, DAY)
     await command(house, room, "!expire 5m")
@@ -298,7 +298,7 @@ async def test_who_is_overtaken_by_the_removal_of_the_setting_is_told(
 
 
 async def test_who_is_overtaken_by_another_persons_command_is_told(
-    house: House, room: RoomID
+    house: Harness, room: RoomID
 ) -> None:
     house.homeserver.set_power(room, BOB, 50)
     house.homeserver.hold("sync")
@@ -314,7 +314,7 @@ async def test_who_is_overtaken_by_another_persons_command_is_told(
     ]
 
 
-async def test_who_is_overtaken_before_the_writing_is_told(house: House, room: RoomID) -> None:
+async def test_who_is_overtaken_before_the_writing_is_told(house: Harness, room: RoomID) -> None:
     house.homeserver.set_power(room, BOB, 50)
     await command(house, room, "!expire 1h")
     await command(house, room, "!expire 2h", sender=BOB)

@@ -26,10 +26,10 @@ from bot.core.types import EventID, Millis, RoomID
 from tests.services.test_sweeps import HOUR, REMOTE, clear, hole, lose_disk, put_below
 from tests.services.test_walk_back import JSON, gone, pass_by
 from tests.support.fake_homeserver import ALICE, BOT
-from tests.support.harness import DAY, MINUTE, SECOND, House
+from tests.support.harness import DAY, MINUTE, SECOND, Harness
 
 
-async def configure(house: House, default: Millis | None) -> None:
+async def configure(house: Harness, default: Millis | None) -> None:
     """Stop the bot, let the operator write this into its settings, and start it again."""
     house.bounds = replace(house.bounds, default=default)
     house.clock.advance(10 * SECOND)
@@ -37,7 +37,7 @@ async def configure(house: House, default: Millis | None) -> None:
     await pass_by(house, 1, SECOND)
 
 
-async def talk(house: House, room: RoomID, number: int = 7) -> list[EventID]:
+async def talk(house: Harness, room: RoomID, number: int = 7) -> list[EventID]:
     """Let people say something that the bot hears."""
     sent = [house.homeserver.send(room, f"{one}") for one in range(number)]
     house.clock.advance(1)
@@ -45,7 +45,7 @@ async def talk(house: House, room: RoomID, number: int = 7) -> list[EventID]:
     return sent
 
 
-async def sweep(house: House, room: RoomID) -> None:
+async def sweep(house: Harness, room: RoomID) -> None:
     """Read a whole room back."""
     begun = Sweep(room_id=room, whole=True, since=0, until=house.clock.now())
     await house.store.sweeps.begin(begun)
@@ -53,13 +53,13 @@ async def sweep(house: House, room: RoomID) -> None:
     assert await house.store.sweeps.left() == 0
 
 
-async def forget(house: House) -> None:
+async def forget(house: Harness) -> None:
     """Lose the timers alone, as a database from a backup has lost some."""
     async with house.store._db.transaction() as db:
         await db.rows("DELETE FROM timers")
 
 
-def told(house: House, room: RoomID) -> dict[str, Any] | None:
+def told(house: Harness, room: RoomID) -> dict[str, Any] | None:
     event = house.homeserver.rooms[room].state().get((DEFAULT_EVENT, ""))
     return None if event is None else dict(event["content"])
 
@@ -70,7 +70,7 @@ def alike(found: dict[EventID, Millis], expected: dict[EventID, Millis]) -> bool
     return all(abs(due - expected[one]) <= SECOND for one, due in found.items())
 
 
-async def begin(house: House, default: Millis | None = None) -> RoomID:
+async def begin(house: Harness, default: Millis | None = None) -> RoomID:
     """Return a room in which the bot has been, with that default, since it was made."""
     await pass_by(house, 1, SECOND)
     await configure(house, default)
@@ -82,7 +82,7 @@ async def begin(house: House, default: Millis | None = None) -> RoomID:
 # --- it is added ---------------------------------------------------------------------------------
 
 
-async def test_a_default_that_is_added_touches_nothing_said_before(house: House) -> None:
+async def test_a_default_that_is_added_touches_nothing_said_before(house: Harness) -> None:
     room = await begin(house)
     stays = await talk(house, room)
     house.homeserver.send(room, "said while the operator writes it down")
@@ -93,7 +93,7 @@ async def test_a_default_that_is_added_touches_nothing_said_before(house: House)
     assert (gone(house, room, stays), gone(house, room, goes)) == (0, 7)
 
 
-async def test_what_is_said_while_the_operator_adds_a_default_stays(house: House) -> None:
+async def test_what_is_said_while_the_operator_adds_a_default_stays(house: Harness) -> None:
     room = await begin(house)
     stays = [house.homeserver.send(room, f"{one}") for one in range(3)]
     await configure(house, MINUTE)
@@ -102,7 +102,7 @@ async def test_what_is_said_while_the_operator_adds_a_default_stays(house: House
     assert gone(house, room, stays) == 0
 
 
-async def test_a_gap_from_before_the_default_is_spared(house: House) -> None:
+async def test_a_gap_from_before_the_default_is_spared(house: Harness) -> None:
     house.homeserver.limit = 3
     room = await begin(house)
     stays = [house.homeserver.send(room, f"{one}") for one in range(12)]
@@ -112,7 +112,7 @@ async def test_a_gap_from_before_the_default_is_spared(house: House) -> None:
     assert (gone(house, room, stays), gone(house, room, goes)) == (0, 12)
 
 
-async def test_a_gap_that_is_still_unread_when_the_default_comes_is_spared(house: House) -> None:
+async def test_a_gap_that_is_still_unread_when_the_default_comes_is_spared(house: Harness) -> None:
     house.homeserver.limit = 3
     room = await begin(house)
     stays = [house.homeserver.send(room, f"{one}") for one in range(12)]
@@ -129,7 +129,7 @@ async def test_a_gap_that_is_still_unread_when_the_default_comes_is_spared(house
     assert (gone(house, room, stays), gone(house, room, goes)) == (0, 2)
 
 
-async def test_a_lost_disk_with_a_new_default_touches_nothing_said_before(house: House) -> None:
+async def test_a_lost_disk_with_a_new_default_touches_nothing_said_before(house: Harness) -> None:
     room = await begin(house)
     stays = await talk(house, room)
     house.bounds = replace(house.bounds, default=MINUTE)
@@ -140,7 +140,7 @@ async def test_a_lost_disk_with_a_new_default_touches_nothing_said_before(house:
     assert (gone(house, room, stays), gone(house, room, goes)) == (0, 7)
 
 
-async def test_a_lost_disk_under_a_default_is_rebuilt_from_the_rooms_state(house: House) -> None:
+async def test_a_lost_disk_under_a_default_is_rebuilt_from_the_rooms_state(house: Harness) -> None:
     room = await begin(house)
     stays = await talk(house, room)
     await configure(house, MINUTE)
@@ -152,7 +152,7 @@ async def test_a_lost_disk_under_a_default_is_rebuilt_from_the_rooms_state(house
 
 @pytest.mark.parametrize("told_before", [True, False])
 async def test_a_lost_disk_where_the_bot_came_under_a_default_is_rebuilt_from_its_coming(
-    house: House, *, told_before: bool
+    house: Harness, *, told_before: bool
 ) -> None:
     await pass_by(house, 1, SECOND)
     await configure(house, MINUTE)
@@ -168,7 +168,7 @@ async def test_a_lost_disk_where_the_bot_came_under_a_default_is_rebuilt_from_it
     assert gone(house, room, [before]) == 0
 
 
-async def test_nothing_is_rebuilt_where_the_room_does_not_know(house: House) -> None:
+async def test_nothing_is_rebuilt_where_the_room_does_not_know(house: Harness) -> None:
     """Without the bot's own state event, nobody knows since when: everything stays."""
     await pass_by(house, 1, SECOND)
     await configure(house, MINUTE)
@@ -184,7 +184,7 @@ async def test_nothing_is_rebuilt_where_the_room_does_not_know(house: House) -> 
 
 
 async def test_a_time_that_lies_does_not_bring_a_message_under_a_later_default(
-    house: House,
+    house: Harness,
 ) -> None:
     room = await begin(house)
     lies = house.homeserver.send(room, "from the future", at=house.clock.now() + HOUR)
@@ -194,7 +194,7 @@ async def test_a_time_that_lies_does_not_bring_a_message_under_a_later_default(
     assert not house.homeserver.is_redacted(room, lies)
 
 
-async def test_a_time_that_lies_spares_its_own_message_only_in_a_sweep(house: House) -> None:
+async def test_a_time_that_lies_spares_its_own_message_only_in_a_sweep(house: Harness) -> None:
     room = await begin(house)
     await configure(house, MINUTE)
     lies = house.homeserver.send(room, "from long ago", at=1)
@@ -205,7 +205,7 @@ async def test_a_time_that_lies_spares_its_own_message_only_in_a_sweep(house: Ho
 # --- it is changed -------------------------------------------------------------------------------
 
 
-async def test_a_shorter_default_holds_for_what_is_said_since(house: House) -> None:
+async def test_a_shorter_default_holds_for_what_is_said_since(house: Harness) -> None:
     room = await begin(house, DAY)
     old = await talk(house, room)
     late = house.homeserver.send(room, "while the operator writes it down")
@@ -221,7 +221,7 @@ async def test_a_shorter_default_holds_for_what_is_said_since(house: House) -> N
     assert alike(await house.timers(), expected)
 
 
-async def test_what_was_said_before_the_default_was_taken_out_still_goes(house: House) -> None:
+async def test_what_was_said_before_the_default_was_taken_out_still_goes(house: Harness) -> None:
     room = await begin(house, HOUR)
     goes = await talk(house, room)
     stays = [house.homeserver.send(room, "while the operator takes it out")]
@@ -238,7 +238,7 @@ async def test_what_was_said_before_the_default_was_taken_out_still_goes(house: 
     assert (gone(house, room, goes), gone(house, room, stays)) == (7, 0)
 
 
-async def test_what_waits_unread_when_the_default_is_taken_out_stays(house: House) -> None:
+async def test_what_waits_unread_when_the_default_is_taken_out_stays(house: Harness) -> None:
     house.homeserver.limit = 3
     room = await begin(house, HOUR)
     stays = [house.homeserver.send(room, f"{one}") for one in range(12)]
@@ -247,7 +247,7 @@ async def test_what_waits_unread_when_the_default_is_taken_out_stays(house: Hous
     assert gone(house, room, stays) == 0
 
 
-async def test_a_default_that_goes_with_the_disk_is_not_carried_out(house: House) -> None:
+async def test_a_default_that_goes_with_the_disk_is_not_carried_out(house: Harness) -> None:
     room = await begin(house, HOUR)
     stays = await talk(house, room)
     house.bounds = replace(house.bounds, default=None)
@@ -256,7 +256,7 @@ async def test_a_default_that_goes_with_the_disk_is_not_carried_out(house: House
     assert gone(house, room, stays) == 0
 
 
-async def test_a_setting_of_the_room_wins_over_every_default(house: House) -> None:
+async def test_a_setting_of_the_room_wins_over_every_default(house: Harness) -> None:
     room = await begin(house, MINUTE)
     under_default = await talk(house, room, 2)
     house.homeserver.set_lifetime(room, DAY)
@@ -269,7 +269,7 @@ async def test_a_setting_of_the_room_wins_over_every_default(house: House) -> No
 # --- what another homeserver kept back -----------------------------------------------------------
 
 
-async def shared(house: House) -> RoomID:
+async def shared(house: Harness) -> RoomID:
     room = house.homeserver.make_room()
     house.homeserver.set_member(room, REMOTE, "join")
     await pass_by(house, 1, SECOND)
@@ -277,7 +277,7 @@ async def shared(house: House) -> RoomID:
     return room
 
 
-async def test_late_messages_are_found_under_a_default_alone(house: House) -> None:
+async def test_late_messages_are_found_under_a_default_alone(house: Harness) -> None:
     await pass_by(house, 1, SECOND)
     await configure(house, MINUTE)
     room = await shared(house)
@@ -288,7 +288,7 @@ async def test_late_messages_are_found_under_a_default_alone(house: House) -> No
     assert house.homeserver.is_redacted(room, late)
 
 
-async def test_late_messages_from_before_the_default_stay(house: House) -> None:
+async def test_late_messages_from_before_the_default_stay(house: Harness) -> None:
     await pass_by(house, 1, SECOND)
     room = await shared(house)
     said = house.clock.now()
@@ -301,7 +301,7 @@ async def test_late_messages_from_before_the_default_stay(house: House) -> None:
     assert not house.homeserver.is_redacted(room, late)
 
 
-async def test_a_walk_ends_where_no_default_held_yet(house: House) -> None:
+async def test_a_walk_ends_where_no_default_held_yet(house: Harness) -> None:
     room = await begin(house)
     await talk(house, room, 60)
     await configure(house, MINUTE)
@@ -318,7 +318,7 @@ async def test_a_walk_ends_where_no_default_held_yet(house: House) -> None:
 # --- the state event -----------------------------------------------------------------------------
 
 
-async def test_it_is_written_once_where_nobody_has_set_a_lifetime(house: House) -> None:
+async def test_it_is_written_once_where_nobody_has_set_a_lifetime(house: Harness) -> None:
     room = await begin(house)
     own = house.homeserver.make_room()
     house.homeserver.set_lifetime(own, DAY)
@@ -332,7 +332,7 @@ async def test_it_is_written_once_where_nobody_has_set_a_lifetime(house: House) 
     assert span == MINUTE
 
 
-async def test_it_is_written_when_the_bot_may(house: House) -> None:
+async def test_it_is_written_when_the_bot_may(house: Harness) -> None:
     await pass_by(house, 1, SECOND)
     await configure(house, MINUTE)
     room = house.homeserver.make_room(power=0)
@@ -343,7 +343,7 @@ async def test_it_is_written_when_the_bot_may(house: House) -> None:
     assert told(house, room) == {"since": [[0, MINUTE]]}
 
 
-async def test_a_homeserver_that_refuses_it_holds_up_no_greeting(house: House) -> None:
+async def test_a_homeserver_that_refuses_it_holds_up_no_greeting(house: Harness) -> None:
     await pass_by(house, 1, SECOND)
     await configure(house, MINUTE)
     house.homeserver.fail_next(Refused(status=400, errcode="M_BAD_JSON"), on="set_defaults")
@@ -352,7 +352,7 @@ async def test_a_homeserver_that_refuses_it_holds_up_no_greeting(house: House) -
     assert any("every new one goes after 1 minute" in one for one in house.homeserver.heard(room))
 
 
-async def test_it_is_believed_of_nobody_else(house: House) -> None:
+async def test_it_is_believed_of_nobody_else(house: Harness) -> None:
     room = await begin(house)
     stays = await talk(house, room)
     content = defaults_content(((0, MINUTE),))
@@ -363,7 +363,7 @@ async def test_it_is_believed_of_nobody_else(house: House) -> None:
     assert gone(house, room, stays) == 0
 
 
-async def test_a_bot_that_is_asked_back_begins_anew(house: House) -> None:
+async def test_a_bot_that_is_asked_back_begins_anew(house: Harness) -> None:
     room = await begin(house, HOUR)
     house.homeserver.kick(room)
     await pass_by(house, 2, MINUTE)
@@ -378,7 +378,7 @@ async def test_a_bot_that_is_asked_back_begins_anew(house: House) -> None:
     assert gone(house, room, stays) == 0
 
 
-async def test_a_clock_that_was_ahead_leaves_no_default_in_the_future(house: House) -> None:
+async def test_a_clock_that_was_ahead_leaves_no_default_in_the_future(house: Harness) -> None:
     room = await begin(house)
     now = house.clock.now()
     house.clock.advance(DAY)

@@ -21,7 +21,7 @@ from tests.services.test_outbox import setting
 from tests.services.test_relations import relate
 from tests.support.fake_homeserver import ALICE, BOB
 from tests.support.fault_proxy import FaultProxy
-from tests.support.harness import DAY, MINUTE, SECOND, House
+from tests.support.harness import DAY, MINUTE, SECOND, Harness
 
 if TYPE_CHECKING:
     from bot.demo.homeserver import Homeserver as Synapse
@@ -38,7 +38,7 @@ AWAY = Unreachable(reason="status 504")
 
 
 @pytest.fixture
-async def room(house: House) -> RoomID:
+async def room(house: Harness) -> RoomID:
     """A room with a lifetime of an hour, which the bot knows."""
     room = house.homeserver.make_room()
     house.homeserver.set_member(room, BOB, "join", displayname="bob")
@@ -49,7 +49,7 @@ async def room(house: House) -> RoomID:
 
 
 @pytest.fixture
-def silence(house: House, room: RoomID) -> Callable[[Outcome | None], None]:
+def silence(house: Harness, room: RoomID) -> Callable[[Outcome | None], None]:
     """Have the homeserver answer so whenever it is asked for that room's power levels."""
     answer = house.homeserver.power
     trouble: list[Outcome] = []
@@ -70,11 +70,11 @@ def silence(house: House, room: RoomID) -> Callable[[Outcome | None], None]:
 Silence = Callable[[Outcome | None], None]
 
 
-def answers(house: House, room: RoomID) -> list[str]:
+def answers(house: Harness, room: RoomID) -> list[str]:
     return house.homeserver.heard(room)
 
 
-async def waiting(house: House) -> int:
+async def waiting(house: Harness) -> int:
     async with house.store._db.transaction() as db:
         found = await db.one("SELECT count(*) FROM undecided")
     return int(found[0]) if found else 0
@@ -85,7 +85,7 @@ async def waiting(house: House) -> int:
 
 @pytest.mark.parametrize("trouble", [AWAY, Failed(status=500), RateLimited(retry_after=9_000)])
 async def test_one_rooms_power_levels_hold_up_no_timer_of_any_room(
-    house: House, room: RoomID, silence: Silence, trouble: Outcome
+    house: Harness, room: RoomID, silence: Silence, trouble: Outcome
 ) -> None:
     other = house.homeserver.make_room()
     silence(trouble)
@@ -113,7 +113,7 @@ async def test_one_rooms_power_levels_hold_up_no_timer_of_any_room(
 
 
 async def test_a_homeserver_that_never_answers_costs_the_sync_a_moment_once(
-    house: House, room: RoomID, monkeypatch: pytest.MonkeyPatch
+    house: Harness, room: RoomID, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bot.services.sync.ASK_WITHIN", 0.0)
     monkeypatch.setattr(event_reader, "ASK_WITHIN", 0.0)
@@ -132,7 +132,7 @@ async def test_a_homeserver_that_never_answers_costs_the_sync_a_moment_once(
 
 
 async def test_one_silent_room_does_not_hold_up_the_commands_of_another(
-    house: House, room: RoomID, silence: Silence
+    house: Harness, room: RoomID, silence: Silence
 ) -> None:
     other = house.homeserver.make_room()
     silence(AWAY)
@@ -150,7 +150,7 @@ async def test_one_silent_room_does_not_hold_up_the_commands_of_another(
 
 @pytest.mark.parametrize("restarts", [False, True])
 async def test_commands_that_wait_are_decided_in_their_order(
-    house: House, room: RoomID, silence: Silence, *, restarts: bool
+    house: Harness, room: RoomID, silence: Silence, *, restarts: bool
 ) -> None:
     silence(AWAY)
     async with house.running(*house.everything):
@@ -170,7 +170,7 @@ async def test_commands_that_wait_are_decided_in_their_order(
 
 
 async def test_what_is_said_meanwhile_counts_after_it(
-    house: House, room: RoomID, silence: Silence
+    house: Harness, room: RoomID, silence: Silence
 ) -> None:
     silence(AWAY)
     async with house.running(*house.everything):
@@ -185,7 +185,7 @@ async def test_what_is_said_meanwhile_counts_after_it(
 
 
 async def test_what_another_client_changed_meanwhile_holds(
-    house: House, room: RoomID, silence: Silence
+    house: Harness, room: RoomID, silence: Silence
 ) -> None:
     silence(AWAY)
     async with house.running(*house.everything):
@@ -199,7 +199,7 @@ async def test_what_another_client_changed_meanwhile_holds(
 
 
 async def test_off_takes_back_what_was_said_since(
-    house: House, room: RoomID, silence: Silence
+    house: Harness, room: RoomID, silence: Silence
 ) -> None:
     silence(AWAY)
     async with house.running(*house.everything):
@@ -217,7 +217,7 @@ async def test_off_takes_back_what_was_said_since(
 
 
 async def test_a_command_that_goes_before_it_is_decided_counts_all_the_same(
-    house: House, room: RoomID, silence: Silence
+    house: Harness, room: RoomID, silence: Silence
 ) -> None:
     async with house.running(*house.everything):
         await house.said_in(room, "!expire 5s")
@@ -232,7 +232,7 @@ async def test_a_command_that_goes_before_it_is_decided_counts_all_the_same(
 
 
 async def test_whoever_may_not_is_told_so_as_ever(
-    house: House, room: RoomID, silence: Silence
+    house: Harness, room: RoomID, silence: Silence
 ) -> None:
     silence(AWAY)
     async with house.running(*house.everything):
@@ -247,7 +247,7 @@ async def test_whoever_may_not_is_told_so_as_ever(
 
 @pytest.mark.parametrize("restarts", [False, True])
 async def test_who_waited_too_long_is_told_once(
-    house: House, room: RoomID, silence: Silence, *, restarts: bool
+    house: Harness, room: RoomID, silence: Silence, *, restarts: bool
 ) -> None:
     silence(AWAY)
     async with house.running(*house.everything):
@@ -270,7 +270,7 @@ async def test_who_waited_too_long_is_told_once(
 
 
 async def test_who_says_more_than_may_wait_is_told(
-    house: House, room: RoomID, silence: Silence, monkeypatch: pytest.MonkeyPatch
+    house: Harness, room: RoomID, silence: Silence, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(commands, "MOST_OF_ONE", 2)
     monkeypatch.setattr(commands, "MOST_WAITING", 3)
@@ -293,7 +293,7 @@ async def test_who_says_more_than_may_wait_is_told(
 
 
 async def test_a_room_that_the_bot_was_removed_from_waits_for_nothing(
-    house: House, room: RoomID, silence: Silence
+    house: Harness, room: RoomID, silence: Silence
 ) -> None:
     silence(AWAY)
     async with house.running(*house.everything):
@@ -305,7 +305,7 @@ async def test_a_room_that_the_bot_was_removed_from_waits_for_nothing(
 
 
 async def test_a_command_in_clear_waits_through_the_encryption_that_follows(
-    house: House, room: RoomID, silence: Silence
+    house: Harness, room: RoomID, silence: Silence
 ) -> None:
     silence(AWAY)
     async with house.running(*house.everything):
@@ -324,7 +324,7 @@ async def test_a_command_in_clear_waits_through_the_encryption_that_follows(
 
 
 async def test_who_must_have_a_signed_device_waits_to_be_looked_up(
-    house: House, room: RoomID
+    house: Harness, room: RoomID
 ) -> None:
     house.reader.judge._signed_only = True
     house.homeserver.set_state(room, "m.room.encryption", {"algorithm": "m.megolm.v1"})
@@ -345,7 +345,7 @@ async def test_who_must_have_a_signed_device_waits_to_be_looked_up(
 
 
 async def test_the_same_batch_read_again_asks_for_one_answer(
-    house: House, room: RoomID, silence: Silence
+    house: Harness, room: RoomID, silence: Silence
 ) -> None:
     silence(AWAY)
     since, synced_at = await house.store.position()
@@ -363,7 +363,7 @@ async def test_the_same_batch_read_again_asks_for_one_answer(
 
 
 async def test_a_command_in_a_gap_waits_and_the_gap_does_not(
-    house: House, room: RoomID, silence: Silence
+    house: Harness, room: RoomID, silence: Silence
 ) -> None:
     silence(AWAY)
     house.homeserver.limit = 4

@@ -12,9 +12,9 @@ from bot.chat import notices
 from bot.chat.notices import Fingerprints
 from bot.core.outcomes import OutcomeError, Unreachable
 from bot.core.types import RoomID
-from bot.matrix.identity.cross_signing import Standing, _signed_by
-from bot.matrix.identity.private_keys import Seeds
-from bot.services.device_signing import REMEDIES, WORDS, Identity
+from bot.matrix.identity.cross_signing import SigningState, _signed_by
+from bot.matrix.identity.private_keys import PrivateKeys
+from bot.services.device_signing import REMEDIES, WORDS, DeviceSigning
 from tests.on_synapse.test_cross_signing import own_keys, signed
 from tests.on_synapse.test_lifecycle import settle_in
 from tests.operator.test_identity import device, device_id, master
@@ -22,7 +22,7 @@ from tests.support.fake_homeserver import BOB, BOT, FakeClock
 
 if TYPE_CHECKING:
     from tests.support.bot_process import Bots
-    from tests.support.harness import House
+    from tests.support.harness import Harness
     from tests.support.people import People
 
 MASTER = "nqOvzeuGWT/sRx3h7+MHoInYj3Uk2LD/unI9kDYcHwk"
@@ -54,21 +54,21 @@ class Known:
     fingerprints: Fingerprints = Fingerprints(master=MASTER, device_id="ABCDEF", device=DEVICE)  # noqa: RUF009
 
 
-async def settled(*answers: str | OutcomeError) -> Identity:
+async def settled(*answers: str | OutcomeError) -> DeviceSigning:
     clock = FakeClock()
-    identity = Identity(Signing(*answers), clock, random=Random(1))
+    identity = DeviceSigning(Signing(*answers), clock, random=Random(1))
     await identity.run()
     return identity
 
 
 @pytest.fixture
-def room(house: House) -> RoomID:
+def room(house: Harness) -> RoomID:
     room = house.homeserver.make_room()
     house.homeserver.set_member(room, BOB, "join", displayname="bob")
     return room
 
 
-async def said(house: House, room: RoomID, text: str) -> str:
+async def said(house: Harness, room: RoomID, text: str) -> str:
     """Let somebody say something; return what the bot answers."""
     async with house.running(*house.everything):
         await house.said_in(room, text)
@@ -98,13 +98,13 @@ async def test_any_other_standing_has_words_and_a_remedy(
 
 
 def test_every_standing_has_its_words() -> None:
-    assert set(WORDS) == set(Standing) - {Standing.SIGNED, Standing.UNSIGNED}
-    assert set(REMEDIES) == set(Standing) - {Standing.SIGNED}
+    assert set(WORDS) == set(SigningState) - {SigningState.SIGNED, SigningState.UNSIGNED}
+    assert set(REMEDIES) == set(SigningState) - {SigningState.SIGNED}
 
 
-async def test_before_it_is_settled_only_the_device_is_known(house: House) -> None:
+async def test_before_it_is_settled_only_the_device_is_known(house: Harness) -> None:
     away = OutcomeError(Unreachable(reason="reset"))
-    identity = Identity(Signing(away, "signed"), house.clock, random=Random(1))
+    identity = DeviceSigning(Signing(away, "signed"), house.clock, random=Random(1))
     async with house.running(identity):
         assert identity.fingerprints.master == ""
         assert "ask again in a minute" in notices.fingerprint(identity.fingerprints)
@@ -114,7 +114,7 @@ async def test_before_it_is_settled_only_the_device_is_known(house: House) -> No
 
 @pytest.mark.parametrize("signatures", [None, 7, [], {BOT: 7}, {BOT: []}, {BOT: {"ed25519:x": 7}}])
 def test_a_signature_of_any_shape_is_good_or_is_not(signatures: Any) -> None:
-    seeds = Seeds.make(BOT)
+    seeds = PrivateKeys.make(BOT)
     own = {BOT: {f"ed25519:{seeds.public('self_signing')}": signatures}}
     for found in (signatures, own):
         assert not _signed_by({"signatures": found}, BOT, seeds)
@@ -124,7 +124,7 @@ def test_a_signature_of_any_shape_is_good_or_is_not(signatures: Any) -> None:
 
 
 async def test_the_fingerprint_command_shows_keys_in_groups_of_four(
-    house: House, room: RoomID
+    house: Harness, room: RoomID
 ) -> None:
     house.speaker._notices._identity = Known()
     assert await said(house, room, "!expire fingerprint") == (
@@ -135,7 +135,7 @@ async def test_the_fingerprint_command_shows_keys_in_groups_of_four(
 
 
 async def test_the_status_tells_trouble_with_the_identity_and_nothing_else(
-    house: House, room: RoomID
+    house: Harness, room: RoomID
 ) -> None:
     house.speaker._notices._identity = Known()
     assert "identity" not in await said(house, room, "!expire status")

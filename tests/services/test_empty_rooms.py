@@ -9,19 +9,19 @@ from bot.core.types import RoomID
 from bot.services.empty_rooms import LOOK_AGAIN, LOOK_AT_WORK
 from bot.store.store import LOOK_AFTER
 from tests.support.fake_homeserver import ALICE, BOB, BOT
-from tests.support.harness import DAY, MINUTE, SECOND, House
+from tests.support.harness import DAY, MINUTE, SECOND, Harness
 
 HOUR = 60 * MINUTE
 
 
 @pytest.fixture(params=[False, True], ids=["told who goes", "told how many are there"])
-def homeserver(house: House, request: pytest.FixtureRequest) -> None:
+def homeserver(house: Harness, request: pytest.FixtureRequest) -> None:
     """Homeservers differ in whether they count a room's members."""
     house.homeserver.counts_members = request.param
 
 
 @pytest.fixture
-async def room(house: House, homeserver: None) -> RoomID:
+async def room(house: Harness, homeserver: None) -> RoomID:
     """A room of alice's with the bot, which it has known for a while."""
     room = house.homeserver.make_room()
     async with house.running(*house.everything):
@@ -29,12 +29,12 @@ async def room(house: House, homeserver: None) -> RoomID:
     return room
 
 
-def is_in(house: House, room: RoomID) -> bool:
+def is_in(house: Harness, room: RoomID) -> bool:
     return house.homeserver.rooms[room].membership(BOT) == "join"
 
 
 async def test_a_room_that_everybody_has_left_is_left_and_forgotten(
-    house: House, room: RoomID
+    house: Harness, room: RoomID
 ) -> None:
     async with house.running(*house.everything):
         house.homeserver.set_member(room, ALICE, "leave")
@@ -49,7 +49,7 @@ async def test_a_room_that_everybody_has_left_is_left_and_forgotten(
 
 
 async def test_whoever_invites_the_bot_and_goes_leaves_it_behind(
-    house: House, homeserver: None
+    house: Harness, homeserver: None
 ) -> None:
     await house.store.commit("s0", house.clock.now(), [])
     async with house.running(*house.everything):
@@ -64,7 +64,7 @@ async def test_whoever_invites_the_bot_and_goes_leaves_it_behind(
         assert not is_in(house, room)
 
 
-async def test_a_room_with_others_is_kept(house: House, room: RoomID) -> None:
+async def test_a_room_with_others_is_kept(house: Harness, room: RoomID) -> None:
     async with house.running(*house.everything):
         house.homeserver.set_member(room, BOB, "join")
         house.homeserver.set_member(room, ALICE, "leave")
@@ -81,7 +81,7 @@ async def test_a_room_with_others_is_kept(house: House, room: RoomID) -> None:
         assert not is_in(house, room)
 
 
-async def test_a_room_is_kept_while_somebody_is_invited(house: House, room: RoomID) -> None:
+async def test_a_room_is_kept_while_somebody_is_invited(house: Harness, room: RoomID) -> None:
     async with house.running(*house.everything):
         house.homeserver.set_member(room, BOB, "invite", sender=ALICE)
         house.homeserver.set_member(room, ALICE, "leave")
@@ -95,7 +95,7 @@ async def test_a_room_is_kept_while_somebody_is_invited(house: House, room: Room
         assert not is_in(house, room)
 
 
-async def test_a_room_is_kept_until_what_waits_there_is_gone(house: House, room: RoomID) -> None:
+async def test_a_room_is_kept_until_what_waits_there_is_gone(house: Harness, room: RoomID) -> None:
     house.homeserver.set_lifetime(room, 2 * HOUR)
     async with house.running(*house.everything):
         sent = await house.said_in(room, "still to go")
@@ -110,7 +110,7 @@ async def test_a_room_is_kept_until_what_waits_there_is_gone(house: House, room:
         assert not is_in(house, room)
 
 
-async def test_what_cannot_be_done_without_power_holds_nobody(house: House, room: RoomID) -> None:
+async def test_what_cannot_be_done_without_power_holds_nobody(house: Harness, room: RoomID) -> None:
     """Nobody is left to give the bot what it lacks."""
     house.homeserver.set_lifetime(room, HOUR)
     async with house.running(*house.everything):
@@ -126,7 +126,7 @@ async def test_what_cannot_be_done_without_power_holds_nobody(house: House, room
 
 @pytest.mark.parametrize("trouble", [Unreachable(reason="reset"), Failed(status=200)])
 async def test_a_list_of_members_that_cannot_be_read_is_no_reason_to_leave(
-    house: House, room: RoomID, trouble: Outcome
+    house: Harness, room: RoomID, trouble: Outcome
 ) -> None:
     house.homeserver.fail_next(*[trouble] * 3, on="others")
     async with house.running(*house.everything):
@@ -140,7 +140,7 @@ async def test_a_list_of_members_that_cannot_be_read_is_no_reason_to_leave(
         assert not is_in(house, room)
 
 
-async def test_a_room_that_cannot_be_left_now_is_left_later(house: House, room: RoomID) -> None:
+async def test_a_room_that_cannot_be_left_now_is_left_later(house: Harness, room: RoomID) -> None:
     house.homeserver.fail_next(Unreachable(reason="reset"), on="leave")
     async with house.running(*house.everything):
         house.homeserver.set_member(room, ALICE, "leave")
@@ -151,7 +151,7 @@ async def test_a_room_that_cannot_be_left_now_is_left_later(house: House, room: 
         assert not is_in(house, room)
 
 
-async def test_it_is_looked_at_after_a_restart_too(house: House, room: RoomID) -> None:
+async def test_it_is_looked_at_after_a_restart_too(house: Harness, room: RoomID) -> None:
     async with house.running(house.intake):
         house.homeserver.set_member(room, ALICE, "leave")
     await house.restart()
@@ -160,7 +160,7 @@ async def test_it_is_looked_at_after_a_restart_too(house: House, room: RoomID) -
         assert not is_in(house, room)
 
 
-async def test_who_comes_back_in_time_keeps_the_bot(house: House) -> None:
+async def test_who_comes_back_in_time_keeps_the_bot(house: Harness) -> None:
     room = house.homeserver.make_room(public=True)
     async with house.running(*house.everything):
         await house.advance(LOOK_AFTER)

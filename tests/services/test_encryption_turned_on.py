@@ -9,7 +9,7 @@ import pytest
 from bot.core.types import Event, RoomID
 from tests.on_synapse.test_lifecycle import settle_in
 from tests.services.test_outbox import setting
-from tests.support.harness import MINUTE, House
+from tests.support.harness import MINUTE, Harness
 
 if TYPE_CHECKING:
     from tests.support.bot_process import Bots
@@ -20,7 +20,7 @@ MEGOLM = {"algorithm": "m.megolm.v1.aes-sha2"}
 
 
 @pytest.fixture
-async def room(house: House) -> RoomID:
+async def room(house: Harness) -> RoomID:
     """A room without encryption, which the bot knows."""
     room = house.homeserver.make_room()
     async with house.running(house.intake):
@@ -28,21 +28,21 @@ async def room(house: House) -> RoomID:
     return room
 
 
-def chat(house: House, room: RoomID, count: int) -> None:
+def chat(house: Harness, room: RoomID, count: int) -> None:
     for number in range(count):
         house.homeserver.send(room, f"chat {number}")
 
 
-def encrypt(house: House, room: RoomID) -> None:
+def encrypt(house: Harness, room: RoomID) -> None:
     house.homeserver.set_state(room, "m.room.encryption", MEGOLM)
 
 
-async def catch_up(house: House) -> None:
+async def catch_up(house: Harness) -> None:
     async with house.running(*house.everything):
         await house.rest()
 
 
-async def encryption(house: House, room: RoomID) -> bool:
+async def encryption(house: Harness, room: RoomID) -> bool:
     known = await house.store.room(room)
     assert known is not None
     return known.encrypted
@@ -55,7 +55,7 @@ CUTS = [(0, 0, 0), (1, 1, 1), (3, 9, 20), (20, 3, 9), (9, 20, 0), (9, 0, 3), (0,
 @pytest.mark.parametrize("cut", CUTS)
 @pytest.mark.parametrize("restarts", [False, True])
 async def test_a_command_in_clear_before_encryption_counts_wherever_the_sync_is_cut(
-    house: House, room: RoomID, cut: tuple[int, int, int], *, restarts: bool
+    house: Harness, room: RoomID, cut: tuple[int, int, int], *, restarts: bool
 ) -> None:
     house.homeserver.limit = 4
     chat(house, room, cut[0])
@@ -75,7 +75,7 @@ async def test_a_command_in_clear_before_encryption_counts_wherever_the_sync_is_
 
 @pytest.mark.parametrize("cut", CUTS)
 async def test_a_command_in_clear_after_encryption_never_counts(
-    house: House, room: RoomID, cut: tuple[int, int, int]
+    house: Harness, room: RoomID, cut: tuple[int, int, int]
 ) -> None:
     house.homeserver.limit = 4
     chat(house, room, cut[0])
@@ -88,7 +88,9 @@ async def test_a_command_in_clear_after_encryption_never_counts(
     assert house.homeserver.heard(room) == []
 
 
-async def test_encrypted_commands_in_the_same_gap_count_as_well(house: House, room: RoomID) -> None:
+async def test_encrypted_commands_in_the_same_gap_count_as_well(
+    house: Harness, room: RoomID
+) -> None:
     house.homeserver.limit = 4
     house.homeserver.send(room, "!expire 5m")
     chat(house, room, 7)
@@ -102,7 +104,7 @@ async def test_encrypted_commands_in_the_same_gap_count_as_well(house: House, ro
 
 
 async def test_encryption_that_is_turned_on_again_is_not_turned_on_late(
-    house: House, room: RoomID
+    house: Harness, room: RoomID
 ) -> None:
     house.homeserver.limit = 4
     encrypt(house, room)
@@ -118,7 +120,7 @@ async def test_encryption_that_is_turned_on_again_is_not_turned_on_late(
 @pytest.mark.parametrize("where", ["page_back", "sync"])
 @pytest.mark.parametrize("before", [False, True])
 async def test_a_homeserver_that_withholds_encryption_gets_no_command_through(
-    house: House, room: RoomID, where: str, *, before: bool
+    house: Harness, room: RoomID, where: str, *, before: bool
 ) -> None:
     """Withheld from the pages: it may have been before the command. From the sync: seen in them."""
     house.homeserver.limit = 4
@@ -153,7 +155,7 @@ def _is_encryption(event: Event) -> bool:
 
 
 async def test_what_waits_behind_a_gap_in_which_encryption_is_found_does_not_count(
-    house: House, room: RoomID
+    house: Harness, room: RoomID
 ) -> None:
     """The sync does not tell of it: what follows the gap was read as clear."""
     house.homeserver.limit = 4
@@ -174,7 +176,7 @@ async def test_what_waits_behind_a_gap_in_which_encryption_is_found_does_not_cou
 
 
 async def test_a_homeserver_that_tells_the_timelines_state_twice_loses_no_command(
-    house: House, room: RoomID
+    house: Harness, room: RoomID
 ) -> None:
     house.homeserver.send(room, "!expire 5m")
     encrypt(house, room)

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from bot.core.lifetimes import POLICY_EVENT
-from bot.core.timeline import Stretch
+from bot.core.timeline import RoomUpdate
 from bot.core.types import EventID, Millis, RoomID, UserID
 from tests.support.fake_homeserver import ALICE, BOB, BOT
-from tests.support.harness import DAY, MINUTE, House
+from tests.support.harness import DAY, MINUTE, Harness
 
 MALLORY = UserID("@mallory:example.org")
 
@@ -18,7 +18,7 @@ SET = "“alice” (@alice:example.org) set disappearing messages to 5 minutes."
 
 
 @pytest.fixture
-async def room(house: House) -> RoomID:
+async def room(house: Harness) -> RoomID:
     """A room that the bot has known for a while, with no lifetime; bob has no power."""
     room = house.homeserver.make_room()
     house.homeserver.set_member(room, BOB, "join", displayname="bob")
@@ -27,12 +27,12 @@ async def room(house: House) -> RoomID:
     return room
 
 
-async def due(house: House, sent: EventID) -> Millis | None:
+async def due(house: Harness, sent: EventID) -> Millis | None:
     at = (await house.timers()).get(sent)
     return None if at is None else at - house.clock.now()
 
 
-async def heard(house: House, room: RoomID, *, sender: UserID = ALICE, **event: Any) -> list[str]:
+async def heard(house: Harness, room: RoomID, *, sender: UserID = ALICE, **event: Any) -> list[str]:
     """Let the bot read one event; return what it says of it."""
     async with house.running(house.intake, house.speaker):
         before = len(house.homeserver.heard(room))
@@ -45,7 +45,7 @@ async def heard(house: House, room: RoomID, *, sender: UserID = ALICE, **event: 
 
 
 async def test_a_command_counts_from_its_own_place_and_covers_itself(
-    house: House, room: RoomID
+    house: Harness, room: RoomID
 ) -> None:
     async with house.running(house.intake):
         before = house.homeserver.send(room, "before")
@@ -58,7 +58,9 @@ async def test_a_command_counts_from_its_own_place_and_covers_itself(
     assert found == [None, 5 * MINUTE, 5 * MINUTE, None, None]
 
 
-async def test_a_command_is_written_into_the_room_and_announced(house: House, room: RoomID) -> None:
+async def test_a_command_is_written_into_the_room_and_announced(
+    house: Harness, room: RoomID
+) -> None:
     async with house.running(*house.everything):
         await house.said_in(room, "!expire 5m")
     assert house.homeserver.lifetime_of(room) == {"type": "after_send", "timer": 5 * MINUTE}
@@ -67,7 +69,7 @@ async def test_a_command_is_written_into_the_room_and_announced(house: House, ro
     ]
 
 
-async def test_a_command_counts_once_however_often_it_is_read(house: House, room: RoomID) -> None:
+async def test_a_command_counts_once_however_often_it_is_read(house: Harness, room: RoomID) -> None:
     since, synced_at = await house.store.position()
     house.homeserver.send(room, "!expire 5m")
     batch = await house.homeserver.sync(since, 0)
@@ -84,7 +86,7 @@ async def test_a_command_counts_once_however_often_it_is_read(house: House, room
 # --- whose command counts ------------------------------------------------------------------------
 
 
-async def test_somebody_without_the_right_is_refused(house: House, room: RoomID) -> None:
+async def test_somebody_without_the_right_is_refused(house: Harness, room: RoomID) -> None:
     async with house.running(*house.everything):
         sent = await house.said_in(room, "!expire 5m", sender=BOB)
         assert await due(house, sent) is None
@@ -94,7 +96,7 @@ async def test_somebody_without_the_right_is_refused(house: House, room: RoomID)
     ]
 
 
-async def test_the_right_is_the_one_to_set_this_very_state_event(house: House) -> None:
+async def test_the_right_is_the_one_to_set_this_very_state_event(house: Harness) -> None:
     await house.store.commit("s0", house.clock.now(), [])
     room = house.homeserver.make_room(events={POLICY_EVENT: 0})
     async with house.running(*house.everything):
@@ -103,7 +105,7 @@ async def test_the_right_is_the_one_to_set_this_very_state_event(house: House) -
 
 
 async def test_somebody_who_was_demoted_while_the_bot_was_away_is_refused(
-    house: House, room: RoomID
+    house: Harness, room: RoomID
 ) -> None:
     house.homeserver.set_power(room, BOB, 50)
     house.homeserver.send(room, "!expire 5m", sender=BOB)
@@ -114,14 +116,14 @@ async def test_somebody_who_was_demoted_while_the_bot_was_away_is_refused(
 
 
 async def test_somebody_who_has_left_and_has_no_power_is_refused(
-    house: House, room: RoomID
+    house: Harness, room: RoomID
 ) -> None:
     async with house.running(*house.everything):
         await house.said_in(room, "!expire 5m", sender=MALLORY)
     assert house.homeserver.lifetime_of(room) is None
 
 
-async def test_anybody_may_ask_for_help_and_status(house: House, room: RoomID) -> None:
+async def test_anybody_may_ask_for_help_and_status(house: Harness, room: RoomID) -> None:
     async with house.running(*house.everything):
         await house.said_in(room, "!expire help", sender=BOB)
         await house.said_in(room, "!expire status", sender=BOB)
@@ -131,7 +133,7 @@ async def test_anybody_may_ask_for_help_and_status(house: House, room: RoomID) -
 
 
 async def test_a_bot_that_may_not_change_the_room_says_so_and_changes_nothing(
-    house: House,
+    house: Harness,
 ) -> None:
     await house.store.commit("s0", house.clock.now(), [])
     room = house.homeserver.make_room(power=0)
@@ -141,7 +143,7 @@ async def test_a_bot_that_may_not_change_the_room_says_so_and_changes_nothing(
     assert house.homeserver.heard(room)[-1].startswith("I may not change this room's settings")
 
 
-async def test_a_bot_that_may_not_redact_says_so_and_pauses(house: House) -> None:
+async def test_a_bot_that_may_not_redact_says_so_and_pauses(house: Harness) -> None:
     await house.store.commit("s0", house.clock.now(), [])
     room = house.homeserver.make_room(redact=60)
     async with house.running(*house.everything):
@@ -157,7 +159,7 @@ async def test_a_bot_that_may_not_redact_says_so_and_pauses(house: House) -> Non
     assert house.homeserver.heard(room)[2].startswith("I can remove messages again.")
 
 
-async def test_a_lifetime_outside_the_bounds_is_refused(house: House, room: RoomID) -> None:
+async def test_a_lifetime_outside_the_bounds_is_refused(house: Harness, room: RoomID) -> None:
     async with house.running(*house.everything):
         await house.said_in(room, "!expire 10y")
     assert house.homeserver.lifetime_of(room) is None
@@ -169,11 +171,11 @@ async def test_a_lifetime_outside_the_bounds_is_refused(house: House, room: Room
 TEXT = {"msgtype": "m.text", "body": "!expire status"}
 
 
-async def test_a_text_message_is_a_command(house: House, room: RoomID) -> None:
+async def test_a_text_message_is_a_command(house: Harness, room: RoomID) -> None:
     assert len(await heard(house, room, content=TEXT)) == 1
 
 
-async def test_a_message_in_a_thread_is_a_command(house: House, room: RoomID) -> None:
+async def test_a_message_in_a_thread_is_a_command(house: Harness, room: RoomID) -> None:
     thread = {
         "rel_type": "m.thread",
         "event_id": "$root",
@@ -203,7 +205,7 @@ async def test_a_message_in_a_thread_is_a_command(house: House, room: RoomID) ->
     ],
 )
 async def test_what_is_no_text_message_of_a_person_is_no_command(
-    house: House, room: RoomID, event: dict[str, Any]
+    house: Harness, room: RoomID, event: dict[str, Any]
 ) -> None:
     assert await heard(house, room, **event) == []
 
@@ -212,7 +214,7 @@ async def test_what_is_no_text_message_of_a_person_is_no_command(
 
 
 @pytest.fixture
-async def secret_room(house: House) -> RoomID:
+async def secret_room(house: Harness) -> RoomID:
     room = house.homeserver.make_room(encrypted=True)
     async with house.running(house.intake):
         pass
@@ -220,7 +222,7 @@ async def secret_room(house: House) -> RoomID:
 
 
 async def test_an_encrypted_command_gets_an_encrypted_answer(
-    house: House, secret_room: RoomID
+    house: Harness, secret_room: RoomID
 ) -> None:
     async with house.running(*house.everything):
         sent = house.homeserver.send_encrypted(secret_room, "!expire 5m")
@@ -233,7 +235,7 @@ async def test_an_encrypted_command_gets_an_encrypted_answer(
 
 
 async def test_a_command_in_clear_does_not_count_in_an_encrypted_room(
-    house: House, secret_room: RoomID
+    house: Harness, secret_room: RoomID
 ) -> None:
     async with house.running(*house.everything):
         sent = await house.said_in(secret_room, "!expire 5m")
@@ -242,7 +244,7 @@ async def test_a_command_in_clear_does_not_count_in_an_encrypted_room(
 
 
 async def test_a_room_once_encrypted_is_taken_for_encrypted_for_ever(
-    house: House, secret_room: RoomID
+    house: Harness, secret_room: RoomID
 ) -> None:
     house.homeserver.set_state(secret_room, "m.room.encryption", {})
     async with house.running(*house.everything):
@@ -254,7 +256,7 @@ async def test_a_room_once_encrypted_is_taken_for_encrypted_for_ever(
 
 
 async def test_a_command_repeated_from_its_ciphertext_counts_once(
-    house: House, secret_room: RoomID
+    house: Harness, secret_room: RoomID
 ) -> None:
     async with house.running(*house.everything):
         event = house.homeserver.encrypt({"msgtype": "m.text", "body": "!expire 5m"}, ALICE)
@@ -267,7 +269,7 @@ async def test_a_command_repeated_from_its_ciphertext_counts_once(
     assert house.homeserver.lifetime_of(secret_room) == {"type": "after_send", "timer": DAY}
 
 
-async def test_encryption_turned_on_counts_from_its_own_place(house: House, room: RoomID) -> None:
+async def test_encryption_turned_on_counts_from_its_own_place(house: Harness, room: RoomID) -> None:
     async with house.running(*house.everything):
         house.homeserver.send(room, "!expire status")
         house.homeserver.set_state(room, "m.room.encryption", {"algorithm": "m.megolm"})
@@ -276,7 +278,7 @@ async def test_encryption_turned_on_counts_from_its_own_place(house: House, room
     assert len(house.homeserver.heard(room)) == 1
 
 
-async def test_an_empty_stretch_changes_nothing(house: House, room: RoomID) -> None:
+async def test_an_empty_stretch_changes_nothing(house: Harness, room: RoomID) -> None:
     before = await house.store.room(room)
-    await house.commit(Stretch(room_id=room, items=[]))
+    await house.commit(RoomUpdate(room_id=room, items=[]))
     assert await house.store.room(room) == before

@@ -10,21 +10,21 @@ import pytest
 from bot.core import timeline
 from bot.core.invitations import Invite
 from bot.core.outcomes import RateLimited
-from bot.core.policy import Owed
-from bot.core.rate_limits import HOUR, KEPT, Allowance
-from bot.core.timeline import SURPLUS, Message, Said, Stretch, Unheard
+from bot.core.policy import Outgoing
+from bot.core.rate_limits import HOUR, KEPT, RateLimit
+from bot.core.timeline import SURPLUS, Command, Message, RoomUpdate, Undecryptable
 from bot.core.types import Event, EventID, RoomID, UserID
 from bot.services.event_reader import AT_ONCE
-from bot.services.late_keys import ASKED_TO_REPEAT, GIVE_UP_AFTER, Late
+from bot.services.late_keys import ASKED_TO_REPEAT, GIVE_UP_AFTER, LateKeys
 from bot.store import handled_commands, invitations, megolm_sessions, outbox, relations
 from tests.services.test_key_expiry import looked_at
 from tests.support.fake_homeserver import ALICE, BOB, BOT
-from tests.support.harness import DAY, MINUTE, SECOND, House
+from tests.support.harness import DAY, MINUTE, SECOND, Harness
 
 HASTY = "that was a lot of commands. I listen again in a minute."
 
 
-async def count(house: House, table: str) -> int:
+async def count(house: Harness, table: str) -> int:
     async with house.store._db.transaction() as db:
         found = await db.one(f"SELECT count(*) FROM {table}")
     assert found is not None
@@ -35,14 +35,14 @@ async def count(house: House, table: str) -> int:
 
 
 def test_so_many_are_admitted_in_each_stretch_of_time() -> None:
-    allowance = Allowance(2, HOUR)
+    allowance = RateLimit(2, HOUR)
     assert [allowance.admits("alice", what, 0) for what in "abc"] == [True, True, False]
     assert allowance.admits("bob", "d", 0)
     assert allowance.admits("alice", "c", HOUR)
 
 
 def test_the_same_thing_counts_once() -> None:
-    allowance = Allowance(2, HOUR)
+    allowance = RateLimit(2, HOUR)
     assert all(allowance.admits("alice", "a", 0) for _ in range(5))
     assert allowance.admits("alice", "b", 0)
     assert allowance.admits("alice", "a", 0)
@@ -50,7 +50,7 @@ def test_the_same_thing_counts_once() -> None:
 
 
 def test_an_episode_lasts_until_a_stretch_without_surplus() -> None:
-    allowance = Allowance(1, HOUR)
+    allowance = RateLimit(1, HOUR)
     assert allowance.begins("alice", "a", 0)
     assert not allowance.begins("alice", "b", HOUR)
     assert not allowance.begins("alice", "c", 2 * HOUR)
@@ -59,7 +59,7 @@ def test_an_episode_lasts_until_a_stretch_without_surplus() -> None:
 
 
 def test_what_is_counted_stays_small() -> None:
-    allowance = Allowance(1, HOUR)
+    allowance = RateLimit(1, HOUR)
     for number in range(KEPT + 50):
         allowance.admits(f"@{number}", "a", 0)
         allowance.begins(f"@{number}", "a", 0)
@@ -69,7 +69,7 @@ def test_what_is_counted_stays_small() -> None:
 # --- invitations -------------------------------------------------------------------------------
 
 
-async def invited(house: House, *inviters: UserID) -> list[str]:
+async def invited(house: Harness, *inviters: UserID) -> list[str]:
     """Let people invite the bot, one room each; return what became of it, sorted."""
     rooms = [house.homeserver.make_room(joined=False, invited=False) for _ in inviters]
     for room, inviter in zip(rooms, inviters, strict=True):
@@ -79,7 +79,7 @@ async def invited(house: House, *inviters: UserID) -> list[str]:
 
 
 async def test_one_accounts_flood_of_invitations_is_declined_and_others_are_welcome(
-    house: House, caplog: pytest.LogCaptureFixture
+    house: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
     house.guests = replace(house.guests, per_inviter=3)
     house.keep_anew()
@@ -92,7 +92,7 @@ async def test_one_accounts_flood_of_invitations_is_declined_and_others_are_welc
     assert caplog.text.count("too many invitations by one account") == 1
 
 
-async def test_all_invitations_together_are_limited(house: House) -> None:
+async def test_all_invitations_together_are_limited(house: Harness) -> None:
     house.guests = replace(house.guests, per_hour=4)
     house.keep_anew()
     await house.store.commit("s0", house.clock.now(), [])
@@ -104,7 +104,7 @@ async def test_all_invitations_together_are_limited(house: House) -> None:
 
 
 async def test_a_full_bot_declines_until_it_has_left_a_room(
-    house: House, caplog: pytest.LogCaptureFixture
+    house: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
     house.guests = replace(house.guests, max_rooms=2)
     house.keep_anew()
@@ -117,7 +117,7 @@ async def test_a_full_bot_declines_until_it_has_left_a_room(
 
 
 async def test_an_invitation_over_the_limit_that_cannot_be_declined_now_is_not_accepted_later(
-    house: House,
+    house: Harness,
 ) -> None:
     house.guests = replace(house.guests, per_inviter=1)
     house.keep_anew()
@@ -130,7 +130,7 @@ async def test_an_invitation_over_the_limit_that_cannot_be_declined_now_is_not_a
         assert sorted(states) == ["join", "leave"]
 
 
-async def test_an_invitation_that_is_tried_again_counts_once(house: House) -> None:
+async def test_an_invitation_that_is_tried_again_counts_once(house: Harness) -> None:
     house.guests = replace(house.guests, per_inviter=2)
     house.keep_anew()
     await house.store.commit("s0", house.clock.now(), [])
@@ -142,7 +142,9 @@ async def test_an_invitation_that_is_tried_again_counts_once(house: House) -> No
         assert await invited(house, ALICE) == ["join"]
 
 
-async def test_only_so_many_invitations_wait(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_only_so_many_invitations_wait(
+    house: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(invitations, "MOST_OF_ONE", 5)
     many = [Invite(room_id=RoomID(f"!{number}:example.org"), inviter=ALICE) for number in range(9)]
     await house.store.commit("s0", 0, [], many)
@@ -153,7 +155,7 @@ async def test_only_so_many_invitations_wait(house: House, monkeypatch: pytest.M
     assert (found.room_id, found.inviter) == (many[0].room_id, BOB)
 
 
-async def test_reviews_go_on_among_invitations(house: House) -> None:
+async def test_reviews_go_on_among_invitations(house: Harness) -> None:
     room = house.homeserver.make_room()
     house.homeserver.set_lifetime(room, MINUTE)
     await house.store.commit("s0", house.clock.now(), [])
@@ -178,7 +180,7 @@ async def test_reviews_go_on_among_invitations(house: House) -> None:
 
 
 @pytest.fixture
-async def room(house: House) -> RoomID:
+async def room(house: Harness) -> RoomID:
     """A room that the bot has known for a while, with a lifetime of a minute."""
     house.per_minute = 5
     house.keep_anew()
@@ -189,14 +191,14 @@ async def room(house: House) -> RoomID:
     return room
 
 
-async def setting(house: House, room: RoomID) -> int | None:
+async def setting(house: Harness, room: RoomID) -> int | None:
     known = await house.store.room(room)
     assert known is not None
     return known.setting
 
 
 async def test_commands_over_the_limit_do_nothing_and_are_answered_once(
-    house: House, room: RoomID
+    house: Harness, room: RoomID
 ) -> None:
     before = len(house.homeserver.heard(room))
     async with house.running(*house.everything):
@@ -210,7 +212,7 @@ async def test_commands_over_the_limit_do_nothing_and_are_answered_once(
         assert len(said) <= 5 + 1
 
 
-async def test_another_person_is_still_heard(house: House, room: RoomID) -> None:
+async def test_another_person_is_still_heard(house: Harness, room: RoomID) -> None:
     house.homeserver.set_power(room, BOB, 100)
     async with house.running(*house.everything):
         for _ in range(20):
@@ -224,7 +226,7 @@ async def test_another_person_is_still_heard(house: House, room: RoomID) -> None
 
 
 async def test_an_ignored_command_is_not_carried_out_when_it_is_read_again(
-    house: House, room: RoomID
+    house: Harness, room: RoomID
 ) -> None:
     async with house.running(*house.everything):
         for _ in range(5):
@@ -239,12 +241,12 @@ async def test_an_ignored_command_is_not_carried_out_when_it_is_read_again(
             items = await house.reader.items(
                 room, [event], encrypted=False, live=False, since=now, now=now
             )
-            assert any(isinstance(item, Said) and item.kind == "set" for item in items)
-            await house.commit(Stretch(room_id=room, items=items))
+            assert any(isinstance(item, Command) and item.kind == "set" for item in items)
+            await house.commit(RoomUpdate(room_id=room, items=items))
     assert await setting(house, room) == MINUTE
 
 
-async def test_a_batch_that_is_read_again_keeps_its_commands(house: House, room: RoomID) -> None:
+async def test_a_batch_that_is_read_again_keeps_its_commands(house: Harness, room: RoomID) -> None:
     async with house.running(*house.everything):
         house.homeserver.hold("sync")
         for number in range(4):
@@ -258,7 +260,7 @@ async def test_a_batch_that_is_read_again_keeps_its_commands(house: House, room:
 
 
 async def test_commands_of_a_long_absence_count_by_their_own_times(
-    house: House, room: RoomID
+    house: Harness, room: RoomID
 ) -> None:
     for number in range(12):
         house.clock.advance(MINUTE)
@@ -270,7 +272,7 @@ async def test_commands_of_a_long_absence_count_by_their_own_times(
 
 
 async def test_many_commands_at_once_have_their_right_looked_up_once(
-    house: House, room: RoomID
+    house: Harness, room: RoomID
 ) -> None:
     async with house.running(house.intake):
         house.homeserver.hold("sync")
@@ -283,12 +285,12 @@ async def test_many_commands_at_once_have_their_right_looked_up_once(
 
 
 async def test_what_is_kept_of_ignored_commands_is_bounded(
-    house: House, room: RoomID, monkeypatch: pytest.MonkeyPatch
+    house: Harness, room: RoomID, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(handled_commands, "MOST_SURPLUS", 10)
     for part in range(4):
-        items = [Said(digest=f"{part}-{n}", sender=ALICE, kind=SURPLUS) for n in range(10)]
-        await house.commit(Stretch(room_id=room, items=list(items)))
+        items = [Command(digest=f"{part}-{n}", sender=ALICE, kind=SURPLUS) for n in range(10)]
+        await house.commit(RoomUpdate(room_id=room, items=list(items)))
     assert await count(house, "handled") == 10
 
 
@@ -296,36 +298,38 @@ async def test_what_is_kept_of_ignored_commands_is_bounded(
 
 
 async def test_answers_that_wait_for_one_room_are_bounded_and_its_lifetime_is_set(
-    house: House, room: RoomID
+    house: Harness, room: RoomID
 ) -> None:
     helps = [
-        Said(digest=f"help{n}", sender=ALICE, kind="help") for n in range(outbox.MOST_OWED * 2)
+        Command(digest=f"help{n}", sender=ALICE, kind="help") for n in range(outbox.MOST_OWED * 2)
     ]
-    last = Said(digest="set", sender=ALICE, kind="set", setting=2 * MINUTE)
-    await house.commit(Stretch(room_id=room, items=[*helps, last]))
+    last = Command(digest="set", sender=ALICE, kind="set", setting=2 * MINUTE)
+    await house.commit(RoomUpdate(room_id=room, items=[*helps, last]))
     assert await count(house, "owed") == outbox.MOST_OWED + 1
     await house.store.reviewed(
-        room, suspended=True, owed=[Owed(key="s", kind="suspended", args={"need": 50, "have": 0})]
+        room,
+        suspended=True,
+        owed=[Outgoing(key="s", kind="suspended", args={"need": 50, "have": 0})],
     )
     assert await count(house, "owed") == outbox.MOST_OWED + 2
     for number in range(outbox.MOST_MUST):
         kind = "suspended" if number % 2 else "resumed"
-        owed = Owed(key=f"{number}", kind=kind, args={"need": 50, "have": 0})
+        owed = Outgoing(key=f"{number}", kind=kind, args={"need": 50, "have": 0})
         await house.store.reviewed(room, suspended=bool(number % 2), owed=[owed])
     assert await count(house, "owed") == outbox.MOST_MUST
-    again = Said(digest="again", sender=ALICE, kind="set", setting=3 * MINUTE)
-    await house.commit(Stretch(room_id=room, items=[again]))
+    again = Command(digest="again", sender=ALICE, kind="set", setting=3 * MINUTE)
+    await house.commit(RoomUpdate(room_id=room, items=[again]))
     async with house.store._db.transaction() as db:
         assert await db.one("SELECT 1 FROM owed WHERE kind = 'set' AND key = 'again'")
 
 
-async def test_rooms_take_turns_in_being_answered(house: House, room: RoomID) -> None:
+async def test_rooms_take_turns_in_being_answered(house: Harness, room: RoomID) -> None:
     other = house.homeserver.make_room()
     await house.enter(other)
-    helps = [Said(digest=f"help{n}", sender=ALICE, kind="help") for n in range(50)]
-    await house.commit(Stretch(room_id=room, items=list(helps)))
-    one = [Said(digest="other", sender=BOB, kind="help")]
-    await house.commit(Stretch(room_id=other, items=list(one)))
+    helps = [Command(digest=f"help{n}", sender=ALICE, kind="help") for n in range(50)]
+    await house.commit(RoomUpdate(room_id=room, items=list(helps)))
+    one = [Command(digest="other", sender=BOB, kind="help")]
+    await house.commit(RoomUpdate(room_id=other, items=list(one)))
     served = []
     for _ in range(3):
         debt = await house.store.next_debt()
@@ -340,35 +344,39 @@ async def test_rooms_take_turns_in_being_answered(house: House, room: RoomID) ->
 
 
 async def test_messages_that_wait_for_keys_are_bounded_for_each_sender_and_room(
-    house: House, room: RoomID
+    house: Harness, room: RoomID
 ) -> None:
-    def flood(sender: UserID, many: int) -> list[Unheard]:
+    def flood(sender: UserID, many: int) -> list[Undecryptable]:
         return [
-            Unheard(event_id=EventID(f"${sender}{n}"), sender=sender, session_id=f"s{n}", at=0)
+            Undecryptable(
+                event_id=EventID(f"${sender}{n}"), sender=sender, session_id=f"s{n}", at=0
+            )
             for n in range(many)
         ]
 
-    await house.commit(Stretch(room_id=room, items=list(flood(ALICE, 200))))
+    await house.commit(RoomUpdate(room_id=room, items=list(flood(ALICE, 200))))
     assert await count(house, "unheard") == megolm_sessions.MOST_OF_ONE
-    await house.commit(Stretch(room_id=room, items=list(flood(BOB, 1))))
+    await house.commit(RoomUpdate(room_id=room, items=list(flood(BOB, 1))))
     assert await count(house, "unheard") == megolm_sessions.MOST_OF_ONE + 1
     for number in range(20):
         crowd = flood(UserID(f"@{number}:example.org"), megolm_sessions.MOST_OF_ONE)
-        await house.commit(Stretch(room_id=room, items=list(crowd)))
+        await house.commit(RoomUpdate(room_id=room, items=list(crowd)))
     assert await count(house, "unheard") == megolm_sessions.MOST_WAITING
 
 
 async def test_a_sender_without_keys_makes_the_bot_ask_only_so_often(
-    house: House, room: RoomID
+    house: Harness, room: RoomID
 ) -> None:
     flood = [
-        Unheard(event_id=EventID(f"${n}"), sender=ALICE, session_id=f"s{n}", at=house.clock.now())
+        Undecryptable(
+            event_id=EventID(f"${n}"), sender=ALICE, session_id=f"s{n}", at=house.clock.now()
+        )
         for n in range(30)
     ]
-    await house.commit(Stretch(room_id=room, items=list(flood)))
+    await house.commit(RoomUpdate(room_id=room, items=list(flood)))
     house.clock.advance(GIVE_UP_AFTER)
     keyless = Keyless()
-    late = Late(keyless, house.store, house.reader, house.clock, wake_others=house.wake)
+    late = LateKeys(keyless, house.store, house.reader, house.clock, wake_others=house.wake)
     await looked_at(late)
     assert await count(house, "unheard") == 0
     assert await count(house, "owed") == ASKED_TO_REPEAT
@@ -387,7 +395,7 @@ class Keyless:
         raise AssertionError
 
 
-async def test_successors_count_as_invitations(house: House) -> None:
+async def test_successors_count_as_invitations(house: Harness) -> None:
     house.guests = replace(house.guests, per_inviter=2)
     house.keep_anew()
     rooms = [house.homeserver.make_room() for _ in range(4)]
@@ -402,7 +410,7 @@ async def test_successors_count_as_invitations(house: House) -> None:
 
 
 async def test_orphans_of_one_room_are_bounded_and_keep_their_own_timers(
-    house: House, room: RoomID, monkeypatch: pytest.MonkeyPatch
+    house: Harness, room: RoomID, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(relations, "MOST_ORPHANS", 10)
     items = [
@@ -410,7 +418,7 @@ async def test_orphans_of_one_room_are_bounded_and_keep_their_own_timers(
         for n in range(30)
     ]
     before = await house.pending(room)
-    await house.commit(Stretch(room_id=room, items=list(items)))
+    await house.commit(RoomUpdate(room_id=room, items=list(items)))
     assert await count(house, "orphans") == 10
     assert await house.pending(room) == before + 30
 
@@ -419,7 +427,7 @@ async def test_orphans_of_one_room_are_bounded_and_keep_their_own_timers(
 
 
 async def test_a_flood_of_messages_in_one_room_delays_nobody_elsewhere(
-    house: House, room: RoomID
+    house: Harness, room: RoomID
 ) -> None:
     other = house.homeserver.make_room()
     house.homeserver.set_lifetime(other, 10 * SECOND)
@@ -439,7 +447,7 @@ async def test_a_flood_of_messages_in_one_room_delays_nobody_elsewhere(
 
 
 async def test_others_have_their_turn_while_a_page_of_commands_is_judged(
-    house: House, room: RoomID
+    house: Harness, room: RoomID
 ) -> None:
     house.homeserver.send(room, "!expire help")
     [event] = house.homeserver.rooms[room].events[-1:]
@@ -459,6 +467,6 @@ async def test_others_have_their_turn_while_a_page_of_commands_is_judged(
     assert turns >= 1_000 // AT_ONCE - 1
 
 
-def is_gone(house: House, room: RoomID, event_id: EventID) -> bool:
+def is_gone(house: Harness, room: RoomID, event_id: EventID) -> bool:
     events = house.homeserver.rooms[room].events
     return any(timeline.is_gone(event) for event in events if event["event_id"] == event_id)

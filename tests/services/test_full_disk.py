@@ -18,7 +18,7 @@ from bot.core.types import EventID
 from bot.services.supervisor import Disk
 from bot.store import StoreError
 from tests.support.encryption_engines import Bot, Peer, Writer
-from tests.support.harness import MINUTE, SECOND, House, Opener, Service
+from tests.support.harness import MINUTE, SECOND, Harness, Opener, Service
 
 MANY = 90
 
@@ -33,18 +33,18 @@ class Insisted:
         await self._disk.insist(self._service.run)
 
 
-def insisted(house: House) -> list[Insisted]:
+def insisted(house: Harness) -> list[Insisted]:
     disk = Disk(house.clock, Random(1))
     return [Insisted(disk, service) for service in house.everything]
 
 
-async def pragma(house: House, text: str) -> int:
+async def pragma(house: Harness, text: str) -> int:
     [[value]] = await house.store._db._connection.execute_fetchall(f"PRAGMA {text}")
     return int(value)
 
 
 @asynccontextmanager
-async def full(house: House) -> AsyncIterator[None]:
+async def full(house: Harness) -> AsyncIterator[None]:
     """As on a full disk, the file cannot grow."""
     before = await pragma(house, "max_page_count")
     await pragma(house, f"max_page_count = {await pragma(house, 'page_count')}")
@@ -53,14 +53,14 @@ async def full(house: House) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def read_only(house: House) -> AsyncIterator[None]:
+async def read_only(house: Harness) -> AsyncIterator[None]:
     await house.store._db._connection.execute_fetchall("PRAGMA query_only = ON")
     yield
     await house.store._db._connection.execute_fetchall("PRAGMA query_only = OFF")
 
 
 @asynccontextmanager
-async def held(house: House) -> AsyncIterator[None]:
+async def held(house: Harness) -> AsyncIterator[None]:
     """Somebody else is writing, and does not end."""
     await pragma(house, "busy_timeout = 0")
     other = sqlite3.connect(house.path, isolation_level=None)
@@ -70,13 +70,13 @@ async def held(house: House) -> AsyncIterator[None]:
     other.close()
 
 
-Trouble = Callable[[House], AbstractAsyncContextManager[None]]
+Trouble = Callable[[Harness], AbstractAsyncContextManager[None]]
 every_trouble = pytest.mark.parametrize("trouble", [full, read_only, held])
 
 
 @every_trouble
 async def test_what_cannot_be_stored_is_not_acknowledged_and_goes_in_time(
-    house: House, trouble: Trouble, caplog: pytest.LogCaptureFixture
+    house: Harness, trouble: Trouble, caplog: pytest.LogCaptureFixture
 ) -> None:
     room = house.homeserver.make_room()
     house.homeserver.set_lifetime(room, 10 * MINUTE)
@@ -102,7 +102,7 @@ async def test_what_cannot_be_stored_is_not_acknowledged_and_goes_in_time(
 
 @every_trouble
 async def test_what_is_due_meanwhile_is_not_asked_for_without_end(
-    house: House, trouble: Trouble
+    house: Harness, trouble: Trouble
 ) -> None:
     room = house.homeserver.make_room()
     sent = [house.homeserver.send(room, "x") for _ in range(MANY)]
@@ -118,7 +118,7 @@ async def test_what_is_due_meanwhile_is_not_asked_for_without_end(
         assert await house.pending(room) == 0
 
 
-async def test_a_service_that_fails_otherwise_is_not_begun_anew(house: House) -> None:
+async def test_a_service_that_fails_otherwise_is_not_begun_anew(house: Harness) -> None:
     began: list[int] = []
 
     async def broken() -> None:
@@ -130,7 +130,7 @@ async def test_a_service_that_fails_otherwise_is_not_begun_anew(house: House) ->
     assert began == [1]
 
 
-async def test_a_service_that_fails_in_a_group_is_begun_anew(house: House) -> None:
+async def test_a_service_that_fails_in_a_group_is_begun_anew(house: Harness) -> None:
     failures = [DiskError("full"), DiskError("full")]
 
     async def task() -> None:

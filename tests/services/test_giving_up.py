@@ -7,19 +7,19 @@ from pathlib import Path
 import pytest
 
 from bot.core.outcomes import Failed, Forbidden, Unreachable
-from bot.core.timeline import Message, Stretch
+from bot.core.timeline import Message, RoomUpdate
 from bot.core.types import EventID, RoomID
-from bot.services.late_keys import Late
+from bot.services.late_keys import LateKeys
 from tests.services.test_key_expiry import Homeserver, looked_at, read, reader_over
 from tests.support.encryption_engines import Peer, Writer
 from tests.support.fake_homeserver import FakeClock
-from tests.support.harness import MINUTE, SECOND, House, Opener
+from tests.support.harness import MINUTE, SECOND, Harness, Opener
 
 HOUR = 60 * MINUTE
 
 
 async def test_relations_that_say_more_for_ever_keep_no_message(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    house: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     room = house.homeserver.make_room()
     message = house.homeserver.send(room, "hello")
@@ -38,7 +38,7 @@ async def test_relations_that_say_more_for_ever_keep_no_message(
         assert house.homeserver.is_redacted(room, message)
 
 
-async def test_a_homeserver_that_is_away_for_hours_ends_no_gap(house: House) -> None:
+async def test_a_homeserver_that_is_away_for_hours_ends_no_gap(house: Harness) -> None:
     house.homeserver.limit = 3
     room = house.homeserver.make_room()
     house.homeserver.set_lifetime(room, 24 * HOUR)
@@ -62,12 +62,12 @@ async def test_a_homeserver_that_is_away_for_hours_ends_no_gap(house: House) -> 
 
 
 @pytest.mark.parametrize("failure", [Failed(status=500), Forbidden()])
-async def test_a_parent_that_is_never_told_keeps_no_child(house: House, failure: Failed) -> None:
+async def test_a_parent_that_is_never_told_keeps_no_child(house: Harness, failure: Failed) -> None:
     room = house.homeserver.make_room()
     await house.enter(room, HOUR)
     child = house.homeserver.send(room, "belongs to something")
     item = Message(event_id=child, sent=house.clock.now(), parent=EventID("$somewhere"))
-    await house.commit(Stretch(room_id=room, items=[item]))
+    await house.commit(RoomUpdate(room_id=room, items=[item]))
     house.homeserver.fail_next(*[failure] * 999, on="event")
     async with house.running(house.kin):
         for _ in range(3):
@@ -80,14 +80,14 @@ async def test_a_parent_that_is_never_told_keeps_no_child(house: House, failure:
     assert child in await house.timers()
 
 
-async def test_a_parent_is_asked_about_for_as_long_as_nobody_answers(house: House) -> None:
+async def test_a_parent_is_asked_about_for_as_long_as_nobody_answers(house: Harness) -> None:
     room = house.homeserver.make_room()
     await house.enter(room, HOUR)
     parent = house.homeserver.send(room, "gone")
     house.homeserver.redact_as(room, parent)
     child = house.homeserver.send(room, "belongs to it")
     item = Message(event_id=child, sent=house.clock.now(), parent=parent)
-    await house.commit(Stretch(room_id=room, items=[item]))
+    await house.commit(RoomUpdate(room_id=room, items=[item]))
     house.homeserver.fail_next(*[Unreachable(reason="away")] * 999, on="event")
     async with house.running(house.kin, house.redactor):
         for _ in range(30):
@@ -106,7 +106,7 @@ async def test_a_key_is_asked_for_twice_and_then_no_more(
     event = Writer(Peer("alice", tmp_path / "alice")).write("!expire 5s")
     homeserver.events = {event["event_id"]: event}
     await read(reader, store, [event], clock.now())
-    late = Late(homeserver, store, reader, clock, wake_others=lambda: None)
+    late = LateKeys(homeserver, store, reader, clock, wake_others=lambda: None)
     asked = []
     for second in range(59):
         before = len(homeserver.asked)

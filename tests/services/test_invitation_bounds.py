@@ -20,7 +20,7 @@ from bot.store.invitations import (
 )
 from tests.services.test_invitations import HOUR, is_in, synced, waiting
 from tests.support.fake_homeserver import BOB, BOT
-from tests.support.harness import SECOND, House
+from tests.support.harness import SECOND, Harness
 
 __all__ = ["synced"]
 
@@ -32,13 +32,13 @@ def many(inviter: str, count: int, start: int = 0) -> list[Invite]:
     ]
 
 
-async def from_server(house: House, server: str) -> int:
+async def from_server(house: Harness, server: str) -> int:
     async with house.store._db.transaction() as db:
         [(found,)] = await db.rows("SELECT count(*) FROM invites WHERE server = ?", server)
     return int(found)
 
 
-async def test_one_account_has_only_so_many_invitations_wait(house: House) -> None:
+async def test_one_account_has_only_so_many_invitations_wait(house: Harness) -> None:
     await house.store.commit("s1", 0, [], many("@eve:a.org", 100))
     assert await waiting(house) == MOST_OF_ONE
     await house.store.commit("s2", 0, [], many("@bob:a.org", 1))
@@ -46,7 +46,7 @@ async def test_one_account_has_only_so_many_invitations_wait(house: House) -> No
 
 
 async def test_of_one_account_and_one_server_only_so_many_are_answered_at_once(
-    house: House,
+    house: Harness,
 ) -> None:
     for number in range(5):
         await house.store.commit(f"s{number}", 0, [], many(f"@eve{number}:a.org", MOST_OF_ONE))
@@ -65,7 +65,7 @@ async def test_of_one_account_and_one_server_only_so_many_are_answered_at_once(
     assert BUSY_OF_SERVER < WIDTH + SLOW
 
 
-async def test_who_fills_the_bound_of_a_server_shuts_out_nobody_there(house: House) -> None:
+async def test_who_fills_the_bound_of_a_server_shuts_out_nobody_there(house: Harness) -> None:
     for number in range(10):
         await house.store.commit(f"s{number}", 0, [], many(f"@eve{number}:a.org", MOST_OF_ONE))
     assert await waiting(house) == MOST_OF_SERVER
@@ -77,7 +77,7 @@ async def test_who_fills_the_bound_of_a_server_shuts_out_nobody_there(house: Hou
     assert await from_server(house, "b.org") == 1
 
 
-async def test_who_fills_the_bound_of_all_shuts_out_nobody(house: House) -> None:
+async def test_who_fills_the_bound_of_all_shuts_out_nobody(house: Harness) -> None:
     for server in range(12):
         for number in range(5):
             invites = many(f"@eve{number}:s{server}.org", MOST_OF_ONE)
@@ -89,7 +89,7 @@ async def test_who_fills_the_bound_of_all_shuts_out_nobody(house: House) -> None
 
 
 async def test_one_account_holds_the_bot_in_only_so_many_rooms(
-    house: House, caplog: pytest.LogCaptureFixture
+    house: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
     house.guests = replace(house.guests, rooms_per_inviter=2)
     house.keep_anew()
@@ -110,7 +110,7 @@ async def test_one_account_holds_the_bot_in_only_so_many_rooms(
     assert caplog.text.count("in 2 rooms for one account") == 1
 
 
-async def test_a_chain_of_upgrades_counts_for_who_makes_it(house: House) -> None:
+async def test_a_chain_of_upgrades_counts_for_who_makes_it(house: Harness) -> None:
     house.guests = replace(house.guests, rooms_per_inviter=3)
     house.keep_anew()
     async with house.running(*house.everything):
@@ -140,7 +140,7 @@ async def test_a_chain_of_upgrades_counts_for_who_makes_it(house: House) -> None
     ],
 )
 async def test_only_stars_and_question_marks_have_a_meaning_in_a_pattern(
-    house: House, glob: str, who: str, may: bool
+    house: Harness, glob: str, who: str, may: bool
 ) -> None:
     house.allow = [glob]
     await house.restart()

@@ -11,30 +11,30 @@ from bot.core.outcomes import Failed, Forbidden, Outcome, RateLimited, Unreachab
 from bot.core.types import RoomID, UserID
 from bot.services.invitations import WAITS, WITHIN
 from tests.support.fake_homeserver import ALICE, BOT
-from tests.support.harness import MINUTE, SECOND, House
+from tests.support.harness import MINUTE, SECOND, Harness
 
 HOUR = 60 * MINUTE
 DEAD = Failed(status=502, errcode="M_UNKNOWN")
 """What Synapse says when the server that an invitation came from does not answer."""
 
 
-def is_in(house: House, room: RoomID) -> str:
+def is_in(house: Harness, room: RoomID) -> str:
     return house.homeserver.rooms[room].membership(BOT)
 
 
-async def waiting(house: House) -> int:
+async def waiting(house: Harness) -> int:
     async with house.store._db.transaction() as db:
         [(found,)] = await db.rows("SELECT count(*) FROM invites")
     return int(found)
 
 
 @pytest.fixture(autouse=True)
-async def synced(house: House) -> None:
+async def synced(house: Harness) -> None:
     """The bot has read what there is: rooms that come now are new."""
     await house.store.commit("s0", house.clock.now(), [])
 
 
-async def test_an_invitation_is_accepted_and_the_room_is_greeted_once(house: House) -> None:
+async def test_an_invitation_is_accepted_and_the_room_is_greeted_once(house: Harness) -> None:
     async with house.running(*house.everything):
         room = house.homeserver.make_room(joined=False)
         await house.rest()
@@ -48,7 +48,7 @@ async def test_an_invitation_is_accepted_and_the_room_is_greeted_once(house: Hou
 
 
 async def test_an_invitation_by_somebody_the_operator_does_not_allow_is_declined(
-    house: House,
+    house: Harness,
 ) -> None:
     house.allow = ["@bob:*"]
     await house.restart()
@@ -73,7 +73,7 @@ async def test_an_invitation_by_somebody_the_operator_does_not_allow_is_declined
     ],
 )
 async def test_an_invitation_that_cannot_be_answered_now_is_answered_later(
-    house: House, trouble: Outcome
+    house: Harness, trouble: Outcome
 ) -> None:
     room = house.homeserver.make_room(joined=False)
     house.homeserver.fail_next(trouble, trouble, on="join")
@@ -84,7 +84,7 @@ async def test_an_invitation_that_cannot_be_answered_now_is_answered_later(
         assert is_in(house, room) == "join"
 
 
-async def test_an_invitation_survives_a_restart(house: House) -> None:
+async def test_an_invitation_survives_a_restart(house: Harness) -> None:
     room = house.homeserver.make_room(joined=False)
     async with house.running(house.intake):
         pass
@@ -95,7 +95,7 @@ async def test_an_invitation_survives_a_restart(house: House) -> None:
 
 @pytest.mark.parametrize("answer", [DEAD, Forbidden(), Unreachable(reason="TimeoutError")])
 async def test_an_invitation_of_a_dead_server_is_tried_for_a_day_and_declined(
-    house: House, answer: Outcome
+    house: Harness, answer: Outcome
 ) -> None:
     room = house.homeserver.make_room(joined=False)
     house.homeserver.fail_next(*[answer] * 10_000, on="join")
@@ -113,7 +113,7 @@ async def test_an_invitation_of_a_dead_server_is_tried_for_a_day_and_declined(
 
 
 @pytest.mark.parametrize("answer", [DEAD, Forbidden(), Unreachable(reason="TimeoutError")])
-async def test_a_decline_that_fails_has_an_end(house: House, answer: Outcome) -> None:
+async def test_a_decline_that_fails_has_an_end(house: Harness, answer: Outcome) -> None:
     house.allow = []
     house.keep_anew()
     house.homeserver.make_room(joined=False)
@@ -126,7 +126,7 @@ async def test_a_decline_that_fails_has_an_end(house: House, answer: Outcome) ->
 
 
 async def test_a_server_that_comes_back_within_the_day_has_its_invitation_accepted(
-    house: House,
+    house: Harness,
 ) -> None:
     room = house.homeserver.make_room(joined=False)
     house.homeserver.fail_next(*[DEAD] * 10, on="join")
@@ -136,7 +136,7 @@ async def test_a_server_that_comes_back_within_the_day_has_its_invitation_accept
         assert is_in(house, room) == "join"
 
 
-async def test_a_homeserver_that_is_away_for_days_costs_no_invitation(house: House) -> None:
+async def test_a_homeserver_that_is_away_for_days_costs_no_invitation(house: Harness) -> None:
     room = house.homeserver.make_room(joined=False)
     async with house.running(house.intake):
         pass
@@ -151,7 +151,7 @@ async def test_a_homeserver_that_is_away_for_days_costs_no_invitation(house: Hou
         assert is_in(house, room) == "join"
 
 
-async def test_while_the_homeserver_is_away_all_invitations_wait_together(house: House) -> None:
+async def test_while_the_homeserver_is_away_all_invitations_wait_together(house: Harness) -> None:
     for _ in range(50):
         house.homeserver.make_room(joined=False)
     house.guests = replace(house.guests, per_inviter=100)
@@ -168,7 +168,7 @@ async def test_while_the_homeserver_is_away_all_invitations_wait_together(house:
     assert len(house.homeserver.times("join")) - asked <= 10 * 8
 
 
-async def test_a_withdrawn_invitation_is_not_tried_again(house: House) -> None:
+async def test_a_withdrawn_invitation_is_not_tried_again(house: Harness) -> None:
     room = house.homeserver.make_room(joined=False)
     house.homeserver.fail_next(*[DEAD] * 10_000, on="join")
     async with house.running(*house.everything):
@@ -181,7 +181,7 @@ async def test_a_withdrawn_invitation_is_not_tried_again(house: House) -> None:
         assert house.homeserver.times("join") == []
 
 
-async def test_whoever_invites_again_and_again_has_the_bot_try_no_longer(house: House) -> None:
+async def test_whoever_invites_again_and_again_has_the_bot_try_no_longer(house: Harness) -> None:
     room = house.homeserver.make_room(joined=False)
     house.homeserver.fail_next(*[DEAD] * 10_000, on="join")
     async with house.running(*house.everything):
@@ -196,7 +196,7 @@ async def test_whoever_invites_again_and_again_has_the_bot_try_no_longer(house: 
         assert len(house.homeserver.times("join")) <= len(WAITS) + 1
 
 
-async def test_what_was_declined_is_not_accepted_later(house: House) -> None:
+async def test_what_was_declined_is_not_accepted_later(house: Harness) -> None:
     """Not when the hour is over that had too many invitations, nor after a restart."""
     house.guests = replace(house.guests, per_inviter=1)
     house.keep_anew()
@@ -212,7 +212,7 @@ async def test_what_was_declined_is_not_accepted_later(house: House) -> None:
 
 
 async def test_an_invitation_to_a_room_that_the_bot_is_in_leads_not_out_of_it(
-    house: House,
+    house: Harness,
 ) -> None:
     house.allow = ["@bob:*"]
     house.keep_anew()
@@ -226,7 +226,7 @@ async def test_an_invitation_to_a_room_that_the_bot_is_in_leads_not_out_of_it(
         assert is_in(house, room) == "join"
 
 
-async def test_a_room_that_threw_the_bot_out_may_invite_it_again(house: House) -> None:
+async def test_a_room_that_threw_the_bot_out_may_invite_it_again(house: Harness) -> None:
     async with house.running(*house.everything):
         room = house.homeserver.make_room(joined=False)
         await house.rest()
@@ -244,7 +244,7 @@ async def test_a_room_that_threw_the_bot_out_may_invite_it_again(house: House) -
 
 
 @pytest.mark.parametrize("method", ["join", "leave"])
-async def test_answers_that_do_not_come_hold_up_nobody(house: House, method: str) -> None:
+async def test_answers_that_do_not_come_hold_up_nobody(house: Harness, method: str) -> None:
     """Neither other invitations, nor the news that the bot has lost its power."""
     house.allow = ["@alice:example.org"]
     house.keep_anew()
@@ -273,7 +273,7 @@ async def test_answers_that_do_not_come_hold_up_nobody(house: House, method: str
         assert {is_in(house, room) for room in stalled} == wanted
 
 
-async def test_a_room_whose_state_is_not_told_holds_up_no_other(house: House) -> None:
+async def test_a_room_whose_state_is_not_told_holds_up_no_other(house: Harness) -> None:
     rooms = [house.homeserver.make_room() for _ in range(3)]
     for room in rooms:
         house.homeserver.set_lifetime(room, MINUTE)

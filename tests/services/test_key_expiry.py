@@ -8,20 +8,20 @@ from typing import Any
 
 import pytest
 
-from bot.core.lifetimes import Bounds
+from bot.core.lifetimes import LifetimeLimits
 from bot.core.power_levels import Power
-from bot.core.sync_batch import Locked
-from bot.core.timeline import Item, Opened, Stretch
+from bot.core.sync_batch import MissingRoomKey
+from bot.core.timeline import Item, KeyUse, RoomUpdate
 from bot.core.types import Event, EventID, Millis, RoomID, UserID
-from bot.services.event_reader import Reader
-from bot.services.key_expiry import UNUSED_FOR, Ratchet
-from bot.services.late_keys import ASK_AFTER, ASK_AGAIN_AFTER, GIVE_UP_AFTER, Late
+from bot.services.event_reader import EventReader
+from bot.services.key_expiry import UNUSED_FOR, KeyExpiry
+from bot.services.late_keys import ASK_AFTER, ASK_AGAIN_AFTER, GIVE_UP_AFTER, LateKeys
 from bot.store import Store
 from tests.support.encryption_engines import ROOM, Bot, Peer, Writer, commits_of
 from tests.support.fake_clock import FakeClock
 
 GRACE = 30_000
-BOUNDS = Bounds(minimum=1_000, maximum=60_000)
+BOUNDS = LifetimeLimits(minimum=1_000, maximum=60_000)
 OWN = UserID("@bot:example.org")
 
 
@@ -51,7 +51,7 @@ class Homeserver:
 
     async def decrypt(self, room_id: RoomID, event: Event, *, meet: bool) -> Any:
         if self.crypto is None:
-            return Locked(session_id=event["content"]["session_id"])
+            return MissingRoomKey(session_id=event["content"]["session_id"])
         return await self.crypto.decrypt(room_id, event, meet=meet)
 
     async def event(self, room_id: RoomID, event_id: EventID) -> Event | None:
@@ -68,10 +68,10 @@ class Homeserver:
 
 
 async def commit(store: Store, items: list[Item], now: int) -> None:
-    await store.commit("token", now, [Stretch(room_id=ROOM, items=items, encrypted=True)])
+    await store.commit("token", now, [RoomUpdate(room_id=ROOM, items=items, encrypted=True)])
 
 
-async def read(reader: Reader, store: Store, events: list[Event], now: int) -> list[Item]:
+async def read(reader: EventReader, store: Store, events: list[Event], now: int) -> list[Item]:
     items = await reader.items(ROOM, events, encrypted=True, live=True, since=now, now=now)
     await commit(store, items, now)
     return items
@@ -87,8 +87,8 @@ async def test_a_key_is_taken_away_after_the_grace_and_not_before(
     bot.feed(alice.tell(bot, "m.room_key", writer.room_key()))
     event = writer.write("!expire 5s")
     assert await bot.reads(event) == "!expire 5s"
-    await commit(store, [Opened(session_id=writer.session.id, index=0, at=clock.now())], 0)
-    ratchet = Ratchet(bot.crypto, store, clock, grace=GRACE, bounds=BOUNDS)
+    await commit(store, [KeyUse(session_id=writer.session.id, index=0, at=clock.now())], 0)
+    ratchet = KeyExpiry(bot.crypto, store, clock, grace=GRACE, bounds=BOUNDS)
     assert await ratchet.turn() == clock.now() + GRACE
     clock.advance(GRACE - 1)
     await ratchet.turn()
@@ -108,11 +108,11 @@ async def test_only_the_session_that_was_read_is_moved_on(tmp_path: Path, store:
         bot.feed(alice.tell(bot, "m.room_key", writer.room_key()))
     events = {writer: [writer.write(f"{n}") for n in range(4)] for writer in (read_one, other)}
     opened: list[Item] = [
-        Opened(session_id=read_one.session.id, index=index, at=clock.now()) for index in (0, 1)
+        KeyUse(session_id=read_one.session.id, index=index, at=clock.now()) for index in (0, 1)
     ]
-    late = Opened(session_id=read_one.session.id, index=2, at=clock.now() + 1)
+    late = KeyUse(session_id=read_one.session.id, index=2, at=clock.now() + 1)
     await commit(store, [*opened, late], 0)
-    ratchet = Ratchet(bot.crypto, store, clock, grace=GRACE, bounds=BOUNDS)
+    ratchet = KeyExpiry(bot.crypto, store, clock, grace=GRACE, bounds=BOUNDS)
     clock.advance(GRACE)
     await ratchet.turn()
     assert [await bot.reads(event) for event in events[read_one]] == [None, None, "2", "3"]
@@ -144,7 +144,7 @@ async def test_keys_that_rest_too_long_are_deleted(tmp_path: Path, store: Store)
     writer = Writer(alice)
     bot.feed(alice.tell(bot, "m.room_key", writer.room_key()))
     await commit(store, [], clock.now())
-    ratchet = Ratchet(bot.crypto, store, clock, grace=GRACE, bounds=BOUNDS)
+    ratchet = KeyExpiry(bot.crypto, store, clock, grace=GRACE, bounds=BOUNDS)
     await ratchet.turn()
     clock.advance(UNUSED_FOR)
     await ratchet.turn()
@@ -163,7 +163,7 @@ async def test_keys_of_a_room_that_the_bot_is_not_in_are_deleted_soon(
     here, nowhere = Writer(alice), Writer(alice)
     for writer, where in ((here, ROOM), (nowhere, "!nowhere:example.org")):
         bot.feed(alice.tell(bot, "m.room_key", writer.room_key(where)))
-    ratchet = Ratchet(bot.crypto, store, clock, grace=GRACE, bounds=BOUNDS)
+    ratchet = KeyExpiry(bot.crypto, store, clock, grace=GRACE, bounds=BOUNDS)
     await ratchet.turn()
     assert len(bot.crypto.sessions) == 2  # it may be about to join
     await commit(store, [], clock.now())
@@ -172,11 +172,11 @@ async def test_keys_of_a_room_that_the_bot_is_not_in_are_deleted_soon(
     assert list(bot.crypto.sessions) == [here.session.id]
 
 
-def reader_over(homeserver: Homeserver, store: Store) -> Reader:
-    return Reader(homeserver, prefix="!expire", bounds=BOUNDS, digest=store.digest)
+def reader_over(homeserver: Homeserver, store: Store) -> EventReader:
+    return EventReader(homeserver, prefix="!expire", bounds=BOUNDS, digest=store.digest)
 
 
-async def looked_at(late: Late) -> Millis | None:
+async def looked_at(late: LateKeys) -> Millis | None:
     """Let all be done that can be done now; return when there is more to do."""
     while (turn := await late.next_turn()) is not None and turn.next <= late._clock.now():
         await late.go_through(turn)
@@ -194,7 +194,7 @@ async def test_a_message_without_a_key_is_asked_for_and_then_said_to_be_unreadab
         event["content"]["m.relates_to"] = {"rel_type": "m.thread", "event_id": "$root"}
     homeserver.events = {event["event_id"]: event for event in events}
     await read(reader, store, events, clock.now())
-    late = Late(homeserver, store, reader, clock, wake_others=lambda: None)
+    late = LateKeys(homeserver, store, reader, clock, wake_others=lambda: None)
     start = clock.now()
     assert await looked_at(late) == start + ASK_AFTER
     assert homeserver.asked == []

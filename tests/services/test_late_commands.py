@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from bot.core.sync_batch import Locked
+from bot.core.sync_batch import MissingRoomKey
 from bot.core.timeline import OFF
 from bot.core.types import Event, EventID, Millis, RoomID, UserID
-from bot.services.late_keys import ASK_AFTER, GIVE_UP_AFTER, Late
+from bot.services.late_keys import ASK_AFTER, GIVE_UP_AFTER, LateKeys
 from tests.services.test_outbox import setting
 from tests.services.test_relations import relate
 from tests.support.fake_homeserver import ALICE, BOB, Clear
-from tests.support.harness import DAY, MINUTE, SECOND, House
+from tests.support.harness import DAY, MINUTE, SECOND, Harness
 
 A = "“alice” (@alice:example.org)"
 B = "“bob” (@bob:example.org)"
@@ -25,7 +25,7 @@ UNREAD = f"I could not read a message of {A}"
 class Keys:
     """An encrypted room, and who has the keys of what is said there."""
 
-    def __init__(self, house: House) -> None:
+    def __init__(self, house: Harness) -> None:
         self.house = house
         self.room = house.homeserver.make_room(encrypted=True)
         house.homeserver.set_member(self.room, BOB, "join", displayname="bob")
@@ -34,20 +34,22 @@ class Keys:
         house.homeserver.decrypt = self.decrypt  # type: ignore[method-assign, assignment]
         self.late = self.look_after()
 
-    def look_after(self) -> Late:
+    def look_after(self) -> LateKeys:
         """Make the service anew, as a restart does."""
         house = self.house
-        self.late = Late(self, house.store, house.reader, house.clock, wake_others=self.wake)
+        self.late = LateKeys(self, house.store, house.reader, house.clock, wake_others=self.wake)
         return self.late
 
     def wake(self) -> None:
         self.house.wake()
         self.late.wake.set()
 
-    async def decrypt(self, room_id: RoomID, event: Event, *, meet: bool) -> Clear | Locked | None:
+    async def decrypt(
+        self, room_id: RoomID, event: Event, *, meet: bool
+    ) -> Clear | MissingRoomKey | None:
         session_id = str(event["content"].get("ciphertext"))
         if session_id in self.missing:
-            return Locked(session_id=session_id)
+            return MissingRoomKey(session_id=session_id)
         return await self._decrypt(room_id, event, meet=meet)
 
     async def event(self, room_id: RoomID, event_id: EventID) -> Event | None:
@@ -89,7 +91,7 @@ class Keys:
 
 
 @pytest.fixture
-async def keys(house: House) -> Keys:
+async def keys(house: Harness) -> Keys:
     made = Keys(house)
     async with house.running(house.intake):
         pass
@@ -273,7 +275,7 @@ async def test_what_belongs_to_a_message_that_is_gone_goes_however_long_the_life
     assert is_gone(keys, reaction)
 
 
-async def test_the_file_of_a_message_that_stays_stays(house: House) -> None:
+async def test_the_file_of_a_message_that_stays_stays(house: Harness) -> None:
     house.media_server = "example.org"
     house.keep_anew()
     keys = Keys(house)

@@ -7,35 +7,35 @@ from typing import Any
 
 import pytest
 
-from bot.core.timeline import Stretch
+from bot.core.timeline import RoomUpdate
 from bot.core.types import EventID, RoomID
 from bot.store.left_rooms import KEPT_FOR, LEFT_OF_ONE, PORTION
 from tests.support.fake_homeserver import ALICE, BOT
-from tests.support.harness import DAY, MINUTE, SECOND, House
+from tests.support.harness import DAY, MINUTE, SECOND, Harness
 
 HOUR = 60 * MINUTE
 
 
 @pytest.fixture
-async def room(house: House) -> RoomID:
+async def room(house: Harness) -> RoomID:
     """A room that the bot knows."""
     room = house.homeserver.make_room()
     await house.enter(room, SECOND)
     return room
 
 
-async def messages(house: House, room: RoomID, count: int, *, due: int) -> list[EventID]:
+async def messages(house: Harness, room: RoomID, count: int, *, due: int) -> list[EventID]:
     """Send messages that are due so many milliseconds from now."""
     sent = [house.homeserver.send(room, f"message {number}") for number in range(count)]
     await house.remember(room, *sent, due=house.clock.now() + due)
     return sent
 
 
-def gone(house: House, room: RoomID, sent: list[EventID]) -> int:
+def gone(house: Harness, room: RoomID, sent: list[EventID]) -> int:
     return sum(house.homeserver.is_redacted(room, one) for one in sent)
 
 
-async def kept(house: House) -> int:
+async def kept(house: Harness) -> int:
     async with house.store._db.transaction() as db:
         [(found,)] = await db.rows(
             "SELECT count(*) FROM timers JOIN rooms r ON r.id = room WHERE r.left_at IS NOT NULL"
@@ -43,7 +43,7 @@ async def kept(house: House) -> int:
     return int(found)
 
 
-async def invite_again(house: House, room: RoomID) -> None:
+async def invite_again(house: Harness, room: RoomID) -> None:
     house.homeserver.set_member(room, BOT, "invite", sender=ALICE)
     await house.rest()
     assert house.homeserver.rooms[room].membership(BOT) == "join"
@@ -51,7 +51,7 @@ async def invite_again(house: House, room: RoomID) -> None:
 
 @pytest.mark.parametrize("how", ["leave", "ban"])
 async def test_what_waited_when_the_bot_was_removed_goes_when_it_is_asked_back(
-    house: House, room: RoomID, how: str
+    house: Harness, room: RoomID, how: str
 ) -> None:
     async with house.running(*house.everything):
         early = await messages(house, room, 3, due=MINUTE)
@@ -73,7 +73,7 @@ async def test_what_waited_when_the_bot_was_removed_goes_when_it_is_asked_back(
     )
 
 
-async def test_it_is_kept_over_restarts_and_a_second_removal(house: House, room: RoomID) -> None:
+async def test_it_is_kept_over_restarts_and_a_second_removal(house: Harness, room: RoomID) -> None:
     sent = await messages(house, room, 3, due=2 * DAY)
     for _ in range(2):
         house.homeserver.kick(room)
@@ -88,7 +88,9 @@ async def test_it_is_kept_over_restarts_and_a_second_removal(house: House, room:
     assert gone(house, room, sent) == 3
 
 
-async def test_it_costs_nothing_while_nobody_asks_the_bot_back(house: House, room: RoomID) -> None:
+async def test_it_costs_nothing_while_nobody_asks_the_bot_back(
+    house: Harness, room: RoomID
+) -> None:
     async with house.running(*house.everything):
         await messages(house, room, 3, due=MINUTE)
         house.homeserver.kick(room)
@@ -99,7 +101,7 @@ async def test_it_costs_nothing_while_nobody_asks_the_bot_back(house: House, roo
     assert house.homeserver.asked == []
 
 
-async def test_after_a_month_it_is_forgotten(house: House, room: RoomID) -> None:
+async def test_after_a_month_it_is_forgotten(house: Harness, room: RoomID) -> None:
     async with house.running(*house.everything):
         sent = await messages(house, room, 3, due=2 * KEPT_FOR)
         house.homeserver.kick(room)
@@ -115,7 +117,7 @@ async def test_after_a_month_it_is_forgotten(house: House, room: RoomID) -> None
 
 
 async def test_a_room_that_was_deleted_is_forgotten_after_a_month_too(
-    house: House, room: RoomID
+    house: Harness, room: RoomID
 ) -> None:
     """It answers as one does that has banned the bot."""
     async with house.running(*house.everything):
@@ -131,7 +133,7 @@ async def test_a_room_that_was_deleted_is_forgotten_after_a_month_too(
 
 
 async def test_what_belongs_to_a_message_goes_before_it_after_the_return_too(
-    house: House, room: RoomID
+    house: Harness, room: RoomID
 ) -> None:
     async with house.running(*house.everything):
         [old] = await messages(house, room, 1, due=SECOND // 2)
@@ -150,7 +152,7 @@ async def test_what_belongs_to_a_message_goes_before_it_after_the_return_too(
 # --- what stood behind a gap ---------------------------------------------------------------------
 
 
-async def with_a_gap(house: House, room: RoomID) -> tuple[list[EventID], list[EventID]]:
+async def with_a_gap(house: Harness, room: RoomID) -> tuple[list[EventID], list[EventID]]:
     """Let the bot miss messages and see others, and remove it before it has read the gap."""
     house.homeserver.limit, house.homeserver.page = 5, 5
     async with house.running(house.intake):
@@ -166,7 +168,7 @@ async def with_a_gap(house: House, room: RoomID) -> tuple[list[EventID], list[Ev
 
 
 async def test_a_gap_and_what_waits_behind_it_go_on_when_the_bot_is_asked_back(
-    house: House, room: RoomID
+    house: Harness, room: RoomID
 ) -> None:
     missed, seen = await with_a_gap(house, room)
     async with house.running(*house.everything):
@@ -183,7 +185,7 @@ async def test_a_gap_and_what_waits_behind_it_go_on_when_the_bot_is_asked_back(
 
 
 async def test_a_gap_is_kept_over_a_restart_and_ends_after_a_month(
-    house: House, room: RoomID
+    house: Harness, room: RoomID
 ) -> None:
     await with_a_gap(house, room)
     async with house.running(*house.everything):
@@ -199,7 +201,9 @@ async def test_a_gap_is_kept_over_a_restart_and_ends_after_a_month(
                 assert await db.one(f"SELECT 1 FROM {table}") is None
 
 
-async def test_what_was_said_before_keeps_the_lifetime_of_then(house: House, room: RoomID) -> None:
+async def test_what_was_said_before_keeps_the_lifetime_of_then(
+    house: Harness, room: RoomID
+) -> None:
     """The room has another one when the bot comes back, and its gap is read only now."""
     missed, seen = await with_a_gap(house, room)
     async with house.running(*house.everything):
@@ -214,7 +218,7 @@ async def test_what_was_said_before_keeps_the_lifetime_of_then(house: House, roo
 
 
 async def test_a_room_without_a_lifetime_is_one_when_the_bot_comes_back(
-    house: House, room: RoomID
+    house: Harness, room: RoomID
 ) -> None:
     """A command that had not been written when the bot was removed does not hold any more."""
     async with house.running(*house.everything):
@@ -230,7 +234,7 @@ async def test_a_room_without_a_lifetime_is_one_when_the_bot_comes_back(
 
 
 async def test_each_timer_is_due_at_its_own_time_and_live_ones_go_first(
-    house: House, room: RoomID
+    house: Harness, room: RoomID
 ) -> None:
     async with house.running(*house.everything):
         house.homeserver.set_lifetime(room, 10 * SECOND)
@@ -251,7 +255,7 @@ async def test_each_timer_is_due_at_its_own_time_and_live_ones_go_first(
         assert (await house.timers())[later[0]] == house.clock.now() + HOUR - 5 * MINUTE - 10_000
 
 
-async def test_leaving_and_coming_back_touch_no_timer(house: House, room: RoomID) -> None:
+async def test_leaving_and_coming_back_touch_no_timer(house: Harness, room: RoomID) -> None:
     """They cost the same with one timer or many: the rest is done a portion at a time."""
     many = [EventID(f"$many-{number}") for number in range(3 * PORTION)]
     await house.remember(room, *many, due=house.clock.now() + MINUTE)
@@ -272,7 +276,7 @@ async def test_leaving_and_coming_back_touch_no_timer(house: House, room: RoomID
 
     assert await effort(house.store.forget(room, house.clock.now())) < 10 * len(many)
     house.clock.advance(HOUR)
-    back = Stretch(room_id=room, items=[], entered=True)
+    back = RoomUpdate(room_id=room, items=[], entered=True)
     assert await effort(house.commit(back)) < 10 * len(many)
     portions = 0
     while await house.store.put_in_order():
@@ -284,7 +288,7 @@ async def test_leaving_and_coming_back_touch_no_timer(house: House, room: RoomID
 
 
 async def test_what_is_kept_for_one_account_has_a_bound_and_shuts_out_nobody(
-    house: House, room: RoomID
+    house: Harness, room: RoomID
 ) -> None:
     async with house.store._db.transaction() as db:
         await db.rows("UPDATE rooms SET inviter = 'bob'")
@@ -304,7 +308,7 @@ async def test_what_is_kept_for_one_account_has_a_bound_and_shuts_out_nobody(
 
 
 async def test_a_room_may_be_left_again_while_an_earlier_time_is_deleted(
-    house: House, room: RoomID
+    house: Harness, room: RoomID
 ) -> None:
     for day in range(3):
         await house.remember(room, EventID(f"$day-{day}"), due=house.clock.now() + DAY)

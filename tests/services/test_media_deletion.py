@@ -19,10 +19,10 @@ from bot.core.outcomes import (
 )
 from bot.core.redaction import CONFIRM_AFTER
 from bot.core.types import EventID, RoomID, UserID
-from bot.services.media_deletion import FORBIDDEN, REJECTED, UNKNOWN, Attachments
+from bot.services.media_deletion import FORBIDDEN, REJECTED, UNKNOWN, MediaDeletion
 from tests.support.fake_homeserver import ALICE, BOB
 from tests.support.fake_media import FakeMedia
-from tests.support.harness import MINUTE, SECOND, House
+from tests.support.harness import MINUTE, SECOND, Harness
 
 PICTURE, OTHER = "picture-of-alice", "another-picture"
 STRANGER = UserID("@mallory:elsewhere.org")
@@ -31,7 +31,7 @@ STRANGER = UserID("@mallory:elsewhere.org")
 class Shelf:
     """A house whose bot may delete files, and a room in it with a lifetime of five seconds."""
 
-    def __init__(self, house: House) -> None:
+    def __init__(self, house: Harness) -> None:
         house.media_server = FakeMedia.server
         house.keep_anew()
         self.house = house
@@ -41,9 +41,9 @@ class Shelf:
         house.homeserver.set_lifetime(self.room, 5 * SECOND)
         self.first = True
 
-    def serve(self) -> Attachments:
+    def serve(self) -> MediaDeletion:
         house = self.house
-        return Attachments(self.media, house.store, house.clock, random=Random(1))
+        return MediaDeletion(self.media, house.store, house.clock, random=Random(1))
 
     def show(
         self, media_id: str, sender: UserID = ALICE, room: RoomID | None = None, **event: Any
@@ -68,7 +68,7 @@ class Shelf:
 
 
 @pytest.fixture
-async def shelf(house: House) -> Shelf:
+async def shelf(house: Harness) -> Shelf:
     made = Shelf(house)
     async with house.running(house.intake):
         pass

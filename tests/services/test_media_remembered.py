@@ -9,16 +9,25 @@ from typing import Any
 import pytest
 
 from bot.core.policy import RoomState
-from bot.core.policy_forward import stamp
-from bot.core.sync_batch import Locked
-from bot.core.timeline import OFF, Attached, Change, Gap, Item, Message, Stretch, Unheard
+from bot.core.policy_forward import decide
+from bot.core.sync_batch import MissingRoomKey
+from bot.core.timeline import (
+    OFF,
+    Change,
+    Gap,
+    Item,
+    MediaReference,
+    Message,
+    RoomUpdate,
+    Undecryptable,
+)
 from bot.core.types import Event, EventID, RoomID, UserID
-from bot.services.late_keys import ASK_AFTER, GIVE_UP_AFTER, Late
-from bot.services.outbox import Speaker
+from bot.services.late_keys import ASK_AFTER, GIVE_UP_AFTER, LateKeys
+from bot.services.outbox import OutboxDelivery
 from bot.store import Store
 from bot.store.gaps import CHUNK
 from tests.support.fake_homeserver import ALICE, BOT, Clear
-from tests.support.harness import BOUNDS, MINUTE, SECOND, House, Opener
+from tests.support.harness import BOUNDS, MINUTE, SECOND, Harness, Opener
 
 ROOM = RoomID("!room:example.org")
 NOW = 1_800_000_000_000
@@ -35,13 +44,13 @@ async def store(open_store: Opener, tmp_path: Path) -> Store:
 
 def shown(name: str, *media_ids: str, owner: str = "alice") -> list[Item]:
     event_id = EventID(f"${name}")
-    attached = Attached(event_id=event_id, media_ids=list(media_ids), owner=owner)
+    attached = MediaReference(event_id=event_id, media_ids=list(media_ids), owner=owner)
     return [Message(event_id=event_id, sent=NOW), attached]
 
 
 async def say(store: Store, *items: Item, gap: bool = False) -> None:
     before = Gap(room_id=ROOM, token="t1", stop_digest="d", stop_at=1, since=2, until=NOW)
-    stretch = Stretch(room_id=ROOM, items=list(items), gap=before if gap else None)
+    stretch = RoomUpdate(room_id=ROOM, items=list(items), gap=before if gap else None)
     await store.commit("s1", NOW, [stretch])
 
 
@@ -55,7 +64,7 @@ async def files(store: Store) -> list[Any]:
 
 def test_files_are_stamped_as_they_are() -> None:
     items = shown("one", "file-one")
-    result = stamp(RoomState(setting=MINUTE), items, bounds=BOUNDS, own_id=BOT)
+    result = decide(RoomState(setting=MINUTE), items, bounds=BOUNDS, own_id=BOT)
     assert result.files == [items[1]]
 
 
@@ -105,7 +114,7 @@ async def test_a_file_and_its_message_may_fall_into_two_chunks(store: Store) -> 
 class Encrypted:
     """An encrypted room whose messages have keys when the test says so."""
 
-    def __init__(self, house: House) -> None:
+    def __init__(self, house: Harness) -> None:
         house.media_server = "example.org"
         house.keep_anew()
         self.house, self.homeserver = house, house.homeserver
@@ -116,13 +125,15 @@ class Encrypted:
         self.homeserver.set_lifetime(self.room, 10 * MINUTE)
         self._decrypt = self.homeserver.decrypt
         self.homeserver.decrypt = self.decrypt  # type: ignore[method-assign,assignment]
-        self.late = Late(self, house.store, house.reader, house.clock, wake_others=house.wake)
+        self.late = LateKeys(self, house.store, house.reader, house.clock, wake_others=house.wake)
 
-    async def decrypt(self, room_id: RoomID, event: Event, *, meet: bool) -> Clear | Locked | None:
+    async def decrypt(
+        self, room_id: RoomID, event: Event, *, meet: bool
+    ) -> Clear | MissingRoomKey | None:
         session_id = str(event["content"].get("ciphertext"))
         if session_id in self.keys:
             return await self._decrypt(room_id, event, meet=meet)
-        return Locked(session_id=session_id)
+        return MissingRoomKey(session_id=session_id)
 
     async def event(self, room_id: RoomID, event_id: EventID) -> Event | None:
         return self.events[event_id]
@@ -149,7 +160,7 @@ class Encrypted:
 
 
 @pytest.fixture
-async def encrypted(house: House) -> Encrypted:
+async def encrypted(house: Harness) -> Encrypted:
     made = Encrypted(house)
     async with house.running(house.intake):
         pass
@@ -236,14 +247,16 @@ async def test_files_stand_after_their_message(encrypted: Encrypted) -> None:
     items = await house.reader.items(
         encrypted.room, found, encrypted=True, live=True, since=0, now=NOW
     )
-    assert [type(item).__name__ for item in items] == ["Opened", "Message", "Attached"]
+    assert [type(item).__name__ for item in items] == ["KeyUse", "Message", "MediaReference"]
 
 
 async def test_a_file_is_known_although_the_lifetime_changed_before_its_key_came(
     store: Store,
 ) -> None:
     message, attached = shown("late", "file-late")
-    unheard = Unheard(event_id=EventID("$late"), sender=ALICE, session_id="s", at=NOW, quiet=True)
+    unheard = Undecryptable(
+        event_id=EventID("$late"), sender=ALICE, session_id="s", at=NOW, quiet=True
+    )
     await say(store, unheard, message)
     await say(store, Change(setting=OFF, sender=ALICE, digest="off", quiet=True))
     ((room_id, waiting, _),) = await store.keys.waiting()
@@ -262,11 +275,11 @@ class Deleter:
     trouble = ""
 
 
-async def test_the_room_is_told_what_becomes_of_files(house: House) -> None:
+async def test_the_room_is_told_what_becomes_of_files(house: Harness) -> None:
     room = house.homeserver.make_room()
     house.homeserver.set_lifetime(room, 30 * SECOND)
     deleter = Deleter()
-    told = Speaker(
+    told = OutboxDelivery(
         house.homeserver,
         house.store,
         house.clock,

@@ -24,7 +24,7 @@ from bot.core.types import Event, EventID, RoomID
 from bot.operator.rebuild import _Rebuild
 from bot.services.backfill import TRIES, WITHIN
 from bot.store import gaps
-from tests.support.harness import MINUTE, SECOND, House
+from tests.support.harness import MINUTE, SECOND, Harness
 
 HOUR = 60 * MINUTE
 SILENT = Unreachable(reason="status 504")
@@ -32,13 +32,13 @@ MISSED = "could not read everything"
 
 
 @pytest.fixture
-async def room(house: House) -> RoomID:
+async def room(house: Harness) -> RoomID:
     """A room that the bot has known for a while, with a lifetime of a minute."""
     house.homeserver.limit = 3
     return await known_room(house)
 
 
-async def known_room(house: House) -> RoomID:
+async def known_room(house: Harness) -> RoomID:
     room = house.homeserver.make_room()
     house.homeserver.set_lifetime(room, MINUTE)
     house.homeserver.send(room, "the last that was read")
@@ -47,15 +47,15 @@ async def known_room(house: House) -> RoomID:
     return room
 
 
-def say(house: House, room: RoomID, count: int) -> list[EventID]:
+def say(house: Harness, room: RoomID, count: int) -> list[EventID]:
     return [house.homeserver.send(room, f"message {number}") for number in range(count)]
 
 
-async def with_timers(house: House, sent: list[EventID]) -> int:
+async def with_timers(house: Harness, sent: list[EventID]) -> int:
     return len(set(await house.timers()) & set(sent))
 
 
-def told(house: House, room: RoomID) -> int:
+def told(house: Harness, room: RoomID) -> int:
     return sum(MISSED in text for text in house.homeserver.heard(room))
 
 
@@ -63,7 +63,7 @@ class Pages:
     """Answers for the pages of one room as `verdict` says, by their size; notes the sizes."""
 
     def __init__(
-        self, house: House, room: RoomID, verdict: Callable[[int], Outcome | None]
+        self, house: Harness, room: RoomID, verdict: Callable[[int], Outcome | None]
     ) -> None:
         self.sizes: list[int] = []
         self.verdict = verdict
@@ -85,7 +85,7 @@ class Pages:
 # --- other rooms ---------------------------------------------------------------------------------
 
 
-async def test_a_page_that_hangs_holds_up_no_other_rooms_gap(house: House, room: RoomID) -> None:
+async def test_a_page_that_hangs_holds_up_no_other_rooms_gap(house: Harness, room: RoomID) -> None:
     others = [await known_room(house) for _ in range(5)]
     say(house, room, 9)
     house.homeserver.hang("page_back", room)
@@ -98,7 +98,7 @@ async def test_a_page_that_hangs_holds_up_no_other_rooms_gap(house: House, room:
 
 
 async def test_a_page_without_end_is_cut_off_and_asked_for_again(
-    house: House, room: RoomID, caplog: pytest.LogCaptureFixture
+    house: Harness, room: RoomID, caplog: pytest.LogCaptureFixture
 ) -> None:
     sent = say(house, room, 9)
     house.homeserver.hang("page_back", room)
@@ -111,7 +111,7 @@ async def test_a_page_without_end_is_cut_off_and_asked_for_again(
 
 
 async def test_a_long_gap_that_was_read_holds_up_no_short_one(
-    house: House, room: RoomID, monkeypatch: pytest.MonkeyPatch
+    house: Harness, room: RoomID, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gaps, "CHUNK", 4)
     other = await known_room(house)
@@ -131,7 +131,7 @@ async def test_a_long_gap_that_was_read_holds_up_no_short_one(
 
 @pytest.mark.parametrize("failure", [SILENT, Failed(status=500), Unreachable(reason="reset")])
 async def test_smaller_pages_are_asked_for_where_a_large_one_does_not_come(
-    house: House, room: RoomID, failure: Outcome
+    house: Harness, room: RoomID, failure: Outcome
 ) -> None:
     sent = say(house, room, 30)
     pages = Pages(house, room, lambda size: failure if size > 10 else None)
@@ -145,7 +145,7 @@ async def test_smaller_pages_are_asked_for_where_a_large_one_does_not_come(
     assert set(pages.sizes[5:]) == {10}
 
 
-async def test_the_size_of_the_next_page_outlives_a_restart(house: House, room: RoomID) -> None:
+async def test_the_size_of_the_next_page_outlives_a_restart(house: Harness, room: RoomID) -> None:
     say(house, room, 30)
     pages = Pages(house, room, lambda size: SILENT if size > 10 else None)
     async with house.running(house.intake, house.backfill):
@@ -160,7 +160,7 @@ async def test_the_size_of_the_next_page_outlives_a_restart(house: House, room: 
     assert pages.sizes[0] == 100
 
 
-async def test_a_single_failure_makes_no_page_smaller(house: House, room: RoomID) -> None:
+async def test_a_single_failure_makes_no_page_smaller(house: Harness, room: RoomID) -> None:
     sent = say(house, room, 30)
     pages = Pages(house, room, lambda _: SILENT if len(pages.sizes) % 2 else None)
     async with house.running(house.intake, house.backfill):
@@ -177,7 +177,7 @@ async def test_a_single_failure_makes_no_page_smaller(house: House, room: RoomID
     "failure", [SILENT, Failed(status=500), Refused(status=400), Forbidden(), NotFound()]
 )
 async def test_live_messages_go_on_without_a_page_that_never_comes(
-    house: House, room: RoomID, failure: Outcome
+    house: Harness, room: RoomID, failure: Outcome
 ) -> None:
     lost = say(house, room, 9)
     Pages(house, room, lambda _: failure)
@@ -193,7 +193,7 @@ async def test_live_messages_go_on_without_a_page_that_never_comes(
     assert told(house, room) == 1
 
 
-async def test_what_was_in_the_gap_goes_when_the_room_heals(house: House, room: RoomID) -> None:
+async def test_what_was_in_the_gap_goes_when_the_room_heals(house: Harness, room: RoomID) -> None:
     lost = say(house, room, 9)
     pages = Pages(house, room, lambda _: SILENT)
     async with house.running(*house.everything):
@@ -207,7 +207,7 @@ async def test_what_was_in_the_gap_goes_when_the_room_heals(house: House, room: 
 
 
 async def test_gap_after_gap_of_one_room_is_told_once_and_waited_for_briefly(
-    house: House, room: RoomID
+    house: Harness, room: RoomID
 ) -> None:
     Pages(house, room, lambda _: SILENT)
     async with house.running(*house.everything):
@@ -223,7 +223,7 @@ async def test_gap_after_gap_of_one_room_is_told_once_and_waited_for_briefly(
 
 
 async def test_people_are_told_again_of_what_is_missed_after_the_room_had_healed(
-    house: House, room: RoomID
+    house: Harness, room: RoomID
 ) -> None:
     pages = Pages(house, room, lambda _: SILENT)
     async with house.running(*house.everything):
@@ -240,7 +240,7 @@ async def test_people_are_told_again_of_what_is_missed_after_the_room_had_healed
 
 @pytest.mark.parametrize("failure", [SILENT, Failed(status=500)])
 async def test_an_outage_of_hours_ends_no_gap_and_makes_no_page_smaller(
-    house: House, room: RoomID, failure: Outcome
+    house: Harness, room: RoomID, failure: Outcome
 ) -> None:
     """Nothing that the homeserver is asked is answered: no page is to blame."""
     sent = say(house, room, 9)
@@ -265,7 +265,7 @@ async def test_an_outage_of_hours_ends_no_gap_and_makes_no_page_smaller(
 
 
 async def test_an_outage_does_not_count_beside_a_page_that_does_not_come(
-    house: House, room: RoomID
+    house: Harness, room: RoomID
 ) -> None:
     say(house, room, 9)
     async with house.running(house.intake):
@@ -288,7 +288,7 @@ async def test_an_outage_does_not_count_beside_a_page_that_does_not_come(
         assert await house.store.unread.next_gap() is None
 
 
-async def test_a_limit_on_requests_ends_no_gap(house: House, room: RoomID) -> None:
+async def test_a_limit_on_requests_ends_no_gap(house: Harness, room: RoomID) -> None:
     sent = say(house, room, 9)
     limited = RateLimited(retry_after=MINUTE)
     answers: list[Outcome | None] = [*[limited] * 2 * TRIES, SILENT]
@@ -301,7 +301,7 @@ async def test_a_limit_on_requests_ends_no_gap(house: House, room: RoomID) -> No
 
 
 async def test_a_homeserver_that_is_away_is_not_asked_for_every_rooms_page(
-    house: House, room: RoomID
+    house: Harness, room: RoomID
 ) -> None:
     rooms = [room] + [await known_room(house) for _ in range(30)]
     for one in rooms:
@@ -320,7 +320,7 @@ async def test_a_homeserver_that_is_away_is_not_asked_for_every_rooms_page(
     assert len(house.homeserver.times("page_back")) < 10 * 60
 
 
-async def test_a_clock_that_is_set_back_makes_no_page_wait(house: House, room: RoomID) -> None:
+async def test_a_clock_that_is_set_back_makes_no_page_wait(house: Harness, room: RoomID) -> None:
     sent = say(house, room, 9)
     async with house.running(house.intake):
         pass
@@ -345,13 +345,15 @@ async def test_a_clock_that_is_set_back_makes_no_page_wait(house: House, room: R
 # --- sweeps --------------------------------------------------------------------------------------
 
 
-async def swept(house: House, room: RoomID) -> None:
+async def swept(house: Harness, room: RoomID) -> None:
     sweep = Sweep(room_id=room, whole=True, since=0, until=house.clock.now())
     await house.store.sweeps.begin(sweep)
     house.sweeper.wake.set()
 
 
-async def test_a_page_that_hangs_holds_up_no_other_rooms_sweep(house: House, room: RoomID) -> None:
+async def test_a_page_that_hangs_holds_up_no_other_rooms_sweep(
+    house: Harness, room: RoomID
+) -> None:
     others = [await known_room(house) for _ in range(4)]
     house.homeserver.hang("page_back", room)
     async with house.running(house.sweeper):
@@ -365,7 +367,7 @@ async def test_a_page_that_hangs_holds_up_no_other_rooms_sweep(house: House, roo
 
 
 async def test_a_sweep_asks_for_smaller_pages_and_goes_on_with_them(
-    house: House, room: RoomID
+    house: Harness, room: RoomID
 ) -> None:
     sent = say(house, room, 30)
     async with house.running(house.intake):
@@ -385,7 +387,7 @@ async def test_a_sweep_asks_for_smaller_pages_and_goes_on_with_them(
     assert set(pages.sizes[5:]) == {10}
 
 
-async def test_an_outage_makes_no_page_of_a_sweep_smaller(house: House, room: RoomID) -> None:
+async def test_an_outage_makes_no_page_of_a_sweep_smaller(house: Harness, room: RoomID) -> None:
     away = True
 
     async def answers() -> bool:
@@ -406,7 +408,7 @@ async def test_an_outage_makes_no_page_of_a_sweep_smaller(house: House, room: Ro
 
 
 async def test_a_rebuild_leaves_a_room_that_never_answers_to_the_bot(
-    house: House, room: RoomID, monkeypatch: pytest.MonkeyPatch
+    house: Harness, room: RoomID, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bot.operator.rebuild.SystemClock", lambda: house.clock)
     other = await known_room(house)

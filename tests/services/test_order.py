@@ -9,18 +9,18 @@ from typing import Any
 import pytest
 
 from bot.core.outcomes import Failed
-from bot.core.timeline import Message, Stretch
+from bot.core.timeline import Message, RoomUpdate
 from bot.core.types import EventID
 from bot.store import Store
 from tests.core.test_throughput import Bucket
 from tests.support.fake_homeserver import ALICE, BOT
-from tests.support.harness import MINUTE, SECOND, House, Opener
+from tests.support.harness import MINUTE, SECOND, Harness, Opener
 from tests.support.two_rooms import NOW, ONE, OTHER, begin_gap, furnish, invite
 
 HOUR = 60 * MINUTE
 
 
-async def both(house: House, live: int, overdue: int) -> tuple[list[EventID], list[EventID]]:
+async def both(house: Harness, live: int, overdue: int) -> tuple[list[EventID], list[EventID]]:
     """Give messages of two rooms timers: some are due now, others have been for an hour."""
     chat, other = house.homeserver.make_room(), house.homeserver.make_room()
     old = [house.homeserver.send(other, f"{number}") for number in range(overdue)]
@@ -29,12 +29,12 @@ async def both(house: House, live: int, overdue: int) -> tuple[list[EventID], li
         await house.enter(room, SECOND)
         at = house.clock.now() - ago
         items = [Message(event_id=one, sent=at) for one in sent]
-        await house.commit(Stretch(room_id=room, items=list(items)))
+        await house.commit(RoomUpdate(room_id=room, items=list(items)))
     house.clock.advance(SECOND)
     return new, old
 
 
-def order(house: House) -> list[str]:
+def order(house: Harness) -> list[str]:
     """Return what was redacted, in the order in which it went."""
     found = [
         event for room in house.homeserver.rooms for event in house.homeserver.redactions(room)
@@ -42,7 +42,7 @@ def order(house: House) -> list[str]:
     return [event["redacts"] for event in sorted(found, key=lambda one: one["event_id"].zfill(99))]
 
 
-async def test_under_a_limit_live_messages_go_before_a_backlog(house: House) -> None:
+async def test_under_a_limit_live_messages_go_before_a_backlog(house: Harness) -> None:
     live, overdue = await both(house, 6, 60)
     bucket = Bucket(SECOND, burst=1)
     house.homeserver.limit_redactions(lambda: bucket.take(house.clock.now()))
@@ -53,7 +53,7 @@ async def test_under_a_limit_live_messages_go_before_a_backlog(house: House) -> 
     assert len(set(order(house)) & set(overdue)) <= 2
 
 
-async def test_of_eight_redactions_one_is_the_backlogs(house: House) -> None:
+async def test_of_eight_redactions_one_is_the_backlogs(house: Harness) -> None:
     live, overdue = await both(house, 60, 60)
     bucket = Bucket(SECOND, burst=1)
     house.homeserver.limit_redactions(lambda: bucket.take(house.clock.now()))
@@ -117,7 +117,7 @@ def _key(found: Any) -> object:
     return getattr(found, "id", None) or _whose(found)
 
 
-async def test_an_invitation_that_fails_does_not_hold_up_another(house: House) -> None:
+async def test_an_invitation_that_fails_does_not_hold_up_another(house: Harness) -> None:
     async with house.running(*house.everything):
         house.homeserver.fail_next(*[Failed(status=502)] * 3, on="join")
         first = house.homeserver.make_room(joined=False, invited=False)
@@ -130,7 +130,7 @@ async def test_an_invitation_that_fails_does_not_hold_up_another(house: House) -
         assert house.homeserver.rooms[second].membership(BOT) == "join"
 
 
-async def test_an_orphan_that_fails_does_not_hold_up_another(house: House) -> None:
+async def test_an_orphan_that_fails_does_not_hold_up_another(house: Harness) -> None:
     rooms = [house.homeserver.make_room() for _ in range(2)]
     lost = []
     for room in rooms:
@@ -139,7 +139,7 @@ async def test_an_orphan_that_fails_does_not_hold_up_another(house: House) -> No
         house.homeserver.redact_as(room, parent)
         child = house.homeserver.send(room, "belongs to it")
         item = Message(event_id=child, sent=house.clock.now(), parent=parent)
-        await house.commit(Stretch(room_id=room, items=[item]))
+        await house.commit(RoomUpdate(room_id=room, items=[item]))
         lost.append(child)
     house.homeserver.fail_next(Failed(status=500), on="event")
     async with house.running(house.kin, house.redactor):

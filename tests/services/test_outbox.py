@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from bot.core.lifetimes import POLICY_EVENT, Bounds
+from bot.core.lifetimes import POLICY_EVENT, LifetimeLimits
 from bot.core.outcomes import Failed, Outcome, RateLimited, Refused, Unreachable
 from bot.core.types import EventID, Millis, RoomID, UserID
 from tests.support.fake_homeserver import ALICE, BOB, BOT
-from tests.support.harness import DAY, MINUTE, SECOND, House
+from tests.support.harness import DAY, MINUTE, SECOND, Harness
 
 SET = "“alice” (@alice:example.org) set disappearing messages to 5 minutes."
 OVERTAKEN = "“alice” (@alice:example.org), the lifetime was changed meanwhile; yours does not hold."
@@ -16,7 +16,7 @@ AWAY = Unreachable(reason="reset")
 
 
 @pytest.fixture
-async def room(house: House) -> RoomID:
+async def room(house: Harness) -> RoomID:
     """A room that the bot has known for a while, with no lifetime."""
     room = house.homeserver.make_room()
     house.homeserver.set_member(room, BOB, "join", displayname="bob")
@@ -25,17 +25,17 @@ async def room(house: House) -> RoomID:
     return room
 
 
-async def command(house: House, room: RoomID, text: str, *, sender: UserID = ALICE) -> EventID:
+async def command(house: Harness, room: RoomID, text: str, *, sender: UserID = ALICE) -> EventID:
     """Let the bot read a command, and not react yet."""
     async with house.running(house.intake):
         return await house.said_in(room, text, sender=sender)
 
 
-def policy_events(house: House, room: RoomID) -> int:
+def policy_events(house: Harness, room: RoomID) -> int:
     return sum(event["type"] == POLICY_EVENT for event in house.homeserver.rooms[room].events)
 
 
-async def setting(house: House, room: RoomID) -> Millis | None:
+async def setting(house: Harness, room: RoomID) -> Millis | None:
     known = await house.store.room(room)
     assert known is not None
     return known.setting
@@ -44,7 +44,9 @@ async def setting(house: House, room: RoomID) -> Millis | None:
 # --- commands ------------------------------------------------------------------------------------
 
 
-async def test_a_command_is_written_into_the_room_and_said_once(house: House, room: RoomID) -> None:
+async def test_a_command_is_written_into_the_room_and_said_once(
+    house: Harness, room: RoomID
+) -> None:
     await command(house, room, "!expire 5m")
     async with house.running(house.speaker):
         pass
@@ -57,7 +59,7 @@ async def test_a_command_is_written_into_the_room_and_said_once(house: House, ro
 
 @pytest.mark.parametrize("step", ["written", "said"])
 async def test_a_crash_in_the_middle_of_a_command_repeats_nothing(
-    house: House, room: RoomID, step: str
+    house: Harness, room: RoomID, step: str
 ) -> None:
     await command(house, room, "!expire 5m")
     debt = await house.store.next_debt()
@@ -78,7 +80,7 @@ async def test_a_crash_in_the_middle_of_a_command_repeats_nothing(
 
 
 async def test_a_later_change_by_somebody_else_is_not_overwritten(
-    house: House, room: RoomID
+    house: Harness, room: RoomID
 ) -> None:
     await command(house, room, "!expire 5m")
     house.homeserver.set_lifetime(room, DAY, sender=BOB)
@@ -91,7 +93,7 @@ async def test_a_later_change_by_somebody_else_is_not_overwritten(
 
 
 async def test_a_change_by_somebody_else_before_the_command_is_overwritten(
-    house: House, room: RoomID
+    house: Harness, room: RoomID
 ) -> None:
     house.homeserver.set_lifetime(room, DAY, sender=BOB)
     await command(house, room, "!expire 5m")
@@ -100,7 +102,7 @@ async def test_a_change_by_somebody_else_before_the_command_is_overwritten(
     assert house.homeserver.lifetime_of(room) == {"type": "after_send", "timer": 5 * MINUTE}
 
 
-async def test_of_several_commands_the_last_is_written(house: House, room: RoomID) -> None:
+async def test_of_several_commands_the_last_is_written(house: Harness, room: RoomID) -> None:
     for text in ("!expire 1h", "!expire 2h", "!expire 5m"):
         await command(house, room, text)
     async with house.running(*house.everything):
@@ -113,7 +115,7 @@ async def test_of_several_commands_the_last_is_written(house: House, room: RoomI
 @pytest.mark.parametrize("where", ["policy_event", "set_policy", "say"])
 @pytest.mark.parametrize("answer", [False, True])
 async def test_a_command_said_while_another_is_being_written_is_written_as_well(
-    house: House, room: RoomID, where: str, answer: bool
+    house: Harness, room: RoomID, where: str, answer: bool
 ) -> None:
     house.homeserver.hold(where, answer=answer)
     async with house.running(house.intake, house.speaker):
@@ -126,7 +128,7 @@ async def test_a_command_said_while_another_is_being_written_is_written_as_well(
     assert await setting(house, room) == 5 * MINUTE
 
 
-async def test_a_command_that_changes_nothing_writes_nothing(house: House, room: RoomID) -> None:
+async def test_a_command_that_changes_nothing_writes_nothing(house: Harness, room: RoomID) -> None:
     async with house.running(*house.everything):
         await house.said_in(room, "!expire 5m")
         await house.said_in(room, "!expire 5m")
@@ -138,8 +140,8 @@ async def test_a_command_that_changes_nothing_writes_nothing(house: House, room:
     assert off == "Disappearing messages are off already."
 
 
-async def test_off_overrides_a_default_lifetime(house: House, room: RoomID) -> None:
-    house.bounds = Bounds(minimum=SECOND, maximum=DAY, default=DAY)
+async def test_off_overrides_a_default_lifetime(house: Harness, room: RoomID) -> None:
+    house.bounds = LifetimeLimits(minimum=SECOND, maximum=DAY, default=DAY)
     await house.restart()
     async with house.running(*house.everything):
         before = await house.said_in(room, "covered by the default")
@@ -152,7 +154,7 @@ async def test_off_overrides_a_default_lifetime(house: House, room: RoomID) -> N
 
 
 async def test_a_lifetime_that_may_not_be_written_is_taken_back_and_said(
-    house: House, room: RoomID
+    house: Harness, room: RoomID
 ) -> None:
     await command(house, room, "!expire 5m")
     house.homeserver.set_power(room, BOT, 0)
@@ -165,7 +167,7 @@ async def test_a_lifetime_that_may_not_be_written_is_taken_back_and_said(
     assert len(told) == 1
 
 
-async def test_a_lifetime_refused_for_good_is_taken_back(house: House, room: RoomID) -> None:
+async def test_a_lifetime_refused_for_good_is_taken_back(house: Harness, room: RoomID) -> None:
     await command(house, room, "!expire 5m")
     house.homeserver.fail_next(Refused(status=400, errcode="M_UNKNOWN"), on="set_policy")
     async with house.running(*house.everything):
@@ -173,7 +175,7 @@ async def test_a_lifetime_refused_for_good_is_taken_back(house: House, room: Roo
     assert await setting(house, room) is None
 
 
-async def test_a_long_outage_does_not_lose_a_command(house: House, room: RoomID) -> None:
+async def test_a_long_outage_does_not_lose_a_command(house: Harness, room: RoomID) -> None:
     await command(house, room, "!expire 5m")
     house.homeserver.fail_next(*[AWAY] * 999, on="policy_event")
     async with house.running(house.speaker):
@@ -188,7 +190,7 @@ async def test_a_long_outage_does_not_lose_a_command(house: House, room: RoomID)
 @pytest.mark.parametrize("trouble", [RateLimited(retry_after=9_000), AWAY, Failed(status=500)])
 @pytest.mark.parametrize("where", ["policy_event", "set_policy", "power", "say"])
 async def test_what_cannot_be_done_now_is_done_later(
-    house: House, room: RoomID, trouble: Outcome, where: str
+    house: Harness, room: RoomID, trouble: Outcome, where: str
 ) -> None:
     await command(house, room, "!expire 5m")
     house.homeserver.fail_next(trouble, trouble, on=where)
@@ -201,7 +203,7 @@ async def test_what_cannot_be_done_now_is_done_later(
 
 
 async def test_a_homeserver_that_tells_no_senders_of_state_gets_every_command_written(
-    house: House, room: RoomID
+    house: Harness, room: RoomID
 ) -> None:
     """Its answer must not be taken for somebody else's later change."""
     look = house.homeserver.policy_event
@@ -219,7 +221,7 @@ async def test_a_homeserver_that_tells_no_senders_of_state_gets_every_command_wr
 
 
 async def test_a_notice_that_was_said_is_not_told_as_a_failure(
-    house: House, room: RoomID, caplog: pytest.LogCaptureFixture
+    house: Harness, room: RoomID, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with house.running(house.intake, house.speaker):
         await house.said_in(room, "!expire status")

@@ -4,37 +4,37 @@ from __future__ import annotations
 
 import pytest
 
-from bot.core.lifetimes import Bounds
+from bot.core.lifetimes import LifetimeLimits
 from bot.core.outcomes import Failed, Forbidden, Outcome, Unreachable
-from bot.core.timeline import Stretch
+from bot.core.timeline import RoomUpdate
 from bot.core.types import EventID, RoomID
 from bot.services.permissions import LOOK_TWICE
 from tests.support.fake_homeserver import ALICE, BOT
-from tests.support.harness import DAY, MINUTE, SECOND, House
+from tests.support.harness import DAY, MINUTE, SECOND, Harness
 
 PAUSED = "I can no longer remove messages: that needs power level 50, and I have 0."
 RESUMED = "I can remove messages again."
 
 
-async def messages(house: House, room: RoomID, count: int, *, due: int = 0) -> list[EventID]:
+async def messages(house: Harness, room: RoomID, count: int, *, due: int = 0) -> list[EventID]:
     """Send messages that are due so many milliseconds from now."""
     sent = [house.homeserver.send(room, f"message {number}") for number in range(count)]
     await house.remember(room, *sent, due=house.clock.now() + due)
     return sent
 
 
-def gone(house: House, room: RoomID, sent: list[EventID]) -> int:
+def gone(house: Harness, room: RoomID, sent: list[EventID]) -> int:
     return sum(house.homeserver.is_redacted(room, one) for one in sent)
 
 
-def about_power(house: House, room: RoomID) -> list[str]:
+def about_power(house: Harness, room: RoomID) -> list[str]:
     return [text for text in house.homeserver.heard(room) if "remove messages" in text]
 
 
 # --- power ---------------------------------------------------------------------------------------
 
 
-async def test_a_forbidden_redaction_suspends_the_room_and_is_told_once(house: House) -> None:
+async def test_a_forbidden_redaction_suspends_the_room_and_is_told_once(house: Harness) -> None:
     room = house.homeserver.make_room(power=0)
     await messages(house, room, 20)
     async with house.running(house.redactor, house.rooms, house.speaker):
@@ -47,7 +47,7 @@ async def test_a_forbidden_redaction_suspends_the_room_and_is_told_once(house: H
 
 
 async def test_with_its_power_back_the_room_is_resumed_and_everything_redacted(
-    house: House,
+    house: Harness,
 ) -> None:
     room = house.homeserver.make_room(power=50)
     async with house.running(*house.everything):
@@ -63,7 +63,7 @@ async def test_with_its_power_back_the_room_is_resumed_and_everything_redacted(
     assert resumed.startswith(RESUMED)
 
 
-async def test_what_was_tried_in_vain_goes_at_once_with_the_power(house: House) -> None:
+async def test_what_was_tried_in_vain_goes_at_once_with_the_power(house: Harness) -> None:
     """However long it would have waited for its next try."""
     room = house.homeserver.make_room(power=0)
     sent = await messages(house, room, 3)
@@ -77,7 +77,7 @@ async def test_what_was_tried_in_vain_goes_at_once_with_the_power(house: House) 
         assert gone(house, room, sent) == 3
 
 
-async def test_what_has_not_changed_is_not_told_again(house: House) -> None:
+async def test_what_has_not_changed_is_not_told_again(house: Harness) -> None:
     room = house.homeserver.make_room(power=50)
     async with house.running(*house.everything):
         await messages(house, room, 1, due=DAY)
@@ -89,7 +89,7 @@ async def test_what_has_not_changed_is_not_told_again(house: House) -> None:
     assert len(about_power(house, room)) == 2
 
 
-async def test_a_suspended_room_stays_suspended_across_a_restart(house: House) -> None:
+async def test_a_suspended_room_stays_suspended_across_a_restart(house: Harness) -> None:
     room = house.homeserver.make_room(power=0)
     sent = await messages(house, room, 1)
     async with house.running(*house.everything):
@@ -105,7 +105,7 @@ async def test_a_suspended_room_stays_suspended_across_a_restart(house: House) -
     assert len(about_power(house, room)) == 2
 
 
-async def test_a_suspended_room_does_not_hold_up_another(house: House) -> None:
+async def test_a_suspended_room_does_not_hold_up_another(house: Harness) -> None:
     weak, strong = house.homeserver.make_room(power=0), house.homeserver.make_room()
     await messages(house, weak, 50)
     sent = await messages(house, strong, 5)
@@ -113,7 +113,7 @@ async def test_a_suspended_room_does_not_hold_up_another(house: House) -> None:
         assert gone(house, strong, sent) == 5
 
 
-async def test_a_suspended_room_costs_nothing_while_it_waits(house: House) -> None:
+async def test_a_suspended_room_costs_nothing_while_it_waits(house: Harness) -> None:
     room = house.homeserver.make_room(power=0)
     sent = await messages(house, room, 20)
     await messages(house, room, 1, due=365 * DAY)
@@ -136,7 +136,7 @@ async def test_a_suspended_room_costs_nothing_while_it_waits(house: House) -> No
     assert gone(house, room, sent) == 20
 
 
-async def test_the_timers_of_a_suspended_room_are_not_looked_at(house: House) -> None:
+async def test_the_timers_of_a_suspended_room_are_not_looked_at(house: Harness) -> None:
     room = house.homeserver.make_room()
 
     async def effort() -> int:
@@ -164,7 +164,7 @@ async def test_the_timers_of_a_suspended_room_are_not_looked_at(house: House) ->
     assert await effort() == one
 
 
-async def test_nobody_is_told_of_lost_power_where_nothing_is_to_be_removed(house: House) -> None:
+async def test_nobody_is_told_of_lost_power_where_nothing_is_to_be_removed(house: Harness) -> None:
     room = house.homeserver.make_room(power=50)
     await house.enter(room)
     async with house.running(*house.everything):
@@ -175,18 +175,18 @@ async def test_nobody_is_told_of_lost_power_where_nothing_is_to_be_removed(house
     assert about_power(house, room) == []
 
 
-async def test_a_change_of_power_during_a_review_is_reviewed_as_well(house: House) -> None:
+async def test_a_change_of_power_during_a_review_is_reviewed_as_well(house: Harness) -> None:
     """The review that has just been made must not be taken for the one asked for since."""
     room = house.homeserver.make_room(power=0)
     sent = await messages(house, room, 1)
-    await house.commit(Stretch(room_id=room, items=[], review=True))
+    await house.commit(RoomUpdate(room_id=room, items=[], review=True))
     look = house.homeserver.joined_rooms
 
     async def slowly() -> set[RoomID]:
         """Answer after the power came back, and intake has read of it."""
         house.homeserver.joined_rooms = look  # type: ignore[method-assign]
         house.homeserver.set_power(room, BOT, 50)
-        await house.commit(Stretch(room_id=room, items=[], review=True))
+        await house.commit(RoomUpdate(room_id=room, items=[], review=True))
         return await look()
 
     async with house.running(house.redactor, house.rooms):
@@ -201,7 +201,7 @@ async def test_a_change_of_power_during_a_review_is_reviewed_as_well(house: Hous
     assert gone(house, room, sent) == 1
 
 
-async def test_a_room_whose_state_cannot_be_read_now_is_looked_at_later(house: House) -> None:
+async def test_a_room_whose_state_cannot_be_read_now_is_looked_at_later(house: Harness) -> None:
     room = house.homeserver.make_room(power=0)
     await messages(house, room, 1)
     house.homeserver.fail_next(*[Unreachable(reason="reset")] * 3, on="power")
@@ -213,9 +213,9 @@ async def test_a_room_whose_state_cannot_be_read_now_is_looked_at_later(house: H
     assert known.suspended
 
 
-async def test_a_room_met_without_power_is_not_told_that_something_was_lost(house: House) -> None:
+async def test_a_room_met_without_power_is_not_told_that_something_was_lost(house: Harness) -> None:
     """Where a default lifetime holds, the welcome says what is missing."""
-    house.bounds = Bounds(minimum=SECOND, maximum=DAY, default=DAY)
+    house.bounds = LifetimeLimits(minimum=SECOND, maximum=DAY, default=DAY)
     await house.restart()
     await house.store.commit("s0", house.clock.now(), [])
     room = house.homeserver.make_room(power=0)
@@ -227,7 +227,7 @@ async def test_a_room_met_without_power_is_not_told_that_something_was_lost(hous
 # --- membership ----------------------------------------------------------------------------------
 
 
-async def test_a_kicked_bot_forgets_the_room(house: House) -> None:
+async def test_a_kicked_bot_forgets_the_room(house: Harness) -> None:
     room, other = house.homeserver.make_room(), house.homeserver.make_room()
     await messages(house, room, 10, due=MINUTE)
     await messages(house, other, 1, due=MINUTE)
@@ -243,7 +243,7 @@ async def test_a_kicked_bot_forgets_the_room(house: House) -> None:
 
 @pytest.mark.parametrize("gone_for_good", [False, True])
 async def test_a_room_left_while_the_bot_was_away_is_forgotten_at_the_start(
-    house: House, gone_for_good: bool
+    house: Harness, gone_for_good: bool
 ) -> None:
     room = house.homeserver.make_room()
     await messages(house, room, 1, due=DAY)
@@ -258,7 +258,7 @@ async def test_a_room_left_while_the_bot_was_away_is_forgotten_at_the_start(
 
 @pytest.mark.parametrize("times", [1, 2])
 async def test_a_room_that_one_look_does_not_show_is_not_forgotten(
-    house: House, times: int
+    house: Harness, times: int
 ) -> None:
     """A worker of the homeserver may be behind, and answer the same in the same moment."""
     room, other = house.homeserver.make_room(), house.homeserver.make_room()
@@ -283,7 +283,7 @@ async def test_a_room_that_one_look_does_not_show_is_not_forgotten(
     assert await house.store.to_review() == []
 
 
-async def test_a_room_that_comes_back_by_itself_is_what_it_was(house: House) -> None:
+async def test_a_room_that_comes_back_by_itself_is_what_it_was(house: Harness) -> None:
     """Forgotten by mistake: nothing in the sync says that it is encrypted, or its lifetime."""
     room = house.homeserver.make_room(encrypted=True)
     house.homeserver.set_lifetime(room, MINUTE)
@@ -302,7 +302,7 @@ async def test_a_room_that_comes_back_by_itself_is_what_it_was(house: House) -> 
 
 @pytest.mark.parametrize("trouble", [Failed(status=504, errcode="M_UNKNOWN"), Forbidden()])
 async def test_a_room_that_comes_back_and_cannot_be_read_holds_up_no_other_for_long(
-    house: House, trouble: Outcome
+    house: Harness, trouble: Outcome
 ) -> None:
     room, other = house.homeserver.make_room(), house.homeserver.make_room()
     house.homeserver.set_lifetime(other, MINUTE)
@@ -320,7 +320,7 @@ async def test_a_room_that_comes_back_and_cannot_be_read_holds_up_no_other_for_l
         assert (known.setting, known.encrypted) == (None, True)
 
 
-async def test_a_homeserver_that_does_not_answer_at_the_start_costs_no_room(house: House) -> None:
+async def test_a_homeserver_that_does_not_answer_at_the_start_costs_no_room(house: Harness) -> None:
     room = house.homeserver.make_room()
     await messages(house, room, 1, due=DAY)
     house.homeserver.fail_next(Unreachable(reason="refused"), on="joined_rooms")
@@ -329,7 +329,7 @@ async def test_a_homeserver_that_does_not_answer_at_the_start_costs_no_room(hous
     assert await house.pending(room) == 1
 
 
-async def test_a_room_that_is_closed_but_not_left_is_kept(house: House) -> None:
+async def test_a_room_that_is_closed_but_not_left_is_kept(house: Harness) -> None:
     room = house.homeserver.make_room()
     await messages(house, room, 1, due=DAY)
     await house.store.ask_review(room)

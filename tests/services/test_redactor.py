@@ -10,28 +10,28 @@ from bot.core.outcomes import Failed, Forbidden, RateLimited, TokenRejectedError
 from bot.core.redaction import CONFIRM_AFTER, IN_FLIGHT
 from bot.core.types import EventID, RoomID
 from tests.support.fake_homeserver import BOB
-from tests.support.harness import MINUTE, SECOND, House
+from tests.support.harness import MINUTE, SECOND, Harness
 
 
-async def messages(house: House, room: RoomID, count: int, *, due: int = 0) -> list[EventID]:
+async def messages(house: Harness, room: RoomID, count: int, *, due: int = 0) -> list[EventID]:
     """Send messages that are due so many milliseconds from now."""
     sent = [house.homeserver.send(room, f"message {number}") for number in range(count)]
     await house.remember(room, *sent, due=house.clock.now() + due)
     return sent
 
 
-def gone(house: House, room: RoomID, sent: list[EventID]) -> int:
+def gone(house: Harness, room: RoomID, sent: list[EventID]) -> int:
     return sum(house.homeserver.is_redacted(room, one) for one in sent)
 
 
-async def see(house: House) -> None:
+async def see(house: Harness) -> None:
     """Let the bot read what the homeserver has to say, its own redactions among it."""
     since, synced_at = await house.store.position()
     batch = await house.homeserver.sync(since, 0)
     await house.intake.take(batch, live=True, first=False, synced_at=synced_at)
 
 
-async def test_a_message_goes_exactly_when_it_is_due_and_not_before(house: House) -> None:
+async def test_a_message_goes_exactly_when_it_is_due_and_not_before(house: Harness) -> None:
     room = house.homeserver.make_room()
     sent = await messages(house, room, 1, due=30_000)
     async with house.running(house.redactor):
@@ -42,14 +42,16 @@ async def test_a_message_goes_exactly_when_it_is_due_and_not_before(house: House
     assert gone(house, room, sent) == 1
 
 
-async def test_what_was_due_long_ago_goes_at_once(house: House) -> None:
+async def test_what_was_due_long_ago_goes_at_once(house: Harness) -> None:
     room = house.homeserver.make_room()
     sent = await messages(house, room, 3, due=-400 * 86_400_000)
     async with house.running(house.redactor):
         assert gone(house, room, sent) == 3
 
 
-async def test_a_message_that_is_seen_later_but_due_earlier_is_not_overslept(house: House) -> None:
+async def test_a_message_that_is_seen_later_but_due_earlier_is_not_overslept(
+    house: Harness,
+) -> None:
     room = house.homeserver.make_room()
     await messages(house, room, 1, due=10 * MINUTE)
     async with house.running(house.redactor):
@@ -59,7 +61,7 @@ async def test_a_message_that_is_seen_later_but_due_earlier_is_not_overslept(hou
         assert gone(house, room, sent) == 1
 
 
-async def test_no_more_than_a_few_redactions_are_in_flight(house: House) -> None:
+async def test_no_more_than_a_few_redactions_are_in_flight(house: Harness) -> None:
     room, other = house.homeserver.make_room(), house.homeserver.make_room()
     sent = await messages(house, room, 30)
     await messages(house, other, 30)
@@ -73,7 +75,7 @@ async def test_no_more_than_a_few_redactions_are_in_flight(house: House) -> None
     assert house.homeserver.most_in_flight == IN_FLIGHT
 
 
-async def test_a_sweep_of_one_room_does_not_hold_up_another(house: House) -> None:
+async def test_a_sweep_of_one_room_does_not_hold_up_another(house: Harness) -> None:
     busy, quiet = house.homeserver.make_room(), house.homeserver.make_room()
     await messages(house, busy, 100, due=-MINUTE)
     sent = await messages(house, quiet, 1)
@@ -84,7 +86,7 @@ async def test_a_sweep_of_one_room_does_not_hold_up_another(house: House) -> Non
     assert gone(house, quiet, sent) == 1
 
 
-async def test_a_rate_limit_pauses_for_exactly_what_was_said(house: House) -> None:
+async def test_a_rate_limit_pauses_for_exactly_what_was_said(house: Harness) -> None:
     room = house.homeserver.make_room()
     sent = await messages(house, room, 1)
     house.homeserver.fail_next(RateLimited(retry_after=4_321), on="redact")
@@ -97,7 +99,7 @@ async def test_a_rate_limit_pauses_for_exactly_what_was_said(house: House) -> No
     assert gone(house, room, sent) == 1
 
 
-async def test_an_event_that_cannot_be_redacted_does_not_starve_the_others(house: House) -> None:
+async def test_an_event_that_cannot_be_redacted_does_not_starve_the_others(house: Harness) -> None:
     room = house.homeserver.make_room()
     stuck = await messages(house, room, 12, due=-MINUTE)
     house.homeserver.fail_next(*[Failed(status=500)] * 12, on="redact")
@@ -109,7 +111,9 @@ async def test_an_event_that_cannot_be_redacted_does_not_starve_the_others(house
         assert gone(house, room, stuck) == 12
 
 
-async def test_an_event_that_fails_is_tried_less_and_less_often_but_for_ever(house: House) -> None:
+async def test_an_event_that_fails_is_tried_less_and_less_often_but_for_ever(
+    house: Harness,
+) -> None:
     room = house.homeserver.make_room()
     sent = await messages(house, room, 1)
     house.homeserver.fail_next(*[Failed(status=500)] * 30, on="redact")
@@ -123,7 +127,7 @@ async def test_an_event_that_fails_is_tried_less_and_less_often_but_for_ever(hou
 
 
 async def test_a_message_that_is_forbidden_for_no_known_reason_is_tried_now_and_then(
-    house: House,
+    house: Harness,
 ) -> None:
     room = house.homeserver.make_room()
     stuck = await messages(house, room, 1, due=-MINUTE)
@@ -139,7 +143,7 @@ async def test_a_message_that_is_forbidden_for_no_known_reason_is_tried_now_and_
         assert gone(house, room, stuck + sent) == 2
 
 
-async def test_the_timer_stays_until_the_timeline_shows_the_redaction(house: House) -> None:
+async def test_the_timer_stays_until_the_timeline_shows_the_redaction(house: Harness) -> None:
     room = house.homeserver.make_room()
     await messages(house, room, 1)
     async with house.running(house.redactor):
@@ -151,7 +155,7 @@ async def test_the_timer_stays_until_the_timeline_shows_the_redaction(house: Hou
     assert house.homeserver.times("is_gone") == []
 
 
-async def test_a_redaction_not_seen_in_the_timeline_is_looked_up(house: House) -> None:
+async def test_a_redaction_not_seen_in_the_timeline_is_looked_up(house: Harness) -> None:
     room = house.homeserver.make_room()
     await messages(house, room, 1)
     async with house.running(house.redactor):
@@ -162,7 +166,7 @@ async def test_a_redaction_not_seen_in_the_timeline_is_looked_up(house: House) -
     assert len(house.homeserver.redactions(room)) == 1
 
 
-async def test_a_redaction_that_did_not_happen_is_done_anew(house: House) -> None:
+async def test_a_redaction_that_did_not_happen_is_done_anew(house: Harness) -> None:
     room = house.homeserver.make_room()
     sent = await messages(house, room, 1)
     house.homeserver.lying = True
@@ -178,7 +182,7 @@ async def test_a_redaction_that_did_not_happen_is_done_anew(house: House) -> Non
 
 
 async def test_the_summary_in_the_log_counts_what_was_accepted_and_did_not_happen(
-    house: House, caplog: pytest.LogCaptureFixture
+    house: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
     room = house.homeserver.make_room()
@@ -195,7 +199,7 @@ async def test_the_summary_in_the_log_counts_what_was_accepted_and_did_not_happe
     ]
 
 
-async def test_a_look_that_gets_no_answer_is_repeated(house: House) -> None:
+async def test_a_look_that_gets_no_answer_is_repeated(house: Harness) -> None:
     room = house.homeserver.make_room()
     await messages(house, room, 1)
     house.homeserver.fail_next(*[Failed(status=500)] * 3, on="is_gone")
@@ -208,7 +212,7 @@ async def test_a_look_that_gets_no_answer_is_repeated(house: House) -> None:
         assert await house.pending(room) == 0
 
 
-async def test_what_somebody_else_redacted_is_not_redacted_again(house: House) -> None:
+async def test_what_somebody_else_redacted_is_not_redacted_again(house: Harness) -> None:
     room = house.homeserver.make_room()
     sent = await messages(house, room, 2, due=MINUTE)
     house.homeserver.redact_as(room, sent[0], BOB)
@@ -219,7 +223,7 @@ async def test_what_somebody_else_redacted_is_not_redacted_again(house: House) -
     assert len(house.homeserver.redactions(room, sent[1])) == 1
 
 
-async def test_a_forbidden_redaction_of_what_is_gone_already_ends_its_timer(house: House) -> None:
+async def test_a_forbidden_redaction_of_what_is_gone_already_ends_its_timer(house: Harness) -> None:
     room = house.homeserver.make_room()
     sent = await messages(house, room, 1)
     house.homeserver.redact_as(room, sent[0], BOB)
@@ -228,7 +232,7 @@ async def test_a_forbidden_redaction_of_what_is_gone_already_ends_its_timer(hous
         assert await house.pending(room) == 0
 
 
-async def test_a_restart_goes_on_with_the_same_redactions(house: House) -> None:
+async def test_a_restart_goes_on_with_the_same_redactions(house: Harness) -> None:
     room = house.homeserver.make_room()
     sent = await messages(house, room, 3)
     house.homeserver.hold("redact")
@@ -246,7 +250,7 @@ async def test_a_restart_goes_on_with_the_same_redactions(house: House) -> None:
 
 
 async def test_a_crash_after_the_homeserver_redacted_makes_no_second_redaction(
-    house: House,
+    house: Harness,
 ) -> None:
     room = house.homeserver.make_room()
     await messages(house, room, 1)
@@ -261,7 +265,9 @@ async def test_a_crash_after_the_homeserver_redacted_makes_no_second_redaction(
 
 
 @pytest.mark.parametrize("late", ["redact", "is_gone"])
-async def test_an_answer_that_comes_late_settles_no_other_message(house: House, late: str) -> None:
+async def test_an_answer_that_comes_late_settles_no_other_message(
+    house: Harness, late: str
+) -> None:
     """The timeline may show a redaction before its own request is answered."""
     room = house.homeserver.make_room()
     await messages(house, room, 1)
@@ -280,7 +286,7 @@ async def test_an_answer_that_comes_late_settles_no_other_message(house: House, 
         assert gone(house, room, sent) == 1
 
 
-async def test_to_stop_is_to_finish_what_is_in_flight_and_take_nothing_new(house: House) -> None:
+async def test_to_stop_is_to_finish_what_is_in_flight_and_take_nothing_new(house: Harness) -> None:
     room = house.homeserver.make_room()
     sent = await messages(house, room, 20)
     house.homeserver.hold("redact")
@@ -292,7 +298,7 @@ async def test_to_stop_is_to_finish_what_is_in_flight_and_take_nothing_new(house
     assert gone(house, room, sent) == IN_FLIGHT
 
 
-async def test_a_rejected_token_ends_the_redactor(house: House) -> None:
+async def test_a_rejected_token_ends_the_redactor(house: Harness) -> None:
     room = house.homeserver.make_room()
     await messages(house, room, 1)
     house.homeserver.fail_next(TokenRejectedError("M_UNKNOWN_TOKEN"), on="redact")

@@ -13,16 +13,16 @@ from bot.core.throughput import Lanes
 from bot.core.types import EventID, Millis, RoomID
 from tests.services.test_redactor import gone, messages
 from tests.services.test_relations import order_of_redactions, relate
-from tests.support.harness import MINUTE, SECOND, House
+from tests.support.harness import MINUTE, SECOND, Harness
 
 
-async def state_of_timers(house: House) -> list[Any]:
+async def state_of_timers(house: Harness) -> list[Any]:
     async with house.store._db.transaction() as db:
         return await db.rows("SELECT attempts, next FROM timers ORDER BY id")
 
 
 async def test_somebody_who_adds_for_ever_holds_a_message_up_for_ten_seconds(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    house: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     room = house.homeserver.make_room()
     [whole] = await messages(house, room, 1)
@@ -50,7 +50,7 @@ async def test_somebody_who_adds_for_ever_holds_a_message_up_for_ten_seconds(
 
 
 async def test_a_message_to_which_nothing_more_is_found_goes_at_once(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    house: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     room = house.homeserver.make_room()
     sent = await messages(house, room, 1)
@@ -69,7 +69,7 @@ async def test_a_message_to_which_nothing_more_is_found_goes_at_once(
     [(RateLimited(retry_after=5_000), 0), (Unreachable(reason="x"), 1), (Failed(status=500), 1)],
 )
 async def test_a_question_that_fails_puts_off_its_message_unless_all_must_wait(
-    house: House, outcome: Outcome, attempts: int
+    house: Harness, outcome: Outcome, attempts: int
 ) -> None:
     room = house.homeserver.make_room()
     await messages(house, room, 1)
@@ -100,7 +100,7 @@ def test_every_eighth_redaction_gives_the_backlog_one_turn(limited: bool) -> Non
         assert others == usual
 
 
-async def test_a_backlog_moves_on_however_much_is_live(house: House) -> None:
+async def test_a_backlog_moves_on_however_much_is_live(house: Harness) -> None:
     room, live = house.homeserver.make_room(), house.homeserver.make_room()
     old = await messages(house, room, 20, due=-MINUTE)
     new = await messages(house, live, 90, due=10)
@@ -112,7 +112,7 @@ async def test_a_backlog_moves_on_however_much_is_live(house: House) -> None:
 
 
 async def test_what_was_done_is_told_in_numbers_once_a_minute(
-    house: House, caplog: pytest.LogCaptureFixture
+    house: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "bot.services.redactor")
     room = house.homeserver.make_room()
@@ -140,7 +140,7 @@ async def test_what_was_done_is_told_in_numbers_once_a_minute(
 
 
 async def test_what_is_overdue_is_counted_every_ten_seconds_and_only_under_a_limit(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    house: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     room, counted, count = house.homeserver.make_room(), list[Millis](), house.store.overdue
 
@@ -169,7 +169,7 @@ async def test_what_is_overdue_is_counted_every_ten_seconds_and_only_under_a_lim
         assert counted == [start, start + 10 * SECOND]
 
 
-async def test_a_clock_that_is_set_back_does_not_stop_the_counting(house: House) -> None:
+async def test_a_clock_that_is_set_back_does_not_stop_the_counting(house: Harness) -> None:
     room = house.homeserver.make_room()
     await messages(house, room, 40, due=-2 * 60 * MINUTE)
     house.homeserver.fail_next(RateLimited(retry_after=5_000), on="redact")

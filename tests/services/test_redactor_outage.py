@@ -12,23 +12,23 @@ from bot.core.outcomes import Failed, Outcome, RateLimited, Unreachable
 from bot.core.redaction import CONFIRM_AFTER, IN_FLIGHT
 from bot.core.retry import PAUSE_CEILING
 from bot.core.types import EventID, RoomID
-from tests.support.harness import MINUTE, SECOND, House
+from tests.support.harness import MINUTE, SECOND, Harness
 
 AWAY = Unreachable(reason="refused")
 
 
-async def messages(house: House, room: RoomID, count: int) -> list[EventID]:
+async def messages(house: Harness, room: RoomID, count: int) -> list[EventID]:
     """Send messages that are due now."""
     sent = [house.homeserver.send(room, f"message {number}") for number in range(count)]
     await house.remember(room, *sent, due=house.clock.now())
     return sent
 
 
-def gone(house: House, room: RoomID, sent: list[EventID]) -> int:
+def gone(house: Harness, room: RoomID, sent: list[EventID]) -> int:
     return sum(house.homeserver.is_redacted(room, one) for one in sent)
 
 
-async def test_an_unreachable_homeserver_is_tried_again_after_a_while(house: House) -> None:
+async def test_an_unreachable_homeserver_is_tried_again_after_a_while(house: Harness) -> None:
     room = house.homeserver.make_room()
     sent = await messages(house, room, 1)
     house.homeserver.fail_next(AWAY, on="redact")
@@ -39,7 +39,7 @@ async def test_an_unreachable_homeserver_is_tried_again_after_a_while(house: Hou
         assert gone(house, room, sent) == 1
 
 
-async def test_a_long_outage_is_met_with_one_request_a_minute(house: House) -> None:
+async def test_a_long_outage_is_met_with_one_request_a_minute(house: Harness) -> None:
     room = house.homeserver.make_room()
     sent = await messages(house, room, 50)
     house.homeserver.fail_next(*[AWAY] * 200, on="redact")
@@ -58,7 +58,7 @@ async def test_a_long_outage_is_met_with_one_request_a_minute(house: House) -> N
 
 # Answers that never came to requests made at once do not count as failures in a row: a hiccup of a
 # second would make every message up to a minute late.
-async def test_one_hiccup_of_the_homeserver_is_one_failure(house: House) -> None:
+async def test_one_hiccup_of_the_homeserver_is_one_failure(house: Harness) -> None:
     room = house.homeserver.make_room()
     sent = await messages(house, room, IN_FLIGHT)
     house.homeserver.fail_next(*[AWAY] * IN_FLIGHT, on="redact")
@@ -67,7 +67,7 @@ async def test_one_hiccup_of_the_homeserver_is_one_failure(house: House) -> None
         assert gone(house, room, sent) == IN_FLIGHT
 
 
-async def test_an_outage_costs_no_timer_across_a_restart(house: House) -> None:
+async def test_an_outage_costs_no_timer_across_a_restart(house: Harness) -> None:
     room = house.homeserver.make_room()
     sent = await messages(house, room, 20)
     house.homeserver.fail_next(*[AWAY] * 8, on="redact")
@@ -79,7 +79,7 @@ async def test_an_outage_costs_no_timer_across_a_restart(house: House) -> None:
         assert gone(house, room, sent) == 20
 
 
-async def test_after_an_outage_the_homeserver_is_asked_gently_at_first(house: House) -> None:
+async def test_after_an_outage_the_homeserver_is_asked_gently_at_first(house: Harness) -> None:
     room = house.homeserver.make_room()
     await messages(house, room, 40)
     house.homeserver.fail_next(*[AWAY] * IN_FLIGHT, on="redact")
@@ -90,7 +90,7 @@ async def test_after_an_outage_the_homeserver_is_asked_gently_at_first(house: Ho
         house.homeserver.release("redact")
 
 
-async def test_a_rate_limit_on_a_look_pauses_as_well(house: House) -> None:
+async def test_a_rate_limit_on_a_look_pauses_as_well(house: Harness) -> None:
     room = house.homeserver.make_room()
     await messages(house, room, 1)
     house.homeserver.lying = True
@@ -110,7 +110,7 @@ async def test_a_rate_limit_on_a_look_pauses_as_well(house: House) -> None:
 # A homeserver whose own database is away says 500 to everything, at once: a backlog would be thrown
 # at it as fast as it can refuse, again and again.
 async def test_a_backlog_is_not_thrown_at_a_homeserver_that_fails_on_everything(
-    house: House,
+    house: Harness,
 ) -> None:
     room = house.homeserver.make_room()
     sent = await messages(house, room, 500)
@@ -126,7 +126,7 @@ async def test_a_backlog_is_not_thrown_at_a_homeserver_that_fails_on_everything(
 
 
 async def test_messages_that_cannot_be_redacted_hold_others_up_for_seconds_only(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    house: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bad, good = house.homeserver.make_room(), house.homeserver.make_room()
     redact = house.homeserver.redact
@@ -145,7 +145,7 @@ async def test_messages_that_cannot_be_redacted_hold_others_up_for_seconds_only(
             assert gone(house, good, sent) == 1
 
 
-async def test_a_room_that_never_answers_holds_up_no_other(house: House) -> None:
+async def test_a_room_that_never_answers_holds_up_no_other(house: Harness) -> None:
     dead, alive = house.homeserver.make_room(), house.homeserver.make_room()
     stuck = await messages(house, dead, 50)
     house.homeserver.hang("redact", dead)
@@ -160,7 +160,7 @@ async def test_a_room_that_never_answers_holds_up_no_other(house: House) -> None
     assert gone(house, dead, stuck) > 0
 
 
-async def test_a_room_that_times_out_pauses_only_itself(house: House) -> None:
+async def test_a_room_that_times_out_pauses_only_itself(house: Harness) -> None:
     dead, alive = house.homeserver.make_room(), house.homeserver.make_room()
     await messages(house, dead, 1)
     house.homeserver.hang("redact", dead)
@@ -181,7 +181,7 @@ async def test_a_room_that_times_out_pauses_only_itself(house: House) -> None:
 
 
 async def test_rooms_that_never_answer_share_half_of_what_may_be_in_flight(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    house: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dead = [house.homeserver.make_room() for _ in range(20)]
     alive = house.homeserver.make_room()

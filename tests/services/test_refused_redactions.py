@@ -9,7 +9,7 @@ import pytest
 from bot.core.outcomes import Forbidden, NotFound
 from bot.core.types import EventID, RoomID
 from tests.support.fake_homeserver import BOT
-from tests.support.harness import DAY, MINUTE, SECOND, House
+from tests.support.harness import DAY, MINUTE, SECOND, Harness
 
 HOUR = 60 * MINUTE
 TOO_OLD = (
@@ -22,13 +22,13 @@ REFUSED = (
 
 
 @pytest.fixture
-def room(house: House) -> RoomID:
+def room(house: Harness) -> RoomID:
     """A room of a homeserver that lets nobody redact what is older than three days."""
     house.homeserver.allowed_period = 3 * DAY
     return house.homeserver.make_room()
 
 
-async def messages(house: House, room: RoomID, count: int, *, age: int) -> list[EventID]:
+async def messages(house: Harness, room: RoomID, count: int, *, age: int) -> list[EventID]:
     """Let messages be due that were sent so long ago."""
     at = house.clock.now() - age
     sent = [house.homeserver.send(room, f"message {number}", at=at) for number in range(count)]
@@ -38,16 +38,16 @@ async def messages(house: House, room: RoomID, count: int, *, age: int) -> list[
     return sent
 
 
-def gone(house: House, room: RoomID, sent: list[EventID]) -> int:
+def gone(house: Harness, room: RoomID, sent: list[EventID]) -> int:
     return sum(house.homeserver.is_redacted(room, one) for one in sent)
 
 
-def told(house: House, room: RoomID) -> list[str]:
+def told(house: Harness, room: RoomID) -> list[str]:
     return [text for text in house.homeserver.heard(room) if "remove" in text]
 
 
 async def test_what_is_too_old_for_the_homeserver_is_told_once_and_with_the_remedy(
-    house: House, room: RoomID, caplog: pytest.LogCaptureFixture
+    house: Harness, room: RoomID, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with house.running(*house.everything):
         old = await messages(house, room, 3, age=4 * DAY)
@@ -63,7 +63,7 @@ async def test_what_is_too_old_for_the_homeserver_is_told_once_and_with_the_reme
 
 
 async def test_it_is_tried_about_every_hour_however_many_messages_wait(
-    house: House, room: RoomID
+    house: Harness, room: RoomID
 ) -> None:
     async with house.running(*house.everything):
         await messages(house, room, 40, age=4 * DAY)
@@ -76,7 +76,7 @@ async def test_it_is_tried_about_every_hour_however_many_messages_wait(
     assert max(later - earlier for earlier, later in pairwise(tried)) <= HOUR + MINUTE
 
 
-async def test_once_the_homeserver_allows_it_all_of_them_go(house: House, room: RoomID) -> None:
+async def test_once_the_homeserver_allows_it_all_of_them_go(house: Harness, room: RoomID) -> None:
     async with house.running(*house.everything):
         old = await messages(house, room, 40, age=4 * DAY)
         await house.advance(HOUR)
@@ -91,7 +91,7 @@ async def test_once_the_homeserver_allows_it_all_of_them_go(house: House, room: 
     assert told(house, room) == [TOO_OLD] * 2
 
 
-async def test_a_restart_does_not_tell_it_again(house: House, room: RoomID) -> None:
+async def test_a_restart_does_not_tell_it_again(house: Harness, room: RoomID) -> None:
     async with house.running(*house.everything):
         await messages(house, room, 3, age=4 * DAY)
     await house.restart()
@@ -101,7 +101,7 @@ async def test_a_restart_does_not_tell_it_again(house: House, room: RoomID) -> N
 
 
 async def test_without_the_power_only_that_is_told_and_the_rest_when_it_is_back(
-    house: House, room: RoomID
+    house: Harness, room: RoomID
 ) -> None:
     await house.enter(room, SECOND)
     async with house.running(*house.everything):
@@ -114,7 +114,7 @@ async def test_without_the_power_only_that_is_told_and_the_rest_when_it_is_back(
         assert told(house, room)[-1] == TOO_OLD
 
 
-async def test_what_somebody_else_removed_is_not_missed(house: House, room: RoomID) -> None:
+async def test_what_somebody_else_removed_is_not_missed(house: Harness, room: RoomID) -> None:
     async with house.running(*house.everything):
         [old] = await messages(house, room, 1, age=4 * DAY)
     house.homeserver.redact_as(room, old)
@@ -123,7 +123,7 @@ async def test_what_somebody_else_removed_is_not_missed(house: House, room: Room
         assert old not in await house.timers()
 
 
-async def test_a_refusal_without_a_reason_is_told_when_it_lasts(house: House) -> None:
+async def test_a_refusal_without_a_reason_is_told_when_it_lasts(house: Harness) -> None:
     room = house.homeserver.make_room()
     house.homeserver.fail_next(*[Forbidden(reason="M_USER_SUSPENDED")] * 3, on="redact")
     async with house.running(*house.everything):
@@ -142,7 +142,7 @@ async def test_a_refusal_without_a_reason_is_told_when_it_lasts(house: House) ->
         assert await house.pending(room) == 0
 
 
-async def test_who_asks_is_told_what_stays(house: House, room: RoomID) -> None:
+async def test_who_asks_is_told_what_stays(house: Harness, room: RoomID) -> None:
     async with house.running(*house.everything):
         await messages(house, room, 3, age=4 * DAY)
         house.homeserver.set_lifetime(room, HOUR)
@@ -153,7 +153,7 @@ async def test_who_asks_is_told_what_stays(house: House, room: RoomID) -> None:
     assert "the next goes in" in said
 
 
-async def test_what_the_homeserver_purged_and_no_longer_finds_is_not_missed(house: House) -> None:
+async def test_what_the_homeserver_purged_and_no_longer_finds_is_not_missed(house: Harness) -> None:
     room = house.homeserver.make_room()
     house.homeserver.fail_next(*[NotFound()] * 50, on="redact")
     purged = EventID("$purged")

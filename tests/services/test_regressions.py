@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from bot.core.outcomes import Unreachable
-from bot.core.timeline import Change, Message, Said, Stretch, Sweep, Unheard
+from bot.core.timeline import Change, Command, Message, RoomUpdate, Sweep, Undecryptable
 from bot.core.types import EventID, RoomID, UserID
 from tests.core.test_throughput import Bucket
 from tests.support.fake_homeserver import ALICE
-from tests.support.harness import DAY, MINUTE, SECOND, House
+from tests.support.harness import DAY, MINUTE, SECOND, Harness
 
 HOUR = 60 * MINUTE
 REMOTE = UserID("@carol:elsewhere.org")
@@ -22,7 +22,7 @@ def slow() -> Bucket:
 
 
 async def test_a_failure_at_the_end_of_a_sweep_does_not_lead_behind_the_bots_coming(
-    house: House,
+    house: Harness,
 ) -> None:
     room = house.homeserver.make_room(joined=False)
     house.homeserver.set_member(room, REMOTE, "join")
@@ -41,7 +41,7 @@ async def test_a_failure_at_the_end_of_a_sweep_does_not_lead_behind_the_bots_com
 
 @pytest.mark.parametrize("whole", [True, False])
 async def test_a_command_whose_state_event_is_on_its_way_does_not_count_for_what_was_before(
-    house: House, whole: bool
+    house: Harness, whole: bool
 ) -> None:
     room = house.homeserver.make_room()
     house.homeserver.set_member(room, REMOTE, "join")
@@ -69,7 +69,9 @@ async def test_a_command_whose_state_event_is_on_its_way_does_not_count_for_what
     assert not any(house.homeserver.is_redacted(room, one) for one in kept)
 
 
-async def test_who_adds_to_a_message_for_ever_does_not_keep_it(house: House, slow: Bucket) -> None:
+async def test_who_adds_to_a_message_for_ever_does_not_keep_it(
+    house: Harness, slow: Bucket
+) -> None:
     room = house.homeserver.make_room()
     house.homeserver.set_lifetime(room, MINUTE)
     house.homeserver.limit_redactions(lambda: slow.take(house.clock.now()))
@@ -87,15 +89,15 @@ async def test_who_adds_to_a_message_for_ever_does_not_keep_it(house: House, slo
 
 @pytest.mark.parametrize(("before", "after"), [(7 * DAY, MINUTE), (MINUTE, DAY)])
 async def test_a_late_command_counts_for_what_followed_it(
-    house: House, before: int, after: int
+    house: Harness, before: int, after: int
 ) -> None:
     room, command, said_after = RoomID("!r:x"), EventID("$command"), EventID("$after")
     setting = Change(setting=before, sender=ALICE, digest="d0", quiet=True)
-    unheard = Unheard(event_id=command, sender=ALICE, session_id="S", at=1_000)
+    unheard = Undecryptable(event_id=command, sender=ALICE, session_id="S", at=1_000)
     messages = [Message(event_id=command, sent=1_000), Message(event_id=said_after, sent=2_000)]
-    stretch = Stretch(room_id=room, items=[setting, unheard, *messages])
+    stretch = RoomUpdate(room_id=room, items=[setting, unheard, *messages])
     await house.store.commit("s1", 2_000, [stretch])
-    said = Said(digest="c1", sender=ALICE, kind="set", setting=after)
+    said = Command(digest="c1", sender=ALICE, kind="set", setting=after)
     await house.store.heard(room, unheard, [said], 3_000)
     found = await house.store.unread.next_gap()
     assert found is not None
@@ -106,7 +108,7 @@ async def test_a_late_command_counts_for_what_followed_it(
 
 
 async def test_a_busy_room_does_not_keep_the_backlog_of_others_for_ever(
-    house: House, slow: Bucket
+    house: Harness, slow: Bucket
 ) -> None:
     chat, other = house.homeserver.make_room(), house.homeserver.make_room()
     house.homeserver.limit_redactions(lambda: slow.take(house.clock.now()))
@@ -115,11 +117,11 @@ async def test_a_busy_room_does_not_keep_the_backlog_of_others_for_ever(
     now = house.clock.now()
     await house.enter(other, SECOND)
     message = Message(event_id=overdue, sent=now - HOUR)
-    await house.commit(Stretch(room_id=other, items=[message]))
+    await house.commit(RoomUpdate(room_id=other, items=[message]))
     await house.enter(chat, SECOND)
     house.clock.advance(-SECOND)
     live = [Message(event_id=one, sent=now - SECOND) for one in busy]
-    await house.commit(Stretch(room_id=chat, items=list(live)))
+    await house.commit(RoomUpdate(room_id=chat, items=list(live)))
     house.clock.advance(SECOND)
     async with house.running(house.redactor):
         for _ in range(20):
@@ -128,11 +130,13 @@ async def test_a_busy_room_does_not_keep_the_backlog_of_others_for_ever(
         assert not all(house.homeserver.is_redacted(chat, one) for one in busy)
 
 
-async def test_a_clock_set_back_moves_only_what_was_counted_by_it(house: House) -> None:
+async def test_a_clock_set_back_moves_only_what_was_counted_by_it(house: Harness) -> None:
     room, now = RoomID("!r:x"), house.clock.now()
     await house.enter(room, 7 * DAY)
     whole = EventID("$whole")
-    await house.commit(Stretch(room_id=room, items=[Message(event_id=whole, sent=now, live=True)]))
+    await house.commit(
+        RoomUpdate(room_id=room, items=[Message(event_id=whole, sent=now, live=True)])
+    )
     mark = await house.store.latest_timer()
     ahead = now + DAY
     items = [
@@ -140,13 +144,13 @@ async def test_a_clock_set_back_moves_only_what_was_counted_by_it(house: House) 
         Message(event_id=EventID("$gap"), sent=now),
         Message(event_id=EventID("$live"), sent=ahead, live=True),
     ]
-    await house.store.commit("s9", ahead, [Stretch(room_id=room, items=list(items))])
+    await house.store.commit("s9", ahead, [RoomUpdate(room_id=room, items=list(items))])
     upto = await house.store.latest_timer()
     await house.store.clock_set_back(DAY, now, after=mark, upto=upto)
     assert set((await house.timers()).values()) == {now + 7 * DAY}
 
 
-async def test_a_hole_does_not_begin_a_long_sweep_anew(house: House) -> None:
+async def test_a_hole_does_not_begin_a_long_sweep_anew(house: Harness) -> None:
     room = house.homeserver.make_room()
     house.homeserver.set_lifetime(room, DAY)
     for number in range(20):

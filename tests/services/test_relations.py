@@ -12,18 +12,18 @@ from bot.core.timeline import belongs_to, descendants
 from bot.core.types import Event, EventID, Millis, RoomID
 from tests.services.test_redactor import see
 from tests.support.fake_homeserver import ALICE
-from tests.support.harness import MINUTE, SECOND, House
+from tests.support.harness import MINUTE, SECOND, Harness
 
 DAY = 86_400 * SECOND
 PARENTED = ["m.replace", "m.annotation", "m.reference"]
 
 
-def relate(house: House, room: RoomID, kind: str, parent: EventID, **event: Any) -> EventID:
+def relate(house: Harness, room: RoomID, kind: str, parent: EventID, **event: Any) -> EventID:
     content = {"m.relates_to": {"rel_type": kind, "event_id": parent}}
     return house.homeserver.add(room, {"type": "m.custom", "content": content} | event)
 
 
-async def live_in(house: House, lifetime: int) -> RoomID:
+async def live_in(house: Harness, lifetime: int) -> RoomID:
     """Return a room with a lifetime that the bot has read up to now."""
     room = house.homeserver.make_room()
     house.homeserver.set_lifetime(room, lifetime)
@@ -32,13 +32,13 @@ async def live_in(house: House, lifetime: int) -> RoomID:
     return room
 
 
-async def order_of_redactions(house: House, room: RoomID) -> list[str]:
+async def order_of_redactions(house: Harness, room: RoomID) -> list[str]:
     return [event["redacts"] for event in house.homeserver.redactions(room)]
 
 
 @pytest.mark.parametrize("kind", PARENTED)
 async def test_what_belongs_to_a_message_goes_when_it_goes_and_first(
-    house: House, kind: str
+    house: Harness, kind: str
 ) -> None:
     room = await live_in(house, MINUTE)
     async with house.running(*house.everything):
@@ -51,7 +51,7 @@ async def test_what_belongs_to_a_message_goes_when_it_goes_and_first(
         assert await order_of_redactions(house, room) == [of_part, part, whole]
 
 
-async def test_replies_and_threads_live_their_own_lifetime(house: House) -> None:
+async def test_replies_and_threads_live_their_own_lifetime(house: Harness) -> None:
     room = await live_in(house, MINUTE)
     async with house.running(*house.everything):
         whole = await house.said_in(room, "hello")
@@ -74,7 +74,7 @@ async def test_replies_and_threads_live_their_own_lifetime(house: House) -> None
         assert house.homeserver.is_redacted(room, reply)
 
 
-async def test_an_edit_with_a_shorter_lifetime_than_its_message_keeps_it(house: House) -> None:
+async def test_an_edit_with_a_shorter_lifetime_than_its_message_keeps_it(house: Harness) -> None:
     room = await live_in(house, DAY)
     async with house.running(*house.everything):
         whole = await house.said_in(room, "hello")
@@ -86,7 +86,7 @@ async def test_an_edit_with_a_shorter_lifetime_than_its_message_keeps_it(house: 
         assert not house.homeserver.is_redacted(room, whole)
 
 
-async def test_an_edit_made_while_the_lifetime_is_off_goes_with_its_message(house: House) -> None:
+async def test_an_edit_made_while_the_lifetime_is_off_goes_with_its_message(house: Harness) -> None:
     room = await live_in(house, MINUTE)
     async with house.running(*house.everything):
         whole = await house.said_in(room, "hello")
@@ -100,7 +100,7 @@ async def test_an_edit_made_while_the_lifetime_is_off_goes_with_its_message(hous
 
 
 @pytest.mark.parametrize("off", [False, True])
-async def test_what_comes_when_its_message_is_gone_goes_at_once(house: House, off: bool) -> None:
+async def test_what_comes_when_its_message_is_gone_goes_at_once(house: Harness, off: bool) -> None:
     room = await live_in(house, MINUTE)
     async with house.running(*house.everything):
         whole = await house.said_in(room, "hello")
@@ -115,7 +115,7 @@ async def test_what_comes_when_its_message_is_gone_goes_at_once(house: House, of
 
 
 async def test_what_belongs_to_a_message_that_stays_stays_or_lives_its_own_lifetime(
-    house: House,
+    house: Harness,
 ) -> None:
     room = house.homeserver.make_room()
     old = house.homeserver.send(room, "from before")
@@ -129,7 +129,7 @@ async def test_what_belongs_to_a_message_that_stays_stays_or_lives_its_own_lifet
         assert not house.homeserver.is_redacted(room, old)
 
 
-async def test_where_nobody_ever_set_a_lifetime_nothing_is_asked(house: House) -> None:
+async def test_where_nobody_ever_set_a_lifetime_nothing_is_asked(house: Harness) -> None:
     room = house.homeserver.make_room()
     old = house.homeserver.send(room, "from before")
     async with house.running(*house.everything):
@@ -139,7 +139,7 @@ async def test_where_nobody_ever_set_a_lifetime_nothing_is_asked(house: House) -
 
 
 async def test_a_message_that_somebody_redacts_takes_what_belongs_to_it_along(
-    house: House,
+    house: Harness,
 ) -> None:
     room = await live_in(house, DAY)
     async with house.running(*house.everything):
@@ -153,7 +153,7 @@ async def test_a_message_that_somebody_redacts_takes_what_belongs_to_it_along(
         assert house.homeserver.is_redacted(room, of_edit)
 
 
-async def test_a_child_that_comes_before_its_parent_goes_with_it(house: House) -> None:
+async def test_a_child_that_comes_before_its_parent_goes_with_it(house: Harness) -> None:
     room = await live_in(house, DAY)
     async with house.running(*house.everything):
         edit = relate(house, room, "m.replace", EventID("$later"))
@@ -166,7 +166,7 @@ async def test_a_child_that_comes_before_its_parent_goes_with_it(house: House) -
 
 
 async def test_a_vote_on_an_edit_that_came_before_its_message_goes_with_them(
-    house: House,
+    house: Harness,
 ) -> None:
     room = await live_in(house, DAY)
     async with house.running(*house.everything):
@@ -182,7 +182,7 @@ async def test_a_vote_on_an_edit_that_came_before_its_message_goes_with_them(
 
 
 async def test_what_the_timers_do_not_know_is_looked_up_before_the_message_goes(
-    house: House,
+    house: Harness,
 ) -> None:
     room = house.homeserver.make_room()
     whole = house.homeserver.send(room, "hello")
@@ -198,7 +198,7 @@ async def test_what_the_timers_do_not_know_is_looked_up_before_the_message_goes(
     assert not house.homeserver.is_redacted(room, of_threaded)
 
 
-async def test_a_child_that_cannot_be_redacted_does_not_keep_its_message(house: House) -> None:
+async def test_a_child_that_cannot_be_redacted_does_not_keep_its_message(house: Harness) -> None:
     room = await live_in(house, MINUTE)
     async with house.running(house.redactor):
         whole = house.homeserver.send(room, "hello")
@@ -211,7 +211,7 @@ async def test_a_child_that_cannot_be_redacted_does_not_keep_its_message(house: 
         assert house.homeserver.is_redacted(room, edit)
 
 
-async def test_a_homeserver_that_cannot_tell_relations_keeps_no_message(house: House) -> None:
+async def test_a_homeserver_that_cannot_tell_relations_keeps_no_message(house: Harness) -> None:
     room = await live_in(house, MINUTE)
     async with house.running(*house.everything):
         whole = await house.said_in(room, "hello")
@@ -234,7 +234,7 @@ async def test_a_homeserver_that_cannot_tell_relations_keeps_no_message(house: H
     ],
 )
 async def test_who_does_not_know_relations_is_not_asked_again_and_again(
-    house: House, answer: Outcome, within: Millis
+    house: Harness, answer: Outcome, within: Millis
 ) -> None:
     room = house.homeserver.make_room()
     whole = house.homeserver.send(room, "hello")
@@ -247,7 +247,7 @@ async def test_who_does_not_know_relations_is_not_asked_again_and_again(
 
 
 async def test_what_belongs_to_it_is_found_though_the_homeserver_fails_for_a_minute(
-    house: House,
+    house: Harness,
 ) -> None:
     room = house.homeserver.make_room()
     whole = house.homeserver.send(room, "hello")
@@ -260,7 +260,7 @@ async def test_what_belongs_to_it_is_found_though_the_homeserver_fails_for_a_min
     assert await order_of_redactions(house, room) == [unknown, whole]
 
 
-def one_each(house: House, every: int) -> Callable[[], int]:
+def one_each(house: Harness, every: int) -> Callable[[], int]:
     """Return a limit that lets one redaction through in `every` milliseconds."""
     last = [0]
 
@@ -275,7 +275,7 @@ def one_each(house: House, every: int) -> Callable[[], int]:
 
 
 @pytest.mark.parametrize("away", [0, 60 * MINUTE])
-async def test_what_belongs_to_a_message_goes_first_however_late(house: House, away: int) -> None:
+async def test_what_belongs_to_a_message_goes_first_however_late(house: Harness, away: int) -> None:
     room = await live_in(house, MINUTE)
     pairs = []
     async with house.running(*house.everything):
@@ -294,7 +294,7 @@ async def test_what_belongs_to_a_message_goes_first_however_late(house: House, a
     assert all(order.index(edit) < order.index(whole) for whole, edit in pairs)
 
 
-async def test_an_unknown_edit_goes_before_its_message_however_late(house: House) -> None:
+async def test_an_unknown_edit_goes_before_its_message_however_late(house: Harness) -> None:
     room = await live_in(house, MINUTE)
     async with house.running(*house.everything):
         whole = await house.said_in(room, "hello")
@@ -312,7 +312,7 @@ async def test_an_unknown_edit_goes_before_its_message_however_late(house: House
 
 @pytest.mark.parametrize(("before", "every"), [(1, 5), (30, 60)])
 async def test_whoever_reacts_for_ever_keeps_no_message_that_is_late(
-    house: House, before: int, every: int
+    house: Harness, before: int, every: int
 ) -> None:
     room = await live_in(house, MINUTE)
     house.homeserver.limit_redactions(one_each(house, 5 * SECOND))
@@ -328,7 +328,7 @@ async def test_whoever_reacts_for_ever_keeps_no_message_that_is_late(
         assert house.homeserver.is_redacted(room, whole)
 
 
-async def test_an_outage_while_looking_is_waited_for(house: House) -> None:
+async def test_an_outage_while_looking_is_waited_for(house: Harness) -> None:
     room = await live_in(house, MINUTE)
     async with house.running(*house.everything):
         whole = await house.said_in(room, "hello")
@@ -339,7 +339,7 @@ async def test_an_outage_while_looking_is_waited_for(house: House) -> None:
         assert house.homeserver.is_redacted(room, whole)
 
 
-async def test_a_parent_that_cannot_be_asked_about_is_asked_about_again(house: House) -> None:
+async def test_a_parent_that_cannot_be_asked_about_is_asked_about_again(house: Harness) -> None:
     room = await live_in(house, MINUTE)
     async with house.running(*house.everything):
         whole = await house.said_in(room, "hello")
@@ -352,7 +352,7 @@ async def test_a_parent_that_cannot_be_asked_about_is_asked_about_again(house: H
         assert house.homeserver.is_redacted(room, edit)
 
 
-async def test_children_that_name_each_other_wait_for_nobody(house: House) -> None:
+async def test_children_that_name_each_other_wait_for_nobody(house: Harness) -> None:
     room = await live_in(house, MINUTE)
     async with house.running(*house.everything):
         one = relate(house, room, "m.replace", EventID("$two"))
@@ -364,7 +364,7 @@ async def test_children_that_name_each_other_wait_for_nobody(house: House) -> No
             assert house.homeserver.is_redacted(room, each)
 
 
-async def test_what_belongs_together_is_kept_together_behind_a_gap(house: House) -> None:
+async def test_what_belongs_together_is_kept_together_behind_a_gap(house: Harness) -> None:
     house.homeserver.limit = 2
     room = await live_in(house, MINUTE)
     whole = house.homeserver.send(room, "hello")

@@ -11,14 +11,14 @@ import pytest
 from bot.core.outcomes import DiskError, Done, Failed, Outcome, OutcomeError, RateLimited
 from bot.core.outcomes import Unreachable as Away
 from bot.core.redaction import IN_FLIGHT
-from bot.core.throughput import Behind, Pace, behind
+from bot.core.throughput import Behind, Throughput, behind
 from bot.core.types import Millis
-from bot.services.device_signing import Identity
+from bot.services.device_signing import DeviceSigning
 from bot.services.supervisor import Disk, StoppedError, wait_for_homeserver
 from bot.store.handled_commands import forget_handled, remember_handled
 from tests.services.test_sweeps import hole, put_below, shared_room
 from tests.support.fake_homeserver import FakeClock
-from tests.support.harness import DAY, MINUTE, SECOND, House
+from tests.support.harness import DAY, MINUTE, SECOND, Harness
 
 DOUBLING = [500, 1_000, 2_000, 4_000, 8_000]
 """Milliseconds, where chance makes every wait the shortest that it may be."""
@@ -118,7 +118,7 @@ class Settling:
 
 async def test_signing_waits_longer_each_time() -> None:
     clock = Skipping()
-    identity = Identity(Settling(5), clock, random=Least())
+    identity = DeviceSigning(Settling(5), clock, random=Least())
     await identity.run()
     assert identity.standing == "signed"
     assert clock.waited == DOUBLING
@@ -149,7 +149,7 @@ def test_who_is_behind_is_so_until_nothing_is_late(
 
 
 def test_twenty_four_failures_in_a_row_slow_everything_down_for_five_seconds() -> None:
-    pace = Pace()
+    pace = Throughput()
     for _ in range(23):
         pace.failed(SECOND)
     pace.accepted(SECOND)
@@ -161,7 +161,7 @@ def test_twenty_four_failures_in_a_row_slow_everything_down_for_five_seconds() -
 
 
 async def test_commands_are_remembered_for_ninety_days_and_surplus_ones_for_one(
-    house: House,
+    house: Harness,
 ) -> None:
     now = house.clock.now()
 
@@ -178,7 +178,7 @@ async def test_commands_are_remembered_for_ninety_days_and_surplus_ones_for_one(
     assert await kept(now + 90 * DAY + 1) == []
 
 
-async def test_a_walk_that_finds_nothing_is_repeated_later_and_later(house: House) -> None:
+async def test_a_walk_that_finds_nothing_is_repeated_later_and_later(house: Harness) -> None:
     room = await shared_room(house)
     house.homeserver.send(room, "read")
     async with house.running(house.intake):

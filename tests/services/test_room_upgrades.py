@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from bot.core.lifetimes import POLICY_EVENT, Bounds
+from bot.core.lifetimes import POLICY_EVENT, LifetimeLimits
 from bot.core.outcomes import Failed, Forbidden, RateLimited, Unreachable
 from bot.core.successors import predecessor, replacement
 from bot.core.types import RoomID
 from bot.store.successors import MOST_OF_ONE
 from tests.support.fake_homeserver import ALICE, BOB, BOT
-from tests.support.harness import DAY, MINUTE, SECOND, House
+from tests.support.harness import DAY, MINUTE, SECOND, Harness
 
 MOVED = "Messages disappear here as in the old room: after 1 day."
 NEEDS = "To go on like that here I need power level 50, and I have 0."
@@ -21,11 +21,11 @@ WELCOME = "I make messages disappear"
 TAKEN = {"type": "after_send", "timer": DAY}
 
 
-def is_in(house: House, room: RoomID) -> bool:
+def is_in(house: Harness, room: RoomID) -> bool:
     return house.homeserver.rooms[room].membership(BOT) == "join"
 
 
-async def old_room(house: House, lifetime: int | None = DAY, **room: Any) -> RoomID:
+async def old_room(house: Harness, lifetime: int | None = DAY, **room: Any) -> RoomID:
     """A room that the bot has known for a while; alice's server has a later clock."""
     made = house.homeserver.make_room(**room)
     if lifetime is not None:
@@ -39,7 +39,9 @@ async def old_room(house: House, lifetime: int | None = DAY, **room: Any) -> Roo
 # --- the way there -------------------------------------------------------------------------------
 
 
-async def test_the_bot_follows_into_an_open_room_and_takes_the_lifetime_along(house: House) -> None:
+async def test_the_bot_follows_into_an_open_room_and_takes_the_lifetime_along(
+    house: Harness,
+) -> None:
     old = await old_room(house, public=True)
     async with house.running(*house.everything):
         new = house.homeserver.upgrade(old)
@@ -52,7 +54,7 @@ async def test_the_bot_follows_into_an_open_room_and_takes_the_lifetime_along(ho
     assert house.homeserver.heard(old) == []
 
 
-async def test_what_waits_in_the_old_room_still_goes(house: House) -> None:
+async def test_what_waits_in_the_old_room_still_goes(house: Harness) -> None:
     old = await old_room(house, MINUTE, public=True)
     async with house.running(*house.everything):
         sent = await house.said_in(old, "hello")
@@ -62,7 +64,7 @@ async def test_what_waits_in_the_old_room_still_goes(house: House) -> None:
     assert house.homeserver.is_redacted(old, sent)
 
 
-async def test_a_closed_room_is_entered_after_an_invitation(house: House) -> None:
+async def test_a_closed_room_is_entered_after_an_invitation(house: Harness) -> None:
     old = await old_room(house)
     async with house.running(*house.everything):
         new = house.homeserver.upgrade(old)
@@ -81,7 +83,7 @@ async def test_a_closed_room_is_entered_after_an_invitation(house: House) -> Non
     assert len(house.homeserver.heard(old)) == 1
 
 
-async def test_somebody_who_may_not_invite_the_bot_does_not_lead_it_on(house: House) -> None:
+async def test_somebody_who_may_not_invite_the_bot_does_not_lead_it_on(house: Harness) -> None:
     house.allow = ["@bob:*"]
     await house.restart()
     old = await old_room(house, public=True)
@@ -104,7 +106,7 @@ async def test_somebody_who_may_not_invite_the_bot_does_not_lead_it_on(house: Ho
 )
 @pytest.mark.parametrize("method", ["join", "state", "set_policy", "joined_rooms"])
 async def test_what_fails_on_the_way_is_tried_again(
-    house: House, trouble: RateLimited | Unreachable | Failed, method: str
+    house: Harness, trouble: RateLimited | Unreachable | Failed, method: str
 ) -> None:
     old = await old_room(house, public=True)
     house.homeserver.fail_next(trouble, trouble, on=method)
@@ -116,7 +118,7 @@ async def test_what_fails_on_the_way_is_tried_again(
     assert house.homeserver.heard(new) == [MOVED]
 
 
-async def test_a_crash_on_the_way_says_and_sets_nothing_twice(house: House) -> None:
+async def test_a_crash_on_the_way_says_and_sets_nothing_twice(house: Harness) -> None:
     old = await old_room(house, public=True)
     house.homeserver.hold("set_policy", answer=True)
     async with house.running(*house.everything):
@@ -135,7 +137,7 @@ async def test_a_crash_on_the_way_says_and_sets_nothing_twice(house: House) -> N
 
 
 async def test_without_the_power_it_says_what_it_needs_and_goes_on_when_it_has_it(
-    house: House,
+    house: Harness,
 ) -> None:
     old = await old_room(house, public=True)
     async with house.running(*house.everything):
@@ -160,7 +162,7 @@ async def test_without_the_power_it_says_what_it_needs_and_goes_on_when_it_has_i
 
 @pytest.mark.parametrize("setting", [MINUTE, None])
 async def test_a_lifetime_that_somebody_has_set_there_holds(
-    house: House, setting: int | None
+    house: Harness, setting: int | None
 ) -> None:
     old = await old_room(house, public=True)
     async with house.running(*house.everything):
@@ -173,7 +175,7 @@ async def test_a_lifetime_that_somebody_has_set_there_holds(
     assert greeting.startswith(WELCOME)
 
 
-async def test_a_lifetime_set_while_the_bot_waited_for_its_power_holds(house: House) -> None:
+async def test_a_lifetime_set_while_the_bot_waited_for_its_power_holds(house: Harness) -> None:
     old = await old_room(house, public=True)
     async with house.running(*house.everything):
         new = house.homeserver.upgrade(old, power=0)
@@ -185,7 +187,7 @@ async def test_a_lifetime_set_while_the_bot_waited_for_its_power_holds(house: Ho
     assert MOVED not in house.homeserver.heard(new)
 
 
-async def test_turning_it_off_by_a_command_counts_as_setting_it(house: House) -> None:
+async def test_turning_it_off_by_a_command_counts_as_setting_it(house: Harness) -> None:
     """Where nothing is set, `off` leaves no state event behind."""
     old = await old_room(house, public=True)
     house.homeserver.fail_next(Unreachable(reason="reset"), on="set_policy")
@@ -198,7 +200,7 @@ async def test_turning_it_off_by_a_command_counts_as_setting_it(house: House) ->
     assert MOVED not in house.homeserver.heard(new)
 
 
-async def test_without_a_lifetime_the_new_room_is_greeted_like_any_other(house: House) -> None:
+async def test_without_a_lifetime_the_new_room_is_greeted_like_any_other(house: Harness) -> None:
     old = await old_room(house, None, public=True)
     async with house.running(*house.everything):
         new = house.homeserver.upgrade(old)
@@ -208,8 +210,10 @@ async def test_without_a_lifetime_the_new_room_is_greeted_like_any_other(house: 
     assert house.homeserver.lifetime_of(new) is None
 
 
-async def test_what_was_turned_off_stays_off_where_the_operator_has_a_default(house: House) -> None:
-    house.bounds = Bounds(minimum=SECOND, maximum=DAY, default=DAY)
+async def test_what_was_turned_off_stays_off_where_the_operator_has_a_default(
+    house: Harness,
+) -> None:
+    house.bounds = LifetimeLimits(minimum=SECOND, maximum=DAY, default=DAY)
     await house.restart()
     old = await old_room(house, None, public=True)
     async with house.running(*house.everything):
@@ -224,7 +228,7 @@ async def test_what_was_turned_off_stays_off_where_the_operator_has_a_default(ho
     assert house.homeserver.heard(new) == ["Messages stay here as in the old room."]
 
 
-async def test_a_pair_of_rooms_counts_once(house: House) -> None:
+async def test_a_pair_of_rooms_counts_once(house: Harness) -> None:
     """Whoever still rules over the old room does not rule over the new one."""
     old = await old_room(house, None, public=True)
     async with house.running(*house.everything):
@@ -236,7 +240,7 @@ async def test_a_pair_of_rooms_counts_once(house: House) -> None:
     assert house.homeserver.lifetime_of(new) is None
 
 
-async def test_a_lifetime_set_after_the_room_was_replaced_does_not_go_along(house: House) -> None:
+async def test_a_lifetime_set_after_the_room_was_replaced_does_not_go_along(house: Harness) -> None:
     old = await old_room(house, None, public=True)
     new = house.homeserver.upgrade(old)
     house.clock.advance(SECOND)
@@ -246,7 +250,7 @@ async def test_a_lifetime_set_after_the_room_was_replaced_does_not_go_along(hous
     assert house.homeserver.lifetime_of(new) is None
 
 
-async def test_a_bot_that_is_brought_into_a_dead_room_takes_nothing_along(house: House) -> None:
+async def test_a_bot_that_is_brought_into_a_dead_room_takes_nothing_along(house: Harness) -> None:
     await house.store.commit("s0", house.clock.now(), [])
     old = house.homeserver.make_room(joined=False, invited=False, public=True)
     house.homeserver.set_lifetime(old, MINUTE)
@@ -262,7 +266,7 @@ async def test_a_bot_that_is_brought_into_a_dead_room_takes_nothing_along(house:
 # --- who may say that a room is a successor ---------------------------------------------------
 
 
-async def test_a_tombstone_that_points_at_a_foreign_room_leads_out_again(house: House) -> None:
+async def test_a_tombstone_that_points_at_a_foreign_room_leads_out_again(house: Harness) -> None:
     old = await old_room(house, public=True)
     foreign = house.homeserver.make_room(joined=False, invited=False, public=True)
     async with house.running(*house.everything):
@@ -281,7 +285,7 @@ async def test_a_tombstone_that_points_at_a_foreign_room_leads_out_again(house: 
     ("answer", "asked"), [(Forbidden(), 1), (Unreachable(reason="x"), 2), (Failed(status=500), 2)]
 )
 async def test_who_is_not_let_out_of_a_foreign_room_does_not_insist(
-    house: House, answer: Any, asked: int
+    house: Harness, answer: Any, asked: int
 ) -> None:
     old = await old_room(house, public=True)
     foreign = house.homeserver.make_room(joined=False, invited=False, public=True)
@@ -295,7 +299,7 @@ async def test_who_is_not_let_out_of_a_foreign_room_does_not_insist(
     assert is_in(house, foreign) == (asked == 1)
 
 
-async def test_a_foreign_room_that_the_bot_is_in_is_left_alone(house: House) -> None:
+async def test_a_foreign_room_that_the_bot_is_in_is_left_alone(house: Harness) -> None:
     old = await old_room(house, public=True)
     foreign = await old_room(house, None, public=True)
     house.homeserver.notices.clear()
@@ -308,7 +312,7 @@ async def test_a_foreign_room_that_the_bot_is_in_is_left_alone(house: House) -> 
 
 
 async def test_a_room_that_only_calls_itself_a_successor_is_greeted_like_any_other(
-    house: House,
+    house: Harness,
 ) -> None:
     old = await old_room(house)
     async with house.running(*house.everything):
@@ -319,7 +323,7 @@ async def test_a_room_that_only_calls_itself_a_successor_is_greeted_like_any_oth
     assert house.homeserver.lifetime_of(fake) is None
 
 
-async def test_of_two_rooms_that_claim_a_successor_the_true_one_counts(house: House) -> None:
+async def test_of_two_rooms_that_claim_a_successor_the_true_one_counts(house: Harness) -> None:
     old, liar = await old_room(house, public=True), await old_room(house, MINUTE, public=True)
     async with house.running(*house.everything):
         new = house.homeserver.upgrade(old, tombstone=False)
@@ -333,7 +337,7 @@ async def test_of_two_rooms_that_claim_a_successor_the_true_one_counts(house: Ho
     assert house.homeserver.heard(new) == [MOVED]
 
 
-async def test_two_claims_at_once_lead_to_the_true_lifetime(house: House) -> None:
+async def test_two_claims_at_once_lead_to_the_true_lifetime(house: Harness) -> None:
     liar, old = await old_room(house, MINUTE, public=True), await old_room(house, public=True)
     new = house.homeserver.upgrade(old)
     house.homeserver.bury(liar, new)
@@ -344,7 +348,7 @@ async def test_two_claims_at_once_lead_to_the_true_lifetime(house: House) -> Non
     assert house.homeserver.heard(new)[-1] == MOVED
 
 
-async def test_a_tombstone_that_was_taken_back_leads_nowhere(house: House) -> None:
+async def test_a_tombstone_that_was_taken_back_leads_nowhere(house: Harness) -> None:
     old = await old_room(house)
     async with house.running(*house.everything):
         new = house.homeserver.upgrade(old, tombstone=False)
@@ -360,7 +364,7 @@ async def test_a_tombstone_that_was_taken_back_leads_nowhere(house: House) -> No
 
 
 @pytest.mark.parametrize("named", [None, 7, {}, "", "#alias:example.org", "!" + "x" * 300, "self"])
-async def test_a_tombstone_that_names_no_room_leads_nowhere(house: House, named: object) -> None:
+async def test_a_tombstone_that_names_no_room_leads_nowhere(house: Harness, named: object) -> None:
     old = await old_room(house)
     async with house.running(*house.everything):
         house.homeserver.bury(old, old if named == "self" else named)
@@ -369,7 +373,7 @@ async def test_a_tombstone_that_names_no_room_leads_nowhere(house: House, named:
     assert house.homeserver.heard(old) == []
 
 
-async def test_a_message_that_looks_like_a_tombstone_leads_nowhere(house: House) -> None:
+async def test_a_message_that_looks_like_a_tombstone_leads_nowhere(house: Harness) -> None:
     old = await old_room(house)
     new = house.homeserver.upgrade(old, tombstone=False)
     content = {"replacement_room": new}
@@ -383,7 +387,7 @@ async def test_a_message_that_looks_like_a_tombstone_leads_nowhere(house: House)
 # --- more than one upgrade -----------------------------------------------------------------------
 
 
-async def test_a_chain_of_upgrades_is_followed_to_its_end(house: House) -> None:
+async def test_a_chain_of_upgrades_is_followed_to_its_end(house: Harness) -> None:
     first = await old_room(house, public=True)
     second = house.homeserver.upgrade(first)
     third = house.homeserver.upgrade(second)
@@ -395,7 +399,7 @@ async def test_a_chain_of_upgrades_is_followed_to_its_end(house: House) -> None:
     assert house.homeserver.heard(third) == [MOVED]
 
 
-async def test_nothing_foreign_is_inherited_along_a_chain(house: House) -> None:
+async def test_nothing_foreign_is_inherited_along_a_chain(house: Harness) -> None:
     """A liar points at a room that was replaced itself: its heir gets nothing of the liar's."""
     liar = await old_room(house, MINUTE, public=True)
     second = house.homeserver.make_room(joined=False, invited=False, public=True)
@@ -412,7 +416,7 @@ async def test_nothing_foreign_is_inherited_along_a_chain(house: House) -> None:
     assert house.homeserver.lifetime_of(third) is None
 
 
-async def test_a_successor_that_the_bot_is_in_already_gets_the_lifetime(house: House) -> None:
+async def test_a_successor_that_the_bot_is_in_already_gets_the_lifetime(house: Harness) -> None:
     old = await old_room(house)
     async with house.running(*house.everything):
         new = house.homeserver.upgrade(old, tombstone=False)
@@ -424,7 +428,7 @@ async def test_a_successor_that_the_bot_is_in_already_gets_the_lifetime(house: H
     assert house.homeserver.heard(new)[1:] == [MOVED]
 
 
-async def test_a_bot_that_is_banned_there_asks_once(house: House) -> None:
+async def test_a_bot_that_is_banned_there_asks_once(house: Harness) -> None:
     old = await old_room(house, public=True)
     house.homeserver.fail_next(Forbidden(), on="join")
     async with house.running(*house.everything):
@@ -445,14 +449,14 @@ def test_malformed_state_names_no_room(event: Any) -> None:
 # --- what is remembered ---------------------------------------------------------------------------
 
 
-async def pairs(house: House) -> int:
+async def pairs(house: Harness) -> int:
     async with house.store._db.transaction() as db:
         [(found,)] = await db.rows("SELECT count(*) FROM successors")
     return int(found)
 
 
 async def test_a_room_that_names_one_successor_after_another_is_believed_some(
-    house: House,
+    house: Harness,
 ) -> None:
     old = await old_room(house)
     async with house.running(*house.everything):
@@ -468,7 +472,7 @@ async def test_a_room_that_names_one_successor_after_another_is_believed_some(
     assert house.homeserver.lifetime_of(new) == TAKEN
 
 
-async def test_pairs_end_a_month_after_the_older_room_was_left(house: House) -> None:
+async def test_pairs_end_a_month_after_the_older_room_was_left(house: Harness) -> None:
     old = await old_room(house)
     async with house.running(*house.everything):
         new = house.homeserver.upgrade(old)

@@ -8,20 +8,20 @@ import logging
 import pytest
 
 from bot.core.outcomes import Outcome
-from bot.core.timeline import Item, Stretch, Unheard
+from bot.core.timeline import Item, RoomUpdate, Undecryptable
 from bot.core.types import Event, EventID, RoomID
-from bot.services.late_keys import ASK_AFTER, ASK_AGAIN_AFTER, GIVE_UP_AFTER, Late
+from bot.services.late_keys import ASK_AFTER, ASK_AGAIN_AFTER, GIVE_UP_AFTER, LateKeys
 from bot.services.late_keys import WITHIN as LATE_WITHIN
 from bot.services.outbox import SETTING_WITHIN, WORDS_WITHIN
 from tests.services.test_media_deletion import Shelf
 from tests.services.test_relations import relate
 from tests.services.test_room_upgrades import old_room
 from tests.support.fake_homeserver import ALICE, BOB
-from tests.support.harness import DAY, MINUTE, SECOND, House
+from tests.support.harness import DAY, MINUTE, SECOND, Harness
 
 
 @pytest.fixture
-async def rooms(house: House) -> list[RoomID]:
+async def rooms(house: Harness) -> list[RoomID]:
     """Rooms with a lifetime of a minute, which the bot has known for a while."""
     found = [house.homeserver.make_room() for _ in range(3)]
     async with house.running(house.intake):
@@ -31,19 +31,19 @@ async def rooms(house: House) -> list[RoomID]:
     return found
 
 
-async def command(house: House, room: RoomID, text: str) -> EventID:
+async def command(house: Harness, room: RoomID, text: str) -> EventID:
     """Let the bot read a command, and not react yet."""
     async with house.running(house.intake):
         return await house.said_in(room, text)
 
 
-def lifetime(house: House, room: RoomID) -> object:
+def lifetime(house: Harness, room: RoomID) -> object:
     return (house.homeserver.lifetime_of(room) or {}).get("timer")
 
 
 @pytest.mark.parametrize("method", ["name_of", "power", "say", "policy_event", "set_policy"])
 async def test_answers_and_lifetimes_of_other_rooms_go_on(
-    house: House, rooms: list[RoomID], method: str
+    house: Harness, rooms: list[RoomID], method: str
 ) -> None:
     for room in rooms:
         await command(house, room, "!expire 5m")
@@ -61,7 +61,7 @@ async def test_answers_and_lifetimes_of_other_rooms_go_on(
 
 @pytest.mark.parametrize("answer", [False, True])
 async def test_a_lifetime_waits_for_no_words(
-    house: House, rooms: list[RoomID], answer: bool
+    house: Harness, rooms: list[RoomID], answer: bool
 ) -> None:
     """Not for those before it, which cannot be sent, and not for those that say it is set."""
     await command(house, rooms[0], "!expire help")
@@ -78,7 +78,7 @@ async def test_a_lifetime_waits_for_no_words(
     assert said[1].startswith("“alice” (@alice:example.org) turned disappearing messages off")
 
 
-async def test_a_lifetime_waits_for_no_words_that_hang_in_many_rooms(house: House) -> None:
+async def test_a_lifetime_waits_for_no_words_that_hang_in_many_rooms(house: Harness) -> None:
     many = [house.homeserver.make_room() for _ in range(25)]
     house.homeserver.hold("say")
     async with house.running(house.intake, house.speaker):
@@ -88,7 +88,7 @@ async def test_a_lifetime_waits_for_no_words_that_hang_in_many_rooms(house: Hous
 
 
 async def test_words_that_take_too_long_are_put_off_and_that_is_said(
-    house: House, rooms: list[RoomID], caplog: pytest.LogCaptureFixture
+    house: Harness, rooms: list[RoomID], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     house.homeserver.hang("say", rooms[0])
@@ -105,7 +105,7 @@ async def test_words_that_take_too_long_are_put_off_and_that_is_said(
 
 
 async def test_a_lifetime_that_takes_too_long_to_write_is_tried_again(
-    house: House, rooms: list[RoomID], caplog: pytest.LogCaptureFixture
+    house: Harness, rooms: list[RoomID], caplog: pytest.LogCaptureFixture
 ) -> None:
     house.homeserver.hang("set_policy", rooms[0])
     async with house.running(house.intake, house.speaker):
@@ -118,7 +118,7 @@ async def test_a_lifetime_that_takes_too_long_to_write_is_tried_again(
 
 
 async def test_questions_about_parents_in_other_rooms_go_on(
-    house: House, rooms: list[RoomID]
+    house: Harness, rooms: list[RoomID]
 ) -> None:
     gone = {room: EventID(f"$gone-in-{room}") for room in rooms}
     edits = []
@@ -149,7 +149,7 @@ async def test_questions_about_parents_in_other_rooms_go_on(
 
 
 @pytest.mark.parametrize("method", ["join", "set_policy"])
-async def test_successors_of_other_rooms_are_followed(house: House, method: str) -> None:
+async def test_successors_of_other_rooms_are_followed(house: Harness, method: str) -> None:
     old = [await old_room(house, public=True) for _ in range(3)]
     house.homeserver.hold(method)
     async with house.running(*house.everything):
@@ -169,7 +169,7 @@ async def test_successors_of_other_rooms_are_followed(house: House, method: str)
 class Keys:
     """A homeserver whose `event` hangs for one room; a key is there once it is named."""
 
-    def __init__(self, house: House, slow: RoomID) -> None:
+    def __init__(self, house: Harness, slow: RoomID) -> None:
         self._house, self._slow = house, slow
         self.come: set[str] = set()
         self.asked_for: list[str] = []
@@ -190,19 +190,19 @@ class Keys:
 
 @pytest.mark.parametrize("come", [True, False])
 async def test_keys_that_come_late_in_other_rooms_are_used(
-    house: House, rooms: list[RoomID], come: bool
+    house: Harness, rooms: list[RoomID], come: bool
 ) -> None:
     now = house.clock.now()
     for room in rooms:
         items: list[Item] = [
-            Unheard(event_id=EventID(f"${n}-{room}"), sender=ALICE, session_id=f"{n}", at=now)
+            Undecryptable(event_id=EventID(f"${n}-{room}"), sender=ALICE, session_id=f"{n}", at=now)
             for n in range(3)
         ]
-        await house.commit(Stretch(room_id=room, items=items, encrypted=True))
+        await house.commit(RoomUpdate(room_id=room, items=items, encrypted=True))
     keys = Keys(house, rooms[0])
     if come:
         keys.come = {"0", "1", "2"}
-    late = Late(keys, house.store, house.reader, house.clock, wake_others=house.wake)
+    late = LateKeys(keys, house.store, house.reader, house.clock, wake_others=house.wake)
     async with house.running(late):
         await house.advance(ASK_AFTER)
         await house.advance(GIVE_UP_AFTER)
@@ -214,17 +214,17 @@ async def test_keys_that_come_late_in_other_rooms_are_used(
 
 
 async def test_a_late_message_that_hangs_holds_up_its_room_for_a_while_only(
-    house: House, rooms: list[RoomID]
+    house: Harness, rooms: list[RoomID]
 ) -> None:
     now = house.clock.now()
     items: list[Item] = [
-        Unheard(event_id=EventID(f"${n}"), sender=ALICE, session_id=f"{n}", at=now + n)
+        Undecryptable(event_id=EventID(f"${n}"), sender=ALICE, session_id=f"{n}", at=now + n)
         for n in range(3)
     ]
-    await house.commit(Stretch(room_id=rooms[0], items=items, encrypted=True))
+    await house.commit(RoomUpdate(room_id=rooms[0], items=items, encrypted=True))
     keys = Keys(house, rooms[0])
     keys.come = {"0"}
-    late = Late(keys, house.store, house.reader, house.clock, wake_others=house.wake)
+    late = LateKeys(keys, house.store, house.reader, house.clock, wake_others=house.wake)
     async with house.running(late):
         await house.advance(LATE_WITHIN)
         await house.advance(LATE_WITHIN)
@@ -232,17 +232,17 @@ async def test_a_late_message_that_hangs_holds_up_its_room_for_a_while_only(
 
 
 async def test_a_late_message_that_is_being_read_is_not_read_again(
-    house: House, rooms: list[RoomID]
+    house: Harness, rooms: list[RoomID]
 ) -> None:
     now = house.clock.now()
     for room in rooms[:2]:
         items: list[Item] = [
-            Unheard(event_id=EventID(f"$in-{room}"), sender=ALICE, session_id=room, at=now)
+            Undecryptable(event_id=EventID(f"$in-{room}"), sender=ALICE, session_id=room, at=now)
         ]
-        await house.commit(Stretch(room_id=room, items=items, encrypted=True))
+        await house.commit(RoomUpdate(room_id=room, items=items, encrypted=True))
     keys = Keys(house, rooms[0])
     keys.come = {rooms[0]}
-    late = Late(keys, house.store, house.reader, house.clock, wake_others=house.wake)
+    late = LateKeys(keys, house.store, house.reader, house.clock, wake_others=house.wake)
     async with house.running(late):
         keys.come = set(rooms[:2])
         late.wake.set()
@@ -253,17 +253,17 @@ async def test_a_late_message_that_is_being_read_is_not_read_again(
 
 
 async def test_more_keys_than_are_asked_for_twice_keep_nobody_busy(
-    house: House, rooms: list[RoomID], monkeypatch: pytest.MonkeyPatch
+    house: Harness, rooms: list[RoomID], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bot.services.late_keys.MOST_ASKED_TWICE", 2)
     now = house.clock.now()
     items: list[Item] = [
-        Unheard(event_id=EventID(f"${n}"), sender=ALICE, session_id=f"{n}", at=now)
+        Undecryptable(event_id=EventID(f"${n}"), sender=ALICE, session_id=f"{n}", at=now)
         for n in range(5)
     ]
-    await house.commit(Stretch(room_id=rooms[0], items=items, encrypted=True))
+    await house.commit(RoomUpdate(room_id=rooms[0], items=items, encrypted=True))
     keys = Keys(house, rooms[1])
-    late = Late(keys, house.store, house.reader, house.clock, wake_others=house.wake)
+    late = LateKeys(keys, house.store, house.reader, house.clock, wake_others=house.wake)
     async with house.running(late):
         await house.advance(ASK_AFTER)
         await house.advance(ASK_AGAIN_AFTER)
@@ -272,7 +272,7 @@ async def test_more_keys_than_are_asked_for_twice_keep_nobody_busy(
         assert await house.store.keys.waiting() == []
 
 
-async def test_other_files_are_deleted_beside_one_that_hangs(house: House) -> None:
+async def test_other_files_are_deleted_beside_one_that_hangs(house: Harness) -> None:
     shelf = Shelf(house)
     async with house.running(house.intake):
         pass

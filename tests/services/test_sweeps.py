@@ -12,24 +12,24 @@ from bot.core.timeline import Sweep
 from bot.core.types import Event, EventID, RoomID, UserID
 from bot.services.sweeps import TRIES, _never_held
 from tests.support.fake_homeserver import ALICE
-from tests.support.harness import DAY, MINUTE, SECOND, House
+from tests.support.harness import DAY, MINUTE, SECOND, Harness
 
 HOUR = 60 * MINUTE
 REMOTE = UserID("@carol:elsewhere.org")
 
 
-async def lose_disk(house: House) -> None:
+async def lose_disk(house: Harness) -> None:
     """Take the database away, and start again with the same account."""
     house.path = Path(f"{house.path}2")
     await house.restart()
 
 
-def leave(house: House) -> None:
+def leave(house: Harness) -> None:
     """Let time pass in which nothing is written."""
     house.clock.advance(SECOND)
 
 
-async def test_a_lost_disk_loses_no_timer_and_touches_nothing_that_stays(house: House) -> None:
+async def test_a_lost_disk_loses_no_timer_and_touches_nothing_that_stays(house: Harness) -> None:
     room, says = house.homeserver.make_room(), house.homeserver.send
     before = says(room, "from before")
     house.homeserver.set_lifetime(room, DAY)
@@ -57,7 +57,7 @@ async def test_a_lost_disk_loses_no_timer_and_touches_nothing_that_stays(house: 
     assert [house.homeserver.is_redacted(room, one) for one in (old, young)] == [True, True]
 
 
-async def test_commands_of_long_ago_are_not_carried_out_again(house: House) -> None:
+async def test_commands_of_long_ago_are_not_carried_out_again(house: Harness) -> None:
     room = house.homeserver.make_room()
     async with house.running(*house.everything):
         await house.said_in(room, "!expire 2h")
@@ -71,7 +71,7 @@ async def test_commands_of_long_ago_are_not_carried_out_again(house: House) -> N
     assert len(house.homeserver.heard(room)) == heard
 
 
-async def test_what_is_said_while_a_room_is_swept_does_not_wait(house: House) -> None:
+async def test_what_is_said_while_a_room_is_swept_does_not_wait(house: Harness) -> None:
     room = house.homeserver.make_room()
     house.homeserver.set_lifetime(room, MINUTE)
     for number in range(30):
@@ -86,7 +86,7 @@ async def test_what_is_said_while_a_room_is_swept_does_not_wait(house: House) ->
         assert await house.timers() == {}
 
 
-async def test_rooms_are_swept_in_turns(house: House) -> None:
+async def test_rooms_are_swept_in_turns(house: Harness) -> None:
     rooms = [house.homeserver.make_room() for _ in range(2)]
     for room in rooms:
         house.homeserver.set_lifetime(room, DAY)
@@ -102,7 +102,7 @@ async def test_rooms_are_swept_in_turns(house: House) -> None:
     assert seen[:4] in ([*rooms, *rooms], [*rooms[::-1], *rooms[::-1]])
 
 
-async def test_a_sweep_goes_on_where_it_was_killed(house: House) -> None:
+async def test_a_sweep_goes_on_where_it_was_killed(house: Harness) -> None:
     room = house.homeserver.make_room()
     house.homeserver.set_lifetime(room, DAY)
     sent = [house.homeserver.send(room, f"{number}") for number in range(20)]
@@ -120,7 +120,7 @@ async def test_a_sweep_goes_on_where_it_was_killed(house: House) -> None:
     assert len(house.homeserver.times("page_back")) - asked <= 5
 
 
-async def test_a_walk_ends_where_a_lifetime_was_set_for_the_first_time(house: House) -> None:
+async def test_a_walk_ends_where_a_lifetime_was_set_for_the_first_time(house: Harness) -> None:
     room = house.homeserver.make_room()
     for number in range(20):
         house.homeserver.send(room, f"stays {number}")
@@ -133,7 +133,7 @@ async def test_a_walk_ends_where_a_lifetime_was_set_for_the_first_time(house: Ho
 
 
 async def test_a_walk_goes_on_through_what_is_overdue_for_longer_than_any_lifetime(
-    house: House,
+    house: Harness,
 ) -> None:
     room = house.homeserver.make_room()
     house.homeserver.set_lifetime(room, DAY)
@@ -146,7 +146,7 @@ async def test_a_walk_goes_on_through_what_is_overdue_for_longer_than_any_lifeti
 
 @pytest.mark.parametrize("failure", [Failed(status=500), Unreachable(reason="x")])
 async def test_a_page_that_cannot_be_had_is_asked_for_again(
-    house: House, failure: Failed | Unreachable
+    house: Harness, failure: Failed | Unreachable
 ) -> None:
     room = house.homeserver.make_room()
     house.homeserver.set_lifetime(room, DAY)
@@ -161,7 +161,7 @@ async def test_a_page_that_cannot_be_had_is_asked_for_again(
 # --- a hole that another homeserver left ---------------------------------------------------------
 
 
-async def shared_room(house: House) -> RoomID:
+async def shared_room(house: Harness) -> RoomID:
     """Return a room with people of two homeservers, read up to now."""
     room = house.homeserver.make_room()
     house.homeserver.set_member(room, REMOTE, "join")
@@ -172,12 +172,12 @@ async def shared_room(house: House) -> RoomID:
     return room
 
 
-async def clear(house: House) -> None:
+async def clear(house: Harness) -> None:
     while (sweep := await house.store.sweeps.next()) is not None:
         await house.store.sweeps.end(sweep)
 
 
-async def test_a_room_that_the_homeserver_refuses_to_show_is_told(house: House) -> None:
+async def test_a_room_that_the_homeserver_refuses_to_show_is_told(house: Harness) -> None:
     room = house.homeserver.make_room()
     house.homeserver.set_lifetime(room, DAY)
     async with house.running(house.intake):
@@ -191,7 +191,7 @@ async def test_a_room_that_the_homeserver_refuses_to_show_is_told(house: House) 
     assert any("could not read everything" in one for one in house.homeserver.heard(room))
 
 
-async def test_a_room_that_may_not_be_read_is_looked_at(house: House) -> None:
+async def test_a_room_that_may_not_be_read_is_looked_at(house: Harness) -> None:
     room = house.homeserver.make_room()
     house.homeserver.set_lifetime(room, DAY)
     async with house.running(house.intake):
@@ -210,7 +210,7 @@ async def test_a_room_that_may_not_be_read_is_looked_at(house: House) -> None:
             ]
 
 
-async def test_a_walk_ends_where_there_is_only_what_was_removed_long_ago(house: House) -> None:
+async def test_a_walk_ends_where_there_is_only_what_was_removed_long_ago(house: Harness) -> None:
     room = house.homeserver.make_room()
     house.homeserver.set_lifetime(room, DAY)
     for number in range(40):
@@ -222,7 +222,7 @@ async def test_a_walk_ends_where_there_is_only_what_was_removed_long_ago(house: 
     assert len(house.homeserver.times("page_back")) == 1
 
 
-def put_below(house: House, room: RoomID, text: str) -> EventID:
+def put_below(house: Harness, room: RoomID, text: str) -> EventID:
     """Let an event come that no sync shows: it stands lower than what was read."""
     event_id = house.homeserver.send(room, text, sender=REMOTE)
     whole = house.homeserver.rooms[room]
@@ -233,7 +233,7 @@ def put_below(house: House, room: RoomID, text: str) -> EventID:
     return event_id
 
 
-async def hole(house: House, room: RoomID) -> None:
+async def hole(house: Harness, room: RoomID) -> None:
     """Let the homeserver say that something is missing."""
     since, synced_at = await house.store.position()
     house.homeserver.send(room, "first of what came", sender=REMOTE)
@@ -244,7 +244,7 @@ async def hole(house: House, room: RoomID) -> None:
     await house.intake.take(batch, live=True, first=False, synced_at=synced_at)
 
 
-async def test_messages_that_come_below_what_was_read_are_found(house: House) -> None:
+async def test_messages_that_come_below_what_was_read_are_found(house: Harness) -> None:
     room = await shared_room(house)
     house.homeserver.send(room, "read")
     async with house.running(house.intake):
@@ -255,7 +255,7 @@ async def test_messages_that_come_below_what_was_read_are_found(house: House) ->
         assert missed in await house.timers()
 
 
-async def test_a_homeserver_that_fetches_late_is_asked_again(house: House) -> None:
+async def test_a_homeserver_that_fetches_late_is_asked_again(house: Harness) -> None:
     room = await shared_room(house)
     house.homeserver.send(room, "read")
     async with house.running(house.intake):
@@ -271,7 +271,7 @@ async def test_a_homeserver_that_fetches_late_is_asked_again(house: House) -> No
         assert await house.store.sweeps.left() == 0
 
 
-async def test_a_room_without_strangers_is_not_swept_for_a_hole(house: House) -> None:
+async def test_a_room_without_strangers_is_not_swept_for_a_hole(house: Harness) -> None:
     room = house.homeserver.make_room()
     house.homeserver.set_lifetime(room, DAY)
     async with house.running(house.intake):
@@ -285,7 +285,7 @@ async def test_a_room_without_strangers_is_not_swept_for_a_hole(house: House) ->
     assert len(house.homeserver.times("page_back")) == pages
 
 
-async def test_a_burst_is_no_hole(house: House) -> None:
+async def test_a_burst_is_no_hole(house: Harness) -> None:
     house.homeserver.limit = 3
     room = await shared_room(house)
     async with house.running(house.intake):
@@ -296,7 +296,7 @@ async def test_a_burst_is_no_hole(house: House) -> None:
 
 
 @pytest.mark.parametrize(("days", "far"), [(0, False), (29, False), (30, True), (60, True)])
-def test_a_walk_for_a_hole_ends_thirty_days_before_it(house: House, days: int, far: bool) -> None:
+def test_a_walk_for_a_hole_ends_thirty_days_before_it(house: Harness, days: int, far: bool) -> None:
     since = house.clock.now() - DAY
     sweep = Sweep(room_id=RoomID("!r"), whole=False, since=since, until=since)
     sent = {"type": "m.room.message", "event_id": "$x", "origin_server_ts": since - days * DAY - 1}
@@ -307,7 +307,7 @@ def test_a_walk_for_a_hole_ends_thirty_days_before_it(house: House, days: int, f
 
 @pytest.mark.parametrize(("days", "far"), [(364, False), (365, True), (400, True)])
 def test_a_walk_through_all_ends_where_only_what_is_gone_can_be_due(
-    house: House, days: int, far: bool
+    house: Harness, days: int, far: bool
 ) -> None:
     sweep = Sweep(room_id=RoomID("!r"), whole=True, since=0, until=house.clock.now())
     sent: Event = {"type": "m.room.message", "event_id": "$x", "content": {"body": "x"}}
@@ -317,7 +317,7 @@ def test_a_walk_through_all_ends_where_only_what_is_gone_can_be_due(
     assert not house.sweeper._far([sent, gone], sweep)
 
 
-def test_a_default_that_began_later_covers_nothing_before(house: House) -> None:
+def test_a_default_that_began_later_covers_nothing_before(house: Harness) -> None:
     began = house.clock.now()
     events = [{"origin_server_ts": began - 1}, {"origin_server_ts": began - 2}]
     assert _never_held((), events)

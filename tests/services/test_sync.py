@@ -13,11 +13,11 @@ from bot.core.sync_batch import RoomBatch, SyncBatch
 from bot.core.types import EventID, Millis, RoomID
 from bot.services.sync import LIVE
 from tests.support.fake_homeserver import ALICE, BOB, BOT
-from tests.support.harness import DAY, MINUTE, SECOND, House
+from tests.support.harness import DAY, MINUTE, SECOND, Harness
 
 
 @pytest.fixture
-async def room(house: House) -> RoomID:
+async def room(house: Harness) -> RoomID:
     """A room that the bot has known for a while, with a lifetime of a minute."""
     room = house.homeserver.make_room()
     house.homeserver.set_lifetime(room, MINUTE)
@@ -26,7 +26,7 @@ async def room(house: House) -> RoomID:
     return room
 
 
-async def dues(house: House, *sent: EventID) -> list[Millis | None]:
+async def dues(house: Harness, *sent: EventID) -> list[Millis | None]:
     """Return in how many milliseconds from now each message is due."""
     timers = await house.timers()
     return [timers[one] - house.clock.now() if one in timers else None for one in sent]
@@ -35,13 +35,13 @@ async def dues(house: House, *sent: EventID) -> list[Millis | None]:
 # --- what gets a timer ---------------------------------------------------------------------------
 
 
-async def test_a_message_becomes_a_timer_when_it_is_seen(house: House, room: RoomID) -> None:
+async def test_a_message_becomes_a_timer_when_it_is_seen(house: Harness, room: RoomID) -> None:
     async with house.running(house.intake):
         sent = await house.said_in(room, "hello")
         assert await dues(house, sent) == [MINUTE]
 
 
-async def test_any_event_that_is_not_state_becomes_a_timer(house: House, room: RoomID) -> None:
+async def test_any_event_that_is_not_state_becomes_a_timer(house: Harness, room: RoomID) -> None:
     kinds = ["m.room.message", "m.reaction", "m.sticker", "m.poll.start", "m.call.invite", "any"]
     async with house.running(house.intake):
         sent = [house.homeserver.add(room, {"type": kind}) for kind in kinds]
@@ -51,7 +51,7 @@ async def test_any_event_that_is_not_state_becomes_a_timer(house: House, room: R
         assert await dues(house, *sent) == [MINUTE] * len(sent)
 
 
-async def test_state_and_redactions_get_no_timer(house: House, room: RoomID) -> None:
+async def test_state_and_redactions_get_no_timer(house: Harness, room: RoomID) -> None:
     async with house.running(house.intake):
         sent = await house.said_in(room, "hello")
         house.homeserver.redact_as(room, sent)
@@ -61,7 +61,7 @@ async def test_state_and_redactions_get_no_timer(house: House, room: RoomID) -> 
     assert await house.timers() == {}
 
 
-async def test_what_was_said_before_the_bot_came_stays(house: House) -> None:
+async def test_what_was_said_before_the_bot_came_stays(house: Harness) -> None:
     await house.store.commit("s0", house.clock.now(), [])
     room = house.homeserver.make_room(invited=False, joined=False)
     house.homeserver.set_lifetime(room, MINUTE)
@@ -72,7 +72,7 @@ async def test_what_was_said_before_the_bot_came_stays(house: House) -> None:
         assert await dues(house, before, after) == [None, MINUTE]
 
 
-async def test_a_new_database_begins_with_now_and_knows_the_lifetimes(house: House) -> None:
+async def test_a_new_database_begins_with_now_and_knows_the_lifetimes(house: Harness) -> None:
     room = house.homeserver.make_room()
     house.homeserver.set_lifetime(room, MINUTE)
     before = house.homeserver.send(room, "!expire 2m")
@@ -86,7 +86,7 @@ async def test_a_new_database_begins_with_now_and_knows_the_lifetimes(house: Hou
 
 
 async def test_a_live_message_begins_when_it_is_seen_whatever_its_stamp_says(
-    house: House, room: RoomID
+    house: Harness, room: RoomID
 ) -> None:
     async with house.running(house.intake):
         sent = [
@@ -98,7 +98,7 @@ async def test_a_live_message_begins_when_it_is_seen_whatever_its_stamp_says(
 
 
 async def test_a_message_that_waited_for_the_bot_began_when_it_was_sent(
-    house: House, room: RoomID
+    house: Harness, room: RoomID
 ) -> None:
     house.clock.advance(30 * SECOND)
     sent = house.homeserver.send(room, "while you were away")
@@ -108,7 +108,7 @@ async def test_a_message_that_waited_for_the_bot_began_when_it_was_sent(
 
 
 async def test_a_forged_stamp_cannot_leave_the_time_the_bot_was_away(
-    house: House, room: RoomID
+    house: Harness, room: RoomID
 ) -> None:
     house.clock.advance(40 * SECOND)
     sent = [
@@ -119,7 +119,7 @@ async def test_a_forged_stamp_cannot_leave_the_time_the_bot_was_away(
         assert await dues(house, *sent) == [20 * SECOND, MINUTE]
 
 
-async def test_a_sync_that_comes_soon_after_the_last_is_live(house: House, room: RoomID) -> None:
+async def test_a_sync_that_comes_soon_after_the_last_is_live(house: Harness, room: RoomID) -> None:
     house.clock.advance(LIVE)
     sent = house.homeserver.send(room, "hello", at=house.clock.now() - DAY)
     async with house.running(house.intake):
@@ -137,7 +137,7 @@ async def test_a_sync_that_comes_soon_after_the_last_is_live(house: House, room:
     ],
 )
 async def test_the_own_membership_told_again_asks_for_no_review(
-    house: House, room: RoomID, told: list[tuple[str, str]], reviews: list[str]
+    house: Harness, room: RoomID, told: list[tuple[str, str]], reviews: list[str]
 ) -> None:
     """As Synapse does with every sync while the bot redacts in two rooms."""
     await house.store.reviewed(room, suspended=False, owed=[])
@@ -153,7 +153,7 @@ async def test_the_own_membership_told_again_asks_for_no_review(
 
 
 async def test_intake_waits_for_a_homeserver_that_is_away_and_goes_on(
-    house: House, room: RoomID
+    house: Harness, room: RoomID
 ) -> None:
     house.homeserver.fail_next(*[Unreachable(reason="refused")] * 5, on="sync")
     async with house.running(house.intake):
@@ -164,7 +164,7 @@ async def test_intake_waits_for_a_homeserver_that_is_away_and_goes_on(
 
 
 async def test_a_rate_limited_sync_waits_for_exactly_what_was_said(
-    house: House, room: RoomID
+    house: Harness, room: RoomID
 ) -> None:
     house.homeserver.fail_next(RateLimited(retry_after=7_000), on="sync")
     async with house.running(house.intake):
@@ -175,13 +175,13 @@ async def test_a_rate_limited_sync_waits_for_exactly_what_was_said(
         assert len(house.homeserver.times("sync")) > asked
 
 
-async def test_a_rejected_token_ends_intake(house: House) -> None:
+async def test_a_rejected_token_ends_intake(house: Harness) -> None:
     house.homeserver.fail_next(TokenRejectedError("M_UNKNOWN_TOKEN"), on="sync")
     with pytest.raises(TokenRejectedError):
         await house.intake.run()
 
 
-async def test_intake_stops_in_the_middle_of_a_long_poll(house: House, room: RoomID) -> None:
+async def test_intake_stops_in_the_middle_of_a_long_poll(house: Harness, room: RoomID) -> None:
     run = asyncio.ensure_future(house.intake.run())
     await house.rest()
     house.intake.stop()
@@ -189,7 +189,7 @@ async def test_intake_stops_in_the_middle_of_a_long_poll(house: House, room: Roo
 
 
 async def test_intake_stops_that_was_told_so_before_its_poll_began(
-    house: House, room: RoomID
+    house: Harness, room: RoomID
 ) -> None:
     run = asyncio.ensure_future(house.intake.run())
     await asyncio.sleep(0)  # a turn: it is reading its position now
@@ -201,7 +201,7 @@ async def test_intake_stops_that_was_told_so_before_its_poll_began(
 # --- what else a batch says ----------------------------------------------------------------------
 
 
-async def test_the_lifetime_at_a_messages_own_place_counts(house: House, room: RoomID) -> None:
+async def test_the_lifetime_at_a_messages_own_place_counts(house: Harness, room: RoomID) -> None:
     async with house.running(house.intake):
         first = house.homeserver.send(room, "one")
         house.homeserver.set_lifetime(room, 2 * MINUTE)
@@ -212,7 +212,7 @@ async def test_the_lifetime_at_a_messages_own_place_counts(house: House, room: R
         assert await dues(house, first, second, third) == [MINUTE, 2 * MINUTE, None]
 
 
-async def test_a_redaction_takes_the_timer_away(house: House, room: RoomID) -> None:
+async def test_a_redaction_takes_the_timer_away(house: Harness, room: RoomID) -> None:
     async with house.running(house.intake):
         sent = await house.said_in(room, "hello")
         house.homeserver.redact_as(room, sent, BOB)
@@ -220,7 +220,7 @@ async def test_a_redaction_takes_the_timer_away(house: House, room: RoomID) -> N
         assert await house.timers() == {}
 
 
-async def test_to_redact_the_policy_is_to_turn_it_off(house: House, room: RoomID) -> None:
+async def test_to_redact_the_policy_is_to_turn_it_off(house: Harness, room: RoomID) -> None:
     policy = house.homeserver.rooms[room].state()[(POLICY_EVENT, "")]["event_id"]
     async with house.running(house.intake):
         house.homeserver.redact_as(room, policy, BOB)
@@ -229,7 +229,7 @@ async def test_to_redact_the_policy_is_to_turn_it_off(house: House, room: RoomID
 
 
 async def test_a_policy_event_under_another_state_key_is_not_the_rooms(
-    house: House, room: RoomID
+    house: Harness, room: RoomID
 ) -> None:
     async with house.running(house.intake):
         content = {"type": "after_send", "timer": 5 * MINUTE}
@@ -239,7 +239,7 @@ async def test_a_policy_event_under_another_state_key_is_not_the_rooms(
 
 
 async def test_a_change_while_the_bot_was_away_counts_from_its_own_place(
-    house: House, room: RoomID
+    house: Harness, room: RoomID
 ) -> None:
     house.homeserver.limit = 2
     first = house.homeserver.send(room, "one")
@@ -257,7 +257,7 @@ def refused() -> Refused:
 
 
 async def test_a_token_that_is_refused_twice_is_said_and_everything_is_read_anew(
-    house: House, caplog: pytest.LogCaptureFixture
+    house: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
     house.homeserver.limit = 2
     room = house.homeserver.make_room()
@@ -281,7 +281,7 @@ async def test_a_token_that_is_refused_twice_is_said_and_everything_is_read_anew
 
 
 async def test_a_token_that_is_refused_once_is_kept(
-    house: House, room: RoomID, caplog: pytest.LogCaptureFixture
+    house: Harness, room: RoomID, caplog: pytest.LogCaptureFixture
 ) -> None:
     house.homeserver.fail_next(refused(), Unreachable(reason="reset"), refused(), on="sync")
     async with house.running(house.intake):
@@ -293,7 +293,7 @@ async def test_a_token_that_is_refused_once_is_kept(
 
 
 async def test_a_homeserver_that_refuses_every_sync_costs_no_token(
-    house: House, room: RoomID, caplog: pytest.LogCaptureFixture
+    house: Harness, room: RoomID, caplog: pytest.LogCaptureFixture
 ) -> None:
     house.homeserver.fail_next(refused(), refused(), refused(), on="sync")
     async with house.running(house.intake):
@@ -309,7 +309,7 @@ class Restored:
 
     AHEAD = 1_000
 
-    def __init__(self, house: House) -> None:
+    def __init__(self, house: Harness) -> None:
         self._homeserver = house.homeserver
         self._ahead = self.AHEAD
         self._sync = house.homeserver.sync
@@ -327,7 +327,7 @@ class Restored:
 
 
 async def test_what_a_restored_homeserver_heard_before_the_first_sync_goes(
-    house: House, caplog: pytest.LogCaptureFixture
+    house: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
     restored = Restored(house)
     room = house.homeserver.make_room()
@@ -344,7 +344,7 @@ async def test_what_a_restored_homeserver_heard_before_the_first_sync_goes(
     assert caplog.text.count("knows less than before") == 1
 
 
-async def test_a_room_whose_setting_is_gone_after_a_restore_has_none(house: House) -> None:
+async def test_a_room_whose_setting_is_gone_after_a_restore_has_none(house: Harness) -> None:
     restored = Restored(house)
     room = house.homeserver.make_room()
     forgotten = len(house.homeserver.rooms[room].events)

@@ -9,7 +9,7 @@ import pytest
 from bot.core.events import read_event
 from bot.core.lifetimes import POLICY_EVENT
 from tests.services.test_sweeps import lose_disk
-from tests.support.harness import DAY, MINUTE, SECOND, House
+from tests.support.harness import DAY, MINUTE, SECOND, Harness
 
 HOUR = 60 * MINUTE
 
@@ -31,7 +31,7 @@ HOUR = 60 * MINUTE
     ],
 )
 async def test_no_lifetime_of_another_client_is_read_as_off(
-    house: House, content: dict[str, Any], lifetime: int, note: str
+    house: Harness, content: dict[str, Any], lifetime: int, note: str
 ) -> None:
     room = house.homeserver.make_room()
     async with house.running(*house.everything):
@@ -44,7 +44,7 @@ async def test_no_lifetime_of_another_client_is_read_as_off(
 
 
 async def test_a_lifetime_that_cannot_be_read_holds_on_though_the_disk_is_lost(
-    house: House,
+    house: Harness,
 ) -> None:
     room = house.homeserver.make_room()
     house.homeserver.set_lifetime(room, MINUTE)
@@ -59,7 +59,7 @@ async def test_a_lifetime_that_cannot_be_read_holds_on_though_the_disk_is_lost(
     assert [house.homeserver.is_redacted(room, one) for one in sent] == [True] * 3
 
 
-async def test_off_ends_what_could_not_be_read(house: House) -> None:
+async def test_off_ends_what_could_not_be_read(house: Harness) -> None:
     room = house.homeserver.make_room()
     async with house.running(*house.everything):
         house.homeserver.set_lifetime(room, DAY)

@@ -9,13 +9,13 @@ import pytest
 from bot.core.outcomes import Unreachable
 from bot.core.types import EventID, RoomID
 from bot.store.relations import sampled
-from tests.support.harness import MINUTE, SECOND, House
+from tests.support.harness import MINUTE, SECOND, Harness
 
 SAMPLED = next(EventID(f"$s{n}") for n in range(99) if sampled(EventID(f"$s{n}")))
 OTHER = next(EventID(f"$o{n}") for n in range(99) if not sampled(EventID(f"$o{n}")))
 
 
-async def seen_but_not_gone(house: House, event_id: EventID) -> RoomID:
+async def seen_but_not_gone(house: Harness, event_id: EventID) -> RoomID:
     """Return a room where a redaction of a message is seen that the homeserver did not do."""
     room = house.homeserver.make_room()
     house.homeserver.add(room, {"type": "m.room.message", "event_id": event_id})
@@ -27,7 +27,7 @@ async def seen_but_not_gone(house: House, event_id: EventID) -> RoomID:
 
 
 async def test_a_redaction_that_was_seen_and_did_not_happen_is_done_anew(
-    house: House, caplog: pytest.LogCaptureFixture
+    house: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
     house.store.verify = True
     room = await seen_but_not_gone(house, SAMPLED)
@@ -40,7 +40,7 @@ async def test_a_redaction_that_was_seen_and_did_not_happen_is_done_anew(
 
 
 async def test_a_message_that_never_seems_gone_is_not_redacted_again_and_again(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    house: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     house.store.verify = True
 
@@ -55,7 +55,7 @@ async def test_a_message_that_never_seems_gone_is_not_redacted_again_and_again(
     assert 3 < len(house.homeserver.redactions(room, SAMPLED)) < 20
 
 
-async def test_only_a_sample_is_read_back(house: House) -> None:
+async def test_only_a_sample_is_read_back(house: Harness) -> None:
     house.store.verify = True
     room = await seen_but_not_gone(house, OTHER)
     async with house.running(house.redactor):
@@ -65,7 +65,7 @@ async def test_only_a_sample_is_read_back(house: House) -> None:
 
 
 async def test_without_it_nothing_is_read_back(
-    house: House, caplog: pytest.LogCaptureFixture
+    house: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
     await seen_but_not_gone(house, SAMPLED)
     async with house.running(house.redactor):
@@ -75,7 +75,7 @@ async def test_without_it_nothing_is_read_back(
 
 
 async def test_what_is_gone_is_done_with_and_an_outage_is_waited_for(
-    house: House, caplog: pytest.LogCaptureFixture
+    house: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
     house.store.verify = True
     caplog.set_level(logging.INFO)
@@ -100,7 +100,7 @@ def test_the_sample_is_about_a_tenth() -> None:
 
 
 async def test_a_redaction_that_did_not_happen_makes_no_message_go_before_its_time(
-    house: House,
+    house: Harness,
 ) -> None:
     house.store.verify = True
     room = await seen_but_not_gone(house, SAMPLED)

@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from bot.core.lifetimes import Bounds
+from bot.core.lifetimes import LifetimeLimits
 from bot.core.outcomes import Outcome, Unreachable
-from bot.core.timeline import Gap, Message, Said, Stretch, Unheard
+from bot.core.timeline import Command, Gap, Message, RoomUpdate, Undecryptable
 from bot.core.types import EventID, RoomID, UserID
 from bot.store import Store
 from tests.services.test_redactor import gone, messages
-from tests.support.harness import MINUTE, House
+from tests.support.harness import MINUTE, Harness
 
 ROOM = RoomID("!room")
 ALICE = UserID("@alice:example.org")
-BOUNDS = Bounds(minimum=1_000, maximum=10**12)
+BOUNDS = LifetimeLimits(minimum=1_000, maximum=10**12)
 
 
 @pytest.fixture
@@ -28,8 +28,8 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
 
 
 async def test_a_verdict_of_lacking_power_is_looked_at_again(store: Store) -> None:
-    said = Said(digest="one", sender=ALICE, kind="set", setting=5_000, suspends=True)
-    await store.commit("token", 0, [Stretch(room_id=ROOM, items=[said])])
+    said = Command(digest="one", sender=ALICE, kind="set", setting=5_000, suspends=True)
+    await store.commit("token", 0, [RoomUpdate(room_id=ROOM, items=[said])])
     room = await store.room(ROOM)
     assert room is not None
     assert room.suspended
@@ -37,13 +37,13 @@ async def test_a_verdict_of_lacking_power_is_looked_at_again(store: Store) -> No
 
 
 async def test_a_late_command_waits_for_the_gap_after_it(store: Store) -> None:
-    unheard = Unheard(event_id=EventID("$late"), sender=ALICE, session_id="s", at=0)
-    await store.commit("t1", 0, [Stretch(room_id=ROOM, items=[unheard])])
+    unheard = Undecryptable(event_id=EventID("$late"), sender=ALICE, session_id="s", at=0)
+    await store.commit("t1", 0, [RoomUpdate(room_id=ROOM, items=[unheard])])
     assert len(await store.keys.waiting()) == 1
     gap = Gap(room_id=ROOM, token="t2", stop_digest="x", stop_at=0, since=0, until=9)
-    await store.commit("t2", 9, [Stretch(room_id=ROOM, items=[], gap=gap)])
+    await store.commit("t2", 9, [RoomUpdate(room_id=ROOM, items=[], gap=gap)])
     assert await store.keys.waiting() == []
-    said = Said(digest="one", sender=ALICE, kind="set", setting=5_000)
+    said = Command(digest="one", sender=ALICE, kind="set", setting=5_000)
     await store.heard(ROOM, unheard, [said], 9)
     assert await store.next_debt() is None
     found = await store.unread.next_gap()
@@ -57,7 +57,7 @@ async def test_a_late_command_waits_for_the_gap_after_it(store: Store) -> None:
     assert await store.unread.reads(ROOM), "what followed the command is read once more"
 
 
-async def test_a_message_that_is_never_answered_does_not_hold_up_its_room(house: House) -> None:
+async def test_a_message_that_is_never_answered_does_not_hold_up_its_room(house: Harness) -> None:
     room = house.homeserver.make_room()
     sent = await messages(house, room, 4)
     answer = house.homeserver.redact

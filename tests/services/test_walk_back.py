@@ -12,10 +12,10 @@ from bot.core.types import EventID, RoomID
 from tests.services.test_relations import relate
 from tests.services.test_sweeps import HOUR, REMOTE, hole, lose_disk
 from tests.support.fake_homeserver import ALICE
-from tests.support.harness import DAY, MINUTE, SECOND, House
+from tests.support.harness import DAY, MINUTE, SECOND, Harness
 
 
-async def settled(house: House, lifetime: int | None = MINUTE, *, shared: bool = False) -> RoomID:
+async def settled(house: Harness, lifetime: int | None = MINUTE, *, shared: bool = False) -> RoomID:
     """Return a room that nothing is to be found in any more."""
     room = house.homeserver.make_room()
     if shared:
@@ -29,17 +29,17 @@ async def settled(house: House, lifetime: int | None = MINUTE, *, shared: bool =
     return room
 
 
-async def pass_by(house: House, times: int, wait: int) -> None:
+async def pass_by(house: Harness, times: int, wait: int) -> None:
     async with house.running(*house.everything):
         for _ in range(times):
             await house.advance(wait)
 
 
-def gone(house: House, room: RoomID, sent: list[EventID]) -> int:
+def gone(house: Harness, room: RoomID, sent: list[EventID]) -> int:
     return sum(house.homeserver.is_redacted(room, one) for one in sent)
 
 
-async def test_what_is_said_after_off_stays_though_a_hole_is_swept(house: House) -> None:
+async def test_what_is_said_after_off_stays_though_a_hole_is_swept(house: Harness) -> None:
     room = await settled(house, shared=True)
     house.homeserver.limit = 5
     house.homeserver.send(room, "!expire off")  # the bot is away
@@ -53,7 +53,7 @@ async def test_what_is_said_after_off_stays_though_a_hole_is_swept(house: House)
     assert gone(house, room, stays) == 0
 
 
-async def test_what_is_said_after_off_stays_though_the_disk_is_lost(house: House) -> None:
+async def test_what_is_said_after_off_stays_though_the_disk_is_lost(house: Harness) -> None:
     room = await settled(house)
     goes = house.homeserver.send(room, "goes")
     off = house.homeserver.send(room, "!expire off")
@@ -65,7 +65,7 @@ async def test_what_is_said_after_off_stays_though_the_disk_is_lost(house: House
     assert gone(house, room, [off, *stays]) == 0
 
 
-async def test_a_command_and_what_follows_goes_though_the_disk_is_lost(house: House) -> None:
+async def test_a_command_and_what_follows_goes_though_the_disk_is_lost(house: Harness) -> None:
     room = await settled(house, lifetime=None)
     stays = [house.homeserver.send(room, f"before {number}") for number in range(7)]
     goes = [house.homeserver.send(room, "!expire 1m")]  # the bot is away
@@ -77,7 +77,7 @@ async def test_a_command_and_what_follows_goes_though_the_disk_is_lost(house: Ho
     assert gone(house, room, stays) == 0
 
 
-async def test_a_command_that_is_gone_already_still_marks_its_place(house: House) -> None:
+async def test_a_command_that_is_gone_already_still_marks_its_place(house: Harness) -> None:
     room = await settled(house, lifetime=None)
     stays = house.homeserver.send(room, "before")
     async with house.running(*house.everything):
@@ -89,7 +89,9 @@ async def test_a_command_that_is_gone_already_still_marks_its_place(house: House
     assert not house.homeserver.is_redacted(room, stays)
 
 
-async def test_between_two_commands_of_one_absence_holds_what_the_first_said(house: House) -> None:
+async def test_between_two_commands_of_one_absence_holds_what_the_first_said(
+    house: Harness,
+) -> None:
     room = await settled(house)
     house.homeserver.send(room, "!expire off")
     stays = [house.homeserver.send(room, f"keep {number}") for number in range(7)]
@@ -103,7 +105,7 @@ async def test_between_two_commands_of_one_absence_holds_what_the_first_said(hou
 
 
 async def test_a_walk_that_is_killed_between_an_event_and_its_command_knows_that(
-    house: House,
+    house: Harness,
 ) -> None:
     room = await settled(house)
     house.homeserver.send(room, "!expire off")
@@ -122,7 +124,7 @@ async def test_a_walk_that_is_killed_between_an_event_and_its_command_knows_that
 
 
 async def test_a_walk_begins_only_when_the_state_event_of_a_command_has_come_back(
-    house: House,
+    house: Harness,
 ) -> None:
     """Its marks say since when it holds: without them all that was said before would go."""
     room = await settled(house, lifetime=None)
@@ -141,7 +143,7 @@ async def test_a_walk_begins_only_when_the_state_event_of_a_command_has_come_bac
     assert gone(house, room, stays) == 0
 
 
-async def test_a_sweep_changes_no_timer_that_is_there(house: House) -> None:
+async def test_a_sweep_changes_no_timer_that_is_there(house: Harness) -> None:
     room = await settled(house, DAY)
     async with house.running(*house.everything):
         message = await house.said_in(room, "hello")
@@ -161,7 +163,7 @@ async def test_a_sweep_changes_no_timer_that_is_there(house: House) -> None:
         }
 
 
-async def test_only_what_the_bot_itself_wrote_says_since_when(house: House) -> None:
+async def test_only_what_the_bot_itself_wrote_says_since_when(house: Harness) -> None:
     room = await settled(house)
     first = [house.homeserver.send(room, f"goes {number}") for number in range(3)]
     content = policy_content(0, [(first[0], 0)])

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bot.core.timeline import Change, Gap, Item, Message, Redaction, Said, Stretch
+from bot.core.timeline import Change, Command, Gap, Item, Message, Redaction, RoomUpdate
 from bot.core.types import EventID, Millis, RoomID, UserID
 from bot.store import Store
 from bot.store.gaps import CHUNK
@@ -36,14 +36,14 @@ def messages(*names: object) -> list[Item]:
     return [Message(event_id=EventID(f"${name}"), sent=NOW) for name in names]
 
 
-def command(setting: Millis, digest: str = "command") -> Said:
-    return Said(digest=digest, sender=ALICE, kind="set", setting=setting)
+def command(setting: Millis, digest: str = "command") -> Command:
+    return Command(digest=digest, sender=ALICE, kind="set", setting=setting)
 
 
 async def say(store: Store, *items: Item, gap: bool = False, room: RoomID = ROOM) -> None:
     """Commit what a sync brings of a room, perhaps behind a gap."""
     before = Gap(room_id=room, token="t1", stop_digest="d", stop_at=1, since=2, until=NOW)
-    stretch = Stretch(room_id=room, items=list(items), gap=before if gap else None)
+    stretch = RoomUpdate(room_id=room, items=list(items), gap=before if gap else None)
     await store.commit("s1", NOW, [stretch])
 
 

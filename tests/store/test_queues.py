@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from bot.core.policy import Debt
+from bot.core.policy import OutboxItem
 from bot.core.successors import Stage, Successor
-from bot.core.timeline import Gap, Item, Message, Said, Stretch, Sweep
-from bot.core.timers import File, Orphan
+from bot.core.timeline import Command, Gap, Item, Message, RoomUpdate, Sweep
+from bot.core.timers import File, PendingRelation
 from bot.core.types import EventID, RoomID, UserID
 from bot.store import Store
-from tests.support.harness import DAY, House
+from tests.support.harness import DAY, Harness
 
 ROOMS = [RoomID("!one"), RoomID("!two"), RoomID("!three")]
 ALICE = UserID("@alice:example.org")
@@ -21,11 +21,11 @@ ALICE = UserID("@alice:example.org")
 Find = Callable[[Store, Collection[RoomID]], Awaitable[Any]]
 
 
-async def words(store: Store, busy: Collection[RoomID]) -> Debt | None:
+async def words(store: Store, busy: Collection[RoomID]) -> OutboxItem | None:
     return await store.next_debt(busy, setting=False)
 
 
-async def setting(store: Store, busy: Collection[RoomID]) -> Debt | None:
+async def setting(store: Store, busy: Collection[RoomID]) -> OutboxItem | None:
     return await store.next_debt(busy, setting=True)
 
 
@@ -38,7 +38,7 @@ async def sweep(store: Store, busy: Collection[RoomID]) -> Sweep | None:
     return await store.sweeps.next(busy)
 
 
-async def orphan(store: Store, busy: Collection[RoomID]) -> Orphan | None:
+async def orphan(store: Store, busy: Collection[RoomID]) -> PendingRelation | None:
     return await store.kin.next_orphan(busy)
 
 
@@ -46,15 +46,15 @@ async def successor(store: Store, busy: Collection[RoomID]) -> Successor | None:
     return await store.successors.next(busy)
 
 
-async def fill(house: House, room: RoomID, find: Find) -> None:
+async def fill(house: Harness, room: RoomID, find: Find) -> None:
     """Let something wait in a room."""
     await house.enter(room, DAY)
     items: list[Item] = []
     stretch: dict[str, Any] = {}
     if find is words:
-        items = [Said(digest=f"help in {room}", sender=ALICE, kind="help")]
+        items = [Command(digest=f"help in {room}", sender=ALICE, kind="help")]
     elif find is setting:
-        items = [Said(digest=f"set in {room}", sender=ALICE, kind="set", setting=5_000)]
+        items = [Command(digest=f"set in {room}", sender=ALICE, kind="set", setting=5_000)]
     elif find is orphan:
         items = [Message(event_id=EventID("$child"), sent=0, parent=EventID("$parent"))]
     elif find is gap:
@@ -66,11 +66,11 @@ async def fill(house: House, room: RoomID, find: Find) -> None:
             room_id=room, predecessor=RoomID("!old"), setting=None, via="x", stage=Stage.INSIDE
         )
         await house.store.successors.claim(one, now=0)
-    await house.commit(Stretch(room_id=room, items=items, **stretch))
+    await house.commit(RoomUpdate(room_id=room, items=items, **stretch))
 
 
 @pytest.mark.parametrize("find", [words, setting, gap, sweep, orphan, successor])
-async def test_rooms_at_work_are_passed_over_and_no_others(house: House, find: Find) -> None:
+async def test_rooms_at_work_are_passed_over_and_no_others(house: Harness, find: Find) -> None:
     for room in ROOMS:
         await fill(house, room, find)
     busy: list[RoomID] = []
@@ -84,7 +84,7 @@ async def test_rooms_at_work_are_passed_over_and_no_others(house: House, find: F
 
 
 async def test_words_stand_behind_a_lifetime_of_their_room_that_is_not_set_yet(
-    house: House,
+    house: Harness,
 ) -> None:
     await fill(house, ROOMS[0], setting)
     await fill(house, ROOMS[0], words)
@@ -102,20 +102,20 @@ async def test_words_stand_behind_a_lifetime_of_their_room_that_is_not_set_yet(
 
 
 async def test_a_lifetime_that_a_later_command_replaced_is_not_called_written(
-    house: House,
+    house: Harness,
 ) -> None:
     await fill(house, ROOMS[0], setting)
     at_work = await setting(house.store, ())
     assert at_work is not None
-    later = Said(digest="later", sender=ALICE, kind="set", setting=6_000)
-    await house.commit(Stretch(room_id=ROOMS[0], items=[later]))
+    later = Command(digest="later", sender=ALICE, kind="set", setting=6_000)
+    await house.commit(RoomUpdate(room_id=ROOMS[0], items=[later]))
     await house.store.written(at_work, "")
     left = await setting(house.store, ())
     assert left is not None
     assert left.args["setting"] == 6_000
 
 
-async def test_files_at_work_are_passed_over(house: House) -> None:
+async def test_files_at_work_are_passed_over(house: Harness) -> None:
     async with house.store._db.transaction() as db:
         sql = "INSERT INTO files (media_id, owner) VALUES (?, 'alice')"
         await db.many(sql, [("one",), ("two",)])

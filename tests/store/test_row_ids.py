@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from bot.core.lifetimes import Bounds
-from bot.core.policy import Owed
-from bot.core.timeline import Item, Message, Redaction, Said, Stretch
+from bot.core.lifetimes import LifetimeLimits
+from bot.core.policy import Outgoing
+from bot.core.timeline import Command, Item, Message, Redaction, RoomUpdate
 from bot.core.types import EventID, RoomID, UserID
 from bot.store import Store
 from tests.support.harness import whatever_is_due
 
 ROOM = RoomID("!room")
 ALICE = UserID("@alice:example.org")
-BOUNDS = Bounds(minimum=1_000, maximum=10**12, default=1_000)
+BOUNDS = LifetimeLimits(minimum=1_000, maximum=10**12, default=1_000)
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
 
 
 async def read(store: Store, *items: Item) -> None:
-    await store.commit("token", 0, [Stretch(room_id=ROOM, items=list(items))])
+    await store.commit("token", 0, [RoomUpdate(room_id=ROOM, items=list(items))])
 
 
 async def test_a_settled_timer_never_settles_the_one_that_came_after_it(store: Store) -> None:
@@ -42,10 +42,10 @@ async def test_a_settled_timer_never_settles_the_one_that_came_after_it(store: S
 
 
 async def test_a_paid_debt_never_pays_the_one_that_took_its_place(store: Store) -> None:
-    await read(store, Said(digest="one", sender=ALICE, kind="set", setting=5_000))
+    await read(store, Command(digest="one", sender=ALICE, kind="set", setting=5_000))
     at_work = await store.next_debt()
     assert at_work is not None
-    await read(store, Said(digest="two", sender=ALICE, kind="set", setting=6_000))
+    await read(store, Command(digest="two", sender=ALICE, kind="set", setting=6_000))
     await store.paid(at_work)
     left = await store.next_debt()
     assert left is not None
@@ -53,18 +53,18 @@ async def test_a_paid_debt_never_pays_the_one_that_took_its_place(store: Store) 
 
 
 async def test_a_refused_lifetime_does_not_take_back_a_later_one(store: Store) -> None:
-    await read(store, Said(digest="one", sender=ALICE, kind="set", setting=5_000))
+    await read(store, Command(digest="one", sender=ALICE, kind="set", setting=5_000))
     refused = await store.next_debt()
     assert refused is not None
-    await read(store, Said(digest="two", sender=ALICE, kind="set", setting=6_000))
-    await store.take_back(refused, Owed(key="no", kind="reverted", args={}))
+    await read(store, Command(digest="two", sender=ALICE, kind="set", setting=6_000))
+    await store.take_back(refused, Outgoing(key="no", kind="reverted", args={}))
     room = await store.room(ROOM)
     assert room is not None
     assert room.setting == 6_000
     left = await store.next_debt()
     assert left is not None
     assert left.kind == "set"
-    await store.take_back(left, Owed(key="no", kind="reverted", args={}))
+    await store.take_back(left, Outgoing(key="no", kind="reverted", args={}))
     room = await store.room(ROOM)
     assert room is not None
     assert room.setting is None

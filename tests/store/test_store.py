@@ -16,8 +16,8 @@ import pytest
 import bot.store
 from bot.core.invitations import Invite
 from bot.core.outcomes import DiskError
-from bot.core.policy import Owed
-from bot.core.timeline import Change, Gap, Item, Message, Redaction, Said, Stretch
+from bot.core.policy import Outgoing
+from bot.core.timeline import Change, Command, Gap, Item, Message, Redaction, RoomUpdate
 from bot.core.types import EventID, Millis, RoomID, UserID
 from bot.store import Store, StoreError
 from bot.store.handled_commands import HANDLED_FOR
@@ -47,12 +47,12 @@ def change(setting: int | None = MINUTE, digest: str = "policy") -> Change:
     return Change(setting=setting, sender=ALICE, digest=digest, quiet=True)
 
 
-def said(digest: str, setting: int | None = None, kind: str = "set") -> Said:
-    return Said(digest=digest, sender=ALICE, kind=kind, setting=setting)
+def said(digest: str, setting: int | None = None, kind: str = "set") -> Command:
+    return Command(digest=digest, sender=ALICE, kind=kind, setting=setting)
 
 
-def stretch(*items: Item, room: RoomID = ROOM, **more: Any) -> Stretch:
-    return Stretch(room_id=room, items=list(items), **more)
+def stretch(*items: Item, room: RoomID = ROOM, **more: Any) -> RoomUpdate:
+    return RoomUpdate(room_id=room, items=list(items), **more)
 
 
 def gap(room: RoomID = ROOM) -> Gap:
@@ -310,7 +310,7 @@ async def test_a_later_lifetime_takes_the_place_of_one_that_is_still_owed(store:
 
 async def test_what_is_owed_is_owed_once(store: Store) -> None:
     await store.commit("s1", NOW, [stretch(change())])
-    once = [Owed(key="k", kind="suspended", args={"need": 1, "have": 0})]
+    once = [Outgoing(key="k", kind="suspended", args={"need": 1, "have": 0})]
     await store.reviewed(ROOM, suspended=True, owed=once)
     await store.reviewed(ROOM, suspended=True, owed=once)
     assert await rows(store, "SELECT count(*) FROM owed") == [(1,)]

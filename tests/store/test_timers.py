@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from bot.core.lifetimes import Bounds
-from bot.core.timeline import Change, Gap, Item, Message, Redaction, Stretch
+from bot.core.lifetimes import LifetimeLimits
+from bot.core.timeline import Change, Gap, Item, Message, Redaction, RoomUpdate
 from bot.core.timers import Timer
 from bot.core.types import EventID, Millis, RoomID, UserID
 from bot.store import Store
@@ -36,7 +36,7 @@ NOW = 1_800_000_000_000
 
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    bounds = Bounds(minimum=1_000, maximum=365 * 86_400_000)
+    bounds = LifetimeLimits(minimum=1_000, maximum=365 * 86_400_000)
     made = await Store.open(tmp_path / "timers.db", bounds=bounds, own_id=UserID("@bot:x"))
     yield made
     await made.close()
@@ -48,7 +48,7 @@ async def remember(store: Store, room: RoomID, **dues: Millis) -> None:
     items += [
         Message(event_id=EventID(f"${name}"), sent=NOW + due - MINUTE) for name, due in dues.items()
     ]
-    await store.commit("s1", NOW, [Stretch(room_id=room, items=items)])
+    await store.commit("s1", NOW, [RoomUpdate(room_id=room, items=items)])
 
 
 async def due(store: Store, now: Millis = NOW, share: int = 100) -> list[str]:
@@ -137,7 +137,7 @@ async def test_a_redaction_in_the_timeline_drops_the_timer_sent_or_not(store: St
         Redaction(target=EventID(target), target_digest="", sender=ALICE, digest=target)
         for target in ("$sent", "$unsent", "$never_seen")
     ]
-    await store.commit("s2", NOW, [Stretch(room_id=ROOM, items=redactions)])
+    await store.commit("s2", NOW, [RoomUpdate(room_id=ROOM, items=redactions)])
     assert await due(store, NOW + 99) == ["$stays"]
     await store.sent(timers[EventID("$sent")], NOW, NOW + 30)  # its answer came after all that
     assert await store.pending(ROOM) == (1, NOW)
@@ -148,7 +148,9 @@ async def test_a_forgotten_room_leaves_nothing(store: Store) -> None:
     await remember(store, OTHER, other=0)
     gap = Gap(room_id=ROOM, token="t", stop_digest="", stop_at=0, since=0, until=NOW)
     waiting = Message(event_id=EventID("$waiting"), sent=NOW)
-    await store.commit("s2", NOW, [Stretch(room_id=ROOM, items=[waiting], gap=gap, entered=True)])
+    await store.commit(
+        "s2", NOW, [RoomUpdate(room_id=ROOM, items=[waiting], gap=gap, entered=True)]
+    )
     assert await store.forget(ROOM, NOW) == 2
     assert [room.room_id for room in await store.rooms()] == [OTHER]
     assert await store.forget(ROOM, NOW) == 0
@@ -284,7 +286,7 @@ async def test_no_id_of_a_message_that_is_gone_can_be_read_from_the_disk(
                 for timer in timers
                 if timer.room_id == room
             ]
-            await store.commit("s2", NOW, [Stretch(room_id=room, items=redactions)])
+            await store.commit("s2", NOW, [RoomUpdate(room_id=room, items=redactions)])
     assert b"NEEDLE" in await on_disk(tmp_path)
     await store.tidy()
     assert b"NEEDLE" not in await on_disk(tmp_path)
@@ -296,7 +298,7 @@ async def test_what_waited_behind_a_gap_can_not_be_read_from_the_disk_either(
 ) -> None:
     gap = Gap(room_id=ROOM, token="NEEDLE", stop_digest="", stop_at=0, since=0, until=NOW)
     items: list[Item] = [Message(event_id=EventID(f"$NEEDLE{n}"), sent=NOW) for n in range(2_000)]
-    await store.commit("s1", NOW, [Stretch(room_id=ROOM, items=items, gap=gap)])
+    await store.commit("s1", NOW, [RoomUpdate(room_id=ROOM, items=items, gap=gap)])
     found = await store.unread.next_gap()
     assert found is not None
     await store.unread.read_on(found[0], [], "t", 0, done=True)
@@ -316,7 +318,7 @@ async def test_a_process_that_was_killed_before_tidying_tidies_when_it_is_back(
         target = tmp_path / "later" / file.name
         target.parent.mkdir(exist_ok=True)
         target.write_bytes(file.read_bytes())
-    bounds = Bounds(minimum=1, maximum=2)
+    bounds = LifetimeLimits(minimum=1, maximum=2)
     later = await Store.open(target.parent / "timers.db", bounds=bounds, own_id=UserID("@bot:x"))
     await later.tidy()
     assert b"NEEDLE" not in await on_disk(target.parent)

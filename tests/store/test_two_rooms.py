@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bot.core.successors import Stage, Successor
-from bot.core.timeline import Change, Stretch
+from bot.core.timeline import Change, RoomUpdate
 from bot.core.types import RoomID
 from bot.store import Store
 from tests.support.harness import Opener
@@ -300,7 +300,7 @@ async def test_a_room_that_succeeds_another_is_held_for_whom_it_was_held_for(
     await commit(store, OTHER)
     claim = dataclasses.replace(pair(OTHER, "new"), inviter="somebody")
     await store.successors.claim(claim, now=NOW)
-    await store.commit("s1", NOW, [Stretch(room_id=claim.room_id, items=[], entered=True)])
+    await store.commit("s1", NOW, [RoomUpdate(room_id=claim.room_id, items=[], entered=True)])
     held = sql(store, "SELECT room_id, inviter FROM rooms ORDER BY id")
     assert held == [(OTHER, None), (claim.room_id, "somebody")]
 

@@ -10,32 +10,32 @@ from pathlib import Path
 from random import Random
 from typing import Protocol
 
-from bot.core.invitations import Guests
-from bot.core.lifetimes import Bounds
-from bot.core.timeline import Change, Message, Stretch
+from bot.core.invitations import InvitePolicy
+from bot.core.lifetimes import LifetimeLimits
+from bot.core.timeline import Change, Message, RoomUpdate
 from bot.core.timers import Timer
 from bot.core.types import EventID, Millis, RoomID, UserID
 from bot.services.backfill import Backfill
-from bot.services.clock_watch import Timekeeper
-from bot.services.database_maintenance import Housekeeping
-from bot.services.deferred_authorization import Deciding
-from bot.services.empty_rooms import Departures
-from bot.services.event_reader import Reader
+from bot.services.clock_watch import ClockWatch
+from bot.services.database_maintenance import DatabaseMaintenance
+from bot.services.deferred_authorization import DeferredAuthorization
+from bot.services.empty_rooms import EmptyRooms
+from bot.services.event_reader import EventReader
 from bot.services.invitations import Invitations
-from bot.services.outbox import Speaker
-from bot.services.pending_relations import Kin
-from bot.services.permissions import Rooms
+from bot.services.outbox import OutboxDelivery
+from bot.services.pending_relations import PendingRelations
+from bot.services.permissions import Permissions
 from bot.services.redactor import Redactor
-from bot.services.room_upgrades import Upgrades
+from bot.services.room_upgrades import RoomUpgrades
 from bot.services.sweeps import Sweeper
-from bot.services.sync import Intake
+from bot.services.sync import Sync
 from bot.store import Store
 from tests.support.fake_homeserver import ALICE, BOT, FakeClock, FakeHomeserver
 
 SECOND = 1_000
 MINUTE = 60 * SECOND
 DAY = 86_400_000
-BOUNDS = Bounds(minimum=SECOND, maximum=365 * DAY)
+BOUNDS = LifetimeLimits(minimum=SECOND, maximum=365 * DAY)
 
 
 Opener = Callable[[Path], Awaitable[Store]]
@@ -61,16 +61,16 @@ class Woken(Service, Protocol):
     def wake(self) -> asyncio.Event: ...
 
 
-class House:
+class Harness:
     """Builds the services as `bot.app` does."""
 
-    def __init__(self, path: Path, store: Store, bounds: Bounds) -> None:
+    def __init__(self, path: Path, store: Store, bounds: LifetimeLimits) -> None:
         self.path = path
         self.bounds = bounds
         self.clock = FakeClock()
         self.homeserver = FakeHomeserver(self.clock)
         self.allow: list[str] = ["@*:example.org"]
-        self.guests = Guests(allow=[])
+        self.guests = InvitePolicy(allow=[])
         self.per_minute = 30
         self.rest_after = 60
         self.media_server: str | None = None
@@ -78,14 +78,14 @@ class House:
         self._keep(store)
 
     @classmethod
-    async def build(cls, path: Path, bounds: Bounds = BOUNDS) -> House:
+    async def build(cls, path: Path, bounds: LifetimeLimits = BOUNDS) -> Harness:
         return cls(path, await Store.open(path, bounds=bounds, own_id=BOT), bounds)
 
     def _keep(self, store: Store) -> None:
         """Make a new process's worth of services."""
         homeserver, clock, bounds, random = self.homeserver, self.clock, self.bounds, Random(1)
         self.store = store
-        self.reader = Reader(
+        self.reader = EventReader(
             homeserver,
             prefix="!expire",
             bounds=bounds,
@@ -93,7 +93,7 @@ class House:
             media_server=self.media_server,
             per_minute=self.per_minute,
         )
-        self.intake = Intake(homeserver, store, self.reader, clock, random=random, wake=self.wake)
+        self.intake = Sync(homeserver, store, self.reader, clock, random=random, wake=self.wake)
         self.sweeper = Sweeper(
             homeserver,
             store,
@@ -107,7 +107,7 @@ class House:
         self.backfill = Backfill(
             homeserver, store, self.reader, clock, random=random, wake_others=self.wake
         )
-        self.speaker = Speaker(
+        self.speaker = OutboxDelivery(
             homeserver,
             store,
             clock,
@@ -116,11 +116,11 @@ class House:
             random=random,
             load=self.redactor,
         )
-        self.deciding = Deciding(
+        self.deciding = DeferredAuthorization(
             store, self.reader.judge, clock, random=random, wake_others=self.wake
         )
-        self.kin = Kin(homeserver, store, clock, random=random, wake_others=self.wake)
-        self.rooms = Rooms(
+        self.kin = PendingRelations(homeserver, store, clock, random=random, wake_others=self.wake)
+        self.rooms = Permissions(
             homeserver,
             store,
             clock,
@@ -130,9 +130,9 @@ class House:
         )
         guests = replace(self.guests, allow=self.allow)
         self.invitations = Invitations(homeserver, store, clock, guests=guests, random=random)
-        self.departures = Departures(homeserver, store, clock)
-        self.housekeeping = Housekeeping(store, clock, wake_others=self.wake)
-        self.upgrades = Upgrades(
+        self.departures = EmptyRooms(homeserver, store, clock)
+        self.housekeeping = DatabaseMaintenance(store, clock, wake_others=self.wake)
+        self.upgrades = RoomUpgrades(
             homeserver,
             store,
             clock,
@@ -142,7 +142,7 @@ class House:
         )
         self.rooms.follow = self.upgrades.reviewed
         told = (self.redactor.clock_was_set, self.wake)
-        self.timekeeper = Timekeeper(clock, store, clock_was_set=told)
+        self.timekeeper = ClockWatch(clock, store, clock_was_set=told)
 
     def keep_anew(self) -> None:
         """Make the services again over the same store, with what was arranged since."""
@@ -153,7 +153,7 @@ class House:
             service.wake.set()
 
     @property
-    def everything(self) -> tuple[Intake, *tuple[Woken, ...]]:
+    def everything(self) -> tuple[Sync, *tuple[Woken, ...]]:
         return (
             self.intake,
             self.redactor,
@@ -213,15 +213,15 @@ class House:
     async def enter(self, room_id: RoomID, lifetime: Millis | None = None) -> None:
         """Let the bot know a room and its lifetime, with nothing to say about either."""
         change = Change(setting=lifetime, sender=ALICE, digest=f"set in {room_id}", quiet=True)
-        await self.commit(Stretch(room_id=room_id, items=[change]))
+        await self.commit(RoomUpdate(room_id=room_id, items=[change]))
 
     async def remember(self, room_id: RoomID, *event_ids: EventID, due: Millis) -> None:
         """Give messages timers that are due at one time."""
         await self.enter(room_id, SECOND)
         items = [Message(event_id=event_id, sent=due - SECOND) for event_id in event_ids]
-        await self.commit(Stretch(room_id=room_id, items=list(items)))
+        await self.commit(RoomUpdate(room_id=room_id, items=list(items)))
 
-    async def commit(self, *stretches: Stretch) -> None:
+    async def commit(self, *stretches: RoomUpdate) -> None:
         """Commit as if the homeserver had said it up to now."""
         token = f"s{self.homeserver.place}"
         await self.store.commit(token, self.clock.now(), list(stretches))

@@ -8,10 +8,10 @@ from typing import Any
 
 from bot.core.default_lifetime import DefaultBegins
 from bot.core.invitations import Invite, InviteStage
-from bot.core.policy import Debt, Stamp
-from bot.core.policy_backward import WayBack
+from bot.core.policy import NewTimer, OutboxItem
+from bot.core.policy_backward import PolicyBackward
 from bot.core.successors import Stage
-from bot.core.timeline import Change, Encrypted, Item, Stretch
+from bot.core.timeline import Change, Encrypted, Item, RoomUpdate
 from bot.core.timers import File
 from bot.core.types import RoomID
 from bot.store import Store
@@ -71,14 +71,14 @@ async def in_db(store: Store, act: Callable[[Any, int], Awaitable[Any]], room: R
 
 async def come_back(store: Store, room: RoomID) -> None:
     await store.forget(room, NOW)
-    await store.commit("s1", NOW, [Stretch(room_id=room, items=[], entered=True)])
+    await store.commit("s1", NOW, [RoomUpdate(room_id=room, items=[], entered=True)])
 
 
 async def put_in_order(store: Store, room: RoomID) -> None:
     """Come back when what waited is overdue."""
     await store.forget(room, NOW)
     later = NOW + 9 * MINUTE
-    await store.commit("s1", later, [Stretch(room_id=room, items=[], entered=True)])
+    await store.commit("s1", later, [RoomUpdate(room_id=room, items=[], entered=True)])
     await store.put_in_order()
 
 
@@ -115,7 +115,7 @@ async def resumed(store: Store, room: RoomID) -> None:
     await store.reviewed(room, suspended=False, owed=[])
 
 
-async def setting(store: Store, room: RoomID) -> Debt:
+async def setting(store: Store, room: RoomID) -> OutboxItem:
     """Let somebody set a lifetime; return what is owed for that."""
     await commit(store, room, said(room, "set", "set", 5 * MINUTE))
     text = "SELECT o.id FROM owed o JOIN rooms r ON r.id = room WHERE kind = 'set' AND room_id = ?"
@@ -138,8 +138,10 @@ async def read_on(store: Store, room: RoomID) -> None:
 
 
 async def sweep_on(store: Store, room: RoomID) -> int:
-    stamps = [Stamp(event_id=message(one).event_id, due=NOW + 1) for one in ("live", "left", "x")]
-    way = WayBack(setting=7)
+    stamps = [
+        NewTimer(event_id=message(one).event_id, due=NOW + 1) for one in ("live", "left", "x")
+    ]
+    way = PolicyBackward(setting=7)
     files = [shows(room, "live")]
     return await store.sweeps.read_on(sweep(room), stamps, files, 5, token="t", way=way, events=9)
 

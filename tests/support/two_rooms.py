@@ -11,24 +11,24 @@ from functools import cache
 from typing import Any
 
 from bot.core.invitations import Invitation, Invite, InviteStage
-from bot.core.policy import Debt, Owed
+from bot.core.policy import OutboxItem, Outgoing
 from bot.core.successors import Stage, Successor
 from bot.core.timeline import (
-    Attached,
     Change,
+    Command,
     Encrypted,
     Gap,
     Item,
+    MediaReference,
     Message,
     Redaction,
-    Said,
-    Stretch,
+    RoomUpdate,
     Sweep,
-    Unheard,
+    Undecryptable,
 )
-from bot.core.timers import Orphan, Timer
+from bot.core.timers import PendingRelation, Timer
 from bot.core.types import EventID, Millis, RoomID, UserID
-from bot.core.undecided import Pending, Undecided
+from bot.core.undecided import PendingCommand, UndecidedCommand
 from bot.store import Store
 from bot.store.database import Database
 from bot.store.schema import MIGRATIONS
@@ -57,16 +57,16 @@ def gone(name: str) -> Redaction:
     return Redaction(target=EventID(f"${name}"), target_digest="", sender=ALICE, digest=name)
 
 
-def said(room: RoomID, name: str, kind: str = "help", setting: int | None = None) -> Said:
-    return Said(digest=f"{room} {name}", sender=ALICE, kind=kind, setting=setting)
+def said(room: RoomID, name: str, kind: str = "help", setting: int | None = None) -> Command:
+    return Command(digest=f"{room} {name}", sender=ALICE, kind=kind, setting=setting)
 
 
-def unheard(name: str, sender: UserID = ALICE) -> Unheard:
-    return Unheard(event_id=EventID(f"${name}"), sender=sender, session_id="session", at=NOW)
+def unheard(name: str, sender: UserID = ALICE) -> Undecryptable:
+    return Undecryptable(event_id=EventID(f"${name}"), sender=sender, session_id="session", at=NOW)
 
 
-def undecided(room: RoomID, name: str, sender: UserID = ALICE) -> Undecided:
-    return Undecided(
+def undecided(room: RoomID, name: str, sender: UserID = ALICE) -> UndecidedCommand:
+    return UndecidedCommand(
         digest=f"{room} {name}",
         event_id=EventID(f"${name}"),
         sender=sender,
@@ -80,12 +80,14 @@ def gap(room: RoomID) -> Gap:
     return Gap(room_id=room, token="t1", stop_digest="d", stop_at=1, since=2, until=NOW)
 
 
-def shows(room: RoomID, name: str) -> Attached:
-    return Attached(event_id=EventID(f"${name}"), media_ids=[f"{name} of {room}"], owner="owner")
+def shows(room: RoomID, name: str) -> MediaReference:
+    return MediaReference(
+        event_id=EventID(f"${name}"), media_ids=[f"{name} of {room}"], owner="owner"
+    )
 
 
 async def commit(store: Store, room: RoomID, *items: Item, **more: Any) -> None:
-    await store.commit("s1", NOW, [Stretch(room_id=room, items=list(items), **more)])
+    await store.commit("s1", NOW, [RoomUpdate(room_id=room, items=list(items), **more)])
 
 
 def sql(store: Store, text: str, *args: Any) -> list[tuple[Any, ...]]:
@@ -105,7 +107,7 @@ async def furnish(store: Store, room: RoomID, *, shift: Millis = 0) -> None:
     items += [message("orphan", at, "unknown"), message("lost", at, "nobody")]
     items += [shows(room, "shown"), shows(room, "wiped"), unheard("riddle")]
     items += [undecided(room, "asks"), undecided(room, "asks again")]
-    await store.commit("s0", at, [Stretch(room_id=room, items=items, entered=True)])
+    await store.commit("s0", at, [RoomUpdate(room_id=room, items=items, entered=True)])
     await commit(store, room, gone("wiped"), said(room, "first"), said(room, "second"))
     for name in ("refused", "stuck"):
         await store.refused(await timer(store, room, name), NOW, 5 * MINUTE)
@@ -203,16 +205,18 @@ async def timer(store: Store, room: RoomID, name: str) -> Timer:
     )
 
 
-async def debt(store: Store, room: RoomID) -> Debt:
+async def debt(store: Store, room: RoomID) -> OutboxItem:
     number = _id(store, "owed", room)
-    return Debt(id=number, room_id=room, key="k", kind="help", args={}, attempts=0, next=0)
+    return OutboxItem(id=number, room_id=room, key="k", kind="help", args={}, attempts=0, next=0)
 
 
-async def orphan(store: Store, room: RoomID) -> Orphan:
+async def orphan(store: Store, room: RoomID) -> PendingRelation:
     number = _id(store, "orphans", room)
     found = sql(store, "SELECT event_id, parent FROM orphans WHERE id = ?", number)
     event_id, parent = found[0] if found else ("$x", "$y")
-    return Orphan(id=number, room_id=room, event_id=EventID(event_id), parent=EventID(parent))
+    return PendingRelation(
+        id=number, room_id=room, event_id=EventID(event_id), parent=EventID(parent)
+    )
 
 
 async def invitation(store: Store, room: RoomID) -> Invitation:
@@ -220,9 +224,9 @@ async def invitation(store: Store, room: RoomID) -> Invitation:
     return Invitation(id=number or 0, room_id=room, inviter=ALICE, stage=InviteStage.NEW)
 
 
-async def pending(store: Store, room: RoomID) -> Pending:
+async def pending(store: Store, room: RoomID) -> PendingCommand:
     number = _id(store, "undecided", room)
-    return Pending(id=number, room_id=room, command=undecided(room, "asks"))
+    return PendingCommand(id=number, room_id=room, command=undecided(room, "asks"))
 
 
 async def its_gap(store: Store, room: RoomID) -> Gap:
@@ -234,8 +238,8 @@ def sweep(room: RoomID) -> Sweep:
     return Sweep(room_id=room, whole=True, since=0, until=NOW, token="s1")
 
 
-def owed(key: str, kind: str = "suspended") -> Owed:
-    return Owed(key=key, kind=kind, args={})
+def owed(key: str, kind: str = "suspended") -> Outgoing:
+    return Outgoing(key=key, kind=kind, args={})
 
 
 # --- what the store offers, and what a room has --------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from nio.crypto import SessionStore
 
-from bot.core.rate_limits import HOUR, Allowance
+from bot.core.rate_limits import HOUR, RateLimit
 from bot.core.types import Event
 from bot.matrix.encryption.crypto_store import CryptoStore
 
@@ -26,11 +26,11 @@ MOST_REQUESTS: Final = 500
 """Room keys that are asked for at once; the oldest request is given up for a new one."""
 
 
-class Gate:
+class SenderBounds:
     """Counts the messages of each account."""
 
     def __init__(self, per_hour: int = PER_HOUR) -> None:
-        self._allowance = Allowance(per_hour, HOUR)
+        self._allowance = RateLimit(per_hour, HOUR)
 
     def admits(self, event: Event) -> bool:
         """Whether to spend time on an encrypted message; its sender's account is authentic."""

@@ -15,15 +15,15 @@ from nio.events import Event as RoomEvent
 from nio.events import MegolmEvent
 
 from bot.core.outcomes import OutcomeError, Unreachable
-from bot.core.sync_batch import Locked
+from bot.core.sync_batch import MissingRoomKey
 from bot.core.types import Event, RoomID, UserID
-from bot.matrix.encryption.bounds import Gate, make_room
-from bot.matrix.encryption.device_keys import Upkeep
+from bot.matrix.encryption.bounds import SenderBounds, make_room
+from bot.matrix.encryption.device_keys import DeviceKeys
 from bot.matrix.encryption.device_lists import Devices, Request
 from bot.matrix.encryption.engine import CarefulOlm
 from bot.matrix.encryption.megolm import LONGEST_ID, MEGOLM, Decrypted, open_with
 from bot.matrix.encryption.room_keys import RoomKeys
-from bot.matrix.encryption.time_slices import Turns
+from bot.matrix.encryption.time_slices import TimeSlices
 from bot.matrix.encryption.to_device import ToDevice
 from bot.matrix.private_files import disk
 
@@ -36,16 +36,18 @@ MEET_EVERY = 60.0
 class Crypto:
     """The mended engine, without nio's model of rooms and without its handling of a sync."""
 
-    def __init__(self, client: AsyncClient, request: Request, turns: Turns | None = None) -> None:
+    def __init__(
+        self, client: AsyncClient, request: Request, turns: TimeSlices | None = None
+    ) -> None:
         self._client = client
-        turns = turns or Turns()
+        turns = turns or TimeSlices()
         devices = Devices(lambda: self._olm, request, turns)
-        self.upkeep = Upkeep(client, request, devices)
+        self.upkeep = DeviceKeys(client, request, devices)
         self.room_keys = RoomKeys(lambda: self._olm, request, devices, turns)
         self._to_device = ToDevice(client, turns, self._admits, self._hear)
         self._met: dict[UserID, float] = {}
         self.wake = asyncio.Event()
-        self.gate = Gate()
+        self.gate = SenderBounds()
         self.hear_verification: Callable[[Event], None] = lambda _: None
         """Takes to-device events of verifications; must not raise."""
         self.tell_news: Callable[[], None] = lambda: None
@@ -161,8 +163,8 @@ class Crypto:
 
     async def decrypt(
         self, room_id: RoomID, event: Event, *, meet: bool = False
-    ) -> Decrypted | Locked | None:
-        """Decrypt a room event; `Locked` without its key, `None` when nothing can open it.
+    ) -> Decrypted | MissingRoomKey | None:
+        """Decrypt a room event; `MissingRoomKey` without its key, `None` when nothing can open it.
 
         What it says counts only when its session belongs to a device of its sender whose keys
         are known. nio does not see to that: with it, whoever holds alice's ciphertext can send
@@ -182,7 +184,7 @@ class Crypto:
         # The content's own `sender_key` is deprecated and unauthenticated: look by session.
         claims = self._olm.sessions_of(room_id, session_id)
         if not claims:
-            return Locked(session_id=session_id)
+            return MissingRoomKey(session_id=session_id)
         clear = open_with(claims[0], str(content.get("ciphertext")), room_id)
         if clear is None:
             return None

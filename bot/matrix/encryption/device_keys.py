@@ -28,7 +28,7 @@ TAKEN: Final = (
 )
 
 
-class Upkeep:
+class DeviceKeys:
     """Does what the engine asks for between one sync and the next."""
 
     def __init__(self, client: AsyncClient, request: Request, devices: Devices) -> None:

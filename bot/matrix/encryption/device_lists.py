@@ -17,7 +17,7 @@ from nio.crypto import OlmDevice
 from bot.core.outcomes import Done, Failed, Outcome, OutcomeError, RateLimited, Unreachable
 from bot.core.types import Event, UserID
 from bot.matrix.encryption.olm_channels import Channels
-from bot.matrix.encryption.time_slices import Turns
+from bot.matrix.encryption.time_slices import TimeSlices
 from bot.matrix.http.endpoints import path
 from bot.matrix.http.requests import ANSWER_WITHIN
 from bot.matrix.http.response_body import LARGE, SMALL
@@ -62,7 +62,7 @@ class Request(Protocol):
 class Devices:
     """Other people's devices, as far as the homeserver tells."""
 
-    def __init__(self, engine: Callable[[], Channels], request: Request, turns: Turns) -> None:
+    def __init__(self, engine: Callable[[], Channels], request: Request, turns: TimeSlices) -> None:
         self._engine = engine
         self._request = request
         self._turns = turns

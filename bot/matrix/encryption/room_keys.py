@@ -25,7 +25,7 @@ from bot.core.types import Event, RoomID, UserID
 from bot.matrix.encryption.device_lists import CLAIMED, Devices, Request, portions
 from bot.matrix.encryption.engine import CarefulOlm
 from bot.matrix.encryption.megolm import MEGOLM
-from bot.matrix.encryption.time_slices import Turns
+from bot.matrix.encryption.time_slices import TimeSlices
 from bot.matrix.http.endpoints import path
 from bot.matrix.private_files import disk
 
@@ -74,7 +74,7 @@ class RoomKeys:
         engine: Callable[[], CarefulOlm],
         request: Request,
         devices: Devices,
-        turns: Turns,
+        turns: TimeSlices,
     ) -> None:
         self._engine = engine
         self._request = request

@@ -17,7 +17,7 @@ MOST: Final = 50
 """Things done in one piece, however fast the machine is: a piece is one write to the disk."""
 
 
-class Piece:
+class TimeSlice:
     """One turn: so many things, or so much time."""
 
     def __init__(self, most: int, busy: Callable[[], float]) -> None:
@@ -33,7 +33,7 @@ class Piece:
         return not begun or (self._left >= 0 and self._busy() < self._until)
 
 
-class Turns:
+class TimeSlices:
     """Hands out pieces, and rests between them."""
 
     def __init__(
@@ -53,6 +53,6 @@ class Turns:
         self._busy = busy
         self._most = most
 
-    def piece(self) -> Piece:
+    def piece(self) -> TimeSlice:
         """Begin a piece."""
-        return Piece(self._most, self._busy)
+        return TimeSlice(self._most, self._busy)

@@ -15,7 +15,7 @@ from peewee import OperationalError
 from bot.core.outcomes import DiskError
 from bot.core.types import Event
 from bot.matrix.encryption.engine import CarefulOlm
-from bot.matrix.encryption.time_slices import Turns
+from bot.matrix.encryption.time_slices import TimeSlices
 from bot.matrix.encryption.to_device_queue import Inbox
 from bot.matrix.private_files import disk
 
@@ -37,7 +37,7 @@ class ToDevice:
     def __init__(
         self,
         client: AsyncClient,
-        turns: Turns,
+        turns: TimeSlices,
         admits: Callable[[Event], bool],
         hear_verification: Callable[[Event], None],
     ) -> None:

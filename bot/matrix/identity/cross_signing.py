@@ -15,7 +15,7 @@ from bot.core.outcomes import Done, Outcome, OutcomeError, Refused, Unreachable
 from bot.core.types import Event, UserID
 from bot.matrix.client import Matrix
 from bot.matrix.http.endpoints import path
-from bot.matrix.identity.private_keys import USAGES, SeedFile, Seeds
+from bot.matrix.identity.private_keys import USAGES, PrivateKeyFile, PrivateKeys
 from bot.matrix.identity.secret_storage import SecretStorage, StorageError
 
 log = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ FILE: Final = "cross_signing.json"
 """Where in the data folder the seeds are."""
 
 
-class Standing(StrEnum):
+class SigningState(StrEnum):
     """How the bot's device stands with clients that trust signed devices only."""
 
     SIGNED = "signed"
@@ -50,7 +50,7 @@ class CrossSigning:
 
     def __init__(self, matrix: Matrix, data_dir: Path, recovery_key: bytes | None = None) -> None:
         self._matrix = matrix
-        self._file = SeedFile(data_dir / FILE)
+        self._file = PrivateKeyFile(data_dir / FILE)
         self._recovery_key = recovery_key
         self.master = ""
         """The public half of the master key; empty while the account's is not known to be ours."""
@@ -65,7 +65,7 @@ class CrossSigning:
         """The Ed25519 key of this device."""
         return self._matrix.fingerprint
 
-    async def settle(self) -> Standing:
+    async def settle(self) -> SigningState:
         """Make keys if the account has none, and sign the device if it is not signed.
 
         Lost seeds are restored from the account's secret storage, if there is a recovery key.
@@ -76,18 +76,18 @@ class CrossSigning:
         seeds = self._load(published)
         if published is None:
             if seeds is None:
-                seeds = Seeds.make(self._matrix.own_id)
+                seeds = PrivateKeys.make(self._matrix.own_id)
                 self._file.save(seeds)
             if isinstance(await self._publish(seeds, None), Refused):
-                return Standing.REFUSED
+                return SigningState.REFUSED
         elif seeds is None or seeds.public("master") != published:
             restored = await self._restore(published)
             if restored is None:
-                return Standing.LOST if seeds is None else Standing.REPLACED
+                return SigningState.LOST if seeds is None else SigningState.REPLACED
             seeds = restored
         return await self._sign_device(seeds)
 
-    async def replace(self, authorise: Authorise) -> Standing | Refused:
+    async def replace(self, authorise: Authorise) -> SigningState | Refused:
         """Give the account new keys and sign the device with them; or say why it was refused.
 
         The old seeds are kept until the homeserver has taken the new keys. Raises `OutcomeError`.
@@ -97,7 +97,7 @@ class CrossSigning:
         if old is not None:
             self._file.settle(old)  # whatever came of an earlier replacement
         self._file.set_aside()
-        seeds = Seeds.make(self._matrix.own_id)
+        seeds = PrivateKeys.make(self._matrix.own_id)
         self._file.save(seeds)
         outcome = await self._publish(seeds, authorise)
         if isinstance(outcome, Refused):
@@ -106,7 +106,7 @@ class CrossSigning:
             return outcome
         return await self._sign_device(seeds)
 
-    async def look(self, device_id: str) -> tuple[Standing, Event]:
+    async def look(self, device_id: str) -> tuple[SigningState, Event]:
         """Return how a device of ours stands, and the homeserver's copy of it; change nothing.
 
         It needs no crypto store, so that it can be done beside a bot that runs. Whether the copy
@@ -118,12 +118,12 @@ class CrossSigning:
         device = _of(own, "device_keys", own_id).get(device_id)
         device = device if isinstance(device, dict) else {}
         if published is None:
-            return Standing.UNSIGNED, device
+            return SigningState.UNSIGNED, device
         if seeds is None or seeds.public("master") != published:
-            return Standing.LOST if seeds is None else Standing.REPLACED, device
+            return SigningState.LOST if seeds is None else SigningState.REPLACED, device
         self.master = published
         signed = _signed_by(device, own_id, seeds)
-        return Standing.SIGNED if signed else Standing.UNSIGNED, device
+        return SigningState.SIGNED if signed else SigningState.UNSIGNED, device
 
     async def secrets(self) -> dict[str, str] | None:
         """Return what there is to keep elsewhere: the seeds of the account's present keys.
@@ -143,14 +143,14 @@ class CrossSigning:
         if not crypto.in_place:
             raise OutcomeError(Unreachable(reason="the device's own keys are not uploaded yet"))
 
-    def _load(self, published: str | None) -> Seeds | None:
+    def _load(self, published: str | None) -> PrivateKeys | None:
         try:
             return self._file.load(published)
         except ValueError as error:
             log.warning("%s cannot be used: %s", FILE, error)
             return None
 
-    async def _restore(self, published: str) -> Seeds | None:
+    async def _restore(self, published: str) -> PrivateKeys | None:
         """Return the seeds of the account's keys from its secret storage, kept here again."""
         if self._recovery_key is None:
             return None
@@ -166,7 +166,7 @@ class CrossSigning:
         log.info("the cross-signing keys were restored from the account's secret storage")
         return seeds
 
-    async def _publish(self, seeds: Seeds, authorise: Authorise | None) -> Done | Refused:
+    async def _publish(self, seeds: PrivateKeys, authorise: Authorise | None) -> Done | Refused:
         """Upload the public keys; `Refused` when that takes an authentication that is not given.
 
         A first upload takes none on a homeserver that follows MSC3967; replacing keys does.
@@ -183,7 +183,7 @@ class CrossSigning:
             return outcome
         return Done(body=_must(outcome))
 
-    async def _sign_device(self, seeds: Seeds) -> Standing:
+    async def _sign_device(self, seeds: PrivateKeys) -> SigningState:
         """Sign this device with the self-signing key, and the master key with this device.
 
         Only if the homeserver's copy is this device indeed: a homeserver that lies about it
@@ -193,7 +193,7 @@ class CrossSigning:
         own = await self._own_keys()
         device = _of(own, "device_keys", own_id).get(crypto.device_id)
         if not isinstance(device, dict) or not crypto.is_own(device):
-            return Standing.UNPROVEN
+            return SigningState.UNPROVEN
         if not _signed_by(device, own_id, seeds):
             device.pop("unsigned", None)
             sign_json(device, own_id, seeds.key("self_signing"))
@@ -201,17 +201,17 @@ class CrossSigning:
             body: Event = {own_id: {crypto.device_id: device, seeds.public("master"): master}}
             outcome = await self._matrix.request("POST", path("keys", "signatures", "upload"), body)
             if _must(outcome).get("failures"):
-                return Standing.UNPROVEN
+                return SigningState.UNPROVEN
         self._file.settle(seeds)
         self.master = seeds.public("master")
-        return Standing.SIGNED
+        return SigningState.SIGNED
 
     async def _own_keys(self) -> Event:
         body: Event = {"device_keys": {self._matrix.own_id: []}}
         return _must(await self._matrix.request("POST", path("keys", "query"), body))
 
 
-async def read_seeds(matrix: Matrix, recovery_key: bytes) -> Seeds:
+async def read_seeds(matrix: Matrix, recovery_key: bytes) -> PrivateKeys:
     """Return the seeds that the account's secret storage holds.
 
     Raises `OutcomeError`, and `StorageError` when the key does not open it.
@@ -221,7 +221,7 @@ async def read_seeds(matrix: Matrix, recovery_key: bytes) -> Seeds:
         # Some clients write padding.
         bare = {name: encode_base64(decode_base64(text)) for name, text in found.items()}
         seeds = {usage: bare[_secret(usage)] for usage in USAGES}
-        return Seeds(user_id=matrix.own_id, **seeds)
+        return PrivateKeys(user_id=matrix.own_id, **seeds)
     except ValueError:
         raise StorageError("the secret storage holds something else than seeds") from None
 
@@ -244,7 +244,7 @@ def _master(own: Event, user_id: UserID) -> str | None:
     return next(map(str, keys.values()), None) if isinstance(keys, dict) else None
 
 
-def _signed_by(device: Event, own_id: UserID, seeds: Seeds) -> bool:
+def _signed_by(device: Event, own_id: UserID, seeds: PrivateKeys) -> bool:
     """Whether the device carries a good signature of the self-signing key."""
     key: Any = seeds.key("self_signing")
     verify = key.verify_key

@@ -21,7 +21,7 @@ USAGES: Final = ("master", "self_signing", "user_signing")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seeds:
+class PrivateKeys:
     """The secret halves of the three keys, as unpadded base64 of 32 bytes each.
 
     Raises `ValueError` for anything else.
@@ -39,13 +39,13 @@ class Seeds:
                 raise ValueError(f"the seed of the {usage} key is not 32 bytes in base64")
 
     @classmethod
-    def make(cls, user_id: UserID) -> Seeds:
+    def make(cls, user_id: UserID) -> PrivateKeys:
         """Make new ones."""
         made = {usage: encode_base64(secrets.token_bytes(32)) for usage in USAGES}
         return cls(user_id=user_id, **made)
 
     @classmethod
-    def load(cls, where: Path) -> Seeds | None:
+    def load(cls, where: Path) -> PrivateKeys | None:
         """Return the seeds kept in a file; `None` when there is none.
 
         Raises `ValueError` when the file holds something else.
@@ -96,7 +96,7 @@ def _is_seed(text: str) -> bool:
         return False
 
 
-class SeedFile:
+class PrivateKeyFile:
     """The file of the seeds and, while they are being replaced, that of the old ones beside it.
 
     Whether a replacement that was cut off has happened, only the homeserver knows: the seeds that
@@ -107,20 +107,20 @@ class SeedFile:
         self._where = where
         self._aside = where.with_name(where.name + ".old")
 
-    def load(self, published: str | None) -> Seeds | None:
+    def load(self, published: str | None) -> PrivateKeys | None:
         """Return the seeds of the `published` master key; else those that are there, if any.
 
         Raises `ValueError` when a file holds something else.
         """
         try:
-            old = Seeds.load(self._aside)
+            old = PrivateKeys.load(self._aside)
         except ValueError:
             old = None
         if old is not None and old.public("master") == published:
             return old
-        return Seeds.load(self._where)
+        return PrivateKeys.load(self._where)
 
-    def save(self, seeds: Seeds) -> None:
+    def save(self, seeds: PrivateKeys) -> None:
         """Keep new seeds."""
         seeds.save(self._where)
 
@@ -129,7 +129,7 @@ class SeedFile:
         if self._where.exists():
             self._where.replace(self._aside)
 
-    def settle(self, seeds: Seeds) -> None:
+    def settle(self, seeds: PrivateKeys) -> None:
         """End a replacement: `seeds` are those that count."""
         if self._aside.exists():
             seeds.save(self._where)

@@ -40,7 +40,7 @@ Key = tuple[UserID, RoomID | None, str]
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class Talk:
+class Conversation:
     """What a verification is about, and what was heard of it and not yet answered."""
 
     user_id: UserID
@@ -62,7 +62,7 @@ class Talk:
             self.heard.put_nowait((kind, content))
 
 
-class Talker:
+class ConversationRunner:
     """Speaks for the bot's device. Everything here raises `TokenRejectedError`."""
 
     def __init__(self, matrix: Matrix, master: Callable[[], str], lasts: Millis) -> None:
@@ -71,12 +71,12 @@ class Talker:
         self._lasts = lasts
         self._random = SystemRandom()
 
-    async def turn_away(self, talk: Talk) -> None:
+    async def turn_away(self, talk: Conversation) -> None:
         """Answer to a verification that is not known. Raises `OutcomeError`."""
         content = {"code": UNKNOWN_TRANSACTION, "reason": REASONS[UNKNOWN_TRANSACTION]}
         await self._send(talk, [("cancel", content)])
 
-    async def converse(self, talk: Talk) -> str:
+    async def converse(self, talk: Conversation) -> str:
         """Answer event by event; return how it ended. Raises `OutcomeError`."""
         exchange = Exchange(talk.id, self._own(), await self._other(talk))
         try:
@@ -106,7 +106,7 @@ class Talker:
             keys[f"ed25519:{master}"] = master
         return Party(user_id=self._matrix.own_id, device_id=device_id, keys=keys)
 
-    async def _other(self, talk: Talk) -> Party:
+    async def _other(self, talk: Conversation) -> Party:
         """Return the other's device with its keys, as the homeserver has them."""
         user_id, device_id = talk.user_id, talk.device_id
         body = {"device_keys": {user_id: [device_id]}}
@@ -119,13 +119,13 @@ class Talker:
         keys = {key: value for key, value in found.items() if isinstance(value, str)}
         return Party(user_id=user_id, device_id=device_id, keys=keys)
 
-    async def _send(self, talk: Talk, replies: list[Reply]) -> None:
+    async def _send(self, talk: Conversation, replies: list[Reply]) -> None:
         """Send answers, in their order. Raises `OutcomeError`."""
         for kind, content in replies:
             txn = f"verify-{secrets.token_hex(12)}"
             await self._insist(partial(self._send_one, talk, PREFIX + kind, content, txn))
 
-    async def _send_one(self, talk: Talk, kind: str, content: Event, txn: str) -> Outcome:
+    async def _send_one(self, talk: Conversation, kind: str, content: Event, txn: str) -> Outcome:
         if talk.room_id is None:
             message = content | {"transaction_id": talk.id}
             body = {"messages": {talk.user_id: {talk.device_id: message}}}

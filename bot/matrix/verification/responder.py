@@ -16,7 +16,7 @@ from bot.core.outcome_text import describe
 from bot.core.outcomes import OutcomeError, TokenRejectedError
 from bot.core.types import Event, Millis, RoomID, UserID
 from bot.matrix.client import Matrix
-from bot.matrix.verification.conversation import PREFIX, Key, Talk, Talker
+from bot.matrix.verification.conversation import PREFIX, Conversation, ConversationRunner, Key
 from bot.matrix.verification.sas import LONGEST
 
 log = logging.getLogger(__name__)
@@ -46,11 +46,11 @@ class Verification:
         lasts: Millis = LASTS,
     ) -> None:
         self._matrix = matrix
-        self._talker = Talker(matrix, master, lasts)
+        self._talker = ConversationRunner(matrix, master, lasts)
         self._now = now
         self._lasts = lasts
         self._group: asyncio.TaskGroup | None = None
-        self._talks: dict[Key, Talk] = {}
+        self._talks: dict[Key, Conversation] = {}
         self._ended: deque[Key] = deque(maxlen=200)
         self._begun: deque[tuple[UserID, Millis]] = deque(maxlen=1_000)
         self._strays = 0
@@ -117,7 +117,7 @@ class Verification:
             log.debug("a request to verify the bot was passed over: there are too many")
             return
         self._begun.append((user_id, now))
-        talk = Talk(
+        talk = Conversation(
             user_id=user_id, device_id=device_id, id=ident, room_id=room_id, encrypted=encrypted
         )
         rivals = [other for other in self._talks.values() if other.user_id == user_id]
@@ -140,9 +140,9 @@ class Verification:
             talk.tell(kind, content)
         # In a room it is between others; and neither a `start` nor what ends it is answered.
         elif room_id is None and kind in {"key", "mac"} and key not in self._ended:
-            self._stray(Talk(user_id=user_id, device_id="*", id=ident))
+            self._stray(Conversation(user_id=user_id, device_id="*", id=ident))
 
-    def _stray(self, talk: Talk) -> None:
+    def _stray(self, talk: Conversation) -> None:
         if self._group is None or self._strays >= AT_ONCE or talk.user_id == self._matrix.own_id:
             return
         self._strays += 1
@@ -151,7 +151,7 @@ class Verification:
 
     # --- what goes out ----------------------------------------------------------------------
 
-    async def _turn_away(self, talk: Talk) -> None:
+    async def _turn_away(self, talk: Conversation) -> None:
         try:
             await self._talker.turn_away(talk)
         except OutcomeError as error:
@@ -159,7 +159,7 @@ class Verification:
         finally:
             self._strays -= 1
 
-    async def _hold(self, talk: Talk) -> None:
+    async def _hold(self, talk: Conversation) -> None:
         """See one verification through, to whatever end."""
         end = ""
         try:

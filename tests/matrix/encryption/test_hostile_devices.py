@@ -16,10 +16,10 @@ from nio.events import ToDeviceEvent
 from nio.exceptions import EncryptionError
 
 from bot.core.outcomes import Done, OutcomeError, Unreachable
-from bot.core.sync_batch import Locked
+from bot.core.sync_batch import MissingRoomKey
 from bot.core.types import RoomID, UserID
 from bot.matrix.encryption import bounds
-from bot.matrix.encryption.bounds import Gate
+from bot.matrix.encryption.bounds import SenderBounds
 from tests.support.big_room import Member
 from tests.support.encryption_engines import ROOM, Bot, Peer, Writer
 
@@ -134,7 +134,7 @@ def mutate(event: dict[str, Any], path: list[int], value: Any) -> Any:
 async def test_ten_thousand_malformed_messages_do_not_stop_the_sync(alice: Peer, bot: Bot) -> None:
     seeds = [*hostile(alice, bot).values(), alice.tell(bot, "m.room_key", Writer(alice).room_key())]
     fed = 0
-    bot.crypto.gate = Gate(10**6)
+    bot.crypto.gate = SenderBounds(10**6)
 
     @settings(
         max_examples=500,
@@ -415,7 +415,7 @@ async def test_a_flood_of_keys_is_dropped_and_troubles_nobody_else(
 ) -> None:
     mallory = Peer("mallory", tmp_path / "mallory")
     mallory.meet(bot)
-    bot.crypto.gate = Gate(10)
+    bot.crypto.gate = SenderBounds(10)
     keys = [mallory.tell(bot, "m.room_key", Writer(mallory).room_key()) for _ in range(30)]
     writer = Writer(alice)
     bot.feed(*keys, alice.tell(bot, "m.room_key", writer.room_key()))
@@ -457,4 +457,4 @@ async def test_only_so_many_keys_are_asked_for_at_once(
 async def test_an_event_whose_key_has_not_come_is_locked(alice: Peer, bot: Bot) -> None:
     writer = Writer(alice)
     locked = await bot.crypto.decrypt(ROOM, writer.write("hello"))
-    assert locked == Locked(session_id=writer.session.id)
+    assert locked == MissingRoomKey(session_id=writer.session.id)

@@ -13,9 +13,9 @@ import pytest
 from bot.core.outcomes import DiskError
 from bot.matrix.client import Matrix
 from bot.matrix.encryption import engine, to_device, to_device_queue
-from bot.matrix.encryption.bounds import Gate
+from bot.matrix.encryption.bounds import SenderBounds
 from bot.matrix.encryption.crypto import Crypto
-from bot.matrix.encryption.time_slices import Turns
+from bot.matrix.encryption.time_slices import TimeSlices
 from bot.matrix.encryption.to_device import AT_ONCE
 from tests.support.big_room import Answer
 from tests.support.encryption_engines import ROOM, Bot, Peer, Writer, commits_of
@@ -34,7 +34,7 @@ class House:
         self.begin()
 
     def begin(self) -> None:
-        turns = Turns(self._elapsed, self._rest, self._elapsed, most=10)
+        turns = TimeSlices(self._elapsed, self._rest, self._elapsed, most=10)
         self.bot.crypto = self.crypto = Crypto(self.bot.client, self.bot._request, turns)
 
     def restart(self) -> None:
@@ -200,7 +200,7 @@ async def test_one_accounts_keys_stay_in_their_order(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(to_device, "AT_ONCE", 0)
-    house.crypto.gate = Gate(10**6)
+    house.crypto.gate = SenderBounds(10**6)
     flood = house.flood(house.peer("mallory"), 60)  # an Olm channel keeps 40 that were passed over
     opened: list[Any] = []
     monkeypatch.setattr(to_device.ToDevice, "_open", lambda _, event: opened.append(event))

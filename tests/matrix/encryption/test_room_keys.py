@@ -18,7 +18,7 @@ from bot.matrix.encryption import device_lists, room_keys
 from bot.matrix.encryption.crypto import Crypto
 from bot.matrix.encryption.device_lists import CLAIMED, KEYLESS_FOR, PEOPLE
 from bot.matrix.encryption.room_keys import ALONE_AFTER, FREE, PORTION, REST
-from bot.matrix.encryption.time_slices import Turns
+from bot.matrix.encryption.time_slices import TimeSlices
 from tests.support.big_room import Answer, Crowd, Json, Member
 from tests.support.encryption_engines import ROOM, Bot, commits_of
 
@@ -33,7 +33,7 @@ class House:
         self.crowd = Crowd(self.bot.client)
         self.matrix = Matrix(self.bot.client)
         self.now, self.rests, self.number = 0.0, 0, 0
-        turns = Turns(lambda: self.now, self._rest, lambda: self.now, most=10)
+        turns = TimeSlices(lambda: self.now, self._rest, lambda: self.now, most=10)
         self.matrix.crypto = Crypto(self.bot.client, self.matrix.request, turns)
 
     async def _rest(self, _: float) -> None:

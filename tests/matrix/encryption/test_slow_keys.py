@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from bot.core.lifetimes import POLICY_EVENT, Bounds
+from bot.core.lifetimes import POLICY_EVENT, LifetimeLimits
 from bot.core.outcomes import Done, OutcomeError, Unreachable
-from bot.core.timeline import Item, Message, Opened, Unheard
+from bot.core.timeline import Item, KeyUse, Message, Undecryptable
 from bot.core.types import Event, RoomID
-from bot.services.event_reader import Reader
+from bot.services.event_reader import EventReader
 from tests.support.encryption_engines import ROOM, Bot, Peer, Writer
 from tests.support.fake_homeserver import ALICE, BOT, Clear
 from tests.support.fault_proxy import FaultProxy
@@ -41,10 +41,10 @@ class Homeserver:
 async def read(kind: str, content: dict[str, Any]) -> tuple[list[Item], list[Event]]:
     """Return what comes of a message, and what was handed on of it."""
     heard: list[Event] = []
-    reader = Reader(
+    reader = EventReader(
         Homeserver(kind, content),  # type: ignore[arg-type]
         prefix="!expire",
-        bounds=Bounds(minimum=1_000, maximum=10_000),
+        bounds=LifetimeLimits(minimum=1_000, maximum=10_000),
         digest=str,
         hear_verification=lambda _, event, *, encrypted: heard.append(event),
         media_server="example.org",
@@ -68,15 +68,15 @@ async def test_what_somebody_unknown_says_to_the_bot_waits(
     kind: str, content: dict[str, Any]
 ) -> None:
     items, heard = await read(kind, content)
-    assert [type(item) for item in items] == [Unheard, Message]
-    assert isinstance(items[0], Unheard)
+    assert [type(item) for item in items] == [Undecryptable, Message]
+    assert isinstance(items[0], Undecryptable)
     assert not items[0].quiet
     assert heard == []
 
 
 async def test_of_what_somebody_unknown_says_to_others_nothing_waits() -> None:
     items, heard = await read("m.room.message", {"msgtype": "m.text", "body": "hello"})
-    assert [type(item) for item in items] == [Opened, Message]
+    assert [type(item) for item in items] == [KeyUse, Message]
     assert heard == []
 
 

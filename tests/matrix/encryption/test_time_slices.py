@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from bot.matrix.encryption.time_slices import PIECE, Turns
+from bot.matrix.encryption.time_slices import PIECE, TimeSlices
 
 
 def work(each: float, most: int) -> int:
     """Return how many things that take `each` seconds are done in one piece."""
     worked = [0.0]
-    piece = Turns(busy=lambda: worked[0], most=most).piece()
+    piece = TimeSlices(busy=lambda: worked[0], most=most).piece()
     count = 0
     while piece.goes_on():
         worked[0] += each

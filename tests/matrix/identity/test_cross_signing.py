@@ -15,8 +15,8 @@ from unpaddedbase64 import decode_base64
 from bot.core.outcomes import OutcomeError, Refused
 from bot.core.types import Event, UserID
 from bot.matrix.client import Matrix
-from bot.matrix.identity.cross_signing import FILE, CrossSigning, Standing, read_seeds
-from bot.matrix.identity.private_keys import USAGES, SeedFile, Seeds
+from bot.matrix.identity.cross_signing import FILE, CrossSigning, SigningState, read_seeds
+from bot.matrix.identity.private_keys import USAGES, PrivateKeyFile, PrivateKeys
 from bot.matrix.identity.secret_storage import SecretStorage, StorageError
 from tests.support.account import DEMAND, Account
 from tests.support.encryption_engines import Bot
@@ -38,15 +38,15 @@ class House:
         self.with_key = CrossSigning(self.matrix, folder, KEY)
 
     @property
-    def seeds(self) -> Seeds | None:
-        return Seeds.load(self.folder / FILE)
+    def seeds(self) -> PrivateKeys | None:
+        return PrivateKeys.load(self.folder / FILE)
 
     @property
     def device(self) -> Event:
         found: Event = self.account.devices["BOTDEVICE"]
         return found
 
-    def publish(self, seeds: Seeds) -> None:
+    def publish(self, seeds: PrivateKeys) -> None:
         """Let somebody else give the account keys."""
         self.account.keys = {f"{usage}_key": one for usage, one in seeds.objects().items()}
 
@@ -68,7 +68,7 @@ def verify(thing: Event, key_id: str, public: str) -> None:
     verify_signed_json(thing, BOT, decode_verify_key_bytes(key_id, decode_base64(public)))
 
 
-def made_of(seeds: Seeds) -> dict[str, str]:
+def made_of(seeds: PrivateKeys) -> dict[str, str]:
     return {f"m.cross_signing.{usage}": getattr(seeds, usage) for usage in USAGES}
 
 
@@ -77,7 +77,7 @@ def made_of(seeds: Seeds) -> dict[str, str]:
 
 async def test_an_account_without_keys_gets_them_and_signs_its_device(house: House) -> None:
     assert house.signing.master == ""
-    assert await house.signing.settle() == Standing.SIGNED
+    assert await house.signing.settle() == SigningState.SIGNED
     seeds, account = house.seeds, house.account
     assert seeds is not None
     public = {usage: seeds.public(usage) for usage in USAGES}
@@ -96,14 +96,14 @@ async def test_an_account_without_keys_gets_them_and_signs_its_device(house: Hou
         house.matrix.fingerprint,
     )
     assert await house.signing.secrets() == made_of(seeds)
-    assert await house.looks() == Standing.SIGNED
+    assert await house.looks() == SigningState.SIGNED
 
 
 async def test_what_is_signed_is_only_looked_at(house: House) -> None:
     await house.signing.settle()
     house.asked.clear()
     again = CrossSigning(house.matrix, house.folder)
-    assert await again.settle() == Standing.SIGNED
+    assert await again.settle() == SigningState.SIGNED
     assert again.master == house.account.master
     assert {asked.where for asked in house.asked} == {("keys", "query")}
     assert {json.dumps(asked.body) for asked in house.asked} == {
@@ -114,21 +114,21 @@ async def test_what_is_signed_is_only_looked_at(house: House) -> None:
 async def test_a_look_from_beside_knows_the_master_key(house: House) -> None:
     await house.signing.settle()
     beside = CrossSigning(house.matrix, house.folder)
-    assert (await beside.look("BOTDEVICE"))[0] == Standing.SIGNED
+    assert (await beside.look("BOTDEVICE"))[0] == SigningState.SIGNED
     assert beside.master == house.account.master
-    assert await beside.look("OTHERDEVICE") == (Standing.UNSIGNED, {})
+    assert await beside.look("OTHERDEVICE") == (SigningState.UNSIGNED, {})
 
 
 async def test_keys_that_are_not_taken_without_a_password_wait(house: House) -> None:
     house.account.password = "secret"
-    assert await house.signing.settle() == Standing.REFUSED
+    assert await house.signing.settle() == SigningState.REFUSED
     assert house.account.keys == {}
-    assert await house.looks() == Standing.UNSIGNED
+    assert await house.looks() == SigningState.UNSIGNED
     assert await house.signing.secrets() is None
     made = house.seeds
     assert made is not None
     house.account.password = None
-    assert await house.signing.settle() == Standing.SIGNED
+    assert await house.signing.settle() == SigningState.SIGNED
     assert house.seeds == made
     assert house.account.master == made.public("master")
 
@@ -143,7 +143,7 @@ async def test_a_homeserver_that_fails_is_asked_again(house: House, where: str) 
         await house.signing.settle()
     assert house.signing.master == ""
     house.account.fails_on = set()
-    assert await house.signing.settle() == Standing.SIGNED
+    assert await house.signing.settle() == SigningState.SIGNED
     assert house.seeds is not None
     assert house.account.master == house.seeds.public("master")
 
@@ -174,16 +174,16 @@ async def test_another_device_under_its_name_is_not_signed(house: House, change:
             keys["curve25519:BOTDEVICE"] = keys["ed25519:BOTDEVICE"]
         case "no keys":
             house.device["keys"] = None
-    assert await house.signing.settle() == Standing.UNPROVEN
+    assert await house.signing.settle() == SigningState.UNPROVEN
     assert ("keys", "signatures", "upload") not in [asked.where for asked in house.asked]
     assert house.signing.master == ""
 
 
 async def test_signatures_that_are_not_taken_prove_nothing(house: House) -> None:
     house.account.failures = {BOT: {"BOTDEVICE": {"errcode": "M_INVALID_SIGNATURE"}}}
-    assert await house.signing.settle() == Standing.UNPROVEN
+    assert await house.signing.settle() == SigningState.UNPROVEN
     assert house.signing.master == ""
-    assert await house.looks() == Standing.UNSIGNED
+    assert await house.looks() == SigningState.UNSIGNED
 
 
 @pytest.mark.parametrize("signatures", [None, {}, {BOT: 7}, {BOT: {"ed25519:x": "odd"}}])
@@ -194,9 +194,9 @@ async def test_a_signature_of_any_shape_that_is_none_is_made_anew(
     whole = dict(house.device)
     house.device["signatures"] = signatures
     house.device["unsigned"] = {"device_display_name": "x"}
-    assert await house.looks() == Standing.UNSIGNED
+    assert await house.looks() == SigningState.UNSIGNED
     house.device["signatures"] = {BOT: {}}
-    assert await house.signing.settle() == Standing.SIGNED
+    assert await house.signing.settle() == SigningState.SIGNED
     assert house.device["keys"] == whole["keys"]
     assert "unsigned" not in house.device
 
@@ -212,8 +212,8 @@ async def test_without_its_seeds_nothing_is_replaced(house: House, text: str | N
     if text is not None:
         file.write_text(text)
     again = CrossSigning(house.matrix, house.folder)
-    assert await again.settle() == Standing.LOST
-    assert await house.looks() == Standing.LOST
+    assert await again.settle() == SigningState.LOST
+    assert await house.looks() == SigningState.LOST
     assert await house.signing.secrets() is None
     assert (house.account.keys, again.master) == (before, "")
 
@@ -221,10 +221,10 @@ async def test_without_its_seeds_nothing_is_replaced(house: House, text: str | N
 async def test_keys_that_somebody_else_made_are_left_alone(house: House) -> None:
     await house.signing.settle()
     own = house.seeds
-    house.publish(Seeds.make(BOT))
+    house.publish(PrivateKeys.make(BOT))
     again = CrossSigning(house.matrix, house.folder)
-    assert await again.settle() == Standing.REPLACED
-    assert await house.looks() == Standing.REPLACED
+    assert await again.settle() == SigningState.REPLACED
+    assert await house.looks() == SigningState.REPLACED
     assert await house.signing.secrets() is None
     assert (house.seeds, again.master) == (own, "")
 
@@ -239,11 +239,11 @@ async def test_seeds_are_restored_from_the_secret_storage(house: House, here: st
     if here == "nothing":
         (house.folder / FILE).unlink()
     else:
-        Seeds.make(BOT).save(house.folder / FILE)
+        PrivateKeys.make(BOT).save(house.folder / FILE)
     del house.device["signatures"][BOT][f"ed25519:{own.public('self_signing')}"]
-    assert await house.with_key.settle() == Standing.SIGNED
+    assert await house.with_key.settle() == SigningState.SIGNED
     assert house.seeds == own
-    assert await house.looks() == Standing.SIGNED
+    assert await house.looks() == SigningState.SIGNED
 
 
 @pytest.mark.parametrize("storage", ["none", "another key", "old seeds", "no seeds"])
@@ -252,12 +252,12 @@ async def test_seeds_that_cannot_be_restored_are_not_made_up(house: House, stora
     own = house.seeds
     assert own is not None
     (house.folder / FILE).unlink()
-    kept = made_of(Seeds.make(BOT) if storage == "old seeds" else own)
+    kept = made_of(PrivateKeys.make(BOT) if storage == "old seeds" else own)
     if storage == "no seeds":
         kept |= {"m.cross_signing.master": "short"}
     if storage != "none":
         await SecretStorage(house.matrix).put(bytes(32) if storage == "another key" else KEY, kept)
-    assert await house.with_key.settle() == Standing.LOST
+    assert await house.with_key.settle() == SigningState.LOST
     assert house.seeds is None
     if storage != "old seeds":
         with pytest.raises(StorageError):
@@ -283,18 +283,18 @@ async def test_new_keys_take_the_place_of_the_old_ones(house: House) -> None:
     await house.signing.settle()
     old, operator = house.seeds, Operator("secret")
     house.account.password = "secret"
-    assert await house.signing.replace(operator) == Standing.SIGNED
+    assert await house.signing.replace(operator) == SigningState.SIGNED
     assert operator.demands == [DEMAND]
     assert house.seeds is not None
     assert house.seeds != old
     assert house.signing.master == house.account.master == house.seeds.public("master")
-    assert await house.looks() == Standing.SIGNED
+    assert await house.looks() == SigningState.SIGNED
     assert not (house.folder / f"{FILE}.old").exists()
 
 
 async def test_an_account_whose_seeds_are_lost_gets_new_keys(house: House) -> None:
-    house.publish(Seeds.make(BOT))
-    assert await house.signing.replace(Operator(None)) == Standing.SIGNED
+    house.publish(PrivateKeys.make(BOT))
+    assert await house.signing.replace(Operator(None)) == SigningState.SIGNED
     assert house.seeds is not None
     assert house.account.master == house.seeds.public("master")
 
@@ -311,7 +311,7 @@ async def test_a_replacement_that_is_refused_changes_nothing(
     assert refused.status == 401
     assert (house.seeds, house.account.keys) == (old, keys)
     assert not (house.folder / f"{FILE}.old").exists()
-    assert await house.signing.settle() == Standing.SIGNED
+    assert await house.signing.settle() == SigningState.SIGNED
 
 
 async def test_only_a_demand_to_prove_oneself_is_answered(house: House, stand_in: StandIn) -> None:
@@ -328,24 +328,24 @@ async def test_only_a_demand_to_prove_oneself_is_answered(house: House, stand_in
         await house.signing.replace(operator)
     assert operator.demands == []
     stand_in.handler = account
-    assert await house.signing.settle() == Standing.SIGNED
+    assert await house.signing.settle() == SigningState.SIGNED
     assert house.seeds == old
 
 
 async def test_a_damaged_file_is_replaced_though_old_seeds_lie_beside_it(house: House) -> None:
-    house.publish(Seeds.make(BOT))
+    house.publish(PrivateKeys.make(BOT))
     (house.folder / FILE).write_text("odd")
     (house.folder / f"{FILE}.old").write_text("odd")
-    assert await house.signing.replace(Operator(None)) == Standing.SIGNED
+    assert await house.signing.replace(Operator(None)) == SigningState.SIGNED
     assert house.seeds is not None
     assert house.account.master == house.seeds.public("master")
 
 
 async def test_a_refusal_without_old_seeds_leaves_none_that_count(house: House) -> None:
-    house.publish(Seeds.make(BOT))
+    house.publish(PrivateKeys.make(BOT))
     house.account.password = "secret"
     assert isinstance(await house.signing.replace(Operator(None)), Refused)
-    assert await house.looks() == Standing.REPLACED
+    assert await house.looks() == SigningState.REPLACED
 
 
 @pytest.mark.parametrize("took_place", [True, False])
@@ -362,7 +362,7 @@ async def test_a_replacement_that_was_cut_off_is_gone_on_with(
     assert (house.folder / f"{FILE}.old").exists()
     house.account.fails_on = set()
     again = CrossSigning(house.matrix, house.folder)
-    assert await again.settle() == Standing.SIGNED
+    assert await again.settle() == SigningState.SIGNED
     assert (house.seeds == old) is not took_place
     assert house.account.master == again.master
     assert not (house.folder / f"{FILE}.old").exists()
@@ -376,12 +376,12 @@ async def test_an_earlier_replacement_is_ended_before_another_begins(house: Hous
         with pytest.raises(OutcomeError):
             await house.signing.replace(Operator(None))
     assert old is not None
-    assert SeedFile(house.folder / FILE).load(house.account.master) == old
+    assert PrivateKeyFile(house.folder / FILE).load(house.account.master) == old
     assert await house.signing.secrets() == made_of(old)
 
 
 def test_what_this_device_signs_keeps_the_signatures_of_others(tmp_path: Path) -> None:
-    crypto, seeds = Bot(tmp_path).crypto, Seeds.make(BOT)
+    crypto, seeds = Bot(tmp_path).crypto, PrivateKeys.make(BOT)
     thing: Event = {"a": 1, "unsigned": {"age": 7}}
     sign_json(thing, BOT, seeds.key("master"))
     sign_json(thing, "@other:example.org", seeds.key("user_signing"))

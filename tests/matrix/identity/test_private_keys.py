@@ -8,7 +8,7 @@ import pytest
 
 from bot.core.outcomes import OutcomeError
 from bot.core.types import UserID
-from bot.matrix.identity.private_keys import SeedFile, Seeds
+from bot.matrix.identity.private_keys import PrivateKeyFile, PrivateKeys
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,7 +22,7 @@ def where(tmp_path: Path) -> Path:
 
 
 def test_a_replacement_that_was_cut_off_leaves_the_seeds_that_count(where: Path) -> None:
-    file, old, new = SeedFile(where), Seeds.make(BOT), Seeds.make(BOT)
+    file, old, new = PrivateKeyFile(where), PrivateKeys.make(BOT), PrivateKeys.make(BOT)
     file.save(old)
     file.set_aside()
     assert file.load(old.public("master")) == old
@@ -34,13 +34,13 @@ def test_a_replacement_that_was_cut_off_leaves_the_seeds_that_count(where: Path)
 
 @pytest.mark.parametrize("took_place", [True, False])
 def test_a_replacement_ends_with_one_file(where: Path, took_place: bool) -> None:
-    file, old, new = SeedFile(where), Seeds.make(BOT), Seeds.make(BOT)
+    file, old, new = PrivateKeyFile(where), PrivateKeys.make(BOT), PrivateKeys.make(BOT)
     file.save(old)
     file.set_aside()
     file.save(new)
     counts = new if took_place else old
     file.settle(counts)
-    assert Seeds.load(where) == counts
+    assert PrivateKeys.load(where) == counts
     assert [path.name for path in where.parent.iterdir()] == ["cross_signing.json"]
 
 
@@ -48,15 +48,15 @@ def test_a_replacement_ends_with_one_file(where: Path, took_place: bool) -> None
 def test_a_file_of_something_else_is_said_to_be_so(where: Path, text: str) -> None:
     where.write_text(text)
     with pytest.raises(ValueError, match=r".") as caught:
-        SeedFile(where).load(None)
+        PrivateKeyFile(where).load(None)
     assert not isinstance(caught.value, OutcomeError)
 
 
 @pytest.mark.parametrize("seed", ["", "short", "é" * 43, 7, None])
 def test_a_seed_that_is_not_32_bytes_is_refused_and_not_repeated(seed: Any) -> None:
-    good = Seeds.make(BOT)
+    good = PrivateKeys.make(BOT)
     with pytest.raises(ValueError, match="the seed of the master key is not 32 bytes") as caught:
-        Seeds(
+        PrivateKeys(
             user_id=BOT,
             master=seed,
             self_signing=good.self_signing,

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from bot.core.lifetimes import Bounds
-from bot.core.timeline import Item, Message, Opened
+from bot.core.lifetimes import LifetimeLimits
+from bot.core.timeline import Item, KeyUse, Message
 from bot.core.types import Event, RoomID
-from bot.services.event_reader import Reader
+from bot.services.event_reader import EventReader
 from tests.support.encryption_engines import Bot
 from tests.support.fake_homeserver import ALICE, BOT, Clear
 
@@ -38,10 +38,10 @@ async def read(event: dict[str, Any], *, encrypted: bool) -> tuple[list[Any], li
     def hear(room_id: RoomID, event: Event, *, encrypted: bool) -> None:
         heard.append((event["type"], event["content"], encrypted))
 
-    reader = Reader(
+    reader = EventReader(
         Homeserver(),  # type: ignore[arg-type]
         prefix="!expire",
-        bounds=Bounds(minimum=1_000, maximum=10_000),
+        bounds=LifetimeLimits(minimum=1_000, maximum=10_000),
         digest=str,
         hear_verification=hear,
     )
@@ -71,7 +71,7 @@ async def test_an_encrypted_one_is_handed_on_with_what_it_relates_to() -> None:
     heard, items = await read(event, encrypted=True)
     inside = {"key": "public", "m.relates_to": RELATION}
     assert heard == [("m.key.verification.key", inside, True)]
-    assert [type(item) for item in items] == [Opened, Message]
+    assert [type(item) for item in items] == [KeyUse, Message]
 
 
 @pytest.mark.parametrize(
