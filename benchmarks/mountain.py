@@ -111,13 +111,13 @@ async def trial(
     with tempfile.TemporaryDirectory() as folder:
         path, homeserver = Path(folder) / "timers.db", Laborious(SystemClock(), lifetime)
         room = homeserver.mountain if same_room else homeserver.live
-        house = await TimelyHouse.open(path, homeserver)
-        await house.intake.once()
-        await house.store.close()
+        harness = await TimelyHouse.open(path, homeserver)
+        await harness.sync.once()
+        await harness.store.close()
         pile_up(path, homeserver.mountain, timers, backlog=backlog)
-        house = await TimelyHouse.open(path, homeserver)
+        harness = await TimelyHouse.open(path, homeserver)
         sent: dict[EventID, int] = {}
-        async with house.working():
+        async with harness.working():
             await asyncio.sleep(2)
             before = memory()
             for number in range(messages):

@@ -95,7 +95,7 @@ async def big_room(folder: Path, number: int) -> list[float]:
 async def flood(folder: Path, accounts: int, each: int) -> list[float]:
     """Take in `each` room keys of each account in one sync, with somebody's own key at its end."""
     bot = Bot(folder / "bot")
-    bot.crypto.gate = SenderBounds(10**6)
+    bot.crypto.sender_bounds = SenderBounds(10**6)
     events = []
     for number in range(accounts):
         peer = Peer(f"mallory{number}", folder / f"peer{number}")
@@ -104,7 +104,7 @@ async def flood(folder: Path, accounts: int, each: int) -> list[float]:
         peer.store.database.close()
 
     async def take() -> str:
-        await bot.crypto.feed_by_turns({"to_device": {"events": events}})
+        await bot.crypto.feed_by_slices({"to_device": {"events": events}})
         return f"{len(bot.crypto.sessions)} keys taken in"
 
     async def take_rest() -> str:

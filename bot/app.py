@@ -30,7 +30,7 @@ from bot.matrix.verification.responder import Verification
 from bot.services.backfill import Backfill
 from bot.services.clock import SystemClock
 from bot.services.clock_watch import ClockWatch
-from bot.services.database_maintenance import DatabaseMaintenance, keep_tidy
+from bot.services.database_maintenance import DatabaseMaintenance, keep_wiping
 from bot.services.deferred_authorization import DeferredAuthorization
 from bot.services.device_signing import DeviceSigning
 from bot.services.empty_rooms import EmptyRooms
@@ -73,18 +73,18 @@ async def run(settings: Settings) -> int:
     """Run the bot until SIGTERM or SIGINT; return the exit status."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    patience = asyncio.timeout(None)
+    timeout = asyncio.timeout(None)
 
     def told_to_stop() -> None:
         if not stop.is_set():
             stop.set()
             # Whatever is under way, a first login that is not answered too, has an end.
-            patience.reschedule(loop.time() + END_WITHIN)
+            timeout.reschedule(loop.time() + END_WITHIN)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told_to_stop)
     try:
-        async with patience:
+        async with timeout:
             with hold(settings.data_dir):
                 await _serve(settings, stop)
     except Exception as error:  # noqa: BLE001 - every end has its status and its line
@@ -214,15 +214,25 @@ async def _work(
     prefix, bounds = settings.command_prefix, settings.bounds
 
     def wake() -> None:
-        services = (redactor, backfill, sweeper, rooms, speaker, late, deciding, ratchet, kin)
-        doors = (invitations, departures, upgrades, housekeeping)
-        for service in (*services, *doors, timekeeper):
+        services = (
+            redactor,
+            backfill,
+            sweeper,
+            rooms,
+            outbox,
+            late,
+            deferred_authorization,
+            ratchet,
+            relations,
+        )
+        doors = (invitations, empty_rooms, room_upgrades, database_maintenance)
+        for service in (*services, *doors, clock_watch):
             service.wake.set()
-        if attachments is not None:
-            attachments.wake.set()
+        if media_deletion is not None:
+            media_deletion.wake.set()
 
-    attachments = MediaDeletion(media, store, clock, random=random) if media else None
-    if attachments is None:
+    media_deletion = MediaDeletion(media, store, clock, random=random) if media else None
+    if media_deletion is None:
         await store.forget_files()
 
     signing = CrossSigning(matrix, settings.data_dir, settings.recovery_key())
@@ -238,13 +248,13 @@ async def _work(
         media_server=media.server if media else None,
         per_minute=settings.commands.per_minute,
     )
-    intake = Sync(matrix, store, reader, clock, random=random, wake=wake)
+    sync = Sync(matrix, store, reader, clock, random=random, wake=wake)
     redactor = Redactor(matrix, store, clock, random=random, wake_rooms=wake)
     backfill = Backfill(matrix, store, reader, clock, random=random, wake_others=wake)
     identity = DeviceSigning(signing, clock, random=random)
     unsigned = asyncio.Event()
-    matrix.crypto.upkeep.on_anew = unsigned.set
-    speaker = OutboxDelivery(
+    matrix.crypto.device_keys.on_anew = unsigned.set
+    outbox = OutboxDelivery(
         matrix,
         store,
         clock,
@@ -252,50 +262,54 @@ async def _work(
         bounds=bounds,
         random=random,
         identity=identity,
-        files=attachments,
+        files=media_deletion,
         load=redactor,
     )
     rooms = Permissions(matrix, store, clock, bounds=bounds, random=random, wake_others=wake)
     invitations = Invitations(matrix, store, clock, guests=settings.guests, random=random)
-    departures = EmptyRooms(matrix, store, clock)
-    upgrades = RoomUpgrades(matrix, store, clock, door=invitations, random=random, wake_others=wake)
-    housekeeping = DatabaseMaintenance(store, clock, wake_others=wake)
-    rooms.follow = upgrades.reviewed
-    deciding = DeferredAuthorization(store, reader.judge, clock, random=random, wake_others=wake)
+    empty_rooms = EmptyRooms(matrix, store, clock)
+    room_upgrades = RoomUpgrades(
+        matrix, store, clock, door=invitations, random=random, wake_others=wake
+    )
+    database_maintenance = DatabaseMaintenance(store, clock, wake_others=wake)
+    rooms.follow = room_upgrades.reviewed
+    deferred_authorization = DeferredAuthorization(
+        store, reader.authorizer, clock, random=random, wake_others=wake
+    )
     late = LateKeys(matrix, store, reader, clock, wake_others=wake)
     matrix.crypto.tell_news = late.wake.set
     sweeper = Sweeper(matrix, store, reader, clock, bounds=bounds, random=random, wake_others=wake)
-    kin = PendingRelations(matrix, store, clock, random=random, wake_others=wake)
+    relations = PendingRelations(matrix, store, clock, random=random, wake_others=wake)
     ratchet = KeyExpiry(matrix.crypto, store, clock, grace=settings.encryption.grace, bounds=bounds)
     told = (redactor.clock_was_set, ratchet.clock_was_set, wake)
-    timekeeper = ClockWatch(clock, store, clock_was_set=told)
+    clock_watch = ClockWatch(clock, store, clock_was_set=told)
     disk = Disk(clock, random)
     async with asyncio.TaskGroup() as group:
-        finishing = [group.create_task(disk.insist(one.run)) for one in (intake, redactor)]
+        finishing = [group.create_task(disk.insist(one.run)) for one in (sync, redactor)]
         ending: list[Callable[[], Coroutine[Any, Any, None]]] = [
             matrix.crypto.run,
             backfill.run,
             rooms.run,
-            speaker.run,
+            outbox.run,
             late.run,
-            deciding.run,
-            kin.run,
+            deferred_authorization.run,
+            relations.run,
             sweeper.run,
             ratchet.run,
-            upgrades.run,
-            timekeeper.run,
+            room_upgrades.run,
+            clock_watch.run,
             invitations.run,
-            departures.run,
-            housekeeping.run,
-            lambda: keep_tidy(store, clock),
+            empty_rooms.run,
+            database_maintenance.run,
+            lambda: keep_wiping(store, clock),
             lambda: identity.keep(unsigned),
             verification.run,
-            *([attachments.run] if attachments else []),
+            *([media_deletion.run] if media_deletion else []),
         ]
         others = [group.create_task(disk.insist(service)) for service in ending]
         await stop.wait()
         log.info("stopping")
-        intake.stop()
+        sync.stop()
         redactor.stop()
         _, slow = await asyncio.wait(finishing, timeout=STOP_WITHIN)
         for task in [*slow, *others]:

@@ -129,7 +129,7 @@ async def open_store() -> AsyncIterator[Opener]:
 
 
 @pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[Harness]:
+async def harness(tmp_path: Path) -> AsyncIterator[Harness]:
     """The services over fakes and a database of their own; run those that the test is about."""
     made = await Harness.build(tmp_path / "timers.db")
     yield made

@@ -58,12 +58,12 @@ def says() -> str:
     bounds, prefix = DEFAULTS.bounds, DEFAULTS.command_prefix
     weak, strong = Permission(have=0, need=50), Permission(have=50, need=50)
     waiting = status.status(
-        DAY, pending=12, next_in=3 * HOUR + 5 * MINUTE, standing=strong, reading=False
+        DAY, pending=12, next_in=3 * HOUR + 5 * MINUTE, permission=strong, reading=False
     )
     alice, bob = (notices.person(name, f"@{name.lower()}:example.org") for name in ("Alice", "Bob"))
     rows = {
         "it comes": notices.welcome(prefix, weak, None),
-        "a lifetime is set": notices.announcement(alice, DAY, bounds, standing=strong),
+        "a lifetime is set": notices.announcement(alice, DAY, bounds, permission=strong),
         "it is turned off": notices.announcement(alice, OFF, bounds, pending=12),
         "somebody asks": waiting,
         "somebody may not": notices.refused(bob, 50, 0),

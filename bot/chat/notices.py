@@ -45,11 +45,11 @@ def person(name: str, user_id: str) -> str:
 
     Anybody can choose any name, and a whole sentence for one.
     """
-    name, who = tame(name).translate(_QUOTES), clean(user_id)
+    name, who = plain_name(name).translate(_QUOTES), clean(user_id)
     return f"“{name}” ({who})" if name else who
 
 
-def tame(name: str) -> str:
+def plain_name(name: str) -> str:
     """Return a display name without signs that could rearrange the line around it, and short."""
     name = clean(name)
     return name if len(name) <= LONGEST_NAME else name[:LONGEST_NAME] + "…"
@@ -62,16 +62,16 @@ def clean(name: str) -> str:
 
 
 def welcome(
-    prefix: str, standing: Permission | None, lifetime: Millis | None, back: int = 0
+    prefix: str, permission: Permission | None, lifetime: Millis | None, back: int = 0
 ) -> str:
     """Greet a room: what the bot does, what it needs, what waits since it was removed."""
     does = f"I make messages disappear: say {prefix} 1d, and every new message goes after a day."
     if lifetime is not None:
         does = f"I make messages disappear: here, every new one goes after {words(lifetime)}."
     needs = "I need the right to remove messages"
-    if standing is not None and not standing.suffices:
-        needs += f" (power level {standing.need}; I have {standing.have})"
-    elif standing is not None:
+    if permission is not None and not permission.suffices:
+        needs += f" (power level {permission.need}; I have {permission.have})"
+    elif permission is not None:
         needs += ", which I have"
     said = f"{does}\n{needs}. {prefix} help says more."
     return f"{said}\nWhat waited when I was removed still goes: {messages(back)}." if back else said
@@ -93,7 +93,7 @@ def announcement(
     bounds: LifetimeLimits,
     *,
     pending: int = 0,
-    standing: Permission | None = None,
+    permission: Permission | None = None,
     note: str = "",
 ) -> str:
     """Say who changed the room's lifetime, and to what."""
@@ -112,8 +112,8 @@ def announcement(
         said += " I count from sending, not from reading."
     elif note:
         said += " I do not know this kind of timer, and count from sending."
-    if standing is not None and not standing.suffices:
-        said += f" {paused(standing)}"
+    if permission is not None and not permission.suffices:
+        said += f" {paused(permission)}"
     return said
 
 
@@ -133,11 +133,11 @@ def still_going(pending: int) -> str:
     return f"{figure(pending)} messages sent before still go."
 
 
-def paused(standing: Permission) -> str:
+def paused(permission: Permission) -> str:
     """Say that the bot lacks the power, and what helps."""
     return (
-        f"But I cannot remove messages: that needs power level {standing.need}, and I have"
-        f" {standing.have}. I begin as soon as I have it."
+        f"But I cannot remove messages: that needs power level {permission.need}, and I have"
+        f" {permission.have}. I begin as soon as I have it."
     )
 
 
@@ -148,11 +148,11 @@ def unchanged(setting: Setting) -> str:
     return f"Messages disappear after {words(setting)} already."
 
 
-def suspended(standing: Permission) -> str:
+def suspended(permission: Permission) -> str:
     """Tell the room that its messages stay for now."""
     return (
-        f"I can no longer remove messages: that needs power level {standing.need}, and I have"
-        f" {standing.have}. Until then they stay; nothing is forgotten."
+        f"I can no longer remove messages: that needs power level {permission.need}, and I have"
+        f" {permission.have}. Until then they stay; nothing is forgotten."
     )
 
 
@@ -171,22 +171,22 @@ def stuck(older_than: Millis) -> str:
     )
 
 
-def moved(lifetime: Millis | None, standing: Permission | None) -> str:
+def moved(lifetime: Millis | None, permission: Permission | None) -> str:
     """Say in the room that succeeds another that all goes on as before."""
     if lifetime is None:
         return "Messages stay here as in the old room."
     said = f"Messages disappear here as in the old room: after {words(lifetime)}."
-    if standing is not None and not standing.suffices:
-        said += f" {paused(standing)}"
+    if permission is not None and not permission.suffices:
+        said += f" {paused(permission)}"
     return said
 
 
-def needs(lifetime: Millis | None, standing: Permission) -> str:
+def needs(lifetime: Millis | None, permission: Permission) -> str:
     """Say in the room that succeeds another what it takes to go on as before."""
     there = "messages stay" if lifetime is None else f"messages disappear after {words(lifetime)}"
     return (
-        f"In the old room, {there}. To go on like that here I need power level {standing.need},"
-        f" and I have {standing.have}. I begin as soon as I have it."
+        f"In the old room, {there}. To go on like that here I need power level {permission.need},"
+        f" and I have {permission.have}. I begin as soon as I have it."
     )
 
 
@@ -267,7 +267,7 @@ def reverted() -> str:
 
 
 def missed() -> str:
-    """Own up to a stretch of the room that the homeserver does not let the bot read."""
+    """Own up to a part of the timeline that the homeserver does not let the bot read."""
     return (
         "I could not read everything that was said here: the homeserver did not give it to me."
         " Messages among it may stay."

@@ -12,7 +12,7 @@ from bot.core.types import Millis
 
 
 class Files(Protocol):
-    """What the speaker asks of whoever deletes files."""
+    """What the notice writer asks of whoever deletes files."""
 
     @property
     def server(self) -> str: ...  # noqa: D102
@@ -30,7 +30,7 @@ class Behind(Protocol):
 
 
 class Load(Protocol):
-    """What the speaker asks of whoever redacts."""
+    """What the notice writer asks of whoever redacts."""
 
     @property
     def behind(self) -> Behind | None: ...  # noqa: D102
@@ -41,7 +41,7 @@ def status(
     *,
     pending: int,
     next_in: Millis | None,
-    standing: Permission | None,
+    permission: Permission | None,
     reading: bool,
     refused: int = 0,
     trouble: str = "",
@@ -66,8 +66,8 @@ def status(
         said += f" {files or files_stay()}"
     if reading:
         said += " I am still reading what was said while I was away."
-    if standing is not None and not standing.suffices:
-        said += f" {notices.paused(standing)}"
+    if permission is not None and not permission.suffices:
+        said += f" {notices.paused(permission)}"
     if slow:
         said += f" {slow}"
     if trouble:

@@ -1,4 +1,4 @@
-"""Says, purely, since when the operator's default lifetime holds in a room, and what held before.
+"""Tells since when the operator's default lifetime holds in a room, and what held before.
 
 `lifetime.default` is the operator's, who may add it, change it or take it out while people talk.
 What was said before that is not touched: so each room knows since when.

@@ -1,4 +1,4 @@
-"""Says, purely, of an event what it is to the bot, as far as its type and content tell."""
+"""Tells what an event is to the bot, as far as its type and content say."""
 
 from __future__ import annotations
 

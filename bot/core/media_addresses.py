@@ -1,4 +1,4 @@
-"""Finds, purely, which files of one server a message shows: the ids of their addresses, no keys."""
+"""Finds which files of one server a message shows: the ids of their addresses, no keys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decides, purely, when each message of a room is due, from the setting at its own place."""
+"""A room's policy: its lifetime, how it is written in the room's state, and what follows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decides, purely, when messages are due that are found walking back through a room."""
+"""Decides when messages are due that a sweep finds while it reads a room backwards."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class PolicyBackward:
     defaults: Defaults = ()
     """The operator's defaults before this place, where nobody had set a lifetime."""
 
-    def stamp(
+    def decide(
         self, items: list[Item], *, bounds: LifetimeLimits
     ) -> tuple[list[NewTimer], list[MediaReference]]:
         """Walk back along `items`, newest first; return timers, oldest first, and files."""
@@ -36,8 +36,10 @@ class PolicyBackward:
                 due = None if span is None else item.sent + span
                 if due is not None or item.parent is not None:
                     ask = item.parent is not None and due is not None
-                    stamp = NewTimer(event_id=item.event_id, due=due, parent=item.parent, ask=ask)
-                    found.append(stamp)
+                    new_timer = NewTimer(
+                        event_id=item.event_id, due=due, parent=item.parent, ask=ask
+                    )
+                    found.append(new_timer)
             if isinstance(item, Message | RedactedEvent):
                 self._pass_command(item.event_id)
         return found[::-1], [item for item in items if isinstance(item, MediaReference)]

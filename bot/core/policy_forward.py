@@ -1,4 +1,4 @@
-"""Walks along a room's timeline, purely: the policy at its own place decides for each message."""
+"""Decides when messages are due: along the timeline, by the policy at each one's own place."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from bot.core.undecided import UndecidedCommand
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """What a stretch of timeline comes to, to be committed at once with its sync token."""
+    """What a part of the timeline comes to, to be committed at once with its sync token."""
 
     state: RoomState
     timers: list[NewTimer]
     dropped: list[EventID]
-    owed: list[Outgoing]
+    outgoing: list[Outgoing]
     handled: list[str]
     surplus: list[str]
     """Digests of commands over the limit of their sender."""
-    unheard: list[tuple[Undecryptable, RoomState]]
+    undecryptable: list[tuple[Undecryptable, RoomState]]
     """Messages that may turn out to be commands, each with how the room stood at its place."""
     undecided: list[tuple[UndecidedCommand, RoomState]]
     """Commands that wait for the homeserver, each with how the room stood at its place."""
@@ -64,10 +64,10 @@ def decide(
         state=walk.state,
         timers=walk.timers,
         dropped=walk.dropped,
-        owed=walk.owed,
+        outgoing=walk.outgoing,
         handled=walk.handled,
         surplus=walk.surplus,
-        unheard=walk.unheard,
+        undecryptable=walk.undecryptable,
         undecided=walk.undecided,
         stays=walk.stays,
         default=walk.bounds.default,
@@ -76,19 +76,19 @@ def decide(
     )
 
 
-def succeed(before: Iterable[Outgoing], owed: Outgoing) -> Outgoing:
+def succeed(before: Iterable[Outgoing], outgoing: Outgoing) -> Outgoing:
     """Let a lifetime that is to be set take the place of others, which were not set yet.
 
     Nobody else remembers since where those held.
     """
-    own = owed.args.get("marks", [])
+    own = outgoing.args.get("marks", [])
     places = {mark[0] for mark in own}
     others = [mark for one in before if one.kind == "set" for mark in one.args.get("marks", [])]
     marks = [mark for mark in others if mark[0] not in places] + own
-    return replace(owed, args=owed.args | {"marks": marks[-MOST_MARKS:]})
+    return replace(outgoing, args=outgoing.args | {"marks": marks[-MOST_MARKS:]})
 
 
-def overtaken(before: Iterable[Outgoing], owed: Outgoing) -> list[Outgoing]:
+def overtaken(before: Iterable[Outgoing], outgoing: Outgoing) -> list[Outgoing]:
     """Return what to tell those whose lifetime, not set yet, gives way to another person's.
 
     Who has changed their own mind needs no word: what is said of the last one answers all.
@@ -96,7 +96,7 @@ def overtaken(before: Iterable[Outgoing], owed: Outgoing) -> list[Outgoing]:
     return [
         not_held(one.key, one.args)
         for one in before
-        if one.kind == "set" and one.args.get("sender") not in {None, owed.args["sender"]}
+        if one.kind == "set" and one.args.get("sender") not in {None, outgoing.args["sender"]}
     ]
 
 
@@ -115,10 +115,10 @@ class _Walk:
         self._own_id = own_id
         self.timers: list[NewTimer] = []
         self.dropped: list[EventID] = []
-        self.owed: list[Outgoing] = []
+        self.outgoing: list[Outgoing] = []
         self.handled: list[str] = []
         self.surplus: list[str] = []
-        self.unheard: list[tuple[Undecryptable, RoomState]] = []
+        self.undecryptable: list[tuple[Undecryptable, RoomState]] = []
         self.undecided: list[tuple[UndecidedCommand, RoomState]] = []
         self.stays: list[EventID] = []
         self.suspends = False
@@ -140,7 +140,7 @@ class _Walk:
             case UndecidedCommand() if not (item.clear and self.state.encrypted):
                 self.undecided.append((item, self.state))
             case Undecryptable():
-                self.unheard.append((item, self.state))
+                self.undecryptable.append((item, self.state))
             case MediaReference():
                 self.files.append(item)
             case Encrypted():
@@ -186,12 +186,12 @@ class _Walk:
                 revision=self.state.revision + 1,
             )
             self.suspends = item.suspends
-        owed = Outgoing(key=item.digest, kind=item.kind, args=args)
+        outgoing = Outgoing(key=item.digest, kind=item.kind, args=args)
         if item.setting is not None:
-            over = overtaken(self.owed, owed)
-            owed = succeed(self.owed, owed)
-            self.owed = [one for one in self.owed if one.kind != "set"] + over
-        self.owed.append(owed)
+            over = overtaken(self.outgoing, outgoing)
+            outgoing = succeed(self.outgoing, outgoing)
+            self.outgoing = [one for one in self.outgoing if one.kind != "set"] + over
+        self.outgoing.append(outgoing)
 
     def _change(self, change: Change, *, cause: str = "") -> None:
         """Apply a state event; what the bot itself set was announced with the command.
@@ -222,7 +222,7 @@ class _Walk:
                 "note": change.note,
             }
             key = f"change:{cause or change.digest}"
-            self.owed.append(Outgoing(key=key, kind="changed", args=args))
+            self.outgoing.append(Outgoing(key=key, kind="changed", args=args))
         self.state = replace(
             stated, setting=setting, commanded=False, awaits="", revision=state.revision + 1
         )

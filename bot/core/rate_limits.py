@@ -1,4 +1,4 @@
-"""Counts what one person does in a stretch of time, purely, and says when it is too much."""
+"""Counts what one person does in a period of time, and says when it is too much."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KEPT: Final = 2_000
 
 
 class RateLimit:
-    """So many things a stretch of time for each person, in memory: a restart begins anew.
+    """So many things in a period of time for each person, in memory: a restart begins anew.
 
     Time is cut into equal stretches, and each thing counts in the stretch of its own time: what
     waited for the bot for a day is not too much because it is read at once.
@@ -31,9 +31,9 @@ class RateLimit:
 
     def admits(self, who: str, what: str, at: Millis) -> bool:
         """Whether `who` may do `what`; asked again about the same, it counts once."""
-        stretch = (who, at // self._span)
-        admitted = self._admitted.setdefault(stretch, set())
-        self._admitted.move_to_end(stretch)
+        period = (who, at // self._span)
+        admitted = self._admitted.setdefault(period, set())
+        self._admitted.move_to_end(period)
         if len(self._admitted) > KEPT:
             self._admitted.popitem(last=False)
         if what in admitted:
@@ -48,11 +48,11 @@ class RateLimit:
 
         An episode lasts until `who` has kept within the limit for a whole stretch of time.
         """
-        stretch = at // self._span
-        first, last = self._episodes.get(who, (what, stretch))
-        if abs(stretch - last) > 1:
+        period = at // self._span
+        first, last = self._episodes.get(who, (what, period))
+        if abs(period - last) > 1:
             first = what
-        self._episodes[who] = (first, stretch)
+        self._episodes[who] = (first, period)
         self._episodes.move_to_end(who)
         if len(self._episodes) > KEPT:
             self._episodes.popitem(last=False)

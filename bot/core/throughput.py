@@ -1,4 +1,4 @@
-"""Decides, purely, how many redactions may be on their way, and when: as the answers tell it."""
+"""Decides how many redactions may be on their way at once, by what the homeserver answers."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ class Redaction:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
-    """A command of a person, parsed and judged; its lifetime counts from its own place."""
+    """A command of a person, parsed and authorized; its lifetime counts from its own place."""
 
     digest: str
     """What is remembered of it, so that it counts once."""
@@ -155,7 +155,7 @@ Item = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gap:
-    """A stretch of timeline still to be read, back from `token` to what was read before."""
+    """A part of the timeline still to be read, back from `token` to what was read before."""
 
     id: int = 0
     room_id: RoomID
@@ -182,7 +182,7 @@ class Gap:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sweep:
-    """A walk back through a whole room, to give timers to what has none."""
+    """One reading backwards through a whole room, to give timers to what has none."""
 
     room_id: RoomID
     whole: bool
@@ -191,7 +191,7 @@ class Sweep:
     until: Millis
     """The lifetime of what is found began between these two times."""
     token: str | None = None
-    """What comes before it is still to be read; `None`: the walk has not begun."""
+    """What comes before it is still to be read; `None`: the sweep has not begun."""
     setting: Setting = None
     """The room's setting at `token`."""
     before: tuple[tuple[EventID, Setting], ...] = ()
@@ -199,10 +199,10 @@ class Sweep:
     defaults: Defaults = ()
     """The operator's defaults that held before `token`, where nobody had set a lifetime."""
     fresh: int = 0
-    """Messages found in this walk, and in all of them."""
+    """Messages found in this sweep, and in all of them."""
     found: int = 0
     events: int = 0
-    """Events read in all walks."""
+    """Events read in all sweeps."""
     empty: int = 0
     """Walks since the last one that found something."""
     size: int = PAGE
@@ -213,7 +213,7 @@ class Sweep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoomUpdate:
-    """One room's part of a sync, judged and ready to be committed with its token."""
+    """One room's part of a sync, read and ready to be committed with its token."""
 
     room_id: RoomID
     items: list[Item]
@@ -304,7 +304,7 @@ def began(event: Event, *, live: bool, since: Millis, now: Millis) -> Millis:
     `origin_server_ts` counts, which its sender can forge: never before `since` (the last
     sync, before which it would have been seen) and never after `now`.
     """
-    stamp = event.get("origin_server_ts")
-    if live or type(stamp) is not int:
+    timestamp = event.get("origin_server_ts")
+    if live or type(timestamp) is not int:
         return now
-    return min(max(stamp, since), now)
+    return min(max(timestamp, since), now)

@@ -101,7 +101,7 @@ class Matrix(Lookups):
             raise OutcomeError(outcome)
         if not isinstance(outcome.body.get("next_batch"), str):
             raise OutcomeError(Failed(status=200))
-        await self.crypto.feed_by_turns(outcome.body)
+        await self.crypto.feed_by_slices(outcome.body)
         self.crypto.wake.set()
         batch = responses.read_sync(outcome.body, self.own_id)
         return replace(batch, keys=self.crypto.has_news)

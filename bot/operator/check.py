@@ -18,7 +18,7 @@ from bot.matrix.encryption.device_keys import TAKEN, device_keys
 from bot.matrix.http.discovery import find
 from bot.matrix.http.endpoints import path
 from bot.matrix.http.nio_client import Client
-from bot.matrix.identity.cross_signing import CrossSigning, SigningState, read_seeds
+from bot.matrix.identity.cross_signing import CrossSigning, SigningState, read_private_keys
 from bot.matrix.identity.secret_storage import StorageError
 from bot.matrix.login.device import Identity, load_identity
 from bot.matrix.synapse.admin import Admin
@@ -181,8 +181,8 @@ async def _identity(matrix: Matrix, settings: Settings, known: Identity) -> Asyn
     """Look at the cross-signing keys and, if there is a recovery key, at what it opens."""
     signing = CrossSigning(matrix, settings.data_dir)
     try:
-        standing, _ = await signing.look(known.device_id)
-        yield _signed(standing)
+        signing_state, _ = await signing.look(known.device_id)
+        yield _signed(signing_state)
         key = settings.recovery_key()
         if key is not None:
             yield await _recovery(matrix, key, signing.master)
@@ -192,17 +192,19 @@ async def _identity(matrix: Matrix, settings: Settings, known: Identity) -> Asyn
         )
 
 
-def _signed(standing: SigningState) -> Finding:
-    if standing is SigningState.SIGNED:
+def _signed(signing_state: SigningState) -> Finding:
+    if signing_state is SigningState.SIGNED:
         return Finding(good=True, what="cross-signing: the device is signed")
-    what = WORDS.get(standing, "the device is not signed")
-    return Finding(good=False, what=f"cross-signing: {what}", remedy=REMEDIES[standing])
+    what = WORDS.get(signing_state, "the device is not signed")
+    return Finding(good=False, what=f"cross-signing: {what}", remedy=REMEDIES[signing_state])
 
 
 async def _recovery(matrix: Matrix, key: bytes, master: str) -> Finding:
     try:
-        seeds = await read_seeds(matrix, key)
-        problem = "" if not master or seeds.public("master") == master else "it opens an old one"
+        private_keys = await read_private_keys(matrix, key)
+        problem = (
+            "" if not master or private_keys.public("master") == master else "it opens an old one"
+        )
     except StorageError as error:
         problem = str(error)
     if problem:

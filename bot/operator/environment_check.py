@@ -1,4 +1,4 @@
-"""Looks at what the environment says of the way to the homeserver: its proxy, and whom to trust."""
+"""Checks what the environment says of the way to the homeserver: its proxy, and whom to trust."""
 
 from __future__ import annotations
 

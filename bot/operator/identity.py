@@ -138,17 +138,17 @@ async def _show(
     settings: Settings, matrix: Matrix, device_id: str, say: Callable[[str], None]
 ) -> int:
     signing = CrossSigning(matrix, settings.data_dir)
-    standing, device = await signing.look(device_id)
+    signing_state, device = await signing.look(device_id)
     keys = device.get("keys")
     found = keys.get(f"ed25519:{device_id}") if isinstance(keys, dict) else None
     say(f"account   {settings.user_id}")
     if signing.master:
         say(f"identity  {grouped(signing.master)}")
     say(f"device    {device_id} {grouped(_plain(found)) if found else 'has no keys'}")
-    if standing is SigningState.SIGNED:
+    if signing_state is SigningState.SIGNED:
         say("signed    yes")
         return OK
-    say(f"signed    no ({standing}): {REMEDIES[standing]}")
+    say(f"signed    no ({signing_state}): {REMEDIES[signing_state]}")
     return FAILED
 
 

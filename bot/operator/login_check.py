@@ -1,4 +1,4 @@
-"""What is found out with a login: the bot's own; an administrator's, who sees limits and files."""
+"""The checks that take a login: the bot's own, or that of a server administrator."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ class _Rebuild:
             media_server=settings.own_server if settings.media.delete else None,
             per_minute=settings.commands.per_minute,
         )
-        self._intake = Sync(matrix, store, reader, self._clock, random=random, wake=_nobody)
+        self._sync = Sync(matrix, store, reader, self._clock, random=random, wake=_nobody)
         self._backfill = Backfill(
             matrix, store, reader, self._clock, random=random, wake_others=_nobody
         )
@@ -82,7 +82,7 @@ class _Rebuild:
         """Read until every room was walked through once; return what came of it."""
         token, _ = await self._store.position()
         if token is None:
-            await self._intake.once()  # an empty database: begins sweeps by itself
+            await self._sync.once()  # an empty database: begins sweeps by itself
         else:
             await self._begin()
         never, rooms, silent = asyncio.Event(), await self._store.sweeps.left(), set[RoomID]()

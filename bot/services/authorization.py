@@ -1,4 +1,4 @@
-"""Judges commands: who may change a room's lifetime, by the room's state as it is now."""
+"""Decides whether a person may change a room's lifetime, by the room's state as it is now."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class DecryptedEvent(Protocol):
 
 
 class Authority(Protocol):
-    """What judging asks of the homeserver."""
+    """What this service asks of the homeserver."""
 
     @property
     def own_id(self) -> UserID: ...  # noqa: D102
@@ -101,7 +101,7 @@ class Authorizer:
         self._authority = authority
         self._bounds = bounds
         self._signed_only = signed_only
-        self._allowance = RateLimit(per_minute, MINUTE)
+        self._rate_limit = RateLimit(per_minute, MINUTE)
         self._silent: dict[RoomID, Millis] = {}
         """Rooms of which the homeserver did not say who may do what, and when it did not."""
 
@@ -119,9 +119,9 @@ class Authorizer:
 
     def over_limit(self, sender: UserID, digest: str, at: Millis) -> Command | None:
         """Return the verdict on a command said at `at` that is one too many, else `None`."""
-        if self._allowance.admits(sender, digest, at):
+        if self._rate_limit.admits(sender, digest, at):
             return None
-        if not self._allowance.begins(sender, digest, at):
+        if not self._rate_limit.begins(sender, digest, at):
             return Command(digest=digest, sender=sender, kind=SURPLUS)
         log.warning("somebody says too many commands: those over the limit do not count")
         return Command(digest=digest, sender=sender, kind="hasty")
@@ -142,7 +142,7 @@ class Authorizer:
                 digest=command.digest, sender=command.sender, kind=parsed.kind, args=args
             )
         try:
-            said = said or await self.judge(command, powers)
+            said = said or await self.authorize(command, powers)
         except OutcomeError as error:
             log.info("a command waits to be decided (%s)", describe(error.outcome))
             return command
@@ -171,14 +171,14 @@ class Authorizer:
 
         Raises `OutcomeError` when the homeserver does not answer: ask again later.
         """
-        said = await self.judge(command, self.powers(room_id))
+        said = await self.authorize(command, self.powers(room_id))
         self._silent.pop(room_id, None)
         return _placed(said, command)
 
-    async def judge(self, command: UndecidedCommand, powers: Powers) -> Command:
+    async def authorize(self, command: UndecidedCommand, powers: Powers) -> Command:
         """Return the verdict on a command that sets a lifetime.
 
-        Raises `OutcomeError` when the homeserver does not answer: judge again later.
+        Raises `OutcomeError` when the homeserver does not answer: decide again later.
         """
         sender, digest = command.sender, command.digest
         device = (command.device_id, command.device_key)

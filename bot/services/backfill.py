@@ -67,7 +67,7 @@ class Memory(Protocol):
     """What backfill asks of the store."""
 
     @property
-    def unread(self) -> Gaps: ...  # noqa: D102
+    def gaps(self) -> Gaps: ...  # noqa: D102
     async def room(self, room_id: RoomID) -> Room | None: ...  # noqa: D102
     async def ask_review(self, room_id: RoomID) -> None: ...  # noqa: D102
 
@@ -138,15 +138,15 @@ class Backfill:
         await run_together(self._clock, self.wake, chunks, pages)
 
     async def _next(self, busy: Collection[RoomID]) -> Due | None:
-        found = await self._memory.unread.next_gap(busy)
+        found = await self._memory.gaps.next_gap(busy)
         return None if found is None else Due(gap=found[0], next=found[1])
 
     async def _ready(self, busy: Collection[None]) -> Ready | None:
-        return Ready() if not busy and await self._memory.unread.is_ready() else None
+        return Ready() if not busy and await self._memory.gaps.is_ready() else None
 
     async def _take_over(self, _: object) -> None:
         """Give timers to some of what was read of rooms without a gap left."""
-        done = await self._memory.unread.take_over(self._clock.now())
+        done = await self._memory.gaps.take_over(self._clock.now())
         if done is not None:
             log.info("caught up with %d events of a room", done[1])
             self._wake_others()
@@ -154,7 +154,7 @@ class Backfill:
     async def read(self, gap: Gap) -> str | None:
         """Read one page of a gap and remember it; return why it is put off, if it is."""
         if (until := self._pages.away_until) is not None:
-            await self._memory.unread.later(gap, until, counts=False)
+            await self._memory.gaps.later(gap, until, counts=False)
             return AWAY
         try:
             events, token = await self._homeserver.page_back(gap.room_id, gap.token, gap.size)
@@ -175,7 +175,7 @@ class Backfill:
         done = reached or token is None or token == gap.token
         log.info("read %d events of a gap%s", len(fresh), "" if done else ", more to come")
         now = self._clock.now()
-        await self._memory.unread.read_on(gap, items, token or gap.token, now, done=done)
+        await self._memory.gaps.read_on(gap, items, token or gap.token, now, done=done)
         return None
 
     def _until_known(self, events: list[Event], gap: Gap) -> tuple[list[Event], bool]:
@@ -216,8 +216,8 @@ class Backfill:
         if again.counts and gap.attempts >= tries:
             # What was said since waits behind the gap, and may not wait for ever.
             log.error("a gap cannot be read: messages in it stay until the room can be swept")
-            await self._memory.unread.give_up(gap, self._clock.now())
+            await self._memory.gaps.give_up(gap, self._clock.now())
         else:
             size, counts = again.size, again.counts
-            await self._memory.unread.later(gap, again.at, size=size, counts=counts)
+            await self._memory.gaps.later(gap, again.at, size=size, counts=counts)
         return describe(outcome) if again.counts else AWAY

@@ -1,4 +1,4 @@
-"""Notices when the machine's clock is set, and mends the moments that were computed by it."""
+"""Notices when the machine's clock is set, and corrects the times that were computed by it."""
 
 from __future__ import annotations
 

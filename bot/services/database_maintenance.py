@@ -1,4 +1,4 @@
-"""Keeps the database in order, a portion at a time, so that nobody waits for it."""
+"""Cleans the database a portion at a time, so that nobody waits for it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final, Protocol
 from bot.core.types import Millis
 from bot.services.clock import Clock
 
-TIDY_EVERY: Final[Millis] = 10_000
+WIPE_EVERY: Final[Millis] = 10_000
 """How often the database is looked at for deleted rows to be wiped."""
 
 
@@ -17,7 +17,7 @@ class Memory(Protocol):
     """What this service asks of the store."""
 
     async def any_timer(self) -> bool: ...  # noqa: D102
-    async def tidy(self) -> None: ...  # noqa: D102
+    async def wipe(self) -> None: ...  # noqa: D102
     async def put_in_order(self) -> bool: ...  # noqa: D102
     async def end_left(self, now: Millis) -> bool: ...  # noqa: D102
     async def next_end(self) -> Millis | None: ...  # noqa: D102
@@ -45,13 +45,13 @@ class DatabaseMaintenance:
             await self._clock.wait(self.wake, await self._memory.next_end())
 
 
-async def keep_tidy(memory: Memory, clock: Clock) -> None:
+async def keep_wiping(memory: Memory, clock: Clock) -> None:
     """Wipe from the disk what was deleted: soon when nothing is left to do, else now and then."""
     never = asyncio.Event()
     last = clock.elapsed()
     while True:
-        await clock.wait(never, clock.now() + TIDY_EVERY)
+        await clock.wait(never, clock.now() + WIPE_EVERY)
         busy = await memory.any_timer()
-        if not busy or clock.elapsed() - last >= 60 * TIDY_EVERY:
-            await memory.tidy()
+        if not busy or clock.elapsed() - last >= 60 * WIPE_EVERY:
+            await memory.wipe()
             last = clock.elapsed()

@@ -1,4 +1,4 @@
-"""Decides commands whose sender's right could not be looked up when they were read."""
+"""Authorizes commands whose sender's right could not be looked up when they were read."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ class DeferredAuthorization:
     def __init__(
         self,
         memory: Memory,
-        judge: Authorizer,
+        authorizer: Authorizer,
         clock: Clock,
         *,
         random: Random,
         wake_others: Callable[[], None],
     ) -> None:
         self._memory = memory
-        self._judge = judge
+        self._authorizer = authorizer
         self._clock = clock
         self._random = random
         self._wake_others = wake_others
@@ -71,7 +71,7 @@ class DeferredAuthorization:
     async def decide(self, pending: PendingCommand) -> str | None:
         """Decide one command, or put it off; return why."""
         try:
-            said = await self._judge.decide(pending.room_id, pending.command)
+            said = await self._authorizer.decide(pending.room_id, pending.command)
         except OutcomeError as error:
             return await self._failed(pending, error.outcome)
         except TokenRejectedError:

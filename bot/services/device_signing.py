@@ -1,4 +1,4 @@
-"""Sees to it that clients which trust only signed devices trust the bot's device."""
+"""Has the bot's device signed: some clients trust no other."""
 
 from __future__ import annotations
 
@@ -59,20 +59,20 @@ class DeviceSigning:
         self._signing = signing
         self._clock = clock
         self._random = random
-        self.standing = ""
+        self.signing_state = ""
         """Empty while it is not known yet."""
 
     @property
     def trouble(self) -> str:
         """What to tell people, if anything."""
-        return WORDS.get(self.standing, "")
+        return WORDS.get(self.signing_state, "")
 
     @property
     def fingerprints(self) -> Fingerprints:
         """The keys that people can compare."""
         signing = self._signing
         return Fingerprints(
-            master=signing.master if self.standing == SIGNED else "",
+            master=signing.master if self.signing_state == SIGNED else "",
             device_id=signing.device_id,
             device=signing.fingerprint,
         )
@@ -85,12 +85,12 @@ class DeviceSigning:
             await unsigned.wait()
 
     async def run(self) -> None:
-        """Settle the device's standing; expiry never waits for it."""
+        """Have the device signed; expiry never waits for it."""
         failures = 0
         never = asyncio.Event()
         while True:
             try:
-                self.standing = await self._signing.settle()
+                self.signing_state = await self._signing.settle()
             except (OutcomeError, OSError) as error:
                 why = type(error).__name__
                 if isinstance(error, OutcomeError):
@@ -104,7 +104,7 @@ class DeviceSigning:
                     await self._clock.wait(never, self._clock.now() + left)
                 continue
             if self.trouble:
-                log.warning("%s (%s)", self.trouble, REMEDIES[self.standing])
+                log.warning("%s (%s)", self.trouble, REMEDIES[self.signing_state])
             else:
                 log.info("the device is signed: clients that trust signed devices only trust it")
             return

@@ -1,4 +1,4 @@
-"""Turns events of a room's timeline into items: judges commands, and drops every word of text."""
+"""Turns the events of a room's timeline into items, and drops every word of text."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from bot.services.authorization import Authorizer
 from bot.services.message_reader import HearVerification, Homeserver, MessageReader, ReadContext
 
 ASK_WITHIN = 2.0
-"""Seconds that the homeserver gets to say who may do what, while a stretch is read."""
+"""Seconds that the homeserver gets to say who may do what, while a part of the timeline is read."""
 AT_ONCE = 50
 """Events read without a turn for the others in the event loop; decrypting takes its time."""
 
@@ -55,12 +55,12 @@ class EventReader:
         `per_minute`: the commands of one sender that count.
         """
         self._homeserver = homeserver
-        self.judge = Authorizer(
+        self.authorizer = Authorizer(
             homeserver, bounds=bounds, signed_only=signed_only, per_minute=per_minute
         )
-        self._hearing = MessageReader(
+        self._message_reader = MessageReader(
             homeserver,
-            self.judge,
+            self.authorizer,
             prefix=prefix,
             digest=digest,
             hear_verification=hear_verification,
@@ -94,7 +94,7 @@ class EventReader:
         items: list[Item] = []
         if until is None:
             until = asyncio.get_running_loop().time() + ASK_WITHIN
-        powers = self.judge.powers(room_id, until=until, now=now)
+        powers = self.authorizer.powers(room_id, until=until, now=now)
         reading = ReadContext(room_id=room_id, powers=powers, now=now, meet=meet)
         for number, event in enumerate(events):
             if number % AT_ONCE == AT_ONCE - 1:
@@ -115,7 +115,7 @@ class EventReader:
             # A command stands before its own message: its lifetime covers it as well.
             sent = began(event, live=live, since=since, now=now)
             in_clear = was_clear or not encrypted
-            heard = await self._hearing.heard(
+            heard = await self._message_reader.heard(
                 reading, event, encrypted=encrypted, in_clear=in_clear, sent=sent
             )
             items += [item for item in heard if not isinstance(item, MediaReference)]
@@ -139,7 +139,9 @@ class EventReader:
                 sent, parent = began(event, live=False, since=since, now=now), belongs_to(event)
                 items.append(_found(event, EventID(event_id), sent, parent))
                 if isinstance(event.get("content"), dict):
-                    items += self._hearing.attached(event, event.get("type"), event["content"])
+                    items += self._message_reader.attached(
+                        event, event.get("type"), event["content"]
+                    )
         return items
 
     def _with_marks(self, event: Event) -> list[Item]:

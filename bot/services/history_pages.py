@@ -1,4 +1,4 @@
-"""Says how a page of a room's history is asked for again that could not be had."""
+"""Decides how to ask again for a page of a room's history that the homeserver did not give."""
 
 from __future__ import annotations
 

@@ -147,9 +147,9 @@ class Invitations:
     def _in_measure(self, inviter: UserID, room_id: RoomID, which: str) -> bool:
         """Whether it keeps within the limits of invitations, where it counts from now on."""
         who, what, now = str(inviter), f"{which} {room_id}", self._clock.now()
-        for allowance, whose in ((self._of_each, who), (self._of_all, "")):
-            if not allowance.admits(whose, what, now):
-                if allowance.begins(whose, what, now):
+        for rate_limit, whose in ((self._of_each, who), (self._of_all, "")):
+            if not rate_limit.admits(whose, what, now):
+                if rate_limit.begins(whose, what, now):
                     log.warning(
                         "too many invitations %s: those over the limit are declined",
                         "by one account" if whose else "in this hour",

@@ -1,4 +1,4 @@
-"""Sees that the disk opens nothing: keys are moved past what was read, and old ones deleted."""
+"""Moves Megolm sessions past what was read, and deletes old ones: the disk then opens nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Waits for keys that come after their message, and asks for what never becomes readable."""
+"""Waits for keys that come after their message, and asks for those that do not come."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Memory(Protocol):
     @property
     def keys(self) -> Keys: ...  # noqa: D102
     async def heard(  # noqa: D102
-        self, room_id: RoomID, unheard: Undecryptable, items: list[Item], now: Millis
+        self, room_id: RoomID, undecryptable: Undecryptable, items: list[Item], now: Millis
     ) -> None: ...
 
 
@@ -126,14 +126,14 @@ class LateKeys:
             return self._due.pop(room_id)
         waiting, turns = await self._memory.keys.waiting(), dict[RoomID, Turn]()
         now = self._clock.now()
-        for room_id, unheard, was_asked in waiting:
+        for room_id, undecryptable, was_asked in waiting:
             if room_id in busy:
                 continue
-            when = self._when(room_id, unheard, was_asked=was_asked)
+            when = self._when(room_id, undecryptable, was_asked=was_asked)
             turn = turns.setdefault(room_id, Turn(room_id=room_id, next=when))
             turn.next = min(turn.next, when)
-            turn.waiting.append((unheard, was_asked))
-        self._asked_twice &= {_key_of(unheard) for _, unheard, _ in waiting}
+            turn.waiting.append((undecryptable, was_asked))
+        self._asked_twice &= {_key_of(undecryptable) for _, undecryptable, _ in waiting}
         self._later = {key: at for key, at in self._later.items() if at > now}
         # The others are taken from here next: all that waits is not read anew for each room.
         self._due = {turn.room_id: turn for turn in turns.values() if turn.next <= now}
@@ -146,89 +146,95 @@ class LateKeys:
         """Do what can be done for a room's messages; return why one is put off, if one is."""
         room_id, reason = turn.room_id, None
         # One key opens many messages: it is asked for once while any of them waits.
-        asked = {_key_of(unheard) for unheard, was_asked in turn.waiting if was_asked}
-        for unheard, was_asked in turn.waiting:
+        asked = {_key_of(undecryptable) for undecryptable, was_asked in turn.waiting if was_asked}
+        for undecryptable, was_asked in turn.waiting:
             now = self._clock.now()
-            if self._when(room_id, unheard, was_asked=was_asked) > now:
+            if self._when(room_id, undecryptable, was_asked=was_asked) > now:
                 continue
             # Should it be this one that takes too long, the others come first.
-            self._later[room_id, unheard.event_id] = now + WITHIN + ASK_AFTER
+            self._later[room_id, undecryptable.event_id] = now + WITHIN + ASK_AFTER
             try:
-                await self._look_at(room_id, unheard, asked, was_asked=was_asked)
+                await self._look_at(room_id, undecryptable, asked, was_asked=was_asked)
             except OutcomeError as error:
-                too_late = self._clock.now() >= unheard.at + MEET_WITHIN
+                too_late = self._clock.now() >= undecryptable.at + MEET_WITHIN
                 if not (too_late or isinstance(error.outcome, Forbidden)):
                     reason = describe(error.outcome)
-                    self._later[room_id, unheard.event_id] = self._clock.now() + ASK_AFTER
+                    self._later[room_id, undecryptable.event_id] = self._clock.now() + ASK_AFTER
                     continue
-                await self._give_up(room_id, unheard)
+                await self._give_up(room_id, undecryptable)
             except TokenRejectedError:
                 raise
             except Exception as error:  # noqa: BLE001 - it is on the disk, and would come again
                 log.warning("a late message is given up (%s)", type(error).__name__)
-                await self._give_up(room_id, unheard)
-            self._later.pop((room_id, unheard.event_id), None)
+                await self._give_up(room_id, undecryptable)
+            self._later.pop((room_id, undecryptable.event_id), None)
         return reason
 
     async def _overdue(self, _: Turn) -> None:
         """The message that took too long is put off already."""
 
-    def _when(self, room_id: RoomID, unheard: Undecryptable, *, was_asked: bool) -> Millis:
+    def _when(self, room_id: RoomID, undecryptable: Undecryptable, *, was_asked: bool) -> Millis:
         """Return when there is something to be done for a message."""
-        at = unheard.at + (ASK_AGAIN_AFTER if was_asked else ASK_AFTER)
-        if was_asked and not self._may_ask_again(unheard):
-            at = unheard.at + GIVE_UP_AFTER
-        if self._homeserver.has_key(room_id, unheard.session_id):
+        at = undecryptable.at + (ASK_AGAIN_AFTER if was_asked else ASK_AFTER)
+        if was_asked and not self._may_ask_again(undecryptable):
+            at = undecryptable.at + GIVE_UP_AFTER
+        if self._homeserver.has_key(room_id, undecryptable.session_id):
             at = 0
         # No longer than that: the clock may have been set back meanwhile.
         latest = self._clock.now() + WITHIN + ASK_AFTER
-        return max(at, min(self._later.get((room_id, unheard.event_id), 0), latest))
+        return max(at, min(self._later.get((room_id, undecryptable.event_id), 0), latest))
 
     async def _look_at(
         self,
         room_id: RoomID,
-        unheard: Undecryptable,
+        undecryptable: Undecryptable,
         asked: set[tuple[str, str]],
         *,
         was_asked: bool,
     ) -> None:
         """Do what it is time for with one message."""
-        if self._homeserver.has_key(room_id, unheard.session_id):
-            await self._read(room_id, unheard)
-        elif self._clock.now() >= unheard.at + GIVE_UP_AFTER:
-            await self._give_up(room_id, unheard)
+        if self._homeserver.has_key(room_id, undecryptable.session_id):
+            await self._read(room_id, undecryptable)
+        elif self._clock.now() >= undecryptable.at + GIVE_UP_AFTER:
+            await self._give_up(room_id, undecryptable)
         elif was_asked:
-            await self._once_more(room_id, unheard)
+            await self._once_more(room_id, undecryptable)
         else:
-            if _key_of(unheard) not in asked:
-                asked.add(_key_of(unheard))
-                await self._ask(room_id, unheard)
-            await self._memory.keys.asked(room_id, unheard.event_id)
+            if _key_of(undecryptable) not in asked:
+                asked.add(_key_of(undecryptable))
+                await self._ask(room_id, undecryptable)
+            await self._memory.keys.asked(room_id, undecryptable.event_id)
 
-    async def _once_more(self, room_id: RoomID, unheard: Undecryptable) -> None:
+    async def _once_more(self, room_id: RoomID, undecryptable: Undecryptable) -> None:
         """Ask a second time for a key that does not come."""
-        if self._may_ask_again(unheard):
-            self._asked_twice.add(_key_of(unheard))
-            await self._ask(room_id, unheard, again=True)
+        if self._may_ask_again(undecryptable):
+            self._asked_twice.add(_key_of(undecryptable))
+            await self._ask(room_id, undecryptable, again=True)
 
-    def _may_ask_again(self, unheard: Undecryptable) -> bool:
+    def _may_ask_again(self, undecryptable: Undecryptable) -> bool:
         asked = self._asked_twice
-        return _key_of(unheard) not in asked and len(asked) < MOST_ASKED_TWICE
+        return _key_of(undecryptable) not in asked and len(asked) < MOST_ASKED_TWICE
 
-    async def _read(self, room_id: RoomID, unheard: Undecryptable) -> None:
+    async def _read(self, room_id: RoomID, undecryptable: Undecryptable) -> None:
         """The key is there: do what the message says, from its own place on."""
-        event = await self._homeserver.event(room_id, unheard.event_id)
+        event = await self._homeserver.event(room_id, undecryptable.event_id)
         items: list[Item] = []
         if event is not None and self._went(event):
             # Its lifetime was over before the key came: nobody knows whether it was a command.
-            await self._give_up(room_id, unheard)
+            await self._give_up(room_id, undecryptable)
             return
         if event is not None:
             now = self._clock.now()
             items = await self._reader.items(
-                room_id, [event], encrypted=True, live=False, since=unheard.at, now=now, meet=True
+                room_id,
+                [event],
+                encrypted=True,
+                live=False,
+                since=undecryptable.at,
+                now=now,
+                meet=True,
             )
-        await self._memory.heard(room_id, unheard, items, self._clock.now())
+        await self._memory.heard(room_id, undecryptable, items, self._clock.now())
         self._wake_others()
 
     def _went(self, event: Event) -> bool:
@@ -237,8 +243,10 @@ class LateKeys:
         redaction = unsigned.get("redacted_because") if isinstance(unsigned, dict) else None
         return isinstance(redaction, dict) and self._reader.is_own(redaction)
 
-    async def _ask(self, room_id: RoomID, unheard: Undecryptable, *, again: bool = False) -> None:
-        event = await self._homeserver.event(room_id, unheard.event_id)
+    async def _ask(
+        self, room_id: RoomID, undecryptable: Undecryptable, *, again: bool = False
+    ) -> None:
+        event = await self._homeserver.event(room_id, undecryptable.event_id)
         if event is None:
             return
         content = event.get("content")
@@ -246,25 +254,27 @@ class LateKeys:
         if root is not None:
             if len(self._threads) >= MOST_ASKED_TWICE:
                 self._threads.clear()
-            self._threads[_key_of(unheard)] = root
+            self._threads[_key_of(undecryptable)] = root
         await self._homeserver.ask_for_key(room_id, event, again=again)
 
-    async def _give_up(self, room_id: RoomID, unheard: Undecryptable) -> None:
+    async def _give_up(self, room_id: RoomID, undecryptable: Undecryptable) -> None:
         """Ask for the message again, once for each key: nobody knows whether it was a command.
 
         What is certainly none is given up in silence: only a file that it shows may stay.
         """
-        digest = self._reader.digest(f"unheard:{unheard.session_id}")
-        if unheard.quiet or not self._told.admits(unheard.sender, digest, self._clock.now()):
-            await self._memory.heard(room_id, unheard, [], self._clock.now())
+        digest = self._reader.digest(f"unheard:{undecryptable.session_id}")
+        if undecryptable.quiet or not self._told.admits(
+            undecryptable.sender, digest, self._clock.now()
+        ):
+            await self._memory.heard(room_id, undecryptable, [], self._clock.now())
             return
-        root = self._threads.pop(_key_of(unheard), None)
+        root = self._threads.pop(_key_of(undecryptable), None)
         place = {"thread": root} if root else {}
-        said = Command(digest=digest, sender=unheard.sender, kind="unheard", args=place)
-        await self._memory.heard(room_id, unheard, [said], self._clock.now())
+        said = Command(digest=digest, sender=undecryptable.sender, kind="unheard", args=place)
+        await self._memory.heard(room_id, undecryptable, [said], self._clock.now())
         self._wake_others()
 
 
-def _key_of(unheard: Undecryptable) -> tuple[str, str]:
+def _key_of(undecryptable: Undecryptable) -> tuple[str, str]:
     """Return what names a key: anybody can write another's session id into a message."""
-    return unheard.sender, unheard.session_id
+    return undecryptable.sender, undecryptable.session_id

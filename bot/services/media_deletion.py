@@ -104,7 +104,7 @@ class MediaDeletion:
 
     async def run(self) -> None:
         """Delete what is due until cancelled. No answer ends the bot, whatever the token is."""
-        self._judge(await self._ask(self._homeserver.usable))
+        self._authorizer(await self._ask(self._homeserver.usable))
         await Worker(
             self._clock,
             self.wake,
@@ -132,7 +132,7 @@ class MediaDeletion:
         else:
             # Should it be this file that is never answered, others come first.
             await self._later(file)
-        self._judge(outcome)
+        self._authorizer(outcome)
         self._summarise()
         troubled = isinstance(outcome, Done | NotFound) or self.trouble
         return None if troubled else describe(outcome)
@@ -161,7 +161,7 @@ class MediaDeletion:
             # The administrator's token and not the bot's own: no reason to end.
             return Refused(status=401, errcode=str(error))
 
-    def _judge(self, outcome: Outcome) -> None:
+    def _authorizer(self, outcome: Outcome) -> None:
         """Pause when it is not this one file that is the reason."""
         now, trouble = self._clock.now(), trouble_of(outcome)
         if trouble and trouble != self.trouble:

@@ -1,4 +1,4 @@
-"""Hears what a message says to the bot: commands, files, verification. Keeps no word of it."""
+"""Reads what a message says to the bot: commands, files, verification. Keeps no word of it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class MessageReader:
     def __init__(
         self,
         homeserver: Homeserver,
-        judge: Authorizer,
+        authorizer: Authorizer,
         *,
         prefix: str,
         digest: Callable[[str], str],
@@ -57,7 +57,7 @@ class MessageReader:
     ) -> None:
         """`media_server`: the server whose files go with their messages, if any do."""
         self._homeserver = homeserver
-        self._judge = judge
+        self._authorizer = authorizer
         self._prefix = prefix
         self._digest = digest
         self._hear_verification = hear_verification
@@ -89,11 +89,11 @@ class MessageReader:
         if isinstance(clear, MissingRoomKey):
             quiet = not may_be_command(content)
             worth = not quiet or sender.partition(":")[2] == self._media_server
-            unheard = _unheard(event, clear.session_id, now, sent, quiet=quiet)
-            return [unheard] if worth else []
+            undecryptable = _undecryptable(event, clear.session_id, now, sent, quiet=quiet)
+            return [undecryptable] if worth else []
         told = _opened(event, clear)
         if not clear.known and self._matters(event, clear, told):
-            return [_unheard(event, clear.session_id, now, sent, quiet=False)]
+            return [_undecryptable(event, clear.session_id, now, sent, quiet=False)]
         read = KeyUse(session_id=clear.session_id, index=clear.index, at=now)
         if not clear.known:
             return [read]
@@ -125,7 +125,7 @@ class MessageReader:
             clear=clear is None,
             thread=thread_of(content, event["content"].get("m.relates_to")) or "",
         )
-        verdict = await self._judge.hear(parsed, command, reading.powers)
+        verdict = await self._authorizer.hear(parsed, command, reading.powers)
         return items if verdict is None else [*items, verdict]
 
     def _command(self, event: Event, kind: object, content: Event) -> ParsedCommand | None:
@@ -164,7 +164,7 @@ def _opened(event: Event, clear: DecryptedEvent) -> Event:
     return {**event, "type": clear.type, "content": {**outer, **clear.content}}
 
 
-def _unheard(
+def _undecryptable(
     event: Event, session_id: str, now: Millis, sent: Millis, *, quiet: bool
 ) -> Undecryptable:
     """Return the message as one that cannot be read yet, or not be believed."""

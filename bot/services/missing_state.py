@@ -1,4 +1,4 @@
-"""Reads what a room is that comes without its state: the bot had lost sight of it."""
+"""Asks for the state of a room that came without it: the bot had lost sight of the room."""
 
 from __future__ import annotations
 

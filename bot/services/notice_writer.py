@@ -1,4 +1,4 @@
-"""Finds the words for what the bot owes to a room: looks up what they tell."""
+"""Writes the text of a notice: looks up what it has to tell, and leaves the words to `chat`."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Memory(Protocol):
     """What is looked up in the store."""
 
     @property
-    def unread(self) -> Gaps: ...  # noqa: D102
+    def gaps(self) -> Gaps: ...  # noqa: D102
     async def pending(self, room_id: RoomID) -> tuple[int, Millis | None]: ...  # noqa: D102
     async def refusals(self, room_id: RoomID) -> tuple[int, Millis]: ...  # noqa: D102
 
@@ -63,7 +63,7 @@ class Identity(Protocol):
 
 
 class NoticeWriter:
-    """Knows the words for each kind of debt."""
+    """Knows the words for each kind of notice."""
 
     def __init__(
         self,
@@ -86,16 +86,16 @@ class NoticeWriter:
         self._files = files
         self._load = load
 
-    async def text(self, debt: OutboxItem, room: Room) -> str:
-        """Return what to say for a debt; empty: nothing. Raises `OutcomeError`."""
-        args = debt.args
-        match debt.kind:
+    async def text(self, entry: OutboxItem, room: Room) -> str:
+        """Return the text of a notice; empty: there is nothing to say. Raises `OutcomeError`."""
+        args = entry.args
+        match entry.kind:
             case "welcome":
                 now = lifetime(room.setting, self._bounds)
-                standing = await self._standing(room.room_id)
-                return notices.welcome(self._prefix, standing, now, args.get("back", 0))
+                permission = await self._permission(room.room_id)
+                return notices.welcome(self._prefix, permission, now, args.get("back", 0))
             case "announce" | "changed":
-                return await self._announce(debt, room)
+                return await self._announce(entry, room)
             case "suspended":
                 return notices.suspended(Permission(need=args["need"], have=args["have"]))
             case "stuck":
@@ -110,22 +110,22 @@ class NoticeWriter:
             case "powerless":
                 return notices.powerless(args["need"], args["have"])
             case _:
-                return await self._answer(debt, room)
+                return await self._answer(entry, room)
 
-    async def _answer(self, debt: OutboxItem, room: Room) -> str:
-        match debt.kind:
+    async def _answer(self, entry: OutboxItem, room: Room) -> str:
+        match entry.kind:
             case kind if kind in PLAIN:
                 return PLAIN[kind]()
             case "moved":
-                now = lifetime(debt.args["setting"], self._bounds)
-                return notices.moved(now, await self._standing(room.room_id))
+                now = lifetime(entry.args["setting"], self._bounds)
+                return notices.moved(now, await self._permission(room.room_id))
             case "needs":
-                standing = Permission(need=debt.args["need"], have=debt.args["have"])
-                return notices.needs(lifetime(debt.args["setting"], self._bounds), standing)
+                permission = Permission(need=entry.args["need"], have=entry.args["have"])
+                return notices.needs(lifetime(entry.args["setting"], self._bounds), permission)
             case "outside":
                 return notices.outside(self._prefix, self._bounds)
             case "invalid":
-                return notices.invalid(self._prefix, self._bounds, debt.args.get("reason", ""))
+                return notices.invalid(self._prefix, self._bounds, entry.args.get("reason", ""))
             case "help":
                 return notices.help_text(self._prefix, self._bounds)
             case "status":
@@ -134,19 +134,19 @@ class NoticeWriter:
                 return notices.fingerprint(self._identity.fingerprints, self._identity.trouble)
         return ""
 
-    async def _announce(self, debt: OutboxItem, room: Room) -> str:
-        setting = debt.args["setting"]
+    async def _announce(self, entry: OutboxItem, room: Room) -> str:
+        setting = entry.args["setting"]
         after = lifetime(setting, self._bounds)
-        if debt.kind == "announce" and after == debt.args["was"]:
+        if entry.kind == "announce" and after == entry.args["was"]:
             return notices.unchanged(setting)
         pending = 0 if after else (await self._memory.pending(room.room_id))[0]
         return notices.announcement(
-            await self._name(room, debt.args["sender"]),
+            await self._name(room, entry.args["sender"]),
             setting,
             self._bounds,
             pending=pending,
-            standing=await self._standing(room.room_id),
-            note=debt.args.get("note", ""),
+            permission=await self._permission(room.room_id),
+            note=entry.args.get("note", ""),
         )
 
     async def _status(self, room: Room) -> str:
@@ -155,8 +155,8 @@ class NoticeWriter:
             lifetime(room.setting, self._bounds),
             pending=pending,
             next_in=None if due is None else due - self._clock.now(),
-            standing=await self._standing(room.room_id),
-            reading=await self._memory.unread.reads(room.room_id),
+            permission=await self._permission(room.room_id),
+            reading=await self._memory.gaps.reads(room.room_id),
             refused=(await self._memory.refusals(room.room_id))[0],
             trouble="" if self._identity is None else self._identity.trouble,
             files=self._told_of_files(),
@@ -176,6 +176,6 @@ class NoticeWriter:
         name = await self._homeserver.name_of(room.room_id, UserID(sender))
         return notices.person(name, sender)
 
-    async def _standing(self, room_id: RoomID) -> Permission:
+    async def _permission(self, room_id: RoomID) -> Permission:
         power = await self._homeserver.power(room_id)
         return Permission(have=power.of(self._homeserver.own_id), need=power.to_redact)

@@ -37,7 +37,7 @@ keys of all members' devices."""
 
 
 class Homeserver(notice_writer.Homeserver, Protocol):
-    """What the speaker asks of the homeserver."""
+    """What this service asks of the homeserver."""
 
     @property
     def own_id(self) -> UserID: ...  # noqa: D102
@@ -50,29 +50,29 @@ class Homeserver(notice_writer.Homeserver, Protocol):
 
 
 class Memory(notice_writer.Memory, Protocol):
-    """What the speaker asks of the store."""
+    """What this service asks of the store."""
 
     def digest(self, text: str) -> str: ...  # noqa: D102
-    async def next_debt(  # noqa: D102
+    async def next_to_deliver(  # noqa: D102
         self, busy: Collection[RoomID] = (), *, setting: bool | None = None
     ) -> OutboxItem | None: ...
-    async def written(self, debt: OutboxItem, digest: str) -> None: ...  # noqa: D102
-    async def paid(self, debt: OutboxItem, now: Millis) -> None: ...  # noqa: D102
-    async def owed_later(self, debt: OutboxItem, until: Millis) -> None: ...  # noqa: D102
+    async def written(self, entry: OutboxItem, digest: str) -> None: ...  # noqa: D102
+    async def delivered(self, entry: OutboxItem, now: Millis) -> None: ...  # noqa: D102
+    async def deliver_later(self, entry: OutboxItem, until: Millis) -> None: ...  # noqa: D102
     async def room(self, room_id: RoomID) -> Room | None: ...  # noqa: D102
     async def default_told(self, room_id: RoomID, told: Defaults) -> None: ...  # noqa: D102
-    async def take_back(self, debt: OutboxItem, owed: Outgoing) -> None: ...  # noqa: D102
+    async def take_back(self, entry: OutboxItem, outgoing: Outgoing) -> None: ...  # noqa: D102
 
 
-def _passing(outcome: Outcome, debt: OutboxItem) -> bool:
+def _passing(outcome: Outcome, entry: OutboxItem) -> bool:
     """Whether the same request may succeed later: for ever, if only the answer was missing."""
     if nobody_answered(outcome):
         return True
-    return isinstance(outcome, Failed) and debt.attempts < TRIES
+    return isinstance(outcome, Failed) and entry.attempts < TRIES
 
 
 class OutboxDelivery:
-    """Works through the debts, of each room the oldest first. What it does it may do again.
+    """Works through the outbox, of each room the oldest first. What it does it may do again.
 
     A lifetime that is to be set waits for no words; that it was set is said as a step of its own.
     """
@@ -108,7 +108,7 @@ class OutboxDelivery:
         self.wake = asyncio.Event()
 
     async def run(self) -> None:
-        """Pay debts until cancelled. Raises `TokenRejectedError`."""
+        """Deliver until cancelled. Raises `TokenRejectedError`."""
         settings = self._worker("lifetimes to be set", within=SETTING_WITHIN, setting=True)
         said = self._worker("notices", within=WORDS_WITHIN, setting=False)
         await run_together(self._clock, self.wake, settings, said)
@@ -117,25 +117,25 @@ class OutboxDelivery:
         return Worker(
             self._clock,
             self.wake,
-            partial(self._memory.next_debt, setting=setting),
-            self.pay,
-            lane=lambda debt: debt.room_id,
+            partial(self._memory.next_to_deliver, setting=setting),
+            self.deliver,
+            lane=lambda entry: entry.room_id,
             overdue=self._overdue,
             within=within,
             what=what,
         )
 
-    async def pay(self, debt: OutboxItem) -> str | None:
-        """Pay one debt, or give it up where it can never be paid, or put it off; return why."""
-        room = await self._memory.room(debt.room_id)
+    async def deliver(self, entry: OutboxItem) -> str | None:
+        """Deliver one entry, or give it up if that can never be, or put it off; return why."""
+        room = await self._memory.room(entry.room_id)
         if room is None:
             return None
         try:
-            if debt.kind == "set":
-                await self._set(debt, room)
+            if entry.kind == "set":
+                await self._set(entry, room)
                 return None
             outcome = await (
-                self._tell_default(room) if debt.kind == "default" else self._say(debt, room)
+                self._tell_default(room) if entry.kind == "default" else self._say(entry, room)
             )
         except OutcomeError as error:
             outcome = error.outcome
@@ -144,58 +144,58 @@ class OutboxDelivery:
         except Exception as error:  # noqa: BLE001 - it is on the disk, and would come again
             outcome = Failed(status=0, errcode=type(error).__name__)
         if isinstance(outcome, Done):
-            await self._memory.paid(debt, self._clock.now())
-        elif _passing(outcome, debt):
-            wait = retry_in(outcome, debt.attempts, chance=self._random.random())
-            await self._memory.owed_later(debt, self._clock.now() + wait)
+            await self._memory.delivered(entry, self._clock.now())
+        elif _passing(outcome, entry):
+            wait = retry_in(outcome, entry.attempts, chance=self._random.random())
+            await self._memory.deliver_later(entry, self._clock.now() + wait)
             return describe(outcome)
-        elif debt.kind == "default":
+        elif entry.kind == "default":
             # Asked again when the bot's rights change; until then only the database knows.
             log.info("could not write since when lifetime.default holds in a room")
-            await self._memory.paid(debt, self._clock.now())
+            await self._memory.delivered(entry, self._clock.now())
         else:
             log.warning("a notice could not be sent (%s)", describe(outcome))
-            if debt.kind == "set":
+            if entry.kind == "set":
                 # The command counted from its own place; what the room's state says counts again.
-                place = {key: debt.args[key] for key in ("thread",) if key in debt.args}
-                owed = Outgoing(key=f"{debt.key}:no", kind="reverted", args=place)
-                await self._memory.take_back(debt, owed)
-            await self._memory.paid(debt, self._clock.now())
+                place = {key: entry.args[key] for key in ("thread",) if key in entry.args}
+                outgoing = Outgoing(key=f"{entry.key}:no", kind="reverted", args=place)
+                await self._memory.take_back(entry, outgoing)
+            await self._memory.delivered(entry, self._clock.now())
         return None
 
-    async def _overdue(self, debt: OutboxItem) -> None:
+    async def _overdue(self, entry: OutboxItem) -> None:
         """It took too long, and would again: others of its kind get more turns meanwhile."""
         chance = self._random.random()
-        wait = backoff(debt.attempts, ceiling=POSTPONE_CEILING, chance=chance)
-        await self._memory.owed_later(debt, self._clock.now() + wait)
+        wait = backoff(entry.attempts, ceiling=POSTPONE_CEILING, chance=chance)
+        await self._memory.deliver_later(entry, self._clock.now() + wait)
 
-    async def _set(self, debt: OutboxItem, room: Room) -> None:
+    async def _set(self, entry: OutboxItem, room: Room) -> None:
         """Write the commanded lifetime into the room's state, unless it was changed meanwhile.
 
         The room's state is looked at first: after a crash, what is set there may be our own
         writing, or somebody's later one, which is not to be undone. Raises `OutcomeError`.
         """
-        current = await self._homeserver.policy_event(debt.room_id)
-        wanted = int(debt.args["setting"])
+        current = await self._homeserver.policy_event(entry.room_id)
+        wanted = int(entry.args["setting"])
         there, digest, sender = self._read(current)
         # Some homeservers do not tell the sender of state; with them the command is written.
-        foreign = sender not in {"", self._homeserver.own_id} and digest != debt.args["base"]
+        foreign = sender not in {"", self._homeserver.own_id} and digest != entry.args["base"]
         removed = is_gone(current or {}) and lifetime(room.stated, self._bounds) is not None
         # What somebody has changed since may have come with the timeline already.
         if foreign or removed or not room.commanded:
-            await self._memory.take_back(debt, not_held(debt.key, debt.args))
+            await self._memory.take_back(entry, not_held(entry.key, entry.args))
             return
-        marks = [(EventID(mark[0]), int(mark[1])) for mark in debt.args.get("marks", [])]
+        marks = [(EventID(mark[0]), int(mark[1])) for mark in entry.args.get("marks", [])]
         content = policy_content(wanted, marks)
         same = there == wanted or (wanted == 0 and current is None and self._bounds.default is None)
         # Where something else held in between, who walks back later has to know.
         held = same and all(setting == wanted for _, setting in marks)
         if not held and (current is None or current.get("content") != content):
-            outcome = await self._homeserver.set_policy(debt.room_id, content)
+            outcome = await self._homeserver.set_policy(entry.room_id, content)
             if not isinstance(outcome, Done):
                 raise OutcomeError(outcome)
             digest = self._digest(outcome.body)
-        await self._memory.written(debt, digest)
+        await self._memory.written(entry, digest)
 
     async def _tell_default(self, room: Room) -> Outcome:
         """Write into the room's state since when the operator's default holds: disks get lost."""
@@ -218,15 +218,15 @@ class OutboxDelivery:
         event_id = told.get("event_id")
         return self._memory.digest(event_id) if event_id and isinstance(event_id, str) else ""
 
-    async def _say(self, debt: OutboxItem, room: Room) -> Outcome:
-        body = await self._notices.text(debt, room)
+    async def _say(self, entry: OutboxItem, room: Room) -> Outcome:
+        body = await self._notices.text(entry, room)
         if not body:
             return Done()
         content: dict[str, Any] = {"msgtype": "m.notice", "body": body, "m.mentions": {}}
-        txn = "say-" + self._memory.digest(f"{debt.room_id}\n{debt.key}")
+        txn = "say-" + self._memory.digest(f"{entry.room_id}\n{entry.key}")
         say = partial(self._homeserver.say, room.room_id, encrypted=room.encrypted)
-        if "thread" in debt.args:
-            outcome = await say(content | in_thread(debt.args["thread"]), txn)
+        if "thread" in entry.args:
+            outcome = await say(content | in_thread(entry.args["thread"]), txn)
             if not isinstance(outcome, Refused):
                 return outcome
             txn += "-outside"  # no thread can begin there: whoever wrote the command made it up

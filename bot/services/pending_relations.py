@@ -1,4 +1,4 @@
-"""Asks about messages whose parent has no timer: what belongs to a gone message goes at once."""
+"""Asks about messages whose parent has no timer: if the parent is gone, they are due at once."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ class Homeserver(Protocol):
     async def event(self, room_id: RoomID, event_id: EventID) -> Event | None: ...  # noqa: D102
 
 
-class Orphans(Protocol):
+class Relations(Protocol):
     """What this service asks of the store for what belongs to what."""
 
-    async def next_orphan(self, busy: Collection[RoomID] = ()) -> PendingRelation | None: ...  # noqa: D102
-    async def later(self, orphan: PendingRelation, until: Millis) -> None: ...  # noqa: D102
-    async def answered(self, orphan: PendingRelation, now: Millis, *, gone: bool) -> None: ...  # noqa: D102
+    async def next_pending(self, busy: Collection[RoomID] = ()) -> PendingRelation | None: ...  # noqa: D102
+    async def later(self, relation: PendingRelation, until: Millis) -> None: ...  # noqa: D102
+    async def answered(self, relation: PendingRelation, now: Millis, *, gone: bool) -> None: ...  # noqa: D102
 
 
 class Memory(Protocol):
     """What this service asks of the store."""
 
     @property
-    def kin(self) -> Orphans: ...  # noqa: D102
+    def relations(self) -> Relations: ...  # noqa: D102
 
 
 class PendingRelations:
-    """Works through the orphans, of each room one after another."""
+    """Works through them, of each room one after another."""
 
     def __init__(
         self,
@@ -66,46 +66,46 @@ class PendingRelations:
         self.wake = asyncio.Event()
 
     async def run(self) -> None:
-        """Ask about orphans until cancelled. Raises `TokenRejectedError`."""
+        """Ask until cancelled. Raises `TokenRejectedError`."""
         await Worker(
             self._clock,
             self.wake,
-            self._memory.kin.next_orphan,
+            self._memory.relations.next_pending,
             self.ask,
-            lane=lambda orphan: orphan.room_id,
+            lane=lambda relation: relation.room_id,
             overdue=self._overdue,
             within=WITHIN,
             what="questions about messages that belong to others",
         ).run()
 
-    async def ask(self, orphan: PendingRelation) -> str | None:
+    async def ask(self, relation: PendingRelation) -> str | None:
         """Find out whether the parent is gone; return why the question is put off, if it is.
 
         One that the homeserver does not show is not: it may be hidden from the bot alone.
         """
         try:
-            parent = await self._homeserver.event(orphan.room_id, orphan.parent)
+            parent = await self._homeserver.event(relation.room_id, relation.parent)
         except OutcomeError as error:
-            if await self._failed(orphan, error):
+            if await self._failed(relation, error):
                 return describe(error.outcome)
             parent = None
         gone = parent is not None and is_gone(parent)
-        await self._memory.kin.answered(orphan, self._clock.now(), gone=gone)
+        await self._memory.relations.answered(relation, self._clock.now(), gone=gone)
         if gone:
             self._wake_others()
         return None
 
-    async def _overdue(self, orphan: PendingRelation) -> None:
+    async def _overdue(self, relation: PendingRelation) -> None:
         """Nobody answered in time: put the question off."""
-        await self._failed(orphan, OutcomeError(Unreachable(reason="time limit")))
+        await self._failed(relation, OutcomeError(Unreachable(reason="time limit")))
 
-    async def _failed(self, orphan: PendingRelation, error: OutcomeError) -> bool:
-        """Put the question off; `False` when it is given up, and the orphan stands on its own."""
+    async def _failed(self, relation: PendingRelation, error: OutcomeError) -> bool:
+        """Put the question off; `False` when it is given up, and the message stands on its own."""
         outcome = error.outcome
         passing = nobody_answered(outcome)
-        if not passing and (isinstance(outcome, Refused) or orphan.attempts >= TRIES):
+        if not passing and (isinstance(outcome, Refused) or relation.attempts >= TRIES):
             log.warning("not known whether a message is gone (%s)", describe(outcome))
             return False
-        wait = retry_in(outcome, orphan.attempts, chance=self._random.random())
-        await self._memory.kin.later(orphan, self._clock.now() + wait)
+        wait = retry_in(outcome, relation.attempts, chance=self._random.random())
+        await self._memory.relations.later(relation, self._clock.now() + wait)
         return True

@@ -1,4 +1,4 @@
-"""Keeps up the bot's standing in rooms: lost and regained power, being removed."""
+"""Watches what the bot may do in each room: lost and regained power, being removed."""
 
 from __future__ import annotations
 
@@ -49,7 +49,13 @@ class Memory(Protocol):
     async def review_later(self, room_id: RoomID, until: Millis) -> None: ...  # noqa: D102
     async def ask_review(self, room_id: RoomID) -> None: ...  # noqa: D102
     async def reviewed(  # noqa: D102
-        self, room_id: RoomID, *, suspended: bool, owed: list[Outgoing], reviews: int, stuck: bool
+        self,
+        room_id: RoomID,
+        *,
+        suspended: bool,
+        outgoing: list[Outgoing],
+        reviews: int,
+        stuck: bool,
     ) -> None: ...
     async def refusals(self, room_id: RoomID) -> tuple[int, Millis]: ...  # noqa: D102
     async def forget(self, room_id: RoomID, now: Millis) -> int: ...  # noqa: D102
@@ -138,11 +144,11 @@ class Permissions:
         suspended = not power.may_redact(self._homeserver.own_id)
         refused, older_than = await self._memory.refusals(room_id)
         stuck = room.stuck if suspended else refused > 0
-        owed = await self._news(room, power, suspended=suspended)
+        outgoing = await self._news(room, power, suspended=suspended)
         if stuck and not room.stuck:
-            owed.append(self._stuck(older_than))
+            outgoing.append(self._stuck(older_than))
         await self._memory.reviewed(
-            room_id, suspended=suspended, owed=owed, reviews=room.reviews, stuck=stuck
+            room_id, suspended=suspended, outgoing=outgoing, reviews=room.reviews, stuck=stuck
         )
         self._wake_others()
         await self._look_for_successor(room_id)

@@ -73,7 +73,7 @@ class Memory(Protocol):
     """What the redactor asks of the store."""
 
     @property
-    def kin(self) -> Relations: ...  # noqa: D102
+    def relations(self) -> Relations: ...  # noqa: D102
     async def due(self, now: Millis, share: int, *, backlog: bool) -> list[Timer]: ...  # noqa: D102
     async def overdue(self, now: Millis) -> int: ...  # noqa: D102
     async def next_due(self, after: Millis) -> Millis | None: ...  # noqa: D102
@@ -182,7 +182,7 @@ class Redactor:
             log.warning("what belongs to a message is not known (%s)", describe(outcome))
             return True
         now = self._clock.now()
-        await self._memory.kin.found(timer, children, looked=all_of_them)
+        await self._memory.relations.found(timer, children, looked=all_of_them)
         if not children or all_of_them:
             return not children  # what was found goes first; then nothing is looked up again
         if now - self._looked_at.setdefault(timer.id, now) > PATIENCE:

@@ -243,7 +243,7 @@ class RoomUpgrades:
         elif policy is None or not self._is_own(policy, setting):
             await self._done(one, self._greeting(one))  # somebody has set one: that holds
             return
-        await self._done(one, [self._owed(one, "moved", setting=setting)])
+        await self._done(one, [self._outgoing(one, "moved", setting=setting)])
 
     def _is_own(self, policy: Event, setting: int) -> bool:
         """Whether the bot has set it, and was interrupted before it could say so."""
@@ -253,7 +253,7 @@ class RoomUpgrades:
     async def _say_what_it_needs(self, one: Successor, power: Power, setting: int) -> None:
         need = max(power.to_send_state(POLICY_EVENT), power.to_redact)
         args = {"setting": setting, "need": need, "have": power.of(self._homeserver.own_id)}
-        said = [] if one.told else [self._owed(one, "needs", **args)]
+        said = [] if one.told else [self._outgoing(one, "needs", **args)]
         await self._successors.move(one, Stage.POWERLESS, *said, where=one.room_id, told=True)
 
     async def _turn_back(self, one: Successor, true: RoomID | None) -> None:
@@ -286,7 +286,7 @@ class RoomUpgrades:
         await self._successors.move(one, Stage.DONE, *said, where=one.room_id)
 
     def _greeting(self, one: Successor) -> list[Outgoing]:
-        return [self._owed(one, "welcome")] if one.ungreeted and not one.told else []
+        return [self._outgoing(one, "welcome")] if one.ungreeted and not one.told else []
 
-    def _owed(self, one: Successor, kind: str, **args: int) -> Outgoing:
+    def _outgoing(self, one: Successor, kind: str, **args: int) -> Outgoing:
         return Outgoing(key=f"{kind}:{one.predecessor}", kind=kind, args=args)

@@ -1,4 +1,4 @@
-"""Waits for what the bot cannot do without: a disk that takes what it remembers, a homeserver."""
+"""Runs a part again after the disk took nothing, and waits for a homeserver that is away."""
 
 from __future__ import annotations
 

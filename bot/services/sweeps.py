@@ -39,7 +39,7 @@ REACH: Final[Millis] = 30 * 86_400_000
 """How long two homeservers may have been apart for their messages to be found afterwards."""
 
 AGAIN: Final[tuple[Millis, ...]] = (5_000, 30_000, 300_000, 1_200_000, 3_600_000)
-"""When to walk again after no, one, two… walks without a find: homeservers fetch what they lack
+"""When to sweep again after no, one, two… sweeps without a find: homeservers fetch what they lack
 from others a hundred events at a time, in the background, because somebody has asked; and from one
 that was away, not before it is known to be back."""
 
@@ -63,7 +63,7 @@ class Sweeps(Protocol):
     async def read_on(  # noqa: D102
         self,
         sweep: Sweep,
-        stamps: list[NewTimer],
+        new_timers: list[NewTimer],
         files: list[MediaReference],
         now: Millis,
         *,
@@ -137,7 +137,7 @@ class Sweeper:
         ).run()
 
     async def step(self, sweep: Sweep) -> str | None:
-        """Read one page of a walk and remember it; return why it is put off, if it is."""
+        """Read one page of a sweep and remember it; return why it is put off, if it is."""
         assert sweep.token is not None
         if (until := self._pages.away_until) is not None:
             await self._memory.sweeps.later(sweep, until, counts=False)
@@ -152,14 +152,14 @@ class Sweeper:
             back = PolicyBackward(
                 setting=sweep.setting, until=list(sweep.before), defaults=sweep.defaults
             )
-            stamps, files = back.stamp(items, bounds=self._bounds)
+            new_timers, files = back.decide(items, bounds=self._bounds)
             unset = back.setting is None and _never_held(back.defaults, events)
             over = reached or unset or token in {None, sweep.token} or self._far(events, sweep)
             # Asked before anything is remembered: what lies beyond the end is not to be read.
             more = over and await self._may_bring_more(sweep)
             fresh = await self._memory.sweeps.read_on(
                 sweep,
-                stamps,
+                new_timers,
                 files,
                 self._clock.now(),
                 token=None if over else token,
@@ -168,7 +168,7 @@ class Sweeper:
             )
             self.tally.events += len(shown)
             self.tally.found += fresh
-            if stamps:  # what is there already may go sooner, with what was found
+            if new_timers:  # what is there already may go sooner, with what was found
                 self._wake_others()
             if over:
                 await self._walked(sweep, fresh, len(shown), more=more)
@@ -193,23 +193,23 @@ class Sweeper:
         return events, False
 
     def _far(self, events: list[Event], sweep: Sweep) -> bool:
-        """Whether the walk has come to where nothing can be missing any more."""
+        """Whether the sweep has come to where nothing can be missing any more."""
         if not events:
             return False
         reach = self._clock.now() - self._bounds.maximum if sweep.whole else sweep.since - REACH
-        stamps = [event.get("origin_server_ts") for event in events]
-        if not all(isinstance(at, int) and at < reach for at in stamps):
+        new_timers = [event.get("origin_server_ts") for event in events]
+        if not all(isinstance(at, int) and at < reach for at in new_timers):
             return False
         # What nobody knows may be overdue for years: on, until there is only what was removed.
         items = self._reader.outline(events, since=0, now=0)
         return not sweep.whole or all(isinstance(item, RedactedEvent) for item in items)
 
     async def _may_bring_more(self, sweep: Sweep) -> bool:
-        """Whether another walk may find what other homeservers have not handed over yet."""
+        """Whether another sweep may find what other homeservers have not handed over yet."""
         return bool(self._again) and await self._homeserver.is_shared(sweep.room_id)
 
     async def _walked(self, sweep: Sweep, fresh: int, events: int, *, more: bool) -> None:
-        """A walk has come to its end: whether another one is to follow."""
+        """A sweep has come to its end: whether another one is to follow."""
         fresh += sweep.fresh
         empty = 0 if fresh else sweep.empty + 1
         # Nothing was known of the room: what other homeservers keep back has no bearing on that.

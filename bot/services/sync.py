@@ -1,4 +1,4 @@
-"""Follows the homeserver's sync: each batch is judged, then remembered with its token at once."""
+"""The sync loop: reads each batch, and stores what it means together with the sync token."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ OLDER: Final[Millis] = 24 * 3_600_000
 
 
 class Homeserver(State, Protocol):
-    """What intake asks of the homeserver."""
+    """What this service asks of the homeserver."""
 
     @property
     def own_id(self) -> UserID: ...  # noqa: D102
@@ -50,7 +50,7 @@ class Homeserver(State, Protocol):
 
 
 class Memory(Protocol):
-    """What intake asks of the store."""
+    """What this service asks of the store."""
 
     async def position(self) -> tuple[str | None, Millis]: ...  # noqa: D102
     async def room(self, room_id: RoomID) -> Room | None: ...  # noqa: D102
@@ -59,7 +59,7 @@ class Memory(Protocol):
         self,
         token: str,
         now: Millis,
-        stretches: list[RoomUpdate],
+        updates: list[RoomUpdate],
         invited: list[Invite],
         left: list[RoomID],
     ) -> None: ...
@@ -85,7 +85,7 @@ class Sync:
         self._random = random
         self._wake = wake
         self._stop = asyncio.Event()
-        self._patience: asyncio.Timeout | None = None
+        self._timeout: asyncio.Timeout | None = None
         self._anew = SyncRestart()
         self._lost_rooms = MissingState(homeserver)
         self._wait: Millis = 0  # the first answer comes at once, and says how many keys are left
@@ -95,8 +95,8 @@ class Sync:
         if self._stop.is_set():
             return
         self._stop.set()
-        if self._patience is not None:
-            self._patience.reschedule(asyncio.get_running_loop().time())
+        if self._timeout is not None:
+            self._timeout.reschedule(asyncio.get_running_loop().time())
 
     async def run(self) -> None:
         """Follow the sync until `stop`. Raises `TokenRejectedError`."""
@@ -143,7 +143,7 @@ class Sync:
     async def _poll(self, since: str | None) -> SyncBatch | None:
         """Wait for a batch; `None` when `stop` broke it off."""
         try:
-            async with asyncio.timeout(None) as self._patience:
+            async with asyncio.timeout(None) as self._timeout:
                 if self._stop.is_set():
                     return None
                 batch = await self._homeserver.sync(since, self._wait)
@@ -152,7 +152,7 @@ class Sync:
         except TimeoutError:
             return None
         finally:
-            self._patience = None
+            self._timeout = None
 
     async def take(self, batch: SyncBatch, *, live: bool, first: bool, synced_at: Millis) -> None:
         """Read one batch and remember it as a whole."""
@@ -164,19 +164,19 @@ class Sync:
             left = left + [r.room_id for r in await self._memory.rooms() if r.room_id not in there]
         # However many rooms it does not answer for: what cannot be decided waits by itself.
         until = asyncio.get_running_loop().time() + ASK_WITHIN
-        stretches = [
-            await self._stretch(room, live=live, first=first, since=since, now=now, until=until)
+        updates = [
+            await self._update(room, live=live, first=first, since=since, now=now, until=until)
             for room in batch.joined
         ]
-        sweeps = sum(stretch.sweep is not None for stretch in stretches)
+        sweeps = sum(update.sweep is not None for update in updates)
         if first and sweeps:
             why = "reading anew" if synced_at else "a new database"
             log.warning("%s: reading back in %d rooms for what has no timer", why, sweeps)
-        await self._memory.commit(batch.next_batch, now, stretches, batch.invited, left)
+        await self._memory.commit(batch.next_batch, now, updates, batch.invited, left)
         self._anew.answered()
         self._wake()
 
-    async def _stretch(
+    async def _update(
         self,
         batch: RoomBatch,
         *,

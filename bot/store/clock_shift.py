@@ -1,4 +1,4 @@
-"""Mends the moments in the database after the machine's clock was set back."""
+"""Corrects the times in the database after the machine's clock was set back."""
 
 from __future__ import annotations
 

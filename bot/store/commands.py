@@ -17,7 +17,7 @@ from bot.store.gaps import Gaps
 from bot.store.handled_commands import count_once, remember_handled
 from bot.store.media import attach
 from bot.store.megolm_sessions import FIRST, HEARD, remember_opened, reread
-from bot.store.outbox import owe
+from bot.store.outbox import enqueue
 from bot.store.permissions import ROOM
 
 SYNCED: Final = "SELECT value FROM meta WHERE key = 'token'"
@@ -60,7 +60,7 @@ class Commands:
     """What waits to be read or decided, and what is in force but not in the room's state yet."""
 
     _db: Database
-    unread: Gaps
+    gaps: Gaps
 
     async def _apply(
         self, db: Database, row: int, items: list[Item], now: Millis, *, again: bool = False
@@ -75,7 +75,7 @@ class Commands:
     # --- read late -----------------------------------------------------------------------
 
     async def heard(
-        self, room_id: RoomID, unheard: Undecryptable, items: list[Item], now: Millis
+        self, room_id: RoomID, undecryptable: Undecryptable, items: list[Item], now: Millis
     ) -> None:
         """A message that waited for its key was read, or given up: `items` are what it says.
 
@@ -83,10 +83,10 @@ class Commands:
         """
         async with self._db.transaction() as db:
             room = await db.one(ROOM, room_id)
-            if room is None or await self.unread.is_reading(db, int(room[0])):
+            if room is None or await self.gaps.is_reading(db, int(room[0])):
                 return  # what was said since is not known yet: wait for the gap
             row = int(room[0])
-            found = await db.one(HEARD, row, unheard.event_id)
+            found = await db.one(HEARD, row, undecryptable.event_id)
             if found is None:
                 return
             await remember_opened(db, items)
@@ -96,8 +96,8 @@ class Commands:
             undecided = [(one, then) for one in items if isinstance(one, UndecidedCommand)]
             await remember_undecided(db, row, undecided, now)
             said = [item for item in items if isinstance(item, Command)]
-            sent = unheard.at if unheard.sent is None else unheard.sent
-            own = Message(event_id=unheard.event_id, sent=sent)
+            sent = undecryptable.at if undecryptable.sent is None else undecryptable.sent
+            own = Message(event_id=undecryptable.event_id, sent=sent)
             await self._count_late(db, room, int(found[0]), [*said, own, *files], now)
 
     async def _count_late(
@@ -117,7 +117,7 @@ class Commands:
         revision = await db.one(REVISION, row)
         if revision != (then,):
             await remember_handled(db, [one.digest for one in said], [], now)
-            await owe(
+            await enqueue(
                 db, row, [not_held(one.digest, one.args | {"sender": one.sender}) for one in said]
             )
             return False
@@ -125,10 +125,10 @@ class Commands:
         assert token is not None
         (own,) = (item for item in items if isinstance(item, Message))
         gap = reread(RoomID(room[8]), token[0], self.digest(own.event_id), own.sent, now)
-        tail = await self.unread.begin(db, row, gap)
+        tail = await self.gaps.begin(db, row, gap)
         # It was found to count at its place, whatever holds where the room is now.
         items = [replace(one, clear=False) if isinstance(one, Command) else one for one in items]
-        await self.unread.put(db, row, tail - 1, FIRST, items)
+        await self.gaps.put(db, row, tail - 1, FIRST, items)
         return True
 
     # --- decided late --------------------------------------------------------------------
@@ -166,7 +166,7 @@ class Commands:
         """A command that waited was decided, or given up: `said` is the verdict."""
         async with self._db.transaction() as db:
             room = await db.one(ROOM, pending.room_id)
-            if room is None or await self.unread.is_reading(db, int(room[0])):
+            if room is None or await self.gaps.is_reading(db, int(room[0])):
                 return
             row = int(room[0])
             found = await db.one(DECIDED, pending.id)
@@ -178,7 +178,7 @@ class Commands:
 
     # --- in force, and not in the room's state yet ---------------------------------------
 
-    async def written(self, debt: OutboxItem, digest: str) -> None:
+    async def written(self, entry: OutboxItem, digest: str) -> None:
         """The room's state says what was commanded, by the event with this digest: now say so.
 
         Empty: no event needs to say it. Until that event has come with the timeline, nobody who
@@ -186,24 +186,24 @@ class Commands:
         debt's place.
         """
         async with self._db.transaction() as db:
-            row = await db.one(UNWRITTEN, debt.id)
+            row = await db.one(UNWRITTEN, entry.id)
             if row is not None:
-                await db.rows(WRITTEN, debt.id)
+                await db.rows(WRITTEN, entry.id)
                 await db.rows(SEEN, row[0], digest, digest)
                 await db.rows(AWAIT, digest, row[0])
 
-    async def take_back(self, debt: OutboxItem, owed: Outgoing) -> None:
+    async def take_back(self, entry: OutboxItem, outgoing: Outgoing) -> None:
         """A commanded lifetime could not be written: what the room's state says holds again.
 
         What somebody has set since is not touched; nor is anything if the command is written, or
         if a later one has taken the debt's place.
         """
         async with self._db.transaction() as db:
-            row = await db.one(UNWRITTEN, debt.id)
+            row = await db.one(UNWRITTEN, entry.id)
             if row is not None:
                 await db.rows(TAKE_BACK, row[0])
-                await db.rows("DELETE FROM owed WHERE id = ?", debt.id)
-                await owe(db, row[0], [owed])
+                await db.rows("DELETE FROM owed WHERE id = ?", entry.id)
+                await enqueue(db, row[0], [outgoing])
 
 
 async def remember_undecided(
@@ -221,7 +221,7 @@ async def remember_undecided(
         if crowd[0] >= MOST_WAITING or crowd[1] >= MOST_OF_ONE:
             await remember_handled(db, [one.digest], [], now)
             args = {"sender": one.sender} | ({"thread": one.thread} if one.thread else {})
-            await owe(db, row, [Outgoing(key=one.digest, kind="unjudged", args=args)])
+            await enqueue(db, row, [Outgoing(key=one.digest, kind="unjudged", args=args)])
             continue
         values = (row, one.digest, one.event_id, one.sender, one.setting, one.sent, one.at)
         await db.rows(WAIT, *values, one.device_id, one.device_key, one.thread, state.revision)

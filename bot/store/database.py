@@ -118,7 +118,7 @@ class Database:
             self._dirty = self._dirty or sql.lstrip().startswith("DELETE")
             await (await self._connection.executemany(sql, rows)).close()
 
-    async def tidy(self) -> None:
+    async def wipe(self) -> None:
         """Rewrite the file and empty its journal, so that nothing deleted can be read from them.
 
         `secure_delete` alone leaves copies where SQLite moved rows between pages, and old

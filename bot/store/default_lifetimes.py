@@ -15,7 +15,7 @@ from bot.core.policy import Outgoing
 from bot.core.timeline import Item
 from bot.core.types import Millis, RoomID
 from bot.store.database import Database, run
-from bot.store.outbox import owe
+from bot.store.outbox import enqueue
 
 SYNCED_AT: Final = "SELECT value FROM meta WHERE key = 'synced_at'"
 ALL: Final = "SELECT id, defaults FROM rooms WHERE left_at IS NULL"
@@ -100,12 +100,12 @@ async def told_default(db: Database, row: int, told: Defaults) -> None:
     await db.rows(TOLD, dump_defaults(told), row)
 
 
-async def owe_default(db: Database, row: int) -> None:
+async def enqueue_default(db: Database, row: int) -> None:
     """Have it written into the room's state, where no lifetime of its own holds there."""
     found = await db.one(UNTOLD, row)
     if found is not None:
         latest = load_defaults(found[0])[-1][0]
-        await owe(db, row, [Outgoing(key=f"default:{latest}", kind="default", args={})])
+        await enqueue(db, row, [Outgoing(key=f"default:{latest}", kind="default", args={})])
 
 
 async def not_in_the_future(db: Database, now: Millis) -> None:
@@ -115,4 +115,4 @@ async def not_in_the_future(db: Database, now: Millis) -> None:
         if known[-1][0] > now:
             mended = tuple((min(since, now), span) for since, span in known)
             await db.rows(SAVE, dump_defaults(mended), row)
-            await owe_default(db, row)
+            await enqueue_default(db, row)

@@ -1,4 +1,4 @@
-"""Remembers the stretches of timeline still to be read, and what was read of them so far."""
+"""Remembers the gaps: timeline still to be read, and what was read of it so far."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from bot.core.types import Millis, RoomID
 from bot.core.undecided import UndecidedCommand
 from bot.store.database import Database, Row, as_list, run
 from bot.store.megolm_sessions import FIRST, remember_opened
-from bot.store.outbox import owe
+from bot.store.outbox import enqueue
 from bot.store.sweeps import MISSED, begin_sweep
 
 CHUNK: Final = 500
@@ -207,7 +207,7 @@ class Gaps:
             row = await db.one("SELECT id FROM rooms WHERE room_id = ?", gap.room_id)
             if row is not None:
                 if await db.one(MISSED, row[0]) is None:
-                    await owe(
+                    await enqueue(
                         db, row[0], [Outgoing(key=f"missed:{gap.id}", kind="missed", args={})]
                     )
                 sweep = Sweep(room_id=gap.room_id, whole=True, since=0, until=now)

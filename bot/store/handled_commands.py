@@ -29,7 +29,7 @@ FORGET_ALL_BUT: Final = (
 
 
 async def count_once(db: Database, items: list[Item]) -> list[Item]:
-    """Leave out the commands that were counted before, in this stretch or an earlier one."""
+    """Leave out the commands that were counted before, in this sync or an earlier one."""
     said = json.dumps(
         [item.digest for item in items if isinstance(item, Command | UndecidedCommand)]
     )

@@ -1,4 +1,4 @@
-"""Remembers which keys were used, to be ratcheted, and which messages still wait for theirs."""
+"""Remembers which Megolm sessions were used, and which messages still wait for their key."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ async def remember_opened(db: Database, items: Sequence[Item]) -> None:
     await db.many(USED, [(one.session_id, one.at) for one in found])
 
 
-async def remember_unheard(
+async def remember_undecryptable(
     db: Database, row: int, found: Sequence[tuple[Undecryptable, RoomState]]
 ) -> None:
     """Note which messages wait for their key, and how the room stood at their place.

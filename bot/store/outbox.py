@@ -1,4 +1,4 @@
-"""Remembers what the bot owes to people: answers to commands, and warnings."""
+"""Remembers what is to be sent to rooms: answers to commands, warnings, state events."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from bot.core.policy_forward import overtaken, succeed
 from bot.core.types import Millis, RoomID
 from bot.store.database import Database, Row, as_list, run
 
-OWE: Final = "INSERT OR IGNORE INTO owed (room, key, kind, args) VALUES (?, ?, ?, ?)"
+ENQUEUE: Final = "INSERT OR IGNORE INTO owed (room, key, kind, args) VALUES (?, ?, ?, ?)"
 OWING: Final = "SELECT count(*) FROM owed WHERE room = ?"
-MOST_OWED: Final = 100
+MOST_OUTGOING: Final = 100
 """Answers that wait for one room at once; more were asked for than anybody reads."""
 MUST: Final = frozenset(
     {"set", "announce", "default", "reverted", "suspended", "resumed", "welcome", "moved", "needs"}
@@ -36,9 +36,9 @@ NEXT_WORDS: Final = (
     " AND NOT EXISTS (SELECT 1 FROM owed e WHERE e.room = o.room AND e.id < o.id)"
     " ORDER BY o.next, o.id LIMIT 1"
 )
-PAID: Final = "DELETE FROM owed WHERE id = ?"
+DELIVERED: Final = "DELETE FROM owed WHERE id = ?"
 WAIT_TURN: Final = "UPDATE owed SET next = max(next, ?) WHERE room = ? AND kind <> 'set'"
-OWED_LATER: Final = "UPDATE owed SET next = ?, attempts = attempts + 1 WHERE id = ?"
+DELIVER_LATER: Final = "UPDATE owed SET next = ?, attempts = attempts + 1 WHERE id = ?"
 
 
 class Outbox:
@@ -46,10 +46,10 @@ class Outbox:
 
     _db: Database
 
-    async def next_debt(
+    async def next_to_deliver(
         self, busy: Collection[RoomID] = (), *, setting: bool | None = None
     ) -> OutboxItem | None:
-        """Return the debt to be paid first, not of `busy` rooms.
+        """Return the entry to be delivered first, not of `busy` rooms.
 
         With `setting`, a lifetime that is to be set; without, something to be said, which is the
         oldest that is owed to its room. `None`: a lifetime if there is one, else words.
@@ -71,39 +71,41 @@ class Outbox:
             next=row[6],
         )
 
-    async def paid(self, debt: OutboxItem, now: Millis = 0) -> None:
-        """The debt is paid; the room's next one comes after those that wait in other rooms."""
+    async def delivered(self, entry: OutboxItem, now: Millis = 0) -> None:
+        """The entry was delivered; the room's next one comes after those that wait in others."""
         async with self._db.transaction() as db:
-            row = await db.one("SELECT id FROM rooms WHERE room_id = ?", debt.room_id)
-            await db.rows(PAID, debt.id)
+            row = await db.one("SELECT id FROM rooms WHERE room_id = ?", entry.room_id)
+            await db.rows(DELIVERED, entry.id)
             if row is not None:
                 await db.rows(WAIT_TURN, now, row[0])
 
-    async def owed_later(self, debt: OutboxItem, until: Millis) -> None:
-        """The debt could not be paid now."""
-        await run(self._db, OWED_LATER, until, debt.id)
+    async def deliver_later(self, entry: OutboxItem, until: Millis) -> None:
+        """The entry could not be delivered now."""
+        await run(self._db, DELIVER_LATER, until, entry.id)
 
 
-async def owe(db: Database, row: int, owed: list[Outgoing]) -> None:
+async def enqueue(db: Database, row: int, outgoing: list[Outgoing]) -> None:
     """Add what is owed to a room, once each; a new lifetime takes the place of one not set yet.
 
     Of answers, no more than somebody may read.
     """
-    if any(one.kind == "set" for one in owed):
+    if any(one.kind == "set" for one in outgoing):
         before = [
             Outgoing(key=one[0], kind="set", args=json.loads(one[1]))
             for one in await db.rows(SUPERSEDE, row)
         ]
-        new = next(one for one in owed if one.kind == "set")
+        new = next(one for one in outgoing if one.kind == "set")
         last = succeed(before, new)
-        owed = overtaken(before, new) + [last if one is new else one for one in owed]
-    found = await db.one(OWING, row) if owed else None
-    free = max(0, MOST_OWED - int(found[0])) if found else 0
-    answers = [one for one in owed if one.kind not in MUST]
+        outgoing = overtaken(before, new) + [last if one is new else one for one in outgoing]
+    found = await db.one(OWING, row) if outgoing else None
+    free = max(0, MOST_OUTGOING - int(found[0])) if found else 0
+    answers = [one for one in outgoing if one.kind not in MUST]
     if len(answers) > free:
         dropped = {one.key for one in answers[free:]}
-        owed = [one for one in owed if one.kind in MUST or one.key not in dropped]
+        outgoing = [one for one in outgoing if one.kind in MUST or one.key not in dropped]
     free = max(0, MOST_MUST - int(found[0])) if found else 0
-    others = [one for one in owed if one.kind != "set"][:free]
-    owed = [one for one in owed if one.kind == "set" or one in others]
-    await db.many(OWE, [(row, one.key, one.kind, json.dumps(asdict(one)["args"])) for one in owed])
+    others = [one for one in outgoing if one.kind != "set"][:free]
+    outgoing = [one for one in outgoing if one.kind == "set" or one in others]
+    await db.many(
+        ENQUEUE, [(row, one.key, one.kind, json.dumps(asdict(one)["args"])) for one in outgoing]
+    )

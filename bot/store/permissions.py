@@ -1,4 +1,4 @@
-"""Remembers the bot's standing in rooms: what is to be looked at, and what was found."""
+"""Remembers what the bot may do in its rooms: which are to be looked at, and what was found."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from bot.core.successors import Stage
 from bot.core.timers import MANY, Review
 from bot.core.types import Millis, RoomID
 from bot.store.database import Database, as_list, run
-from bot.store.default_lifetimes import owe_default
-from bot.store.outbox import owe
+from bot.store.default_lifetimes import enqueue_default
+from bot.store.outbox import enqueue
 
 ROOM: Final = (
     "SELECT id, setting, policy_digest, commanded, encrypted, suspended, segment, last_digest,"
@@ -96,7 +96,7 @@ class Permissions:
         room_id: RoomID,
         *,
         suspended: bool,
-        owed: list[Outgoing],
+        outgoing: list[Outgoing],
         reviews: int = 1,
         stuck: bool = False,
     ) -> None:
@@ -112,8 +112,8 @@ class Permissions:
             if row[5] and not suspended:
                 await db.rows(RESUME, row[0])
             await db.rows(REVIEWED, reviews, suspended, stuck, row[0])
-            await owe_default(db, row[0])  # it may be allowed now
-            await owe(db, row[0], owed)
+            await enqueue_default(db, row[0])  # it may be allowed now
+            await enqueue(db, row[0], outgoing)
 
     async def refusals(self, room_id: RoomID) -> tuple[int, Millis]:
         """Return how many messages the homeserver refuses to redact, and from which age on.

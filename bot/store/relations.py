@@ -1,4 +1,4 @@
-"""Remembers what belongs to what: edits, reactions and votes go with their message, and first."""
+"""Remembers relations: edits, reactions and votes go with their message, and before it."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ ADOPT: Final = (
     " WHERE o.room = ? AND o.parent IN (SELECT value FROM json_each(?)) RETURNING event_id"
 )
 SETTLED: Final = "DELETE FROM orphans WHERE room = ? AND parent IN (SELECT value FROM json_each(?))"
-MOST_ORPHANS: Final = 2_000
+MOST_PENDING: Final = 2_000
 """Of one room, to be asked about one after another; those beyond stand on their own."""
-ADD_ORPHAN: Final = (
+ADD_PENDING: Final = (
     "INSERT OR IGNORE INTO orphans (room, event_id, parent) SELECT :room, :event, :parent"
     " WHERE (SELECT count(*) FROM orphans WHERE room = :room) < :most"
 )
@@ -66,7 +66,7 @@ VERIFY: Final = (
     "UPDATE timers SET sent_at = coalesce(sent_at, ?), next = min(next, ?), attempts = 0"
     " WHERE room = ? AND event_id = ?"
 )
-NEXT_ORPHAN: Final = (
+NEXT_PENDING: Final = (
     "SELECT o.id, r.room_id, o.event_id, o.parent, o.attempts, o.next FROM orphans o"
     " INDEXED BY orphans_next CROSS JOIN rooms r ON r.id = o.room WHERE o.room NOT IN"
     " (SELECT id FROM rooms WHERE room_id IN (SELECT value FROM json_each(?)))"
@@ -79,7 +79,7 @@ DEPTH: Final = 8
 async def add_timers(
     db: Database,
     row: int,
-    stamps: Sequence[NewTimer],
+    new_timers: Sequence[NewTimer],
     now: Millis,
     *,
     again: bool = False,
@@ -91,34 +91,41 @@ async def add_timers(
     there is not kept, be it sooner or later than the new one. `found`: who stamped them saw less
     than whoever made the timers that are there, so only a parent's shorter life changes those.
     """
-    plain = [one for one in stamps if one.parent is None and one.due is not None]
+    plain = [one for one in new_timers if one.parent is None and one.due is not None]
     await db.many(
         ADD + (RENEW if again else KEEP),
         [(row, s.event_id, s.due, s.due, _overdue(s, now), s.live) for s in plain],
     )
     timed = [one.event_id for one in plain]
-    for stamp in stamps:
-        if stamp.parent is None:
+    for new_timer in new_timers:
+        if new_timer.parent is None:
             continue
-        parent = await db.one(PARENT, row, stamp.parent)
+        parent = await db.one(PARENT, row, new_timer.parent)
         known = [] if parent is None else [int(parent[0])]
-        due = min(known if stamp.due is None else [*known, stamp.due], default=None)
+        due = min(known if new_timer.due is None else [*known, new_timer.due], default=None)
         if due is not None:
-            local = stamp.live and due == stamp.due
+            local = new_timer.live and due == new_timer.due
             # What comes after its time is nothing its parent waits for: some add for ever.
-            first = max(due, now) if stamp.live else due
-            values = (due, first, _overdue(stamp, now), stamp.parent, parent is not None, local)
+            first = max(due, now) if new_timer.live else due
+            values = (
+                due,
+                first,
+                _overdue(new_timer, now),
+                new_timer.parent,
+                parent is not None,
+                local,
+            )
             there = KEEP if found else FOLLOW if again else SOONER
-            await db.rows(ADD_CHILD + there, row, stamp.event_id, *values)
-            timed.append(stamp.event_id)
+            await db.rows(ADD_CHILD + there, row, new_timer.event_id, *values)
+            timed.append(new_timer.event_id)
         elif again:
-            await take_back(db, row, [stamp.event_id])
-        if parent is None and stamp.ask:
-            question = {"room": row, "event": stamp.event_id, "parent": stamp.parent}
-            await db.rows(ADD_ORPHAN, **question, most=MOST_ORPHANS)
+            await take_back(db, row, [new_timer.event_id])
+        if parent is None and new_timer.ask:
+            question = {"room": row, "event": new_timer.event_id, "parent": new_timer.parent}
+            await db.rows(ADD_PENDING, **question, most=MOST_PENDING)
     # A child may have come before its parent.
     await _adopt(db, row, timed)
-    await _lower(db, row, [one.event_id for one in stamps])
+    await _lower(db, row, [one.event_id for one in new_timers])
 
 
 async def _adopt(db: Database, row: int, parents: Sequence[EventID]) -> None:
@@ -170,8 +177,8 @@ def sampled(event_id: EventID) -> bool:
     return sum(event_id.encode()) % 10 == 0
 
 
-def _overdue(stamp: NewTimer, now: Millis) -> bool:
-    return stamp.due is not None and stamp.due <= now
+def _overdue(new_timer: NewTimer, now: Millis) -> bool:
+    return new_timer.due is not None and new_timer.due <= now
 
 
 class Relations:
@@ -195,10 +202,10 @@ class Relations:
                 await db.rows(ADD_CHILD + SOONER, row, child, *values)
             await db.rows("UPDATE timers SET looked = ? WHERE id = ?", looked, timer.id)
 
-    async def next_orphan(self, busy: Collection[RoomID] = ()) -> PendingRelation | None:
+    async def next_pending(self, busy: Collection[RoomID] = ()) -> PendingRelation | None:
         """Return the message whose parent is to be asked about next, not of `busy` rooms."""
         async with self._db.transaction() as db:
-            found = await db.one(NEXT_ORPHAN, as_list(busy))
+            found = await db.one(NEXT_PENDING, as_list(busy))
         if found is None:
             return None
         return PendingRelation(
@@ -210,19 +217,19 @@ class Relations:
             next=found[5],
         )
 
-    async def later(self, orphan: PendingRelation, until: Millis) -> None:
+    async def later(self, relation: PendingRelation, until: Millis) -> None:
         """The parent could not be asked about now."""
         sql = "UPDATE orphans SET next = ?, attempts = attempts + 1 WHERE id = ?"
-        await run(self._db, sql, until, orphan.id)
+        await run(self._db, sql, until, relation.id)
 
-    async def answered(self, orphan: PendingRelation, now: Millis, *, gone: bool) -> None:
-        """The parent is gone, and the orphan is due at once; or it stands on its own."""
+    async def answered(self, relation: PendingRelation, now: Millis, *, gone: bool) -> None:
+        """The parent is gone, and the message is due at once; or it stands on its own."""
         async with self._db.transaction() as db:
-            room = await db.one("SELECT room FROM orphans WHERE id = ?", orphan.id)
+            room = await db.one("SELECT room FROM orphans WHERE id = ?", relation.id)
             if room is None:
                 return
-            await db.rows("DELETE FROM orphans WHERE id = ?", orphan.id)
+            await db.rows("DELETE FROM orphans WHERE id = ?", relation.id)
             if gone:
-                values = (now, now, False, orphan.parent, False, False)
-                await db.rows(ADD_CHILD + SOONER, room[0], orphan.event_id, *values)
-                await _lower(db, room[0], [orphan.event_id])
+                values = (now, now, False, relation.parent, False, False)
+                await db.rows(ADD_CHILD + SOONER, room[0], relation.event_id, *values)
+                await _lower(db, room[0], [relation.event_id])

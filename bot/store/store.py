@@ -1,4 +1,4 @@
-"""What the bot remembers: the sync token, the rooms, the timers, and what it owes to people."""
+"""What the bot remembers: the sync token, the rooms, the timers, and what it is to tell people."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from bot.store.default_lifetimes import (
     RoomDefaults,
     change_default,
     default_said,
+    enqueue_default,
     inherit,
     load_defaults,
     meet_default,
-    owe_default,
     told_default,
 )
 from bot.store.gaps import Gaps
@@ -38,8 +38,8 @@ from bot.store.invitations import (
 )
 from bot.store.left_rooms import LeftRooms, come_back
 from bot.store.media import Files, attach
-from bot.store.megolm_sessions import FIRST, MegolmSessions, remember_opened, remember_unheard
-from bot.store.outbox import Outbox, owe
+from bot.store.megolm_sessions import FIRST, MegolmSessions, remember_opened, remember_undecryptable
+from bot.store.outbox import Outbox, enqueue
 from bot.store.permissions import HELD_BY, NEWS_OF_MEMBERS, REMOVED, ROOM, Permissions
 from bot.store.relations import Relations, add_timers, drop_targets, take_back
 from bot.store.successors import Successors, enter, forget_successors
@@ -86,9 +86,9 @@ class Store(Timers, Permissions, LeftRooms, Outbox, Commands, RoomDefaults, File
         self.verify = verify
         self._bounds = bounds
         self._own_id = own_id
-        self.unread = Gaps(database, self._apply)
+        self.gaps = Gaps(database, self._apply)
         self.keys = MegolmSessions(database)
-        self.kin = Relations(database)
+        self.relations = Relations(database)
         self.sweeps = Sweeps(database)
         self.successors = Successors(database)
         self.invitations = Invitations(database)
@@ -110,9 +110,9 @@ class Store(Timers, Permissions, LeftRooms, Outbox, Commands, RoomDefaults, File
         """Leave the file without a journal."""
         await self._db.close()
 
-    async def tidy(self) -> None:
+    async def wipe(self) -> None:
         """See that nothing deleted can still be read from the disk."""
-        await self._db.tidy()
+        await self._db.wipe()
 
     def digest(self, text: str) -> str:
         """Return a keyed hash of an id, to recognise it without keeping it."""
@@ -142,7 +142,7 @@ class Store(Timers, Permissions, LeftRooms, Outbox, Commands, RoomDefaults, File
         self,
         token: str,
         now: Millis,
-        stretches: list[RoomUpdate],
+        updates: list[RoomUpdate],
         invited: Sequence[Invite] = (),
         left: Sequence[RoomID] = (),
     ) -> None:
@@ -154,8 +154,8 @@ class Store(Timers, Permissions, LeftRooms, Outbox, Commands, RoomDefaults, File
                 await take_inviter(db, room_id)  # it was withdrawn, or declined
             begun = self._default_begun
             changed = [] if begun else await change_default(db, self._bounds.default, now)
-            for stretch in stretches:
-                await self._commit_stretch(db, stretch, now)
+            for update in updates:
+                await self._commit_update(db, update, now)
             for row in changed:
                 await self._begin_default(db, row)
             await db.rows(SAVE_META, "token", token)
@@ -170,67 +170,67 @@ class Store(Timers, Permissions, LeftRooms, Outbox, Commands, RoomDefaults, File
     async def _begin_default(self, db: Database, row: int) -> None:
         """The operator's default holds for what comes after all that was said in a room."""
         default = self._bounds.default
-        if await self.unread.is_reading(db, row):
+        if await self.gaps.is_reading(db, row):
             segment = await db.one("SELECT segment FROM rooms WHERE id = ?", row)
             assert segment is not None
-            await self.unread.append(db, row, segment[0], [DefaultBegins(lifetime=default)])
+            await self.gaps.append(db, row, segment[0], [DefaultBegins(lifetime=default)])
         else:
             await inherit(db, row, default)
-        await owe_default(db, row)
+        await enqueue_default(db, row)
 
-    async def _commit_stretch(self, db: Database, stretch: RoomUpdate, now: Millis) -> None:
-        back = await come_back(db, stretch.room_id, now) if stretch.entered else 0
-        fresh = bool(await db.rows(ENTER, stretch.room_id))
-        room = await db.one(ROOM, stretch.room_id)
+    async def _commit_update(self, db: Database, update: RoomUpdate, now: Millis) -> None:
+        back = await come_back(db, update.room_id, now) if update.entered else 0
+        fresh = bool(await db.rows(ENTER, update.room_id))
+        room = await db.one(ROOM, update.room_id)
         assert room is not None
         row, segment = int(room[0]), int(room[6])
-        begins = await self._meet_default(db, row, stretch, now, fresh=fresh)
-        await remember_opened(db, stretch.items)
-        review = (stretch.review, stretch.review)
-        await db.rows(SEEN, stretch.encrypted, *review, stretch.last_digest, row)
-        if stretch.gap:
-            segment = await self.unread.begin(db, row, stretch.gap)
-            await self.unread.put(db, row, segment - 1, FIRST, stretch.found)
-        if await self.unread.is_reading(db, row):
+        begins = await self._meet_default(db, row, update, now, fresh=fresh)
+        await remember_opened(db, update.items)
+        review = (update.review, update.review)
+        await db.rows(SEEN, update.encrypted, *review, update.last_digest, row)
+        if update.gap:
+            segment = await self.gaps.begin(db, row, update.gap)
+            await self.gaps.put(db, row, segment - 1, FIRST, update.found)
+        if await self.gaps.is_reading(db, row):
             # What a command in the gap sets counts for what follows it: wait for the gap.
-            await self.unread.append(db, row, segment, begins + stretch.items)
+            await self.gaps.append(db, row, segment, begins + update.items)
         else:
-            await self._apply(db, row, begins + stretch.items, now)
-        if stretch.sweep:
-            await begin_sweep(db, row, stretch.sweep)
-        if fresh or stretch.entered:
-            await owe_default(db, row)
-        if stretch.entered:
+            await self._apply(db, row, begins + update.items, now)
+        if update.sweep:
+            await begin_sweep(db, row, update.sweep)
+        if fresh or update.entered:
+            await enqueue_default(db, row)
+        if update.entered:
             await db.rows("UPDATE rooms SET greeting = 1 WHERE id = ?", row)
-            if not await enter(db, stretch.room_id):
+            if not await enter(db, update.room_id):
                 args = {"back": back}
-                await owe(db, row, [Outgoing(key=f"welcome:{now}", kind="welcome", args=args)])
-        await self._welcomed(db, row, stretch, now)
+                await enqueue(db, row, [Outgoing(key=f"welcome:{now}", kind="welcome", args=args)])
+        await self._welcomed(db, row, update, now)
 
     async def _meet_default(
-        self, db: Database, row: int, stretch: RoomUpdate, now: Millis, *, fresh: bool
+        self, db: Database, row: int, update: RoomUpdate, now: Millis, *, fresh: bool
     ) -> list[Item]:
         """Note since when the operator's default holds; return what stands before the new items.
 
         What waits unread from an earlier time in the room has the default of that time.
         """
-        default, said = self._bounds.default, default_said(stretch.found + stretch.items)
-        if not fresh and not stretch.entered:
+        default, said = self._bounds.default, default_said(update.found + update.items)
+        if not fresh and not update.entered:
             if said is not None:
                 await told_default(db, row, said)
             return []
-        await meet_default(db, row, said or (), default, now, entered=stretch.entered)
+        await meet_default(db, row, said or (), default, now, entered=update.entered)
         if fresh:
             await inherit(db, row, default)
         return [DefaultBegins(lifetime=default)]
 
-    async def _welcomed(self, db: Database, row: int, stretch: RoomUpdate, now: Millis) -> None:
+    async def _welcomed(self, db: Database, row: int, update: RoomUpdate, now: Millis) -> None:
         """Note who wanted the bot in the room, and whether it may be alone there."""
-        inviter = await take_inviter(db, stretch.room_id)
+        inviter = await take_inviter(db, update.room_id)
         if inviter is not None:
             await db.rows(HELD_BY, self.digest(inviter), row)
-        if stretch.alone is not None:
-            await db.rows(NEWS_OF_MEMBERS, stretch.alone, now + LOOK_AFTER, row)
+        if update.alone is not None:
+            await db.rows(NEWS_OF_MEMBERS, update.alone, now + LOOK_AFTER, row)
 
     async def _apply(
         self, db: Database, row: int, items: list[Item], now: Millis, *, again: bool = False
@@ -256,8 +256,8 @@ class Store(Timers, Permissions, LeftRooms, Outbox, Commands, RoomDefaults, File
         await attach(db, row, result.files)
         await drop_targets(db, row, result.dropped, now, verify=self.verify)
         await remember_handled(db, result.handled, result.surplus, now)
-        await remember_unheard(db, row, result.unheard)
-        await owe(db, row, result.owed)
+        await remember_undecryptable(db, row, result.undecryptable)
+        await enqueue(db, row, result.outgoing)
         await remember_undecided(db, row, result.undecided, now)
 
     async def _bounds_there(self, db: Database, row: int) -> LifetimeLimits:

@@ -9,7 +9,7 @@ from bot.core.policy import Outgoing
 from bot.core.successors import Stage, Successor
 from bot.core.types import Millis, RoomID
 from bot.store.database import Database, Row, as_list, run
-from bot.store.outbox import owe
+from bot.store.outbox import enqueue
 
 MOST_OF_ONE: Final = 10
 """Rooms that one room may name as its successor, one after another."""
@@ -84,7 +84,7 @@ class Successors:
             await db.rows(FORGET_DONE, Stage.DONE)
             values = (found.room_id, found.predecessor, found.setting, found.via, found.stage)
             await db.rows(CLAIM, *values, found.inviter, now)
-            await _owe(db, found.predecessor, list(said))
+            await _enqueue(db, found.predecessor, list(said))
 
     async def next(self, busy: Collection[RoomID] = ()) -> Successor | None:
         """Return the successor that is to be seen to next, not one of `busy` rooms."""
@@ -107,7 +107,7 @@ class Successors:
         """Go on to a stage, and owe a room what is to be said of it, in one transaction."""
         async with self._db.transaction() as db:
             await db.rows(MOVE, stage, told, one.room_id, one.predecessor)
-            await _owe(db, where, list(said))
+            await _enqueue(db, where, list(said))
 
     async def later(self, one: Successor, until: Millis) -> None:
         """It could not be seen to now."""
@@ -141,10 +141,10 @@ async def _is_known(db: Database, room_id: RoomID, predecessor: RoomID) -> bool:
     return await db.one(KNOWN, room_id, predecessor, predecessor, MOST_OF_ONE) is not None
 
 
-async def _owe(db: Database, room_id: RoomID, said: list[Outgoing]) -> None:
+async def _enqueue(db: Database, room_id: RoomID, said: list[Outgoing]) -> None:
     row = await db.one("SELECT id FROM rooms WHERE room_id = ?", room_id)
     if row is not None:
-        await owe(db, int(row[0]), said)
+        await enqueue(db, int(row[0]), said)
 
 
 def _successor(row: Row) -> Successor:

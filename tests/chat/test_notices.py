@@ -47,16 +47,16 @@ SETTINGS = st.none() | st.just(OFF) | st.integers(1, LONGEST)
     ],
 )
 def test_a_name_is_tamed(name: str, expected: str) -> None:
-    assert notices.tame(name) == expected
+    assert notices.plain_name(name) == expected
 
 
 @given(name=st.text())
 def test_a_tame_name_stays_on_its_line_and_short(name: str) -> None:
-    tamed = notices.tame(name)
+    tamed = notices.plain_name(name)
     assert len(tamed) <= LONGEST_NAME + 1
     assert len(tamed.splitlines()) <= 1
     assert not any(unicodedata.category(sign).startswith("C") for sign in tamed)
-    assert notices.tame(tamed) == tamed or tamed.endswith("…")
+    assert notices.plain_name(tamed) == tamed or tamed.endswith("…")
 
 
 FORGED = "Messages stay from now on: Alice turned disappearing messages off."
@@ -98,7 +98,7 @@ def test_no_name_passes_for_words_of_the_bot(name: str, user_id: str) -> None:
     ("setting", "more", "expected"),
     [
         (HOUR, {}, "alice set disappearing messages to 1 hour."),
-        (7 * DAY, {"standing": STRONG}, "alice set disappearing messages to 1 week."),
+        (7 * DAY, {"permission": STRONG}, "alice set disappearing messages to 1 week."),
         (
             SECOND,
             {},
@@ -122,7 +122,7 @@ def test_no_name_passes_for_words_of_the_bot(name: str, user_id: str) -> None:
         ),
         (
             HOUR,
-            {"standing": WEAK},
+            {"permission": WEAK},
             (
                 "alice set disappearing messages to 1 hour. But I cannot remove messages:"
                 " that needs power level 50, and I have 0. I begin as soon as I have it."
@@ -140,7 +140,7 @@ def test_no_name_passes_for_words_of_the_bot(name: str, user_id: str) -> None:
         ),
         (
             OFF,
-            {"pending": 12_345, "standing": WEAK},
+            {"pending": 12_345, "permission": WEAK},
             (
                 "alice turned disappearing messages off: new messages stay."
                 " 12,345 messages sent before still go."
@@ -182,8 +182,10 @@ def test_a_change_is_announced(setting: Setting, more: dict[str, object], expect
 def test_any_change_can_be_announced(
     setting: Setting, bounds: LifetimeLimits, pending: int
 ) -> None:
-    for standing in (None, WEAK, STRONG):
-        said = notices.announcement("alice", setting, bounds, pending=pending, standing=standing)
+    for permission in (None, WEAK, STRONG):
+        said = notices.announcement(
+            "alice", setting, bounds, pending=pending, permission=permission
+        )
         assert said.endswith(".")
         assert "  " not in said
     assert notices.unchanged(setting)
@@ -238,13 +240,15 @@ def test_any_change_can_be_announced(
 def test_the_status(
     lifetime: Millis | None, pending: int, next_in: Millis | None, expected: str
 ) -> None:
-    said = status.status(lifetime, pending=pending, next_in=next_in, standing=STRONG, reading=False)
+    said = status.status(
+        lifetime, pending=pending, next_in=next_in, permission=STRONG, reading=False
+    )
     assert said == expected
 
 
 def test_the_status_says_what_is_in_the_way() -> None:
     said = status.status(
-        HOUR, pending=0, next_in=None, standing=WEAK, reading=True, trouble="it is lost"
+        HOUR, pending=0, next_in=None, permission=WEAK, reading=True, trouble="it is lost"
     )
     assert "I am still reading" in said
     assert "that needs power level 50, and I have 0" in said
@@ -255,9 +259,13 @@ def test_the_status_says_what_is_in_the_way() -> None:
     "files", [status.files_stay(), status.files_wait(), status.files_go("example.org")]
 )
 def test_the_status_says_what_becomes_of_files(files: str) -> None:
-    said = status.status(HOUR, pending=0, next_in=None, standing=STRONG, reading=False, files=files)
+    said = status.status(
+        HOUR, pending=0, next_in=None, permission=STRONG, reading=False, files=files
+    )
     assert said == f"Messages disappear after 1 hour. {files}"
-    none = status.status(None, pending=0, next_in=None, standing=STRONG, reading=False, files=files)
+    none = status.status(
+        None, pending=0, next_in=None, permission=STRONG, reading=False, files=files
+    )
     assert files not in none
 
 
@@ -269,7 +277,7 @@ def test_the_status_says_what_becomes_of_files(files: str) -> None:
 def test_any_status_can_be_said(
     lifetime: Millis | None, pending: int, next_in: Millis | None
 ) -> None:
-    said = status.status(lifetime, pending=pending, next_in=next_in, standing=None, reading=False)
+    said = status.status(lifetime, pending=pending, next_in=next_in, permission=None, reading=False)
     assert said
 
 
@@ -300,7 +308,7 @@ def test_what_stays_or_comes_back_is_counted(count: int, counted: str) -> None:
     back = notices.welcome("!expire", STRONG, DAY, count)
     assert back.endswith(f"\nWhat waited when I was removed still goes: {counted}.")
     said = status.status(
-        DAY, pending=count + 1, next_in=DAY, standing=STRONG, reading=False, refused=count
+        DAY, pending=count + 1, next_in=DAY, permission=STRONG, reading=False, refused=count
     )
     assert " 1 is waiting; the next goes in 1 day." in said
     assert f"The server does not let me remove {counted} that should be gone." in said
@@ -321,7 +329,7 @@ def test_a_bot_that_lacks_a_right_names_the_level_and_its_own() -> None:
 
 
 @pytest.mark.parametrize(
-    ("standing", "lifetime", "expected"),
+    ("permission", "lifetime", "expected"),
     [
         (None, None, "say !expire 1d, and every new message goes after a day."),
         (WEAK, HOUR, "(power level 50; I have 0)"),
@@ -330,9 +338,9 @@ def test_a_bot_that_lacks_a_right_names_the_level_and_its_own() -> None:
     ],
 )
 def test_the_welcome_says_what_the_bot_does_and_needs(
-    standing: Permission | None, lifetime: Millis | None, expected: str
+    permission: Permission | None, lifetime: Millis | None, expected: str
 ) -> None:
-    assert expected in notices.welcome("!expire", standing, lifetime)
+    assert expected in notices.welcome("!expire", permission, lifetime)
 
 
 def test_the_help_names_every_command() -> None:

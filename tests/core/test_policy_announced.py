@@ -55,14 +55,14 @@ def known(setting: Setting, digest: str, *, revision: int) -> RoomState:
 
 
 def told(found: Decision) -> list[tuple[str, Any]]:
-    return [(owed.kind, owed.args.get("setting")) for owed in found.owed]
+    return [(outgoing.kind, outgoing.args.get("setting")) for outgoing in found.outgoing]
 
 
 def test_a_change_by_somebody_is_told_once_with_who_and_what() -> None:
     found = walk(change(MINUTE, "a"), state=RoomState(setting=HOUR, policy_digest="before"))
-    [owed] = found.owed
-    assert owed.kind == "changed"
-    assert owed.args == {"sender": ALICE, "setting": MINUTE, "was": HOUR, "note": ""}
+    [outgoing] = found.outgoing
+    assert outgoing.kind == "changed"
+    assert outgoing.args == {"sender": ALICE, "setting": MINUTE, "was": HOUR, "note": ""}
     assert found.state == known(MINUTE, "a", revision=1)
 
 
@@ -82,7 +82,7 @@ def test_a_change_that_changes_nothing_is_not_told(
 ) -> None:
     state = RoomState(setting=before, policy_digest="before")
     found = walk(change(after, "a"), state=state, bounds=bounds)
-    assert found.owed == []
+    assert found.outgoing == []
     assert found.state == known(after, "a", revision=1)
 
 
@@ -94,7 +94,7 @@ def test_the_same_state_event_told_again_changes_nothing() -> None:
 
 def test_what_was_set_before_the_bot_came_is_not_told() -> None:
     found = walk(change(MINUTE, "a", quiet=True), message(1))
-    assert found.owed == []
+    assert found.outgoing == []
     assert spans(found) == {"1": MINUTE}
 
 
@@ -108,8 +108,8 @@ def test_what_cannot_be_read_changes_nothing_and_is_told(held: int) -> None:
     state = RoomState(setting=held, policy_digest="before")
     found = walk(change(None, "a", note="unreadable"), message(1), state=state)
     assert spans(found) == ({"1": MINUTE} if held else {})
-    assert found.owed[0].args["setting"] == held
-    assert found.owed[0].args["note"] == "unreadable"
+    assert found.outgoing[0].args["setting"] == held
+    assert found.outgoing[0].args["note"] == "unreadable"
     assert (found.state.setting, found.state.policy_digest) == (held, "a")
 
 
@@ -135,16 +135,16 @@ def test_a_change_and_its_redaction_are_told_under_different_keys() -> None:
     state = RoomState(setting=MINUTE, policy_digest="digest of $policy")
     first = walk(change(HOUR, "digest of $policy"))
     second = walk(redaction("$policy"), state=state)
-    assert first.owed[0].key != second.owed[0].key
+    assert first.outgoing[0].key != second.outgoing[0].key
 
 
 def test_the_redaction_of_an_earlier_policy_changes_nothing() -> None:
     state = RoomState(setting=MINUTE, policy_digest="digest of $now")
     found = walk(redaction("$earlier"), message(1), state=state)
     assert spans(found) == {"1": MINUTE}
-    assert found.owed == []
+    assert found.outgoing == []
     unset = walk(Redaction(target=EventID("$x"), target_digest="", sender=ALICE, digest="r"))
-    assert unset.owed == []
+    assert unset.outgoing == []
 
 
 # --- commands and their echoes -------------------------------------------------------------------
@@ -189,20 +189,20 @@ def test_a_change_by_somebody_after_a_command_counts_from_its_place() -> None:
 def test_what_the_bots_account_sets_by_itself_counts_and_is_not_told() -> None:
     found = walk(change(MINUTE, "e", sender=BOT), message(1))
     assert spans(found) == {"1": MINUTE}
-    assert found.owed == []
+    assert found.outgoing == []
 
 
 def test_a_later_command_takes_the_place_of_one_in_the_same_stretch() -> None:
     found = walk(said(None, "h", kind="help"), said(MINUTE, "c1"), said(HOUR, "c2"))
-    assert [owed.key for owed in found.owed] == ["h", "c2"]
+    assert [outgoing.key for outgoing in found.outgoing] == ["h", "c2"]
     assert found.handled == ["h", "c1", "c2"]
 
 
 def test_a_command_remembers_what_it_was_said_upon() -> None:
     state = RoomState(setting=MINUTE, policy_digest="before")
-    [owed] = walk(said(HOUR, "c"), state=state).owed
+    [outgoing] = walk(said(HOUR, "c"), state=state).outgoing
     expected = {"base": "before", "was": MINUTE, "setting": HOUR, "sender": ALICE, "marks": []}
-    assert owed.args == expected
+    assert outgoing.args == expected
 
 
 @pytest.mark.parametrize("kind", ["help", "status", "refused", "invalid", "outside"])

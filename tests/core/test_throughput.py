@@ -122,39 +122,39 @@ def test_many_failures_in_a_row_slow_everything_down() -> None:
 
 
 async def test_that_more_is_due_than_is_let_through_is_said_once_an_episode(
-    house: Harness, caplog: pytest.LogCaptureFixture
+    harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    room = house.homeserver.make_room()
+    room = harness.homeserver.make_room()
     bucket = Bucket(5 * SECOND)
-    house.homeserver.limit_redactions(lambda: bucket.take(house.clock.now()))
+    harness.homeserver.limit_redactions(lambda: bucket.take(harness.clock.now()))
     for _ in range(2):
-        sent = await messages(house, room, 20)
-        async with house.running(house.redactor):
+        sent = await messages(harness, room, 20)
+        async with harness.running(harness.redactor):
             for _ in range(4):
-                await house.advance(5 * SECOND)
-            assert house.redactor.behind is not None
-            assert 4_000 < house.redactor.behind.interval < 6_000
+                await harness.advance(5 * SECOND)
+            assert harness.redactor.behind is not None
+            assert 4_000 < harness.redactor.behind.interval < 6_000
             for _ in range(20):
-                await house.advance(5 * SECOND)
-            assert gone(house, room, sent) == 20
-            assert house.redactor.behind is None
+                await harness.advance(5 * SECOND)
+            assert gone(harness, room, sent) == 20
+            assert harness.redactor.behind is None
     told = [one for one in caplog.messages if "lift-rate-limit" in one]
     assert len(told) == 2
     assert sum("caught up" in one for one in caplog.messages) == 2
 
 
-async def test_status_tells_people_of_the_limit(house: Harness) -> None:
-    room = house.homeserver.make_room()
+async def test_status_tells_people_of_the_limit(harness: Harness) -> None:
+    room = harness.homeserver.make_room()
     bucket = Bucket(5 * SECOND)
-    house.homeserver.limit_redactions(lambda: bucket.take(house.clock.now()))
-    await messages(house, room, 40)
-    async with house.running(house.redactor):
+    harness.homeserver.limit_redactions(lambda: bucket.take(harness.clock.now()))
+    await messages(harness, room, 40)
+    async with harness.running(harness.redactor):
         for _ in range(4):
-            await house.advance(5 * SECOND)
-        await house.said_in(room, "!expire")
-    async with house.running(house.intake, house.speaker):
+            await harness.advance(5 * SECOND)
+        await harness.said_in(room, "!expire")
+    async with harness.running(harness.sync, harness.outbox):
         pass
-    [answer] = house.homeserver.heard(room)
+    [answer] = harness.homeserver.heard(room)
     assert "one message in 5 seconds" in answer
     assert "My operator can lift that limit." in answer

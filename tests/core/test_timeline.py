@@ -85,35 +85,35 @@ def test_a_redaction_names_its_target_in_either_place(
     assert redacts(event) == expected
 
 
-@given(stamp=JSON | TIMES, now=TIMES, since=TIMES)
-def test_a_live_event_began_now_whatever_it_says(stamp: Any, now: int, since: int) -> None:
-    assert began({"origin_server_ts": stamp}, live=True, since=since, now=now) == now
+@given(timestamp=JSON | TIMES, now=TIMES, since=TIMES)
+def test_a_live_event_began_now_whatever_it_says(timestamp: Any, now: int, since: int) -> None:
+    assert began({"origin_server_ts": timestamp}, live=True, since=since, now=now) == now
 
 
-@given(stamp=JSON | st.integers(), times=st.tuples(TIMES, TIMES).map(sorted))
+@given(timestamp=JSON | st.integers(), times=st.tuples(TIMES, TIMES).map(sorted))
 def test_an_event_that_waited_began_between_the_last_sync_and_now(
-    stamp: Any, times: list[int]
+    timestamp: Any, times: list[int]
 ) -> None:
     since, now = times
-    at = began({"origin_server_ts": stamp}, live=False, since=since, now=now)
+    at = began({"origin_server_ts": timestamp}, live=False, since=since, now=now)
     assert since <= at <= now
-    if type(stamp) is int and since <= stamp <= now:
-        assert at == stamp
+    if type(timestamp) is int and since <= timestamp <= now:
+        assert at == timestamp
 
 
 @given(one=st.integers(), other=st.integers(), times=st.tuples(TIMES, TIMES).map(sorted))
 def test_what_was_sent_first_began_first(one: int, other: int, times: list[int]) -> None:
     since, now = times
     first, second = (
-        began({"origin_server_ts": stamp}, live=False, since=since, now=now)
-        for stamp in sorted((one, other))
+        began({"origin_server_ts": timestamp}, live=False, since=since, now=now)
+        for timestamp in sorted((one, other))
     )
     assert first <= second
 
 
-@pytest.mark.parametrize("stamp", [None, "1000", 1000.0, True, [1000]])
-def test_a_stamp_that_is_none_counts_as_now(stamp: Any) -> None:
-    assert began({"origin_server_ts": stamp}, live=False, since=0, now=5_000) == 5_000
+@pytest.mark.parametrize("timestamp", [None, "1000", 1000.0, True, [1000]])
+def test_a_timestamp_that_is_none_counts_as_now(timestamp: Any) -> None:
+    assert began({"origin_server_ts": timestamp}, live=False, since=0, now=5_000) == 5_000
 
 
 def test_a_clock_that_was_set_back_never_makes_a_beginning_in_the_future() -> None:

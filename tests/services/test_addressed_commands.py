@@ -26,11 +26,11 @@ IN_THREAD = {**THREAD, "m.in_reply_to": {"event_id": ROOT}}
 
 
 @pytest.fixture
-async def room(house: Harness) -> RoomID:
+async def room(harness: Harness) -> RoomID:
     """A room that the bot has known for a while; bob has no power."""
-    room = house.homeserver.make_room()
-    house.homeserver.set_member(room, BOB, "join", displayname="bob")
-    async with house.running(house.intake):
+    room = harness.homeserver.make_room()
+    harness.homeserver.set_member(room, BOB, "join", displayname="bob")
+    async with harness.running(harness.sync):
         pass
     return room
 
@@ -43,19 +43,19 @@ def replying(event_id: str) -> dict[str, Any]:
     return relating({"m.in_reply_to": {"event_id": event_id}})
 
 
-def own(house: Harness, room: RoomID) -> list[Event]:
+def own(harness: Harness, room: RoomID) -> list[Event]:
     """Return what the bot has said, as it stands in the room."""
-    events = house.homeserver.rooms[room].events
+    events = harness.homeserver.rooms[room].events
     return [one for one in events if one["sender"] == BOT and "state_key" not in one]
 
 
-async def said(house: Harness, room: RoomID, body: str, **content: Any) -> list[str]:
+async def said(harness: Harness, room: RoomID, body: str, **content: Any) -> list[str]:
     """Let alice say something; return what the bot answers."""
-    before = len(house.homeserver.heard(room))
-    async with house.running(house.intake, house.speaker):
-        house.homeserver.send(room, body, **content)
-        await house.rest()
-    return house.homeserver.heard(room)[before:]
+    before = len(harness.homeserver.heard(room))
+    async with harness.running(harness.sync, harness.outbox):
+        harness.homeserver.send(room, body, **content)
+        await harness.rest()
+    return harness.homeserver.heard(room)[before:]
 
 
 # --- to whom it is said --------------------------------------------------------------------------
@@ -66,71 +66,71 @@ async def said(house: Harness, room: RoomID, body: str, **content: Any) -> list[
     ["bot: !expire 5m", "!expire: 5m", "`!expire 5m`", "!expire 5 minutes.", "!expire after 5m"],
 )
 async def test_a_command_is_heard_however_it_is_written(
-    house: Harness, room: RoomID, body: str
+    harness: Harness, room: RoomID, body: str
 ) -> None:
-    [answer] = await said(house, room, body)
+    [answer] = await said(harness, room, body)
     assert answer.endswith("set disappearing messages to 5 minutes.")
-    assert house.homeserver.lifetime_of(room) == {"type": "after_send", "timer": 5 * MINUTE}
+    assert harness.homeserver.lifetime_of(room) == {"type": "after_send", "timer": 5 * MINUTE}
 
 
 @pytest.mark.parametrize("body", ["!expire 0", "!expire 1 month", "!expire set off"])
 async def test_what_is_not_understood_is_answered_with_the_way_out(
-    house: Harness, room: RoomID, body: str
+    harness: Harness, room: RoomID, body: str
 ) -> None:
-    [answer] = await said(house, room, body)
+    [answer] = await said(harness, room, body)
     assert "!expire off ends it." in answer
 
 
 @pytest.mark.parametrize("fallback", ["", "> <@bot:example.org> say !expire 1d\n\n"])
 async def test_a_reply_to_the_bots_own_notice_is_a_command(
-    house: Harness, room: RoomID, fallback: str
+    harness: Harness, room: RoomID, fallback: str
 ) -> None:
-    await said(house, room, "!expire status")
-    about = replying(own(house, room)[-1]["event_id"])
-    [answer] = await said(house, room, f"{fallback}!expire 5m", **about)
+    await said(harness, room, "!expire status")
+    about = replying(own(harness, room)[-1]["event_id"])
+    [answer] = await said(harness, room, f"{fallback}!expire 5m", **about)
     assert answer.endswith("set disappearing messages to 5 minutes.")
 
 
-async def test_a_reply_to_somebody_else_is_no_command(house: Harness, room: RoomID) -> None:
-    asked = house.homeserver.send(room, "how do I turn it off?", sender=BOB)
+async def test_a_reply_to_somebody_else_is_no_command(harness: Harness, room: RoomID) -> None:
+    asked = harness.homeserver.send(room, "how do I turn it off?", sender=BOB)
     about = replying(asked)
-    assert await said(house, room, "!expire off", **about) == []
+    assert await said(harness, room, "!expire off", **about) == []
     named: dict[str, Any] = {"m.mentions": {"user_ids": [BOT]}}
-    assert len(await said(house, room, "!expire off", **about, **named)) == 1
+    assert len(await said(harness, room, "!expire off", **about, **named)) == 1
 
 
 async def test_a_reply_is_heard_though_nobody_says_to_whom_it_replies(
-    house: Harness, room: RoomID
+    harness: Harness, room: RoomID
 ) -> None:
-    house.homeserver.fail_next(Unreachable(reason="x"), on="event")
+    harness.homeserver.fail_next(Unreachable(reason="x"), on="event")
     about = replying("$away")
-    assert len(await said(house, room, "!expire status", **about)) == 1
+    assert len(await said(harness, room, "!expire status", **about)) == 1
 
 
 @pytest.mark.parametrize("body", ["Ephemeral: !expire 5m", "@ephemeral, `!expire 5m.`"])
 async def test_the_bot_is_called_by_the_name_that_it_has_in_the_room(
-    house: Harness, room: RoomID, body: str
+    harness: Harness, room: RoomID, body: str
 ) -> None:
-    [answer] = await said(house, room, body)
+    [answer] = await said(harness, room, body)
     assert answer.endswith("set disappearing messages to 5 minutes.")
 
 
 @pytest.mark.parametrize("body", ["alice: !expire off", "bob, !expire status", "x: !expire y"])
 async def test_what_is_said_to_somebody_else_by_name_is_no_command(
-    house: Harness, room: RoomID, body: str
+    harness: Harness, room: RoomID, body: str
 ) -> None:
-    assert await said(house, room, body) == []
-    house.homeserver.set_member(room, BOT, "join")
-    assert await said(house, room, body) == []
+    assert await said(harness, room, body) == []
+    harness.homeserver.set_member(room, BOT, "join")
+    assert await said(harness, room, body) == []
 
 
-async def test_replies_over_the_limit_cost_no_request(house: Harness, room: RoomID) -> None:
+async def test_replies_over_the_limit_cost_no_request(harness: Harness, room: RoomID) -> None:
     about = replying("$away")
-    async with house.running(house.intake, house.speaker):
+    async with harness.running(harness.sync, harness.outbox):
         for _ in range(100):
-            house.homeserver.send(room, "!expire status", **about)
-        await house.rest()
-    assert len(house.homeserver.times("event")) == 30
+            harness.homeserver.send(room, "!expire status", **about)
+        await harness.rest()
+    assert len(harness.homeserver.times("event")) == 30
 
 
 # --- threads -------------------------------------------------------------------------------------
@@ -141,80 +141,80 @@ async def test_replies_over_the_limit_cost_no_request(house: Harness, room: Room
 )
 @pytest.mark.parametrize("encrypted", [False, True])
 async def test_a_command_in_a_thread_is_answered_there(
-    house: Harness, body: str, encrypted: bool
+    harness: Harness, body: str, encrypted: bool
 ) -> None:
-    room = house.homeserver.make_room(encrypted=encrypted)
-    async with house.running(house.intake, house.speaker):
+    room = harness.homeserver.make_room(encrypted=encrypted)
+    async with harness.running(harness.sync, harness.outbox):
         if encrypted:
             content = {"msgtype": "m.text", "body": body}
-            event = house.homeserver.encrypt(content, ALICE)
+            event = harness.homeserver.encrypt(content, ALICE)
             event["content"]["m.relates_to"] = THREAD
-            house.homeserver.add(room, event)
+            harness.homeserver.add(room, event)
         else:
-            house.homeserver.send(room, body, **relating(THREAD))
-        await house.rest()
-    answer = own(house, room)[-1]
+            harness.homeserver.send(room, body, **relating(THREAD))
+        await harness.rest()
+    answer = own(harness, room)[-1]
     content = answer["content"]
     if encrypted:
-        content = house.homeserver.clear[content["ciphertext"]]
+        content = harness.homeserver.clear[content["ciphertext"]]
     assert content["m.relates_to"] == IN_THREAD
     assert content["msgtype"] == "m.notice"
 
 
 async def test_what_is_not_said_in_a_thread_is_answered_outside(
-    house: Harness, room: RoomID
+    harness: Harness, room: RoomID
 ) -> None:
-    await said(house, room, "!expire 5m", **relating(THREAD))
-    house.homeserver.set_lifetime(room, MINUTE)
-    await said(house, room, "!expire status")
-    assert ["m.relates_to" in one["content"] for one in own(house, room)] == [True, False, False]
+    await said(harness, room, "!expire 5m", **relating(THREAD))
+    harness.homeserver.set_lifetime(room, MINUTE)
+    await said(harness, room, "!expire status")
+    assert ["m.relates_to" in one["content"] for one in own(harness, room)] == [True, False, False]
 
 
-async def test_an_answer_in_a_thread_goes_in_its_time(house: Harness, room: RoomID) -> None:
-    async with house.running(*house.everything):
-        await house.said_in(room, "!expire 5m")
-        house.homeserver.send(room, "!expire status", **relating(THREAD))
-        await house.rest()
-        answer = own(house, room)[-1]
+async def test_an_answer_in_a_thread_goes_in_its_time(harness: Harness, room: RoomID) -> None:
+    async with harness.running(*harness.everything):
+        await harness.said_in(room, "!expire 5m")
+        harness.homeserver.send(room, "!expire status", **relating(THREAD))
+        await harness.rest()
+        answer = own(harness, room)[-1]
         assert answer["content"]["m.relates_to"] == IN_THREAD
-        await house.advance(5 * MINUTE)
-        await house.advance(MINUTE)
-    assert house.homeserver.is_redacted(room, answer["event_id"])
+        await harness.advance(5 * MINUTE)
+        await harness.advance(MINUTE)
+    assert harness.homeserver.is_redacted(room, answer["event_id"])
 
 
 async def test_a_command_that_waits_for_the_homeserver_is_answered_in_its_thread(
-    house: Harness, room: RoomID
+    harness: Harness, room: RoomID
 ) -> None:
-    house.homeserver.fail_next(Unreachable(reason="x"), on="power")
-    async with house.running(*house.everything):
-        house.homeserver.send(room, "!expire 5m", **relating(THREAD))
-        await house.rest()
-        await house.advance(MINUTE)
-    assert own(house, room)[-1]["content"]["m.relates_to"] == IN_THREAD
+    harness.homeserver.fail_next(Unreachable(reason="x"), on="power")
+    async with harness.running(*harness.everything):
+        harness.homeserver.send(room, "!expire 5m", **relating(THREAD))
+        await harness.rest()
+        await harness.advance(MINUTE)
+    assert own(harness, room)[-1]["content"]["m.relates_to"] == IN_THREAD
 
 
 async def test_a_command_that_cannot_be_written_is_answered_in_its_thread(
-    house: Harness, room: RoomID
+    harness: Harness, room: RoomID
 ) -> None:
-    house.homeserver.fail_next(Refused(status=400), on="set_policy")
-    [answer] = await said(house, room, "!expire 5m", **relating(THREAD))
+    harness.homeserver.fail_next(Refused(status=400), on="set_policy")
+    [answer] = await said(harness, room, "!expire 5m", **relating(THREAD))
     assert "does not hold" in answer
-    assert own(house, room)[-1]["content"]["m.relates_to"] == IN_THREAD
+    assert own(harness, room)[-1]["content"]["m.relates_to"] == IN_THREAD
 
 
-async def test_a_thread_that_cannot_be_is_answered_outside(house: Harness, room: RoomID) -> None:
-    house.homeserver.fail_next(Refused(status=400, errcode="M_UNKNOWN"), on="say")
-    [answer] = await said(house, room, "!expire help", **relating(THREAD))
+async def test_a_thread_that_cannot_be_is_answered_outside(harness: Harness, room: RoomID) -> None:
+    harness.homeserver.fail_next(Refused(status=400, errcode="M_UNKNOWN"), on="say")
+    [answer] = await said(harness, room, "!expire help", **relating(THREAD))
     assert "this list" in answer
-    assert "m.relates_to" not in own(house, room)[-1]["content"]
+    assert "m.relates_to" not in own(harness, room)[-1]["content"]
 
 
 async def test_nothing_of_a_thread_is_kept_once_it_is_answered(
-    house: Harness, room: RoomID
+    harness: Harness, room: RoomID
 ) -> None:
-    await said(house, room, "!expire help", **relating(THREAD))
-    await house.store.tidy()
-    assert ROOT.encode() not in house.path.read_bytes()
+    await said(harness, room, "!expire help", **relating(THREAD))
+    await harness.store.wipe()
+    assert ROOT.encode() not in harness.path.read_bytes()
 
 
 @pytest.mark.synapse

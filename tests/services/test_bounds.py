@@ -49,7 +49,7 @@ def helps(numbers: range) -> list[Item]:
     return [Command(digest=f"help {number}", sender=ALICE, kind="help") for number in numbers]
 
 
-def unheard(sender: str, numbers: range) -> list[Item]:
+def undecryptable(sender: str, numbers: range) -> list[Item]:
     return [
         Undecryptable(
             event_id=EventID(f"${sender} {number}"), sender=UserID(sender), session_id="s", at=NOW
@@ -120,28 +120,30 @@ async def test_a_room_is_owed_100_answers_however_they_were_asked_for(store: Sto
         await commit(store, *helps(range(first, first + 50)))
     assert await count(store, "owed") == 100
     await commit(store, *helps(range(200, 201)))
-    await store.reviewed(ROOM, suspended=True, owed=[Outgoing(key="k", kind="suspended", args={})])
+    await store.reviewed(
+        ROOM, suspended=True, outgoing=[Outgoing(key="k", kind="suspended", args={})]
+    )
     assert await count(store, "owed") == 101
-    debt = await store.next_debt()
-    assert debt is not None
-    await store.paid(debt)
+    entry = await store.next_to_deliver()
+    assert entry is not None
+    await store.delivered(entry)
     await commit(store, *helps(range(300, 303)))
     assert await count(store, "owed WHERE kind = 'help'") == 99
-    debt = await store.next_debt()
-    assert debt is not None
-    await store.paid(debt)
+    entry = await store.next_to_deliver()
+    assert entry is not None
+    await store.delivered(entry)
     await commit(store, *helps(range(400, 403)))
     assert await count(store, "owed") == 100
 
 
 async def test_50_messages_of_a_sender_wait_for_keys_and_500_of_a_room(store: Store) -> None:
     for first in (0, 30):
-        await commit(store, *unheard("@mallory:x", range(first, first + 30)))
+        await commit(store, *undecryptable("@mallory:x", range(first, first + 30)))
     assert await count(store, "unheard") == 50
     for number in range(10):
-        await commit(store, *unheard(f"@{number}:x", range(49)))
+        await commit(store, *undecryptable(f"@{number}:x", range(49)))
     assert await count(store, "unheard") == 500
-    await commit(store, *unheard("@late:x", range(1)), room=OTHER)
+    await commit(store, *undecryptable("@late:x", range(1)), room=OTHER)
     assert await count(store, "unheard") == 501
 
 
@@ -179,9 +181,9 @@ async def test_20_commands_that_were_not_written_are_remembered(store: Store) ->
             event_id=EventID(f"${number}"),
         )
         await commit(store, said)
-    debt = await store.next_debt()
-    assert debt is not None
-    places = [mark[0] for mark in debt.args["marks"]]
+    entry = await store.next_to_deliver()
+    assert entry is not None
+    places = [mark[0] for mark in entry.args["marks"]]
     assert places == [f"${number}" for number in range(5, 25)]
 
 
@@ -207,22 +209,22 @@ def _of(bot: Bot) -> tuple[RoomID, str]:
 
 @pytest.mark.parametrize(("days", "found"), [(29, True), (32, False)])
 async def test_two_homeservers_may_have_been_apart_for_30_days(
-    house: Harness, *, days: int, found: bool
+    harness: Harness, *, days: int, found: bool
 ) -> None:
-    house.homeserver.page = 1
-    room = house.homeserver.make_room()
-    house.homeserver.set_member(room, REMOTE, "join")
-    house.homeserver.set_lifetime(room, 300 * DAY)
-    async with house.running(house.intake):
-        await house.rest()
-        missed = house.homeserver.send(room, "missed", sender=REMOTE)
+    harness.homeserver.page = 1
+    room = harness.homeserver.make_room()
+    harness.homeserver.set_member(room, REMOTE, "join")
+    harness.homeserver.set_lifetime(room, 300 * DAY)
+    async with harness.running(harness.sync):
+        await harness.rest()
+        missed = harness.homeserver.send(room, "missed", sender=REMOTE)
         for _ in range(days):
-            house.homeserver.send(room, "day by day")
-            await house.advance(DAY)
-    await clear(house)
-    async with house.store._db.transaction() as db:
+            harness.homeserver.send(room, "day by day")
+            await harness.advance(DAY)
+    await clear(harness)
+    async with harness.store._db.transaction() as db:
         await db.rows("DELETE FROM timers WHERE event_id = ?", missed)
-    put_below(house, room, "late")
-    await hole(house, room)
-    async with house.running(house.backfill, house.sweeper):
-        assert (missed in await house.timers()) is found
+    put_below(harness, room, "late")
+    await hole(harness, room)
+    async with harness.running(harness.backfill, harness.sweeper):
+        assert (missed in await harness.timers()) is found

@@ -22,290 +22,294 @@ HOUR = 60 * MINUTE
 
 
 @pytest.fixture
-async def room(house: Harness) -> RoomID:
+async def room(harness: Harness) -> RoomID:
     """A room that the bot has known for a while, with a lifetime of two hours."""
-    room = house.homeserver.make_room()
-    house.homeserver.set_lifetime(room, 2 * HOUR)
-    async with house.running(house.intake):
+    room = harness.homeserver.make_room()
+    harness.homeserver.set_lifetime(room, 2 * HOUR)
+    async with harness.running(harness.sync):
         pass
     return room
 
 
-def is_gone(house: Harness, room: RoomID, sent: EventID) -> bool:
-    return house.homeserver.is_redacted(room, sent)
+def is_gone(harness: Harness, room: RoomID, sent: EventID) -> bool:
+    return harness.homeserver.is_redacted(room, sent)
 
 
-async def notice(house: Harness) -> None:
+async def notice(harness: Harness) -> None:
     """Let the time pass in which a jump is noticed."""
-    await house.advance(30 * SECOND)
+    await harness.advance(30 * SECOND)
 
 
-async def moments(house: Harness, table: str, column: str = "next") -> list[Millis]:
-    async with house.store._db.transaction() as db:
+async def moments(harness: Harness, table: str, column: str = "next") -> list[Millis]:
+    async with harness.store._db.transaction() as db:
         return [row[0] for row in await db.rows(f"SELECT {column} FROM {table}")]
 
 
 # --- back ----------------------------------------------------------------------------------------
 
 
-async def test_a_clock_set_back_keeps_no_message_longer(house: Harness, room: RoomID) -> None:
-    async with house.running(*house.everything):
-        sent = await house.said_in(room, "hello")
-        await house.advance(HOUR)
-        house.clock.jump(-HOUR)
-        await notice(house)
-        await house.advance(HOUR - 31 * SECOND)
-        assert not is_gone(house, room, sent)
-        await house.advance(SECOND)
-        assert is_gone(house, room, sent)
+async def test_a_clock_set_back_keeps_no_message_longer(harness: Harness, room: RoomID) -> None:
+    async with harness.running(*harness.everything):
+        sent = await harness.said_in(room, "hello")
+        await harness.advance(HOUR)
+        harness.clock.jump(-HOUR)
+        await notice(harness)
+        await harness.advance(HOUR - 31 * SECOND)
+        assert not is_gone(harness, room, sent)
+        await harness.advance(SECOND)
+        assert is_gone(harness, room, sent)
 
 
 async def test_what_came_after_the_clock_was_set_back_is_not_moved(
-    house: Harness, room: RoomID
+    harness: Harness, room: RoomID
 ) -> None:
-    async with house.running(*house.everything):
-        await house.said_in(room, "before")
-        house.clock.jump(-HOUR)
-        sent = await house.said_in(room, "after")
-        await notice(house)
-        assert (await house.timers())[sent] == house.clock.now() - 30 * SECOND + 2 * HOUR
+    async with harness.running(*harness.everything):
+        await harness.said_in(room, "before")
+        harness.clock.jump(-HOUR)
+        sent = await harness.said_in(room, "after")
+        await notice(harness)
+        assert (await harness.timers())[sent] == harness.clock.now() - 30 * SECOND + 2 * HOUR
 
 
-async def test_timers_of_an_earlier_process_keep_their_time(house: Harness, room: RoomID) -> None:
+async def test_timers_of_an_earlier_process_keep_their_time(harness: Harness, room: RoomID) -> None:
     """By which clock they were made is not known: they may go late, not early."""
-    async with house.running(*house.everything):
-        sent = await house.said_in(room, "hello")
-    due = (await house.timers())[sent]
-    await house.restart()
-    async with house.running(*house.everything):
-        house.clock.jump(-HOUR)
-        await notice(house)
-        assert (await house.timers())[sent] == due
+    async with harness.running(*harness.everything):
+        sent = await harness.said_in(room, "hello")
+    due = (await harness.timers())[sent]
+    await harness.restart()
+    async with harness.running(*harness.everything):
+        harness.clock.jump(-HOUR)
+        await notice(harness)
+        assert (await harness.timers())[sent] == due
 
 
-async def test_an_hour_forward_and_back_costs_nobody_anything(house: Harness, room: RoomID) -> None:
-    async with house.running(*house.everything):
-        before = await house.said_in(room, "before")
-        due = (await house.timers())[before]
-        house.clock.jump(HOUR)
-        await notice(house)
-        ahead = await house.said_in(room, "ahead")
-        began = house.clock.now() - HOUR
-        house.clock.jump(-HOUR)
-        await notice(house)
-        timers = await house.timers()
+async def test_an_hour_forward_and_back_costs_nobody_anything(
+    harness: Harness, room: RoomID
+) -> None:
+    async with harness.running(*harness.everything):
+        before = await harness.said_in(room, "before")
+        due = (await harness.timers())[before]
+        harness.clock.jump(HOUR)
+        await notice(harness)
+        ahead = await harness.said_in(room, "ahead")
+        began = harness.clock.now() - HOUR
+        harness.clock.jump(-HOUR)
+        await notice(harness)
+        timers = await harness.timers()
         assert timers[before] == due
         assert timers[ahead] == began + 2 * HOUR
 
 
 async def test_a_redactor_that_paused_by_the_old_clock_goes_on(
-    house: Harness, room: RoomID
+    harness: Harness, room: RoomID
 ) -> None:
-    async with house.running(*house.everything):
-        sent = await house.said_in(room, "hello")
-        house.homeserver.fail_next(Unreachable(reason="reset"), on="redact")
-        await house.advance(2 * HOUR)
-        house.clock.jump(-HOUR)
-        await notice(house)
-        assert is_gone(house, room, sent)
+    async with harness.running(*harness.everything):
+        sent = await harness.said_in(room, "hello")
+        harness.homeserver.fail_next(Unreachable(reason="reset"), on="redact")
+        await harness.advance(2 * HOUR)
+        harness.clock.jump(-HOUR)
+        await notice(harness)
+        assert is_gone(harness, room, sent)
 
 
 async def test_a_confirmation_that_was_awaited_by_the_old_clock_is_looked_up(
-    house: Harness, room: RoomID
+    harness: Harness, room: RoomID
 ) -> None:
-    house.homeserver.lying = True
-    async with house.running(*house.everything):
-        sent = await house.said_in(room, "hello")
-        await house.advance(2 * HOUR)
-        house.homeserver.lying = False
-        house.clock.jump(-HOUR)
-        await notice(house)
-        await house.advance(SECOND)
-        assert is_gone(house, room, sent)
+    harness.homeserver.lying = True
+    async with harness.running(*harness.everything):
+        sent = await harness.said_in(room, "hello")
+        await harness.advance(2 * HOUR)
+        harness.homeserver.lying = False
+        harness.clock.jump(-HOUR)
+        await notice(harness)
+        await harness.advance(SECOND)
+        assert is_gone(harness, room, sent)
 
 
 async def test_a_debt_that_was_put_off_by_the_old_clock_is_paid(
-    house: Harness, room: RoomID
+    harness: Harness, room: RoomID
 ) -> None:
-    house.homeserver.fail_next(*[Unreachable(reason="reset")] * 6, on="say")
-    async with house.running(*house.everything):
-        await house.said_in(room, "!expire status")
+    harness.homeserver.fail_next(*[Unreachable(reason="reset")] * 6, on="say")
+    async with harness.running(*harness.everything):
+        await harness.said_in(room, "!expire status")
         for _ in range(5):
-            await house.advance(MINUTE)
-        house.clock.jump(-HOUR)
-        await notice(house)
-        await house.advance(MINUTE)
-    assert len(house.homeserver.heard(room)) == 1
+            await harness.advance(MINUTE)
+        harness.clock.jump(-HOUR)
+        await notice(harness)
+        await harness.advance(MINUTE)
+    assert len(harness.homeserver.heard(room)) == 1
 
 
 async def test_a_timer_put_off_by_the_old_clock_is_looked_at_when_it_is_due(
-    house: Harness, room: RoomID
+    harness: Harness, room: RoomID
 ) -> None:
-    now = house.clock.now()
+    now = harness.clock.now()
     past, coming = EventID("$past"), EventID("$coming")
-    await house.remember(room, past, due=now - HOUR)
-    await house.remember(room, coming, due=now + MINUTE)
-    for timer in await whatever_is_due(house.store, now + HOUR, 5):
-        await house.store.postpone(timer, now + 2 * HOUR)
-    await house.store.clock_set_back(HOUR, now, after=0, upto=0)
-    assert [timer.event_id for timer in await whatever_is_due(house.store, now, 5)] == [past]
-    assert await house.store.next_due(now) == now + MINUTE
+    await harness.remember(room, past, due=now - HOUR)
+    await harness.remember(room, coming, due=now + MINUTE)
+    for timer in await whatever_is_due(harness.store, now + HOUR, 5):
+        await harness.store.postpone(timer, now + 2 * HOUR)
+    await harness.store.clock_set_back(HOUR, now, after=0, upto=0)
+    assert [timer.event_id for timer in await whatever_is_due(harness.store, now, 5)] == [past]
+    assert await harness.store.next_due(now) == now + MINUTE
 
 
 async def test_nothing_in_the_database_waits_for_a_moment_of_the_old_clock(
-    house: Harness, room: RoomID
+    harness: Harness, room: RoomID
 ) -> None:
-    now = house.clock.now()
+    now = harness.clock.now()
     ahead = now + HOUR
     gap = Gap(room_id=room, token="s0", stop_digest="", stop_at=now, since=ahead, until=ahead)
-    await house.store.commit("s1", ahead, [RoomUpdate(room_id=room, items=[], gap=gap)])
-    found = await house.store.unread.next_gap()
+    await harness.store.commit("s1", ahead, [RoomUpdate(room_id=room, items=[], gap=gap)])
+    found = await harness.store.gaps.next_gap()
     assert found is not None
-    await house.store.unread.later(found[0], ahead)
+    await harness.store.gaps.later(found[0], ahead)
     invite = Invite(room_id=RoomID("!else:example.org"), inviter=ALICE)
-    await house.store.commit("s1", ahead, [], [invite])
-    waiting = await house.store.invitations.undecided()
+    await harness.store.commit("s1", ahead, [], [invite])
+    waiting = await harness.store.invitations.undecided()
     assert waiting is not None
-    await house.store.invitations.later(waiting, ahead, counts=True)
-    await house.store.reviewed(
-        room, suspended=False, owed=[Outgoing(key="k", kind="help", args={})]
+    await harness.store.invitations.later(waiting, ahead, counts=True)
+    await harness.store.reviewed(
+        room, suspended=False, outgoing=[Outgoing(key="k", kind="help", args={})]
     )
-    debt = await house.store.next_debt()
-    assert debt is not None
-    await house.store.owed_later(debt, ahead)
-    async with house.store._db.transaction() as db:
+    entry = await harness.store.next_to_deliver()
+    assert entry is not None
+    await harness.store.deliver_later(entry, ahead)
+    async with harness.store._db.transaction() as db:
         await db.rows("INSERT INTO opened (session_id, message, at) VALUES ('s', 1, ?)", ahead)
-    await house.store.clock_set_back(HOUR, now, after=0, upto=0)
+    await harness.store.clock_set_back(HOUR, now, after=0, upto=0)
     for table in ("gaps", "invites", "owed"):
-        assert await moments(house, table) == [now], table
-    assert await moments(house, "opened", "at") == [now]
-    assert (await moments(house, "gaps", "since"), await moments(house, "gaps", "until")) == (
+        assert await moments(harness, table) == [now], table
+    assert await moments(harness, "opened", "at") == [now]
+    assert (await moments(harness, "gaps", "since"), await moments(harness, "gaps", "until")) == (
         [now],
         [now],
     )
-    assert await moments(house, "gaps", "stop_at") == [now - HOUR]
-    assert await house.store.position() == ("s1", now)
+    assert await moments(harness, "gaps", "stop_at") == [now - HOUR]
+    assert await harness.store.position() == ("s1", now)
 
 
 async def test_what_belongs_to_a_message_is_moved_back_with_it(
-    house: Harness, room: RoomID
+    harness: Harness, room: RoomID
 ) -> None:
-    async with house.running(*house.everything):
-        house.clock.jump(HOUR)
-        await notice(house)
-        whole = await house.said_in(room, "ahead")
-        await house.advance(MINUTE)
-        edit = relate(house, room, "m.replace", whole)
-        await notice(house)
-        house.clock.jump(-HOUR)
-        await notice(house)
-        timers = await house.timers()
-        assert timers[whole] == house.clock.now() - 2 * MINUTE + 2 * HOUR
+    async with harness.running(*harness.everything):
+        harness.clock.jump(HOUR)
+        await notice(harness)
+        whole = await harness.said_in(room, "ahead")
+        await harness.advance(MINUTE)
+        edit = relate(harness, room, "m.replace", whole)
+        await notice(harness)
+        harness.clock.jump(-HOUR)
+        await notice(harness)
+        timers = await harness.timers()
+        assert timers[whole] == harness.clock.now() - 2 * MINUTE + 2 * HOUR
         assert timers[edit] == timers[whole]
 
 
-async def test_no_sweep_waits_for_a_moment_of_the_old_clock(house: Harness, room: RoomID) -> None:
-    now = house.clock.now()
+async def test_no_sweep_waits_for_a_moment_of_the_old_clock(harness: Harness, room: RoomID) -> None:
+    now = harness.clock.now()
     ahead = now + HOUR
-    sweeps = house.store.sweeps
+    sweeps = harness.store.sweeps
     known = await sweeps.next()
     assert known is not None
     await sweeps.end(known)
     await sweeps.begin(Sweep(room_id=room, whole=True, since=ahead, until=ahead))
     await sweeps.later(known, ahead)
-    await house.store.clock_set_back(HOUR, now, after=0, upto=0)
+    await harness.store.clock_set_back(HOUR, now, after=0, upto=0)
     found = await sweeps.next()
     assert found is not None
     assert (found.next, found.since, found.until) == (now, now, now)
 
 
-async def test_no_file_waits_for_a_moment_of_the_old_clock(house: Harness, room: RoomID) -> None:
-    now = house.clock.now()
+async def test_no_file_waits_for_a_moment_of_the_old_clock(harness: Harness, room: RoomID) -> None:
+    now = harness.clock.now()
     sent = EventID("$picture")
     message = Message(event_id=sent, sent=now)
     shown = MediaReference(event_id=sent, media_ids=["picture"], owner="alice")
     gone = Redaction(target=sent, target_digest="d", sender=ALICE, digest="e")
-    await house.commit(RoomUpdate(room_id=room, items=[message, shown]))
-    await house.commit(RoomUpdate(room_id=room, items=[gone]))
-    file = await house.store.next_file()
+    await harness.commit(RoomUpdate(room_id=room, items=[message, shown]))
+    await harness.commit(RoomUpdate(room_id=room, items=[gone]))
+    file = await harness.store.next_file()
     assert file is not None
-    await house.store.file_later(file, now + HOUR)
-    await house.store.clock_set_back(HOUR, now, after=0, upto=0)
-    assert await moments(house, "files") == [now]
+    await harness.store.file_later(file, now + HOUR)
+    await harness.store.clock_set_back(HOUR, now, after=0, upto=0)
+    assert await moments(harness, "files") == [now]
 
 
-async def test_no_orphan_waits_for_a_moment_of_the_old_clock(house: Harness, room: RoomID) -> None:
-    now = house.clock.now()
+async def test_no_orphan_waits_for_a_moment_of_the_old_clock(
+    harness: Harness, room: RoomID
+) -> None:
+    now = harness.clock.now()
     edit = Message(event_id=EventID("$edit"), sent=now, parent=EventID("$unknown"))
-    await house.commit(RoomUpdate(room_id=room, items=[edit]))
-    orphan = await house.store.kin.next_orphan()
-    assert orphan is not None
-    await house.store.kin.later(orphan, now + HOUR)
-    await house.store.clock_set_back(HOUR, now, after=0, upto=0)
-    assert await moments(house, "orphans") == [now]
+    await harness.commit(RoomUpdate(room_id=room, items=[edit]))
+    relation = await harness.store.relations.next_pending()
+    assert relation is not None
+    await harness.store.relations.later(relation, now + HOUR)
+    await harness.store.clock_set_back(HOUR, now, after=0, upto=0)
+    assert await moments(harness, "orphans") == [now]
 
 
 async def test_no_successor_waits_for_a_moment_of_the_old_clock(
-    house: Harness, room: RoomID
+    harness: Harness, room: RoomID
 ) -> None:
-    now = house.clock.now()
+    now = harness.clock.now()
     new = RoomID("!new:example.org")
     one = Successor(room_id=new, predecessor=room, setting=None, via="", stage=Stage.OUTSIDE)
-    await house.store.successors.claim(one, now=now)
-    await house.store.successors.later(one, now + HOUR)
-    await house.store.clock_set_back(HOUR, now, after=0, upto=0)
-    assert await moments(house, "successors") == [now]
+    await harness.store.successors.claim(one, now=now)
+    await harness.store.successors.later(one, now + HOUR)
+    await harness.store.clock_set_back(HOUR, now, after=0, upto=0)
+    assert await moments(harness, "successors") == [now]
 
 
 async def test_what_was_read_of_a_gap_by_the_old_clock_does_not_begin_in_the_future(
-    house: Harness, room: RoomID
+    harness: Harness, room: RoomID
 ) -> None:
-    async with house.running(house.intake):
+    async with harness.running(harness.sync):
         pass
-    house.homeserver.limit = 1
-    sent = [house.homeserver.send(room, f"message {number}") for number in range(4)]
-    house.clock.jump(HOUR)
-    for one in house.homeserver.rooms[room].events:
-        one["origin_server_ts"] = house.clock.now()
-    async with house.running(house.intake, house.timekeeper):
-        page = await house.store.unread.next_gap()
+    harness.homeserver.limit = 1
+    sent = [harness.homeserver.send(room, f"message {number}") for number in range(4)]
+    harness.clock.jump(HOUR)
+    for one in harness.homeserver.rooms[room].events:
+        one["origin_server_ts"] = harness.clock.now()
+    async with harness.running(harness.sync, harness.clock_watch):
+        page = await harness.store.gaps.next_gap()
         assert page is not None
-        await house.backfill.read(page[0])
-        house.clock.jump(-HOUR)
-        await notice(house)
-    async with house.running(house.backfill):
+        await harness.backfill.read(page[0])
+        harness.clock.jump(-HOUR)
+        await notice(harness)
+    async with harness.running(harness.backfill):
         pass
-    timers = await house.timers()
+    timers = await harness.timers()
     assert set(timers) == set(sent)
-    assert max(timers.values()) <= house.clock.now() + 2 * HOUR
+    assert max(timers.values()) <= harness.clock.now() + 2 * HOUR
 
 
 # --- forward -------------------------------------------------------------------------------------
 
 
 async def test_a_clock_set_forward_is_noticed_and_nothing_is_moved(
-    house: Harness, room: RoomID
+    harness: Harness, room: RoomID
 ) -> None:
-    async with house.running(*house.everything):
-        sent = await house.said_in(room, "hello")
-        due = (await house.timers())[sent]
-        house.clock.jump(HOUR)
-        await notice(house)
-        assert (await house.timers())[sent] == due
-        await house.advance(HOUR - MINUTE)
-        assert not is_gone(house, room, sent)
-        await house.advance(30 * SECOND)
-        assert is_gone(house, room, sent)
+    async with harness.running(*harness.everything):
+        sent = await harness.said_in(room, "hello")
+        due = (await harness.timers())[sent]
+        harness.clock.jump(HOUR)
+        await notice(harness)
+        assert (await harness.timers())[sent] == due
+        await harness.advance(HOUR - MINUTE)
+        assert not is_gone(harness, room, sent)
+        await harness.advance(30 * SECOND)
+        assert is_gone(harness, room, sent)
 
 
 async def test_what_is_due_by_the_new_clock_goes_within_a_minute(
-    house: Harness, room: RoomID
+    harness: Harness, room: RoomID
 ) -> None:
-    async with house.running(*house.everything):
-        sent = await house.said_in(room, "hello")
-        house.clock.jump(DAY)
-        await notice(house)
-        assert is_gone(house, room, sent)
+    async with harness.running(*harness.everything):
+        sent = await harness.said_in(room, "hello")
+        harness.clock.jump(DAY)
+        await notice(harness)
+        assert is_gone(harness, room, sent)
 
 
 # --- noticing ------------------------------------------------------------------------------------
@@ -320,24 +324,24 @@ async def test_what_is_due_by_the_new_clock_goes_within_a_minute(
     ],
 )
 async def test_the_log_says_by_how_much(
-    house: Harness, caplog: pytest.LogCaptureFixture, jump: Millis, words: str
+    harness: Harness, caplog: pytest.LogCaptureFixture, jump: Millis, words: str
 ) -> None:
-    async with house.running(house.timekeeper):
-        await house.advance(10 * SECOND)
-        house.clock.jump(jump)
-        await notice(house)
-        await notice(house)
+    async with harness.running(harness.clock_watch):
+        await harness.advance(10 * SECOND)
+        harness.clock.jump(jump)
+        await notice(harness)
+        await notice(harness)
     assert [one for one in caplog.messages if "the clock was set" in one] == [words]
 
 
 @pytest.mark.parametrize("jump", [0, 1999, -1999])
 async def test_a_small_correction_is_none(
-    house: Harness, caplog: pytest.LogCaptureFixture, jump: Millis
+    harness: Harness, caplog: pytest.LogCaptureFixture, jump: Millis
 ) -> None:
-    async with house.running(house.timekeeper):
-        house.clock.jump(jump)
-        await notice(house)
-        await house.advance(DAY)
+    async with harness.running(harness.clock_watch):
+        harness.clock.jump(jump)
+        await notice(harness)
+        await harness.advance(DAY)
     assert not [one for one in caplog.messages if "the clock was set" in one]
 
 
@@ -356,70 +360,70 @@ async def test_the_machines_clock_waits_in_time_that_is_not_set() -> None:
 # --- intake --------------------------------------------------------------------------------------
 
 
-async def test_a_last_sync_in_the_future_loses_nothing(house: Harness, room: RoomID) -> None:
+async def test_a_last_sync_in_the_future_loses_nothing(harness: Harness, room: RoomID) -> None:
     """The bot was stopped while its clock was ahead, and starts with the right one."""
-    house.clock.jump(HOUR)
-    async with house.running(house.intake):
-        house.homeserver.send(room, "ahead")
-    house.clock.jump(-HOUR)
-    house.clock.advance(MINUTE)
-    sent = house.homeserver.send(room, "while it was away")
-    house.clock.advance(MINUTE)
-    async with house.running(house.intake):
-        live = await house.said_in(room, "live")
-        timers = await house.timers()
-        assert timers[sent] == house.clock.now() + 2 * HOUR  # late, not early
-        assert timers[live] == house.clock.now() + 2 * HOUR
-    assert (await house.store.position())[1] == house.clock.now()
+    harness.clock.jump(HOUR)
+    async with harness.running(harness.sync):
+        harness.homeserver.send(room, "ahead")
+    harness.clock.jump(-HOUR)
+    harness.clock.advance(MINUTE)
+    sent = harness.homeserver.send(room, "while it was away")
+    harness.clock.advance(MINUTE)
+    async with harness.running(harness.sync):
+        live = await harness.said_in(room, "live")
+        timers = await harness.timers()
+        assert timers[sent] == harness.clock.now() + 2 * HOUR  # late, not early
+        assert timers[live] == harness.clock.now() + 2 * HOUR
+    assert (await harness.store.position())[1] == harness.clock.now()
 
 
 @pytest.mark.parametrize("jump", [HOUR, -HOUR])
 async def test_a_long_poll_across_a_jump_loses_nothing(
-    house: Harness, room: RoomID, jump: Millis
+    harness: Harness, room: RoomID, jump: Millis
 ) -> None:
-    async with house.running(house.intake):
-        house.clock.jump(jump)
-        sent = await house.said_in(room, "!expire 1h")
-        later = await house.said_in(room, "later")
-        timers = await house.timers()
-    assert timers[sent] <= house.clock.now() + HOUR
-    assert timers[sent] >= house.clock.now() + HOUR - abs(jump)
-    assert timers[later] == house.clock.now() + HOUR
+    async with harness.running(harness.sync):
+        harness.clock.jump(jump)
+        sent = await harness.said_in(room, "!expire 1h")
+        later = await harness.said_in(room, "later")
+        timers = await harness.timers()
+    assert timers[sent] <= harness.clock.now() + HOUR
+    assert timers[sent] >= harness.clock.now() + HOUR - abs(jump)
+    assert timers[later] == harness.clock.now() + HOUR
 
 
-async def test_a_gap_after_a_jump_back_is_read_to_its_end(house: Harness, room: RoomID) -> None:
-    house.clock.jump(3 * HOUR)
-    async with house.running(house.intake):
-        house.homeserver.send(room, "ahead")
-    house.homeserver.limit = 1
-    house.clock.jump(-3 * HOUR)
-    sent = [house.homeserver.send(room, f"message {number}") for number in range(20)]
-    async with house.running(*house.everything):
-        await house.advance(MINUTE)
-        assert set(sent) <= set(await house.timers())
+async def test_a_gap_after_a_jump_back_is_read_to_its_end(harness: Harness, room: RoomID) -> None:
+    harness.clock.jump(3 * HOUR)
+    async with harness.running(harness.sync):
+        harness.homeserver.send(room, "ahead")
+    harness.homeserver.limit = 1
+    harness.clock.jump(-3 * HOUR)
+    sent = [harness.homeserver.send(room, f"message {number}") for number in range(20)]
+    async with harness.running(*harness.everything):
+        await harness.advance(MINUTE)
+        assert set(sent) <= set(await harness.timers())
 
 
 # --- a backup that is put back -------------------------------------------------------------------
 
 
 async def test_an_old_copy_of_the_database_reads_on_from_where_it_ends(
-    house: Harness, room: RoomID
+    harness: Harness, room: RoomID
 ) -> None:
-    async with house.running(*house.everything):
-        early = await house.said_in(room, "before the backup")
-    await house.restart()
-    backup = house.path.read_bytes()
-    async with house.running(*house.everything):
-        await house.advance(HOUR)
-        late = await house.said_in(room, "after the backup")
-        await house.advance(HOUR)
-        assert is_gone(house, room, early)
-    await house.restart(backup)
-    async with house.running(*house.everything):
-        timers = await house.timers()
+    async with harness.running(*harness.everything):
+        early = await harness.said_in(room, "before the backup")
+    await harness.restart()
+    backup = harness.path.read_bytes()
+    async with harness.running(*harness.everything):
+        await harness.advance(HOUR)
+        late = await harness.said_in(room, "after the backup")
+        await harness.advance(HOUR)
+        assert is_gone(harness, room, early)
+    await harness.restart(backup)
+    async with harness.running(*harness.everything):
+        timers = await harness.timers()
         assert early not in timers
-        assert timers[late] == house.clock.now() + HOUR
-        await house.advance(HOUR)
-        assert is_gone(house, room, late)
-        await house.advance(MINUTE)
-        assert await house.timers() == {}
+        assert timers[late] == harness.clock.now() + HOUR
+        await harness.advance(HOUR)
+        assert is_gone(harness, room, late)
+        await harness.advance(MINUTE)
+        assert await harness.timers() == {}

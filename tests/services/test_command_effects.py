@@ -20,34 +20,34 @@ REFUSED = Refused(status=400, errcode="M_UNKNOWN")
 
 
 @pytest.fixture
-async def room(house: Harness) -> RoomID:
+async def room(harness: Harness) -> RoomID:
     """A room that the bot has known for a while, with no lifetime."""
-    room = house.homeserver.make_room()
-    house.homeserver.set_member(room, BOB, "join", displayname="bob")
-    async with house.running(house.intake):
+    room = harness.homeserver.make_room()
+    harness.homeserver.set_member(room, BOB, "join", displayname="bob")
+    async with harness.running(harness.sync):
         pass
     return room
 
 
-async def marked(house: Harness) -> bool:
+async def marked(harness: Harness) -> bool:
     """Whether some room waits for the state event of a command."""
-    async with house.store._db.transaction() as db:
+    async with harness.store._db.transaction() as db:
         found = await db.one("SELECT sum(commanded) FROM rooms")
         unwritten = await db.one("SELECT count(*) FROM owed WHERE kind = 'set'")
     return (found, unwritten) != ((0,), (0,))
 
 
-async def can_be_swept(house: Harness, room: RoomID) -> bool:
+async def can_be_swept(harness: Harness, room: RoomID) -> bool:
     """Whether a walk back through the room begins and ends."""
-    await house.store.sweeps.begin(Sweep(room_id=room, whole=True, since=0, until=1))
-    async with house.running(*house.everything):
+    await harness.store.sweeps.begin(Sweep(room_id=room, whole=True, since=0, until=1))
+    async with harness.running(*harness.everything):
         for _ in range(4):
-            await house.advance(HOUR)
-    return await house.store.sweeps.left() == 0
+            await harness.advance(HOUR)
+    return await harness.store.sweeps.left() == 0
 
 
-def answers(house: Harness, room: RoomID) -> list[str]:
-    return house.homeserver.heard(room)
+def answers(harness: Harness, room: RoomID) -> list[str]:
+    return harness.homeserver.heard(room)
 
 
 # --- the mark goes with whatever ends the matter -------------------------------------------------
@@ -65,16 +65,16 @@ def answers(house: Harness, room: RoomID) -> list[str]:
 )
 @pytest.mark.parametrize("at_once", [False, True])
 async def test_a_room_can_be_swept_whatever_was_said_twice(
-    house: Harness, room: RoomID, said: list[str], at_once: bool
+    harness: Harness, room: RoomID, said: list[str], at_once: bool
 ) -> None:
-    async with house.running(*house.everything):
+    async with harness.running(*harness.everything):
         for text in said:
-            house.homeserver.send(room, text)
+            harness.homeserver.send(room, text)
             if not at_once:
-                await house.rest()
-    assert not await marked(house)
-    assert len(answers(house, room)) == 1 if at_once else len(said)
-    assert await can_be_swept(house, room)
+                await harness.rest()
+    assert not await marked(harness)
+    assert len(answers(harness, room)) == 1 if at_once else len(said)
+    assert await can_be_swept(harness, room)
 
 
 @pytest.mark.parametrize(
@@ -90,109 +90,111 @@ async def test_a_room_can_be_swept_whatever_was_said_twice(
     ],
 )
 async def test_what_cannot_be_written_or_said_leaves_nothing_behind(
-    house: Harness, room: RoomID, where: str, trouble: list[Outcome]
+    harness: Harness, room: RoomID, where: str, trouble: list[Outcome]
 ) -> None:
-    house.homeserver.set_lifetime(room, DAY)
-    await command(house, room, "!expire 5m")
-    house.homeserver.fail_next(*trouble, on=where)
-    async with house.running(*house.everything):
+    harness.homeserver.set_lifetime(room, DAY)
+    await command(harness, room, "!expire 5m")
+    harness.homeserver.fail_next(*trouble, on=where)
+    async with harness.running(*harness.everything):
         for _ in range(40):
-            await house.advance(MINUTE)
-        house.homeserver.recover()
-        await house.advance(MINUTE)
-    assert not await marked(house)
-    there = house.homeserver.lifetime_of(room)
-    assert there == {"type": "after_send", "timer": await setting(house, room)}
+            await harness.advance(MINUTE)
+        harness.homeserver.recover()
+        await harness.advance(MINUTE)
+    assert not await marked(harness)
+    there = harness.homeserver.lifetime_of(room)
+    assert there == {"type": "after_send", "timer": await setting(harness, room)}
     if where != "say":
-        assert await setting(house, room) == DAY
-        assert [text for text in answers(house, room) if "it does not hold" in text]
-    assert await can_be_swept(house, room)
+        assert await setting(harness, room) == DAY
+        assert [text for text in answers(harness, room) if "it does not hold" in text]
+    assert await can_be_swept(harness, room)
 
 
-async def test_a_change_by_somebody_else_ends_the_matter(house: Harness, room: RoomID) -> None:
-    await command(house, room, "!expire 5m")
-    house.homeserver.set_lifetime(room, DAY, sender=BOB)
-    async with house.running(*house.everything):
-        await house.rest()
-    assert not await marked(house)
-    assert await can_be_swept(house, room)
+async def test_a_change_by_somebody_else_ends_the_matter(harness: Harness, room: RoomID) -> None:
+    await command(harness, room, "!expire 5m")
+    harness.homeserver.set_lifetime(room, DAY, sender=BOB)
+    async with harness.running(*harness.everything):
+        await harness.rest()
+    assert not await marked(harness)
+    assert await can_be_swept(harness, room)
 
 
 @pytest.mark.parametrize("written", [False, True])
 @pytest.mark.parametrize("echoed", [False, True])
 async def test_a_restart_in_the_middle_ends_it_as_well(
-    house: Harness, room: RoomID, written: bool, echoed: bool
+    harness: Harness, room: RoomID, written: bool, echoed: bool
 ) -> None:
-    await command(house, room, "!expire 5m")
+    await command(harness, room, "!expire 5m")
     if written:
-        await house.homeserver.set_policy(room, {"type": "after_send", "timer": 5 * MINUTE})
+        await harness.homeserver.set_policy(room, {"type": "after_send", "timer": 5 * MINUTE})
     if echoed:
-        async with house.running(house.intake):
+        async with harness.running(harness.sync):
             pass
-    await house.restart()
-    async with house.running(*house.everything):
-        await house.rest()
-    assert not await marked(house)
-    assert answers(house, room) == [f"{A} set disappearing messages to 5 minutes."]
-    assert await can_be_swept(house, room)
+    await harness.restart()
+    async with harness.running(*harness.everything):
+        await harness.rest()
+    assert not await marked(harness)
+    assert answers(harness, room) == [f"{A} set disappearing messages to 5 minutes."]
+    assert await can_be_swept(harness, room)
 
 
 async def test_a_bot_that_was_kicked_comes_back_without_the_mark(
-    house: Harness, room: RoomID
+    harness: Harness, room: RoomID
 ) -> None:
-    house.homeserver.hold("set_policy")
-    async with house.running(*house.everything):
-        await house.said_in(room, "!expire 5m")
-        house.homeserver.kick(room)
-        await house.rest()
-        house.homeserver.release("set_policy")
-        await house.advance(MINUTE)
-        house.homeserver.set_member(room, BOT, "invite", sender=ALICE)
-        await house.advance(MINUTE)
-    assert not await marked(house)
-    assert await setting(house, room) is None
+    harness.homeserver.hold("set_policy")
+    async with harness.running(*harness.everything):
+        await harness.said_in(room, "!expire 5m")
+        harness.homeserver.kick(room)
+        await harness.rest()
+        harness.homeserver.release("set_policy")
+        await harness.advance(MINUTE)
+        harness.homeserver.set_member(room, BOT, "invite", sender=ALICE)
+        await harness.advance(MINUTE)
+    assert not await marked(harness)
+    assert await setting(harness, room) is None
 
 
-async def test_the_mark_stays_until_the_state_event_has_come(house: Harness, room: RoomID) -> None:
+async def test_the_mark_stays_until_the_state_event_has_come(
+    harness: Harness, room: RoomID
+) -> None:
     """Until then nobody who walks back could know since when the lifetime holds."""
-    before = [house.homeserver.send(room, f"before {number}") for number in range(3)]
-    await command(house, room, "!expire 1m")
-    async with house.running(house.speaker):
+    before = [harness.homeserver.send(room, f"before {number}") for number in range(3)]
+    await command(harness, room, "!expire 1m")
+    async with harness.running(harness.outbox):
         pass  # written, and nobody reads
-    assert await marked(house)
+    assert await marked(harness)
     # The same again, before the event of the first has come: nothing is written for it.
     said = Command(digest="again", sender=ALICE, kind="set", setting=MINUTE)
-    token, _ = await house.store.position()
-    stretch = RoomUpdate(room_id=room, items=[said])
-    await house.store.commit(str(token), house.clock.now(), [stretch])
-    async with house.running(house.speaker):
+    token, _ = await harness.store.position()
+    update = RoomUpdate(room_id=room, items=[said])
+    await harness.store.commit(str(token), harness.clock.now(), [update])
+    async with harness.running(harness.outbox):
         pass
-    assert await marked(house)
-    assert sum(e["type"] == POLICY_EVENT for e in house.homeserver.rooms[room].events) == 1
-    assert await can_be_swept(house, room)
-    assert not await marked(house)
-    assert not any(house.homeserver.is_redacted(room, one) for one in before)
+    assert await marked(harness)
+    assert sum(e["type"] == POLICY_EVENT for e in harness.homeserver.rooms[room].events) == 1
+    assert await can_be_swept(harness, room)
+    assert not await marked(harness)
+    assert not any(harness.homeserver.is_redacted(room, one) for one in before)
 
 
 async def test_the_event_of_an_earlier_command_does_not_end_a_later_one(
-    house: Harness, room: RoomID
+    harness: Harness, room: RoomID
 ) -> None:
-    await command(house, room, "!expire 1m")
-    async with house.running(house.speaker):
+    await command(harness, room, "!expire 1m")
+    async with harness.running(harness.outbox):
         pass
-    house.homeserver.hold("set_policy")
-    async with house.running(*house.everything):
-        house.homeserver.send(room, "!expire off")
-        stays = house.homeserver.send(room, "stays")
-        await house.said_in(room, "!expire 1m")
-        await house.store.sweeps.begin(Sweep(room_id=room, whole=True, since=0, until=1))
+    harness.homeserver.hold("set_policy")
+    async with harness.running(*harness.everything):
+        harness.homeserver.send(room, "!expire off")
+        stays = harness.homeserver.send(room, "stays")
+        await harness.said_in(room, "!expire 1m")
+        await harness.store.sweeps.begin(Sweep(room_id=room, whole=True, since=0, until=1))
         for _ in range(3):
-            await house.advance(HOUR)
-        assert await house.store.sweeps.left() == 1
-        house.homeserver.release("set_policy")
-        await house.advance(HOUR)
-        assert await house.store.sweeps.left() == 0
-    assert not house.homeserver.is_redacted(room, stays)
+            await harness.advance(HOUR)
+        assert await harness.store.sweeps.left() == 1
+        harness.homeserver.release("set_policy")
+        await harness.advance(HOUR)
+        assert await harness.store.sweeps.left() == 0
+    assert not harness.homeserver.is_redacted(room, stays)
 
 
 # --- only the command's own consequence is taken back --------------------------------------------
@@ -200,64 +202,64 @@ async def test_the_event_of_an_earlier_command_does_not_end_a_later_one(
 
 @pytest.mark.parametrize("before", [None, HOUR])
 async def test_what_somebody_set_while_a_command_failed_holds(
-    house: Harness, room: RoomID, before: int | None
+    harness: Harness, room: RoomID, before: int | None
 ) -> None:
     if before:
-        house.homeserver.set_lifetime(room, before)
-    await command(house, room, "!expire 5m")
-    house.homeserver.hold("policy_event", answer=True)
-    async with house.running(*house.everything):
-        house.homeserver.set_lifetime(room, DAY, sender=BOB)
-        house.homeserver.set_power(room, BOT, 0)
-        after = await house.said_in(room, "after")
-        house.homeserver.release("policy_event")
-        await house.rest()
-        timers = await house.timers()
-    assert await setting(house, room) == DAY
-    assert timers[after] == house.clock.now() + DAY
-    assert not await marked(house)
+        harness.homeserver.set_lifetime(room, before)
+    await command(harness, room, "!expire 5m")
+    harness.homeserver.hold("policy_event", answer=True)
+    async with harness.running(*harness.everything):
+        harness.homeserver.set_lifetime(room, DAY, sender=BOB)
+        harness.homeserver.set_power(room, BOT, 0)
+        after = await harness.said_in(room, "after")
+        harness.homeserver.release("policy_event")
+        await harness.rest()
+        timers = await harness.timers()
+    assert await setting(harness, room) == DAY
+    assert timers[after] == harness.clock.now() + DAY
+    assert not await marked(harness)
 
 
 @pytest.mark.parametrize("before", [None, 0, HOUR])
 async def test_a_command_that_cannot_be_written_leaves_what_was_there(
-    house: Harness, room: RoomID, before: int | None
+    harness: Harness, room: RoomID, before: int | None
 ) -> None:
     if before is not None:
-        house.homeserver.set_lifetime(room, before or None)
-    await command(house, room, "!expire 5m")
-    house.homeserver.fail_next(REFUSED, on="set_policy")
-    async with house.running(*house.everything):
-        await house.rest()
-    assert await setting(house, room) == before
+        harness.homeserver.set_lifetime(room, before or None)
+    await command(harness, room, "!expire 5m")
+    harness.homeserver.fail_next(REFUSED, on="set_policy")
+    async with harness.running(*harness.everything):
+        await harness.rest()
+    assert await setting(harness, room) == before
 
 
-async def test_a_second_command_that_fails_leaves_the_first(house: Harness, room: RoomID) -> None:
-    async with house.running(*house.everything):
-        await house.said_in(room, "!expire 1h")
-        house.homeserver.fail_next(REFUSED, on="set_policy")
-        await house.said_in(room, "!expire 5m")
-    assert await setting(house, room) == HOUR
+async def test_a_second_command_that_fails_leaves_the_first(harness: Harness, room: RoomID) -> None:
+    async with harness.running(*harness.everything):
+        await harness.said_in(room, "!expire 1h")
+        harness.homeserver.fail_next(REFUSED, on="set_policy")
+        await harness.said_in(room, "!expire 5m")
+    assert await setting(harness, room) == HOUR
 
 
 async def test_a_homeserver_that_tells_no_senders_keeps_what_it_has(
-    house: Harness, room: RoomID
+    harness: Harness, room: RoomID
 ) -> None:
-    house.homeserver.set_lifetime(room, DAY)
-    look = house.homeserver.policy_event
+    harness.homeserver.set_lifetime(room, DAY)
+    look = harness.homeserver.policy_event
 
     async def content_only(room_id: RoomID) -> dict[str, object] | None:
         event = await look(room_id)
         return event and {"type": event["type"], "content": event["content"]}
 
-    house.homeserver.policy_event = content_only  # type: ignore[method-assign]
-    await command(house, room, "!expire 5m")
-    house.homeserver.fail_next(REFUSED, on="set_policy")
-    async with house.running(*house.everything):
-        await house.rest()
-        await house.said_in(room, "!expire 1d")
-    assert await setting(house, room) == DAY
-    assert answers(house, room)[-1] == "Messages disappear after 1 day already."
-    assert not await marked(house)
+    harness.homeserver.policy_event = content_only  # type: ignore[method-assign]
+    await command(harness, room, "!expire 5m")
+    harness.homeserver.fail_next(REFUSED, on="set_policy")
+    async with harness.running(*harness.everything):
+        await harness.rest()
+        await harness.said_in(room, "!expire 1d")
+    assert await setting(harness, room) == DAY
+    assert answers(harness, room)[-1] == "Messages disappear after 1 day already."
+    assert not await marked(harness)
 
 
 # --- every command gets its answer ---------------------------------------------------------------
@@ -265,62 +267,62 @@ async def test_a_homeserver_that_tells_no_senders_keeps_what_it_has(
 
 @pytest.mark.parametrize("seen", [False, True])
 async def test_who_is_overtaken_by_another_client_is_told(
-    house: Harness, room: RoomID, seen: bool
+    harness: Harness, room: RoomID, seen: bool
 ) -> None:
-    house.homeserver.hold("policy_event")
-    async with house.running(*house.everything):
-        await house.said_in(room, "!expire 5m")
+    harness.homeserver.hold("policy_event")
+    async with harness.running(*harness.everything):
+        await harness.said_in(room, "!expire 5m")
         if not seen:
-            house.homeserver.hold("sync")
-            house.homeserver.send(room, "the sync that is waited for")
-        house.homeserver.set_lifetime(room, DAY, sender=BOB)
-        await house.rest()
-        house.homeserver.release("policy_event")
-        await house.rest()
-        house.homeserver.release("sync")
-        await house.advance(MINUTE)
-        await house.advance(MINUTE)
-    assert await setting(house, room) == DAY
-    assert answers(house, room).count(OVERTAKEN.format("alice")) == 1
-    assert len(answers(house, room)) == 2
+            harness.homeserver.hold("sync")
+            harness.homeserver.send(room, "the sync that is waited for")
+        harness.homeserver.set_lifetime(room, DAY, sender=BOB)
+        await harness.rest()
+        harness.homeserver.release("policy_event")
+        await harness.rest()
+        harness.homeserver.release("sync")
+        await harness.advance(MINUTE)
+        await harness.advance(MINUTE)
+    assert await setting(harness, room) == DAY
+    assert answers(harness, room).count(OVERTAKEN.format("alice")) == 1
+    assert len(answers(harness, room)) == 2
 
 
 async def test_who_is_overtaken_by_the_removal_of_the_setting_is_told(
-    house: Harness, room: RoomID
+    harness: Harness, room: RoomID
 ) -> None:
-    policy = house.homeserver.set_lifetime(room, DAY)
-    await command(house, room, "!expire 5m")
-    house.homeserver.redact_as(room, policy, BOB)
-    async with house.running(*house.everything):
-        await house.rest()
-    assert await setting(house, room) == 0
-    assert answers(house, room).count(OVERTAKEN.format("alice")) == 1
+    policy = harness.homeserver.set_lifetime(room, DAY)
+    await command(harness, room, "!expire 5m")
+    harness.homeserver.redact_as(room, policy, BOB)
+    async with harness.running(*harness.everything):
+        await harness.rest()
+    assert await setting(harness, room) == 0
+    assert answers(harness, room).count(OVERTAKEN.format("alice")) == 1
 
 
 async def test_who_is_overtaken_by_another_persons_command_is_told(
-    house: Harness, room: RoomID
+    harness: Harness, room: RoomID
 ) -> None:
-    house.homeserver.set_power(room, BOB, 50)
-    house.homeserver.hold("sync")
-    async with house.running(*house.everything):
+    harness.homeserver.set_power(room, BOB, 50)
+    harness.homeserver.hold("sync")
+    async with harness.running(*harness.everything):
         for sender, text in ((ALICE, "1h"), (BOB, "2h"), (BOB, "3h"), (ALICE, "4h")):
-            house.homeserver.send(room, f"!expire {text}", sender=UserID(sender))
-        house.homeserver.release("sync")
-        await house.rest()
-    assert answers(house, room) == [
+            harness.homeserver.send(room, f"!expire {text}", sender=UserID(sender))
+        harness.homeserver.release("sync")
+        await harness.rest()
+    assert answers(harness, room) == [
         OVERTAKEN.format("alice"),
         OVERTAKEN.format("bob"),
         f"{A} set disappearing messages to 4 hours.",
     ]
 
 
-async def test_who_is_overtaken_before_the_writing_is_told(house: Harness, room: RoomID) -> None:
-    house.homeserver.set_power(room, BOB, 50)
-    await command(house, room, "!expire 1h")
-    await command(house, room, "!expire 2h", sender=BOB)
-    async with house.running(*house.everything):
-        await house.rest()
-    assert answers(house, room) == [
+async def test_who_is_overtaken_before_the_writing_is_told(harness: Harness, room: RoomID) -> None:
+    harness.homeserver.set_power(room, BOB, 50)
+    await command(harness, room, "!expire 1h")
+    await command(harness, room, "!expire 2h", sender=BOB)
+    async with harness.running(*harness.everything):
+        await harness.rest()
+    assert answers(harness, room) == [
         OVERTAKEN.format("alice"),
         f"{B} set disappearing messages to 2 hours.",
     ]

@@ -29,38 +29,38 @@ from tests.support.fake_homeserver import ALICE, BOT
 from tests.support.harness import DAY, MINUTE, SECOND, Harness
 
 
-async def configure(house: Harness, default: Millis | None) -> None:
+async def configure(harness: Harness, default: Millis | None) -> None:
     """Stop the bot, let the operator write this into its settings, and start it again."""
-    house.bounds = replace(house.bounds, default=default)
-    house.clock.advance(10 * SECOND)
-    await house.restart()
-    await pass_by(house, 1, SECOND)
+    harness.bounds = replace(harness.bounds, default=default)
+    harness.clock.advance(10 * SECOND)
+    await harness.restart()
+    await pass_by(harness, 1, SECOND)
 
 
-async def talk(house: Harness, room: RoomID, number: int = 7) -> list[EventID]:
+async def talk(harness: Harness, room: RoomID, number: int = 7) -> list[EventID]:
     """Let people say something that the bot hears."""
-    sent = [house.homeserver.send(room, f"{one}") for one in range(number)]
-    house.clock.advance(1)
-    await pass_by(house, 1, SECOND)
+    sent = [harness.homeserver.send(room, f"{one}") for one in range(number)]
+    harness.clock.advance(1)
+    await pass_by(harness, 1, SECOND)
     return sent
 
 
-async def sweep(house: Harness, room: RoomID) -> None:
+async def sweep(harness: Harness, room: RoomID) -> None:
     """Read a whole room back."""
-    begun = Sweep(room_id=room, whole=True, since=0, until=house.clock.now())
-    await house.store.sweeps.begin(begun)
-    await pass_by(house, 5, MINUTE)
-    assert await house.store.sweeps.left() == 0
+    begun = Sweep(room_id=room, whole=True, since=0, until=harness.clock.now())
+    await harness.store.sweeps.begin(begun)
+    await pass_by(harness, 5, MINUTE)
+    assert await harness.store.sweeps.left() == 0
 
 
-async def forget(house: Harness) -> None:
+async def forget(harness: Harness) -> None:
     """Lose the timers alone, as a database from a backup has lost some."""
-    async with house.store._db.transaction() as db:
+    async with harness.store._db.transaction() as db:
         await db.rows("DELETE FROM timers")
 
 
-def told(house: Harness, room: RoomID) -> dict[str, Any] | None:
-    event = house.homeserver.rooms[room].state().get((DEFAULT_EVENT, ""))
+def told(harness: Harness, room: RoomID) -> dict[str, Any] | None:
+    event = harness.homeserver.rooms[room].state().get((DEFAULT_EVENT, ""))
     return None if event is None else dict(event["content"])
 
 
@@ -70,323 +70,327 @@ def alike(found: dict[EventID, Millis], expected: dict[EventID, Millis]) -> bool
     return all(abs(due - expected[one]) <= SECOND for one, due in found.items())
 
 
-async def begin(house: Harness, default: Millis | None = None) -> RoomID:
+async def begin(harness: Harness, default: Millis | None = None) -> RoomID:
     """Return a room in which the bot has been, with that default, since it was made."""
-    await pass_by(house, 1, SECOND)
-    await configure(house, default)
-    room = house.homeserver.make_room()
-    await pass_by(house, 1, SECOND)
+    await pass_by(harness, 1, SECOND)
+    await configure(harness, default)
+    room = harness.homeserver.make_room()
+    await pass_by(harness, 1, SECOND)
     return room
 
 
 # --- it is added ---------------------------------------------------------------------------------
 
 
-async def test_a_default_that_is_added_touches_nothing_said_before(house: Harness) -> None:
-    room = await begin(house)
-    stays = await talk(house, room)
-    house.homeserver.send(room, "said while the operator writes it down")
-    await configure(house, MINUTE)
-    goes = await talk(house, room)
-    await sweep(house, room)
-    await pass_by(house, 2, MINUTE)
-    assert (gone(house, room, stays), gone(house, room, goes)) == (0, 7)
+async def test_a_default_that_is_added_touches_nothing_said_before(harness: Harness) -> None:
+    room = await begin(harness)
+    stays = await talk(harness, room)
+    harness.homeserver.send(room, "said while the operator writes it down")
+    await configure(harness, MINUTE)
+    goes = await talk(harness, room)
+    await sweep(harness, room)
+    await pass_by(harness, 2, MINUTE)
+    assert (gone(harness, room, stays), gone(harness, room, goes)) == (0, 7)
 
 
-async def test_what_is_said_while_the_operator_adds_a_default_stays(house: Harness) -> None:
-    room = await begin(house)
-    stays = [house.homeserver.send(room, f"{one}") for one in range(3)]
-    await configure(house, MINUTE)
-    await pass_by(house, 2, MINUTE)
-    await sweep(house, room)
-    assert gone(house, room, stays) == 0
+async def test_what_is_said_while_the_operator_adds_a_default_stays(harness: Harness) -> None:
+    room = await begin(harness)
+    stays = [harness.homeserver.send(room, f"{one}") for one in range(3)]
+    await configure(harness, MINUTE)
+    await pass_by(harness, 2, MINUTE)
+    await sweep(harness, room)
+    assert gone(harness, room, stays) == 0
 
 
-async def test_a_gap_from_before_the_default_is_spared(house: Harness) -> None:
-    house.homeserver.limit = 3
-    room = await begin(house)
-    stays = [house.homeserver.send(room, f"{one}") for one in range(12)]
-    await configure(house, MINUTE)
-    goes = [house.homeserver.send(room, f"{one}") for one in range(12)]
-    await pass_by(house, 4, MINUTE)
-    assert (gone(house, room, stays), gone(house, room, goes)) == (0, 12)
+async def test_a_gap_from_before_the_default_is_spared(harness: Harness) -> None:
+    harness.homeserver.limit = 3
+    room = await begin(harness)
+    stays = [harness.homeserver.send(room, f"{one}") for one in range(12)]
+    await configure(harness, MINUTE)
+    goes = [harness.homeserver.send(room, f"{one}") for one in range(12)]
+    await pass_by(harness, 4, MINUTE)
+    assert (gone(harness, room, stays), gone(harness, room, goes)) == (0, 12)
 
 
-async def test_a_gap_that_is_still_unread_when_the_default_comes_is_spared(house: Harness) -> None:
-    house.homeserver.limit = 3
-    room = await begin(house)
-    stays = [house.homeserver.send(room, f"{one}") for one in range(12)]
-    async with house.running(house.intake):
+async def test_a_gap_that_is_still_unread_when_the_default_comes_is_spared(
+    harness: Harness,
+) -> None:
+    harness.homeserver.limit = 3
+    room = await begin(harness)
+    stays = [harness.homeserver.send(room, f"{one}") for one in range(12)]
+    async with harness.running(harness.sync):
         pass
-    house.bounds = replace(house.bounds, default=MINUTE)
-    house.clock.advance(10 * SECOND)
-    await house.restart()
-    async with house.running(house.intake):
-        house.clock.advance(SECOND)
-        goes = [house.homeserver.send(room, f"{one}") for one in range(2)]
-        await house.rest()
-    await pass_by(house, 4, MINUTE)
-    assert (gone(house, room, stays), gone(house, room, goes)) == (0, 2)
+    harness.bounds = replace(harness.bounds, default=MINUTE)
+    harness.clock.advance(10 * SECOND)
+    await harness.restart()
+    async with harness.running(harness.sync):
+        harness.clock.advance(SECOND)
+        goes = [harness.homeserver.send(room, f"{one}") for one in range(2)]
+        await harness.rest()
+    await pass_by(harness, 4, MINUTE)
+    assert (gone(harness, room, stays), gone(harness, room, goes)) == (0, 2)
 
 
-async def test_a_lost_disk_with_a_new_default_touches_nothing_said_before(house: Harness) -> None:
-    room = await begin(house)
-    stays = await talk(house, room)
-    house.bounds = replace(house.bounds, default=MINUTE)
-    await lose_disk(house)
-    await pass_by(house, 3, HOUR)
-    goes = await talk(house, room)
-    await pass_by(house, 3, MINUTE)
-    assert (gone(house, room, stays), gone(house, room, goes)) == (0, 7)
+async def test_a_lost_disk_with_a_new_default_touches_nothing_said_before(harness: Harness) -> None:
+    room = await begin(harness)
+    stays = await talk(harness, room)
+    harness.bounds = replace(harness.bounds, default=MINUTE)
+    await lose_disk(harness)
+    await pass_by(harness, 3, HOUR)
+    goes = await talk(harness, room)
+    await pass_by(harness, 3, MINUTE)
+    assert (gone(harness, room, stays), gone(harness, room, goes)) == (0, 7)
 
 
-async def test_a_lost_disk_under_a_default_is_rebuilt_from_the_rooms_state(house: Harness) -> None:
-    room = await begin(house)
-    stays = await talk(house, room)
-    await configure(house, MINUTE)
-    goes = await talk(house, room)
-    await lose_disk(house)
-    await pass_by(house, 3, MINUTE)
-    assert (gone(house, room, stays), gone(house, room, goes)) == (0, 7)
+async def test_a_lost_disk_under_a_default_is_rebuilt_from_the_rooms_state(
+    harness: Harness,
+) -> None:
+    room = await begin(harness)
+    stays = await talk(harness, room)
+    await configure(harness, MINUTE)
+    goes = await talk(harness, room)
+    await lose_disk(harness)
+    await pass_by(harness, 3, MINUTE)
+    assert (gone(harness, room, stays), gone(harness, room, goes)) == (0, 7)
 
 
 @pytest.mark.parametrize("told_before", [True, False])
 async def test_a_lost_disk_where_the_bot_came_under_a_default_is_rebuilt_from_its_coming(
-    house: Harness, *, told_before: bool
+    harness: Harness, *, told_before: bool
 ) -> None:
-    await pass_by(house, 1, SECOND)
-    await configure(house, MINUTE)
-    room = house.homeserver.make_room(joined=False)
-    before = house.homeserver.send(room, "before the bot came", at=house.clock.now() + DAY)
-    await house.homeserver.join(room)
-    goes = [house.homeserver.send(room, "since")] if told_before else []
-    await pass_by(house, 1, SECOND)
-    goes += [house.homeserver.send(room, "since")]
-    await lose_disk(house)
-    await pass_by(house, 3, MINUTE)
-    assert gone(house, room, goes) == len(goes)
-    assert gone(house, room, [before]) == 0
+    await pass_by(harness, 1, SECOND)
+    await configure(harness, MINUTE)
+    room = harness.homeserver.make_room(joined=False)
+    before = harness.homeserver.send(room, "before the bot came", at=harness.clock.now() + DAY)
+    await harness.homeserver.join(room)
+    goes = [harness.homeserver.send(room, "since")] if told_before else []
+    await pass_by(harness, 1, SECOND)
+    goes += [harness.homeserver.send(room, "since")]
+    await lose_disk(harness)
+    await pass_by(harness, 3, MINUTE)
+    assert gone(harness, room, goes) == len(goes)
+    assert gone(harness, room, [before]) == 0
 
 
-async def test_nothing_is_rebuilt_where_the_room_does_not_know(house: Harness) -> None:
+async def test_nothing_is_rebuilt_where_the_room_does_not_know(harness: Harness) -> None:
     """Without the bot's own state event, nobody knows since when: everything stays."""
-    await pass_by(house, 1, SECOND)
-    await configure(house, MINUTE)
-    room = house.homeserver.make_room(state_default=100, redact=50)
-    stays = await talk(house, room, 3)
-    assert told(house, room) is None
-    await lose_disk(house)
-    await pass_by(house, 3, MINUTE)
-    assert gone(house, room, stays) == 0
-    goes = await talk(house, room, 3)
-    await pass_by(house, 3, MINUTE)
-    assert gone(house, room, goes) == 3
+    await pass_by(harness, 1, SECOND)
+    await configure(harness, MINUTE)
+    room = harness.homeserver.make_room(state_default=100, redact=50)
+    stays = await talk(harness, room, 3)
+    assert told(harness, room) is None
+    await lose_disk(harness)
+    await pass_by(harness, 3, MINUTE)
+    assert gone(harness, room, stays) == 0
+    goes = await talk(harness, room, 3)
+    await pass_by(harness, 3, MINUTE)
+    assert gone(harness, room, goes) == 3
 
 
 async def test_a_time_that_lies_does_not_bring_a_message_under_a_later_default(
-    house: Harness,
+    harness: Harness,
 ) -> None:
-    room = await begin(house)
-    lies = house.homeserver.send(room, "from the future", at=house.clock.now() + HOUR)
-    await configure(house, MINUTE)
-    await forget(house)
-    await sweep(house, room)
-    assert not house.homeserver.is_redacted(room, lies)
+    room = await begin(harness)
+    lies = harness.homeserver.send(room, "from the future", at=harness.clock.now() + HOUR)
+    await configure(harness, MINUTE)
+    await forget(harness)
+    await sweep(harness, room)
+    assert not harness.homeserver.is_redacted(room, lies)
 
 
-async def test_a_time_that_lies_spares_its_own_message_only_in_a_sweep(house: Harness) -> None:
-    room = await begin(house)
-    await configure(house, MINUTE)
-    lies = house.homeserver.send(room, "from long ago", at=1)
-    await pass_by(house, 3, MINUTE)
-    assert house.homeserver.is_redacted(room, lies)
+async def test_a_time_that_lies_spares_its_own_message_only_in_a_sweep(harness: Harness) -> None:
+    room = await begin(harness)
+    await configure(harness, MINUTE)
+    lies = harness.homeserver.send(room, "from long ago", at=1)
+    await pass_by(harness, 3, MINUTE)
+    assert harness.homeserver.is_redacted(room, lies)
 
 
 # --- it is changed -------------------------------------------------------------------------------
 
 
-async def test_a_shorter_default_holds_for_what_is_said_since(house: Harness) -> None:
-    room = await begin(house, DAY)
-    old = await talk(house, room)
-    late = house.homeserver.send(room, "while the operator writes it down")
-    await configure(house, HOUR)
-    await talk(house, room)
-    expected = await house.timers()
+async def test_a_shorter_default_holds_for_what_is_said_since(harness: Harness) -> None:
+    room = await begin(harness, DAY)
+    old = await talk(harness, room)
+    late = harness.homeserver.send(room, "while the operator writes it down")
+    await configure(harness, HOUR)
+    await talk(harness, room)
+    expected = await harness.timers()
     assert expected[late] == expected[old[0]] + SECOND
-    await forget(house)
-    await sweep(house, room)
-    assert alike(await house.timers(), expected)
-    await lose_disk(house)
-    await pass_by(house, 1, SECOND)
-    assert alike(await house.timers(), expected)
+    await forget(harness)
+    await sweep(harness, room)
+    assert alike(await harness.timers(), expected)
+    await lose_disk(harness)
+    await pass_by(harness, 1, SECOND)
+    assert alike(await harness.timers(), expected)
 
 
-async def test_what_was_said_before_the_default_was_taken_out_still_goes(house: Harness) -> None:
-    room = await begin(house, HOUR)
-    goes = await talk(house, room)
-    stays = [house.homeserver.send(room, "while the operator takes it out")]
-    await configure(house, None)
-    stays += await talk(house, room)
-    expected = await house.timers()
+async def test_what_was_said_before_the_default_was_taken_out_still_goes(harness: Harness) -> None:
+    room = await begin(harness, HOUR)
+    goes = await talk(harness, room)
+    stays = [harness.homeserver.send(room, "while the operator takes it out")]
+    await configure(harness, None)
+    stays += await talk(harness, room)
+    expected = await harness.timers()
     assert set(goes) <= set(expected)
     assert not set(stays) & set(expected)
-    await forget(house)
-    await sweep(house, room)
-    assert alike(await house.timers(), expected)
-    await lose_disk(house)
-    await pass_by(house, 3, HOUR)
-    assert (gone(house, room, goes), gone(house, room, stays)) == (7, 0)
+    await forget(harness)
+    await sweep(harness, room)
+    assert alike(await harness.timers(), expected)
+    await lose_disk(harness)
+    await pass_by(harness, 3, HOUR)
+    assert (gone(harness, room, goes), gone(harness, room, stays)) == (7, 0)
 
 
-async def test_what_waits_unread_when_the_default_is_taken_out_stays(house: Harness) -> None:
-    house.homeserver.limit = 3
-    room = await begin(house, HOUR)
-    stays = [house.homeserver.send(room, f"{one}") for one in range(12)]
-    await configure(house, None)
-    await pass_by(house, 3, HOUR)
-    assert gone(house, room, stays) == 0
+async def test_what_waits_unread_when_the_default_is_taken_out_stays(harness: Harness) -> None:
+    harness.homeserver.limit = 3
+    room = await begin(harness, HOUR)
+    stays = [harness.homeserver.send(room, f"{one}") for one in range(12)]
+    await configure(harness, None)
+    await pass_by(harness, 3, HOUR)
+    assert gone(harness, room, stays) == 0
 
 
-async def test_a_default_that_goes_with_the_disk_is_not_carried_out(house: Harness) -> None:
-    room = await begin(house, HOUR)
-    stays = await talk(house, room)
-    house.bounds = replace(house.bounds, default=None)
-    await lose_disk(house)
-    await pass_by(house, 3, HOUR)
-    assert gone(house, room, stays) == 0
+async def test_a_default_that_goes_with_the_disk_is_not_carried_out(harness: Harness) -> None:
+    room = await begin(harness, HOUR)
+    stays = await talk(harness, room)
+    harness.bounds = replace(harness.bounds, default=None)
+    await lose_disk(harness)
+    await pass_by(harness, 3, HOUR)
+    assert gone(harness, room, stays) == 0
 
 
-async def test_a_setting_of_the_room_wins_over_every_default(house: Harness) -> None:
-    room = await begin(house, MINUTE)
-    under_default = await talk(house, room, 2)
-    house.homeserver.set_lifetime(room, DAY)
-    under_setting = await talk(house, room, 2)
-    await lose_disk(house)
-    await pass_by(house, 3, MINUTE)
-    assert (gone(house, room, under_default), gone(house, room, under_setting)) == (2, 0)
+async def test_a_setting_of_the_room_wins_over_every_default(harness: Harness) -> None:
+    room = await begin(harness, MINUTE)
+    under_default = await talk(harness, room, 2)
+    harness.homeserver.set_lifetime(room, DAY)
+    under_setting = await talk(harness, room, 2)
+    await lose_disk(harness)
+    await pass_by(harness, 3, MINUTE)
+    assert (gone(harness, room, under_default), gone(harness, room, under_setting)) == (2, 0)
 
 
 # --- what another homeserver kept back -----------------------------------------------------------
 
 
-async def shared(house: Harness) -> RoomID:
-    room = house.homeserver.make_room()
-    house.homeserver.set_member(room, REMOTE, "join")
-    await pass_by(house, 1, SECOND)
-    await clear(house)
+async def shared(harness: Harness) -> RoomID:
+    room = harness.homeserver.make_room()
+    harness.homeserver.set_member(room, REMOTE, "join")
+    await pass_by(harness, 1, SECOND)
+    await clear(harness)
     return room
 
 
-async def test_late_messages_are_found_under_a_default_alone(house: Harness) -> None:
-    await pass_by(house, 1, SECOND)
-    await configure(house, MINUTE)
-    room = await shared(house)
-    await talk(house, room, 2)
-    late = put_below(house, room, "late")
-    await hole(house, room)
-    await pass_by(house, 3, MINUTE)
-    assert house.homeserver.is_redacted(room, late)
+async def test_late_messages_are_found_under_a_default_alone(harness: Harness) -> None:
+    await pass_by(harness, 1, SECOND)
+    await configure(harness, MINUTE)
+    room = await shared(harness)
+    await talk(harness, room, 2)
+    late = put_below(harness, room, "late")
+    await hole(harness, room)
+    await pass_by(harness, 3, MINUTE)
+    assert harness.homeserver.is_redacted(room, late)
 
 
-async def test_late_messages_from_before_the_default_stay(house: Harness) -> None:
-    await pass_by(house, 1, SECOND)
-    room = await shared(house)
-    said = house.clock.now()
-    await configure(house, MINUTE)
-    await talk(house, room, 2)
-    late = put_below(house, room, "late")
-    house.homeserver.rooms[room].find(late)["origin_server_ts"] = said  # type: ignore[index]
-    await hole(house, room)
-    await pass_by(house, 3, MINUTE)
-    assert not house.homeserver.is_redacted(room, late)
+async def test_late_messages_from_before_the_default_stay(harness: Harness) -> None:
+    await pass_by(harness, 1, SECOND)
+    room = await shared(harness)
+    said = harness.clock.now()
+    await configure(harness, MINUTE)
+    await talk(harness, room, 2)
+    late = put_below(harness, room, "late")
+    harness.homeserver.rooms[room].find(late)["origin_server_ts"] = said  # type: ignore[index]
+    await hole(harness, room)
+    await pass_by(harness, 3, MINUTE)
+    assert not harness.homeserver.is_redacted(room, late)
 
 
-async def test_a_walk_ends_where_no_default_held_yet(house: Harness) -> None:
-    room = await begin(house)
-    await talk(house, room, 60)
-    await configure(house, MINUTE)
-    await talk(house, room, 6)
-    before = len(house.homeserver.times("page_back"))
-    begun = Sweep(room_id=room, whole=True, since=0, until=house.clock.now())
-    await house.store.sweeps.begin(begun)
-    async with house.running(house.sweeper):
+async def test_a_walk_ends_where_no_default_held_yet(harness: Harness) -> None:
+    room = await begin(harness)
+    await talk(harness, room, 60)
+    await configure(harness, MINUTE)
+    await talk(harness, room, 6)
+    before = len(harness.homeserver.times("page_back"))
+    begun = Sweep(room_id=room, whole=True, since=0, until=harness.clock.now())
+    await harness.store.sweeps.begin(begun)
+    async with harness.running(harness.sweeper):
         pass
-    assert await house.store.sweeps.left() == 0
-    assert len(house.homeserver.times("page_back")) - before <= 4
+    assert await harness.store.sweeps.left() == 0
+    assert len(harness.homeserver.times("page_back")) - before <= 4
 
 
 # --- the state event -----------------------------------------------------------------------------
 
 
-async def test_it_is_written_once_where_nobody_has_set_a_lifetime(house: Harness) -> None:
-    room = await begin(house)
-    own = house.homeserver.make_room()
-    house.homeserver.set_lifetime(own, DAY)
-    await pass_by(house, 1, SECOND)
-    assert (told(house, room), told(house, own)) == (None, None)
-    await configure(house, MINUTE)
-    await configure(house, MINUTE)
-    assert len(house.homeserver.times("set_defaults")) == 1
-    assert told(house, own) is None
-    [[_, span]] = (told(house, room) or {})["since"]
+async def test_it_is_written_once_where_nobody_has_set_a_lifetime(harness: Harness) -> None:
+    room = await begin(harness)
+    own = harness.homeserver.make_room()
+    harness.homeserver.set_lifetime(own, DAY)
+    await pass_by(harness, 1, SECOND)
+    assert (told(harness, room), told(harness, own)) == (None, None)
+    await configure(harness, MINUTE)
+    await configure(harness, MINUTE)
+    assert len(harness.homeserver.times("set_defaults")) == 1
+    assert told(harness, own) is None
+    [[_, span]] = (told(harness, room) or {})["since"]
     assert span == MINUTE
 
 
-async def test_it_is_written_when_the_bot_may(house: Harness) -> None:
-    await pass_by(house, 1, SECOND)
-    await configure(house, MINUTE)
-    room = house.homeserver.make_room(power=0)
-    await pass_by(house, 3, MINUTE)
-    assert told(house, room) is None
-    house.homeserver.set_power(room, BOT, 50)
-    await pass_by(house, 3, MINUTE)
-    assert told(house, room) == {"since": [[0, MINUTE]]}
+async def test_it_is_written_when_the_bot_may(harness: Harness) -> None:
+    await pass_by(harness, 1, SECOND)
+    await configure(harness, MINUTE)
+    room = harness.homeserver.make_room(power=0)
+    await pass_by(harness, 3, MINUTE)
+    assert told(harness, room) is None
+    harness.homeserver.set_power(room, BOT, 50)
+    await pass_by(harness, 3, MINUTE)
+    assert told(harness, room) == {"since": [[0, MINUTE]]}
 
 
-async def test_a_homeserver_that_refuses_it_holds_up_no_greeting(house: Harness) -> None:
-    await pass_by(house, 1, SECOND)
-    await configure(house, MINUTE)
-    house.homeserver.fail_next(Refused(status=400, errcode="M_BAD_JSON"), on="set_defaults")
-    room = house.homeserver.make_room()
-    await pass_by(house, 1, SECOND)
-    assert any("every new one goes after 1 minute" in one for one in house.homeserver.heard(room))
+async def test_a_homeserver_that_refuses_it_holds_up_no_greeting(harness: Harness) -> None:
+    await pass_by(harness, 1, SECOND)
+    await configure(harness, MINUTE)
+    harness.homeserver.fail_next(Refused(status=400, errcode="M_BAD_JSON"), on="set_defaults")
+    room = harness.homeserver.make_room()
+    await pass_by(harness, 1, SECOND)
+    assert any("every new one goes after 1 minute" in one for one in harness.homeserver.heard(room))
 
 
-async def test_it_is_believed_of_nobody_else(house: Harness) -> None:
-    room = await begin(house)
-    stays = await talk(house, room)
+async def test_it_is_believed_of_nobody_else(harness: Harness) -> None:
+    room = await begin(harness)
+    stays = await talk(harness, room)
     content = defaults_content(((0, MINUTE),))
-    house.homeserver.set_state(room, DEFAULT_EVENT, content, sender=ALICE)
-    house.bounds = replace(house.bounds, default=MINUTE)
-    await lose_disk(house)
-    await pass_by(house, 3, MINUTE)
-    assert gone(house, room, stays) == 0
+    harness.homeserver.set_state(room, DEFAULT_EVENT, content, sender=ALICE)
+    harness.bounds = replace(harness.bounds, default=MINUTE)
+    await lose_disk(harness)
+    await pass_by(harness, 3, MINUTE)
+    assert gone(harness, room, stays) == 0
 
 
-async def test_a_bot_that_is_asked_back_begins_anew(house: Harness) -> None:
-    room = await begin(house, HOUR)
-    house.homeserver.kick(room)
-    await pass_by(house, 2, MINUTE)
-    await configure(house, None)
-    house.homeserver.set_member(room, BOT, "invite", sender=ALICE)
-    await pass_by(house, 2, MINUTE)
-    stays = await talk(house, room)
-    assert told(house, room) == {"since": [[0, None]]}
-    house.bounds = replace(house.bounds, default=HOUR)
-    await lose_disk(house)
-    await pass_by(house, 3, HOUR)
-    assert gone(house, room, stays) == 0
+async def test_a_bot_that_is_asked_back_begins_anew(harness: Harness) -> None:
+    room = await begin(harness, HOUR)
+    harness.homeserver.kick(room)
+    await pass_by(harness, 2, MINUTE)
+    await configure(harness, None)
+    harness.homeserver.set_member(room, BOT, "invite", sender=ALICE)
+    await pass_by(harness, 2, MINUTE)
+    stays = await talk(harness, room)
+    assert told(harness, room) == {"since": [[0, None]]}
+    harness.bounds = replace(harness.bounds, default=HOUR)
+    await lose_disk(harness)
+    await pass_by(harness, 3, HOUR)
+    assert gone(harness, room, stays) == 0
 
 
-async def test_a_clock_that_was_ahead_leaves_no_default_in_the_future(house: Harness) -> None:
-    room = await begin(house)
-    now = house.clock.now()
-    house.clock.advance(DAY)
-    house.bounds = replace(house.bounds, default=MINUTE)
-    await house.restart()
-    await pass_by(house, 1, SECOND)
-    await house.store.clock_set_back(DAY, now, after=0, upto=0)
-    known = await house.store.room(room)
+async def test_a_clock_that_was_ahead_leaves_no_default_in_the_future(harness: Harness) -> None:
+    room = await begin(harness)
+    now = harness.clock.now()
+    harness.clock.advance(DAY)
+    harness.bounds = replace(harness.bounds, default=MINUTE)
+    await harness.restart()
+    await pass_by(harness, 1, SECOND)
+    await harness.store.clock_set_back(DAY, now, after=0, upto=0)
+    known = await harness.store.room(room)
     assert known is not None
     assert known.defaults == ((now, MINUTE),)
 

@@ -38,20 +38,20 @@ AWAY = Unreachable(reason="status 504")
 
 
 @pytest.fixture
-async def room(house: Harness) -> RoomID:
+async def room(harness: Harness) -> RoomID:
     """A room with a lifetime of an hour, which the bot knows."""
-    room = house.homeserver.make_room()
-    house.homeserver.set_member(room, BOB, "join", displayname="bob")
-    house.homeserver.set_lifetime(room, HOUR)
-    async with house.running(house.intake):
+    room = harness.homeserver.make_room()
+    harness.homeserver.set_member(room, BOB, "join", displayname="bob")
+    harness.homeserver.set_lifetime(room, HOUR)
+    async with harness.running(harness.sync):
         pass
     return room
 
 
 @pytest.fixture
-def silence(house: Harness, room: RoomID) -> Callable[[Outcome | None], None]:
+def silence(harness: Harness, room: RoomID) -> Callable[[Outcome | None], None]:
     """Have the homeserver answer so whenever it is asked for that room's power levels."""
-    answer = house.homeserver.power
+    answer = harness.homeserver.power
     trouble: list[Outcome] = []
 
     async def power(room_id: RoomID) -> Power:
@@ -59,7 +59,7 @@ def silence(house: Harness, room: RoomID) -> Callable[[Outcome | None], None]:
             raise OutcomeError(trouble[0])
         return await answer(room_id)
 
-    house.homeserver.power = power  # type: ignore[method-assign]
+    harness.homeserver.power = power  # type: ignore[method-assign]
 
     def silent(outcome: Outcome | None) -> None:
         trouble[:] = [] if outcome is None else [outcome]
@@ -70,12 +70,12 @@ def silence(house: Harness, room: RoomID) -> Callable[[Outcome | None], None]:
 Silence = Callable[[Outcome | None], None]
 
 
-def answers(house: Harness, room: RoomID) -> list[str]:
-    return house.homeserver.heard(room)
+def answers(harness: Harness, room: RoomID) -> list[str]:
+    return harness.homeserver.heard(room)
 
 
-async def waiting(house: Harness) -> int:
-    async with house.store._db.transaction() as db:
+async def waiting(harness: Harness) -> int:
+    async with harness.store._db.transaction() as db:
         found = await db.one("SELECT count(*) FROM undecided")
     return int(found[0]) if found else 0
 
@@ -85,64 +85,64 @@ async def waiting(house: Harness) -> int:
 
 @pytest.mark.parametrize("trouble", [AWAY, Failed(status=500), RateLimited(retry_after=9_000)])
 async def test_one_rooms_power_levels_hold_up_no_timer_of_any_room(
-    house: Harness, room: RoomID, silence: Silence, trouble: Outcome
+    harness: Harness, room: RoomID, silence: Silence, trouble: Outcome
 ) -> None:
-    other = house.homeserver.make_room()
+    other = harness.homeserver.make_room()
     silence(trouble)
-    async with house.running(*house.everything):
-        house.homeserver.hold("sync")
-        mine = [house.homeserver.send(room, text) for text in ("one", "!expire 5m", "two")]
-        house.homeserver.send(other, "!expire 2m")
-        house.homeserver.release("sync")
-        theirs = await house.said_in(other, "hello")
-        timers = await house.timers()
-        now = house.clock.now()
+    async with harness.running(*harness.everything):
+        harness.homeserver.hold("sync")
+        mine = [harness.homeserver.send(room, text) for text in ("one", "!expire 5m", "two")]
+        harness.homeserver.send(other, "!expire 2m")
+        harness.homeserver.release("sync")
+        theirs = await harness.said_in(other, "hello")
+        timers = await harness.timers()
+        now = harness.clock.now()
         assert [timers[one] for one in mine] == [now + HOUR] * 3
         assert timers[theirs] == now + 2 * MINUTE
-        position, _ = await house.store.position()
+        position, _ = await harness.store.position()
         assert position is not None
-        assert int(position[1:]) >= house.homeserver.place - 4
-        assert answers(house, room) == []
+        assert int(position[1:]) >= harness.homeserver.place - 4
+        assert answers(harness, room) == []
         silence(None)
-        await house.advance(30 * SECOND)
-        timers = await house.timers()
+        await harness.advance(30 * SECOND)
+        timers = await harness.timers()
         # From its own place on, its own message included; what was said before it is not touched.
         assert [timers[one] - now for one in mine] == [HOUR, 5 * MINUTE, 5 * MINUTE]
-    assert answers(house, room) == [SET]
-    assert await waiting(house) == 0
+    assert answers(harness, room) == [SET]
+    assert await waiting(harness) == 0
 
 
 async def test_a_homeserver_that_never_answers_costs_the_sync_a_moment_once(
-    house: Harness, room: RoomID, monkeypatch: pytest.MonkeyPatch
+    harness: Harness, room: RoomID, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bot.services.sync.ASK_WITHIN", 0.0)
     monkeypatch.setattr(event_reader, "ASK_WITHIN", 0.0)
-    house.homeserver.hold("power")
-    async with house.running(house.intake):
+    harness.homeserver.hold("power")
+    async with harness.running(harness.sync):
         for _ in range(3):
-            house.homeserver.send(room, "!expire 5m")
-            said = await house.said_in(room, "hello")
-            assert said in await house.timers()
-        assert len(house.homeserver.times("power")) == 1
-        assert await waiting(house) == 3
-    house.homeserver.release("power")
-    async with house.running(*house.everything):
-        await house.advance(MINUTE)
-    assert await setting(house, room) == 5 * MINUTE
+            harness.homeserver.send(room, "!expire 5m")
+            said = await harness.said_in(room, "hello")
+            assert said in await harness.timers()
+        assert len(harness.homeserver.times("power")) == 1
+        assert await waiting(harness) == 3
+    harness.homeserver.release("power")
+    async with harness.running(*harness.everything):
+        await harness.advance(MINUTE)
+    assert await setting(harness, room) == 5 * MINUTE
 
 
 async def test_one_silent_room_does_not_hold_up_the_commands_of_another(
-    house: Harness, room: RoomID, silence: Silence
+    harness: Harness, room: RoomID, silence: Silence
 ) -> None:
-    other = house.homeserver.make_room()
+    other = harness.homeserver.make_room()
     silence(AWAY)
-    async with house.running(*house.everything):
-        await house.said_in(room, "!expire 5m")
-        house.homeserver.fail_next(AWAY, on="power")
-        await house.said_in(other, "!expire 2m")
-        await house.advance(5 * SECOND)
-        assert await setting(house, other) == 2 * MINUTE
-        assert await setting(house, room) == HOUR
+    async with harness.running(*harness.everything):
+        await harness.said_in(room, "!expire 5m")
+        harness.homeserver.fail_next(AWAY, on="power")
+        await harness.said_in(other, "!expire 2m")
+        await harness.advance(5 * SECOND)
+        assert await setting(harness, other) == 2 * MINUTE
+        assert await setting(harness, room) == HOUR
 
 
 # --- what becomes of it --------------------------------------------------------------------------
@@ -150,184 +150,184 @@ async def test_one_silent_room_does_not_hold_up_the_commands_of_another(
 
 @pytest.mark.parametrize("restarts", [False, True])
 async def test_commands_that_wait_are_decided_in_their_order(
-    house: Harness, room: RoomID, silence: Silence, *, restarts: bool
+    harness: Harness, room: RoomID, silence: Silence, *, restarts: bool
 ) -> None:
     silence(AWAY)
-    async with house.running(*house.everything):
+    async with harness.running(*harness.everything):
         texts = ("!expire 1m", "a", "!expire off", "b", "!expire 5m", "c")
-        said = [await house.said_in(room, text) for text in texts]
+        said = [await harness.said_in(room, text) for text in texts]
     if restarts:
-        await house.restart()
+        await harness.restart()
     silence(None)
-    async with house.running(*house.everything):
-        await house.advance(MINUTE - SECOND)
-        timers = await house.timers()
-    began = house.clock.now() - MINUTE + SECOND
+    async with harness.running(*harness.everything):
+        await harness.advance(MINUTE - SECOND)
+        timers = await harness.timers()
+    began = harness.clock.now() - MINUTE + SECOND
     found = [timers.get(one, began) - began for one in said]
     assert found == [MINUTE, MINUTE, 0, 0, 5 * MINUTE, 5 * MINUTE]
-    assert await setting(house, room) == 5 * MINUTE
-    assert answers(house, room) == [SET]
+    assert await setting(harness, room) == 5 * MINUTE
+    assert answers(harness, room) == [SET]
 
 
 async def test_what_is_said_meanwhile_counts_after_it(
-    house: Harness, room: RoomID, silence: Silence
+    harness: Harness, room: RoomID, silence: Silence
 ) -> None:
     silence(AWAY)
-    async with house.running(*house.everything):
-        await house.said_in(room, "!expire off")
+    async with harness.running(*harness.everything):
+        await harness.said_in(room, "!expire off")
         silence(None)
-        house.reader.judge._silent.clear()
-        await house.said_in(room, "!expire 5m")
-        await house.advance(MINUTE)
-    assert await setting(house, room) == 5 * MINUTE
-    assert sorted(answers(house, room)) == sorted([SET, OVERTAKEN.format("alice")])
-    assert await waiting(house) == 0
+        harness.reader.authorizer._silent.clear()
+        await harness.said_in(room, "!expire 5m")
+        await harness.advance(MINUTE)
+    assert await setting(harness, room) == 5 * MINUTE
+    assert sorted(answers(harness, room)) == sorted([SET, OVERTAKEN.format("alice")])
+    assert await waiting(harness) == 0
 
 
 async def test_what_another_client_changed_meanwhile_holds(
-    house: Harness, room: RoomID, silence: Silence
+    harness: Harness, room: RoomID, silence: Silence
 ) -> None:
     silence(AWAY)
-    async with house.running(*house.everything):
-        await house.said_in(room, "!expire off")
-        house.homeserver.set_lifetime(room, DAY, sender=BOB)
-        await house.rest()
+    async with harness.running(*harness.everything):
+        await harness.said_in(room, "!expire off")
+        harness.homeserver.set_lifetime(room, DAY, sender=BOB)
+        await harness.rest()
         silence(None)
-        await house.advance(MINUTE)
-    assert await setting(house, room) == DAY
-    assert answers(house, room).count(OVERTAKEN.format("alice")) == 1
+        await harness.advance(MINUTE)
+    assert await setting(harness, room) == DAY
+    assert answers(harness, room).count(OVERTAKEN.format("alice")) == 1
 
 
 async def test_off_takes_back_what_was_said_since(
-    house: Harness, room: RoomID, silence: Silence
+    harness: Harness, room: RoomID, silence: Silence
 ) -> None:
     silence(AWAY)
-    async with house.running(*house.everything):
-        goes = await house.said_in(room, "goes")
-        await house.said_in(room, "!expire off")
-        stays = await house.said_in(room, "stays")
-        edit = relate(house, room, "m.replace", stays)
-        await house.advance(2 * SECOND)
+    async with harness.running(*harness.everything):
+        goes = await harness.said_in(room, "goes")
+        await harness.said_in(room, "!expire off")
+        stays = await harness.said_in(room, "stays")
+        edit = relate(harness, room, "m.replace", stays)
+        await harness.advance(2 * SECOND)
         silence(None)
-        await house.advance(MINUTE)
-        timers = await house.timers()
+        await harness.advance(MINUTE)
+        timers = await harness.timers()
         assert goes in timers
         assert not {stays, edit} & set(timers)
-    assert await setting(house, room) == OFF
+    assert await setting(harness, room) == OFF
 
 
 async def test_a_command_that_goes_before_it_is_decided_counts_all_the_same(
-    house: Harness, room: RoomID, silence: Silence
+    harness: Harness, room: RoomID, silence: Silence
 ) -> None:
-    async with house.running(*house.everything):
-        await house.said_in(room, "!expire 5s")
+    async with harness.running(*harness.everything):
+        await harness.said_in(room, "!expire 5s")
         silence(AWAY)
-        command = await house.said_in(room, "!expire off")
-        await house.advance(MINUTE)
-        assert house.homeserver.is_redacted(room, command)
+        command = await harness.said_in(room, "!expire off")
+        await harness.advance(MINUTE)
+        assert harness.homeserver.is_redacted(room, command)
         silence(None)
-        await house.advance(2 * MINUTE)
-    assert await setting(house, room) == OFF
-    assert answers(house, room)[-1].startswith(f"{A} turned disappearing messages off")
+        await harness.advance(2 * MINUTE)
+    assert await setting(harness, room) == OFF
+    assert answers(harness, room)[-1].startswith(f"{A} turned disappearing messages off")
 
 
 async def test_whoever_may_not_is_told_so_as_ever(
-    house: Harness, room: RoomID, silence: Silence
+    harness: Harness, room: RoomID, silence: Silence
 ) -> None:
     silence(AWAY)
-    async with house.running(*house.everything):
-        await house.said_in(room, "!expire off", sender=BOB)
+    async with harness.running(*harness.everything):
+        await harness.said_in(room, "!expire off", sender=BOB)
         silence(None)
-        await house.advance(MINUTE)
-    assert answers(house, room) == [
+        await harness.advance(MINUTE)
+    assert answers(harness, room) == [
         f"{B}, changing this needs power level 50 here, and you have 0."
     ]
-    assert await setting(house, room) == HOUR
+    assert await setting(harness, room) == HOUR
 
 
 @pytest.mark.parametrize("restarts", [False, True])
 async def test_who_waited_too_long_is_told_once(
-    house: Harness, room: RoomID, silence: Silence, *, restarts: bool
+    harness: Harness, room: RoomID, silence: Silence, *, restarts: bool
 ) -> None:
     silence(AWAY)
-    async with house.running(*house.everything):
-        await house.said_in(room, "!expire 5m")
-        await house.advance(WAIT_FOR - MINUTE)
-        assert not any(UNJUDGED in text for text in answers(house, room))
+    async with harness.running(*harness.everything):
+        await harness.said_in(room, "!expire 5m")
+        await harness.advance(WAIT_FOR - MINUTE)
+        assert not any(UNJUDGED in text for text in answers(harness, room))
     if restarts:
-        await house.restart()
-    async with house.running(*house.everything):
+        await harness.restart()
+    async with harness.running(*harness.everything):
         for _ in range(4):
-            await house.advance(MINUTE)
-    assert [text for text in answers(house, room) if UNJUDGED in text] == [
+            await harness.advance(MINUTE)
+    assert [text for text in answers(harness, room) if UNJUDGED in text] == [
         f"{A}, {UNJUDGED} Nothing was changed; please say it again."
     ]
-    assert await waiting(house) == 0
+    assert await waiting(harness) == 0
     silence(None)
-    async with house.running(*house.everything):
-        await house.advance(HOUR)
-    assert await setting(house, room) == HOUR
+    async with harness.running(*harness.everything):
+        await harness.advance(HOUR)
+    assert await setting(harness, room) == HOUR
 
 
 async def test_who_says_more_than_may_wait_is_told(
-    house: Harness, room: RoomID, silence: Silence, monkeypatch: pytest.MonkeyPatch
+    harness: Harness, room: RoomID, silence: Silence, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(commands, "MOST_OF_ONE", 2)
     monkeypatch.setattr(commands, "MOST_WAITING", 3)
     silence(AWAY)
-    async with house.running(*house.everything):
+    async with harness.running(*harness.everything):
         for number in range(3):
-            await house.said_in(room, f"!expire {1 + number}m")
-        assert await waiting(house) == 2
+            await harness.said_in(room, f"!expire {1 + number}m")
+        assert await waiting(harness) == 2
         for _ in range(2):
-            await house.said_in(room, "!expire 1d", sender=BOB)
-        assert await waiting(house) == 3
+            await harness.said_in(room, "!expire 1d", sender=BOB)
+        assert await waiting(harness) == 3
         silence(None)
-        await house.advance(2 * MINUTE)
-    told = [text for text in answers(house, room) if UNJUDGED in text]
+        await harness.advance(2 * MINUTE)
+    told = [text for text in answers(harness, room) if UNJUDGED in text]
     assert [text.split(",")[0] for text in told] == [
         "“alice” (@alice:example.org)",
         "“bob” (@bob:example.org)",
     ]
-    assert await setting(house, room) == 2 * MINUTE
+    assert await setting(harness, room) == 2 * MINUTE
 
 
 async def test_a_room_that_the_bot_was_removed_from_waits_for_nothing(
-    house: Harness, room: RoomID, silence: Silence
+    harness: Harness, room: RoomID, silence: Silence
 ) -> None:
     silence(AWAY)
-    async with house.running(*house.everything):
-        await house.said_in(room, "!expire 5m")
+    async with harness.running(*harness.everything):
+        await harness.said_in(room, "!expire 5m")
         silence(None)
-        house.homeserver.kick(room)
-        await house.advance(MINUTE)
-    assert await waiting(house) == 0
+        harness.homeserver.kick(room)
+        await harness.advance(MINUTE)
+    assert await waiting(harness) == 0
 
 
 async def test_a_command_in_clear_waits_through_the_encryption_that_follows(
-    house: Harness, room: RoomID, silence: Silence
+    harness: Harness, room: RoomID, silence: Silence
 ) -> None:
     silence(AWAY)
-    async with house.running(*house.everything):
-        await house.said_in(room, "!expire 1m")
-        await house.said_in(room, "!expire 5m")
-        house.homeserver.set_state(room, "m.room.encryption", {"algorithm": "m.megolm.v1"})
-        await house.said_in(room, "!expire 2m")  # in clear: it does not count
-        after = house.homeserver.send_encrypted(room, "after")
-        await house.rest()
+    async with harness.running(*harness.everything):
+        await harness.said_in(room, "!expire 1m")
+        await harness.said_in(room, "!expire 5m")
+        harness.homeserver.set_state(room, "m.room.encryption", {"algorithm": "m.megolm.v1"})
+        await harness.said_in(room, "!expire 2m")  # in clear: it does not count
+        after = harness.homeserver.send_encrypted(room, "after")
+        await harness.rest()
         silence(None)
-        began = house.clock.now()
-        await house.advance(MINUTE - SECOND)
-        assert (await house.timers())[after] == began + 5 * MINUTE
-    assert await setting(house, room) == 5 * MINUTE
-    assert await waiting(house) == 0
+        began = harness.clock.now()
+        await harness.advance(MINUTE - SECOND)
+        assert (await harness.timers())[after] == began + 5 * MINUTE
+    assert await setting(harness, room) == 5 * MINUTE
+    assert await waiting(harness) == 0
 
 
 async def test_who_must_have_a_signed_device_waits_to_be_looked_up(
-    house: Harness, room: RoomID
+    harness: Harness, room: RoomID
 ) -> None:
-    house.reader.judge._signed_only = True
-    house.homeserver.set_state(room, "m.room.encryption", {"algorithm": "m.megolm.v1"})
+    harness.reader.authorizer._signed_only = True
+    harness.homeserver.set_state(room, "m.room.encryption", {"algorithm": "m.megolm.v1"})
     failing: list[Outcome] = [AWAY, Failed(status=500)]
 
     async def is_signed(user_id: UserID, device_id: str, device_key: str) -> bool:
@@ -335,47 +335,47 @@ async def test_who_must_have_a_signed_device_waits_to_be_looked_up(
             raise OutcomeError(failing.pop())
         return (user_id, device_id) == (ALICE, "DEVICE")
 
-    house.homeserver.is_signed = is_signed  # type: ignore[method-assign]
-    async with house.running(*house.everything):
-        house.homeserver.send_encrypted(room, "!expire 5m")
-        await house.rest()
-        assert await setting(house, room) == HOUR
-        await house.advance(MINUTE)
-    assert await setting(house, room) == 5 * MINUTE
+    harness.homeserver.is_signed = is_signed  # type: ignore[method-assign]
+    async with harness.running(*harness.everything):
+        harness.homeserver.send_encrypted(room, "!expire 5m")
+        await harness.rest()
+        assert await setting(harness, room) == HOUR
+        await harness.advance(MINUTE)
+    assert await setting(harness, room) == 5 * MINUTE
 
 
 async def test_the_same_batch_read_again_asks_for_one_answer(
-    house: Harness, room: RoomID, silence: Silence
+    harness: Harness, room: RoomID, silence: Silence
 ) -> None:
     silence(AWAY)
-    since, synced_at = await house.store.position()
-    house.homeserver.send(room, "!expire 5m")
-    batch = await house.homeserver.sync(since, 0)
+    since, synced_at = await harness.store.position()
+    harness.homeserver.send(room, "!expire 5m")
+    batch = await harness.homeserver.sync(since, 0)
     for _ in range(2):
-        await house.intake.take(batch, live=True, first=False, synced_at=synced_at)
-    assert await waiting(house) == 1
+        await harness.sync.take(batch, live=True, first=False, synced_at=synced_at)
+    assert await waiting(harness) == 1
     silence(None)
-    house.reader.judge._silent.clear()
-    await house.intake.take(batch, live=True, first=False, synced_at=synced_at)
-    async with house.running(*house.everything):
-        await house.advance(MINUTE)
-    assert answers(house, room) == [SET]
+    harness.reader.authorizer._silent.clear()
+    await harness.sync.take(batch, live=True, first=False, synced_at=synced_at)
+    async with harness.running(*harness.everything):
+        await harness.advance(MINUTE)
+    assert answers(harness, room) == [SET]
 
 
 async def test_a_command_in_a_gap_waits_and_the_gap_does_not(
-    house: Harness, room: RoomID, silence: Silence
+    harness: Harness, room: RoomID, silence: Silence
 ) -> None:
     silence(AWAY)
-    house.homeserver.limit = 4
-    before = [house.homeserver.send(room, f"before {number}") for number in range(6)]
-    house.homeserver.send(room, "!expire off")
-    after = [house.homeserver.send(room, f"after {number}") for number in range(12)]
-    async with house.running(*house.everything):
-        await house.rest()
-        assert {*before, *after} <= set(await house.timers())
+    harness.homeserver.limit = 4
+    before = [harness.homeserver.send(room, f"before {number}") for number in range(6)]
+    harness.homeserver.send(room, "!expire off")
+    after = [harness.homeserver.send(room, f"after {number}") for number in range(12)]
+    async with harness.running(*harness.everything):
+        await harness.rest()
+        assert {*before, *after} <= set(await harness.timers())
         silence(None)
-        await house.advance(MINUTE)
-        timers = await house.timers()
+        await harness.advance(MINUTE)
+        timers = await harness.timers()
     assert set(before) <= set(timers)
     assert not set(after) & set(timers)
 

@@ -62,18 +62,18 @@ async def settled(*answers: str | OutcomeError) -> DeviceSigning:
 
 
 @pytest.fixture
-def room(house: Harness) -> RoomID:
-    room = house.homeserver.make_room()
-    house.homeserver.set_member(room, BOB, "join", displayname="bob")
+def room(harness: Harness) -> RoomID:
+    room = harness.homeserver.make_room()
+    harness.homeserver.set_member(room, BOB, "join", displayname="bob")
     return room
 
 
-async def said(house: Harness, room: RoomID, text: str) -> str:
+async def said(harness: Harness, room: RoomID, text: str) -> str:
     """Let somebody say something; return what the bot answers."""
-    async with house.running(*house.everything):
-        await house.said_in(room, text)
-    last = house.homeserver.rooms[room].events[-1]
-    assert last["sender"] == house.homeserver.own_id
+    async with harness.running(*harness.everything):
+        await harness.said_in(room, text)
+    last = harness.homeserver.rooms[room].events[-1]
+    assert last["sender"] == harness.homeserver.own_id
     return str(last["content"]["body"])
 
 
@@ -86,15 +86,15 @@ async def test_a_signed_device_is_no_trouble() -> None:
     assert identity.fingerprints == Known().fingerprints
 
 
-@pytest.mark.parametrize("standing", WORDS)
+@pytest.mark.parametrize("signing_state", WORDS)
 async def test_any_other_standing_has_words_and_a_remedy(
-    standing: str, caplog: pytest.LogCaptureFixture
+    signing_state: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    identity = await settled(standing)
+    identity = await settled(signing_state)
     assert identity.trouble
     assert identity.fingerprints.master == ""
     (record,) = caplog.records
-    assert record.getMessage() == f"{identity.trouble} ({REMEDIES[standing]})"
+    assert record.getMessage() == f"{identity.trouble} ({REMEDIES[signing_state]})"
 
 
 def test_every_standing_has_its_words() -> None:
@@ -102,13 +102,13 @@ def test_every_standing_has_its_words() -> None:
     assert set(REMEDIES) == set(SigningState) - {SigningState.SIGNED}
 
 
-async def test_before_it_is_settled_only_the_device_is_known(house: Harness) -> None:
+async def test_before_it_is_settled_only_the_device_is_known(harness: Harness) -> None:
     away = OutcomeError(Unreachable(reason="reset"))
-    identity = DeviceSigning(Signing(away, "signed"), house.clock, random=Random(1))
-    async with house.running(identity):
+    identity = DeviceSigning(Signing(away, "signed"), harness.clock, random=Random(1))
+    async with harness.running(identity):
         assert identity.fingerprints.master == ""
         assert "ask again in a minute" in notices.fingerprint(identity.fingerprints)
-        await house.advance(3_600_000)
+        await harness.advance(3_600_000)
         assert identity.fingerprints.master == MASTER
 
 
@@ -124,10 +124,10 @@ def test_a_signature_of_any_shape_is_good_or_is_not(signatures: Any) -> None:
 
 
 async def test_the_fingerprint_command_shows_keys_in_groups_of_four(
-    house: Harness, room: RoomID
+    harness: Harness, room: RoomID
 ) -> None:
-    house.speaker._notices._identity = Known()
-    assert await said(house, room, "!expire fingerprint") == (
+    harness.outbox._notices._identity = Known()
+    assert await said(harness, room, "!expire fingerprint") == (
         "Compare these with what your app shows of me:\n"
         f"identity {SHOWN}\n"
         "device ABCDEF lEui RJBi t0IG 6nUf 5pUz WTUE sRVV e/HJ koKu Eww9 ULI"
@@ -135,12 +135,12 @@ async def test_the_fingerprint_command_shows_keys_in_groups_of_four(
 
 
 async def test_the_status_tells_trouble_with_the_identity_and_nothing_else(
-    house: Harness, room: RoomID
+    harness: Harness, room: RoomID
 ) -> None:
-    house.speaker._notices._identity = Known()
-    assert "identity" not in await said(house, room, "!expire status")
-    house.speaker._notices._identity = Known(trouble=WORDS["lost"])
-    answer = await said(house, room, "!expire status")
+    harness.outbox._notices._identity = Known()
+    assert "identity" not in await said(harness, room, "!expire status")
+    harness.outbox._notices._identity = Known(trouble=WORDS["lost"])
+    answer = await said(harness, room, "!expire status")
     assert f"My operator should look at my identity: {WORDS['lost']}." in answer
 
 

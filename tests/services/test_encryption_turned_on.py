@@ -20,30 +20,30 @@ MEGOLM = {"algorithm": "m.megolm.v1.aes-sha2"}
 
 
 @pytest.fixture
-async def room(house: Harness) -> RoomID:
+async def room(harness: Harness) -> RoomID:
     """A room without encryption, which the bot knows."""
-    room = house.homeserver.make_room()
-    async with house.running(house.intake):
+    room = harness.homeserver.make_room()
+    async with harness.running(harness.sync):
         pass
     return room
 
 
-def chat(house: Harness, room: RoomID, count: int) -> None:
+def chat(harness: Harness, room: RoomID, count: int) -> None:
     for number in range(count):
-        house.homeserver.send(room, f"chat {number}")
+        harness.homeserver.send(room, f"chat {number}")
 
 
-def encrypt(house: Harness, room: RoomID) -> None:
-    house.homeserver.set_state(room, "m.room.encryption", MEGOLM)
+def encrypt(harness: Harness, room: RoomID) -> None:
+    harness.homeserver.set_state(room, "m.room.encryption", MEGOLM)
 
 
-async def catch_up(house: Harness) -> None:
-    async with house.running(*house.everything):
-        await house.rest()
+async def catch_up(harness: Harness) -> None:
+    async with harness.running(*harness.everything):
+        await harness.rest()
 
 
-async def encryption(house: Harness, room: RoomID) -> bool:
-    known = await house.store.room(room)
+async def encryption(harness: Harness, room: RoomID) -> bool:
+    known = await harness.store.room(room)
     assert known is not None
     return known.encrypted
 
@@ -55,82 +55,82 @@ CUTS = [(0, 0, 0), (1, 1, 1), (3, 9, 20), (20, 3, 9), (9, 20, 0), (9, 0, 3), (0,
 @pytest.mark.parametrize("cut", CUTS)
 @pytest.mark.parametrize("restarts", [False, True])
 async def test_a_command_in_clear_before_encryption_counts_wherever_the_sync_is_cut(
-    house: Harness, room: RoomID, cut: tuple[int, int, int], *, restarts: bool
+    harness: Harness, room: RoomID, cut: tuple[int, int, int], *, restarts: bool
 ) -> None:
-    house.homeserver.limit = 4
-    chat(house, room, cut[0])
-    house.homeserver.send(room, "!expire 5m")
-    chat(house, room, cut[1])
-    encrypt(house, room)
-    chat(house, room, cut[2])
+    harness.homeserver.limit = 4
+    chat(harness, room, cut[0])
+    harness.homeserver.send(room, "!expire 5m")
+    chat(harness, room, cut[1])
+    encrypt(harness, room)
+    chat(harness, room, cut[2])
     if restarts:
-        async with house.running(house.intake):
+        async with harness.running(harness.sync):
             pass
-        await house.restart()
-    await catch_up(house)
-    assert await setting(house, room) == 5 * MINUTE
-    assert await encryption(house, room)
-    assert house.homeserver.heard(room) == [f"{A} set disappearing messages to 5 minutes."]
+        await harness.restart()
+    await catch_up(harness)
+    assert await setting(harness, room) == 5 * MINUTE
+    assert await encryption(harness, room)
+    assert harness.homeserver.heard(room) == [f"{A} set disappearing messages to 5 minutes."]
 
 
 @pytest.mark.parametrize("cut", CUTS)
 async def test_a_command_in_clear_after_encryption_never_counts(
-    house: Harness, room: RoomID, cut: tuple[int, int, int]
+    harness: Harness, room: RoomID, cut: tuple[int, int, int]
 ) -> None:
-    house.homeserver.limit = 4
-    chat(house, room, cut[0])
-    encrypt(house, room)
-    chat(house, room, cut[1])
-    house.homeserver.send(room, "!expire 5m")
-    chat(house, room, cut[2])
-    await catch_up(house)
-    assert await setting(house, room) is None
-    assert house.homeserver.heard(room) == []
+    harness.homeserver.limit = 4
+    chat(harness, room, cut[0])
+    encrypt(harness, room)
+    chat(harness, room, cut[1])
+    harness.homeserver.send(room, "!expire 5m")
+    chat(harness, room, cut[2])
+    await catch_up(harness)
+    assert await setting(harness, room) is None
+    assert harness.homeserver.heard(room) == []
 
 
 async def test_encrypted_commands_in_the_same_gap_count_as_well(
-    house: Harness, room: RoomID
+    harness: Harness, room: RoomID
 ) -> None:
-    house.homeserver.limit = 4
-    house.homeserver.send(room, "!expire 5m")
-    chat(house, room, 7)
-    encrypt(house, room)
-    chat(house, room, 7)
-    house.homeserver.send_encrypted(room, "!expire 1m")
-    house.homeserver.send(room, "!expire 2m")
-    chat(house, room, 7)
-    await catch_up(house)
-    assert await setting(house, room) == MINUTE
+    harness.homeserver.limit = 4
+    harness.homeserver.send(room, "!expire 5m")
+    chat(harness, room, 7)
+    encrypt(harness, room)
+    chat(harness, room, 7)
+    harness.homeserver.send_encrypted(room, "!expire 1m")
+    harness.homeserver.send(room, "!expire 2m")
+    chat(harness, room, 7)
+    await catch_up(harness)
+    assert await setting(harness, room) == MINUTE
 
 
 async def test_encryption_that_is_turned_on_again_is_not_turned_on_late(
-    house: Harness, room: RoomID
+    harness: Harness, room: RoomID
 ) -> None:
-    house.homeserver.limit = 4
-    encrypt(house, room)
-    chat(house, room, 7)
-    house.homeserver.send(room, "!expire 5m")
-    chat(house, room, 7)
-    encrypt(house, room)
-    chat(house, room, 7)
-    await catch_up(house)
-    assert await setting(house, room) is None
+    harness.homeserver.limit = 4
+    encrypt(harness, room)
+    chat(harness, room, 7)
+    harness.homeserver.send(room, "!expire 5m")
+    chat(harness, room, 7)
+    encrypt(harness, room)
+    chat(harness, room, 7)
+    await catch_up(harness)
+    assert await setting(harness, room) is None
 
 
 @pytest.mark.parametrize("where", ["page_back", "sync"])
 @pytest.mark.parametrize("before", [False, True])
 async def test_a_homeserver_that_withholds_encryption_gets_no_command_through(
-    house: Harness, room: RoomID, where: str, *, before: bool
+    harness: Harness, room: RoomID, where: str, *, before: bool
 ) -> None:
     """Withheld from the pages: it may have been before the command. From the sync: seen in them."""
-    house.homeserver.limit = 4
+    harness.homeserver.limit = 4
     if before:
-        encrypt(house, room)
-    house.homeserver.send(room, "!expire 5m")
+        encrypt(harness, room)
+    harness.homeserver.send(room, "!expire 5m")
     if not before:
-        encrypt(house, room)
-    chat(house, room, 9)
-    answer = getattr(house.homeserver, where)
+        encrypt(harness, room)
+    chat(harness, room, 9)
+    answer = getattr(harness.homeserver, where)
 
     async def withhold(*args: Any) -> Any:
         found = await answer(*args)
@@ -140,14 +140,14 @@ async def test_a_homeserver_that_withholds_encryption_gets_no_command_through(
             batch.state[:] = [one for one in batch.state if not _is_encryption(one)]
         return found
 
-    setattr(house.homeserver, where, withhold)
-    await catch_up(house)
+    setattr(harness.homeserver, where, withhold)
+    await catch_up(harness)
     counts = where == "sync" and not before
-    assert await setting(house, room) == (5 * MINUTE if counts else None)
-    assert await encryption(house, room)
-    house.homeserver.send(room, "!expire 1m")
-    await catch_up(house)
-    assert await setting(house, room) == (5 * MINUTE if counts else None)
+    assert await setting(harness, room) == (5 * MINUTE if counts else None)
+    assert await encryption(harness, room)
+    harness.homeserver.send(room, "!expire 1m")
+    await catch_up(harness)
+    assert await setting(harness, room) == (5 * MINUTE if counts else None)
 
 
 def _is_encryption(event: Event) -> bool:
@@ -155,14 +155,14 @@ def _is_encryption(event: Event) -> bool:
 
 
 async def test_what_waits_behind_a_gap_in_which_encryption_is_found_does_not_count(
-    house: Harness, room: RoomID
+    harness: Harness, room: RoomID
 ) -> None:
     """The sync does not tell of it: what follows the gap was read as clear."""
-    house.homeserver.limit = 4
-    encrypt(house, room)
-    chat(house, room, 9)
-    house.homeserver.send(room, "!expire 5m")
-    answer = house.homeserver.sync
+    harness.homeserver.limit = 4
+    encrypt(harness, room)
+    chat(harness, room, 9)
+    harness.homeserver.send(room, "!expire 5m")
+    answer = harness.homeserver.sync
 
     async def withhold(*args: Any) -> Any:
         found = await answer(*args)
@@ -170,17 +170,17 @@ async def test_what_waits_behind_a_gap_in_which_encryption_is_found_does_not_cou
             batch.state[:] = [one for one in batch.state if not _is_encryption(one)]
         return found
 
-    house.homeserver.sync = withhold  # type: ignore[method-assign, assignment]
-    await catch_up(house)
-    assert await setting(house, room) is None
+    harness.homeserver.sync = withhold  # type: ignore[method-assign, assignment]
+    await catch_up(harness)
+    assert await setting(harness, room) is None
 
 
 async def test_a_homeserver_that_tells_the_timelines_state_twice_loses_no_command(
-    house: Harness, room: RoomID
+    harness: Harness, room: RoomID
 ) -> None:
-    house.homeserver.send(room, "!expire 5m")
-    encrypt(house, room)
-    answer = house.homeserver.sync
+    harness.homeserver.send(room, "!expire 5m")
+    encrypt(harness, room)
+    answer = harness.homeserver.sync
 
     async def twice(*args: Any) -> Any:
         found = await answer(*args)
@@ -188,9 +188,9 @@ async def test_a_homeserver_that_tells_the_timelines_state_twice_loses_no_comman
             batch.state.extend(one for one in batch.timeline if "state_key" in one)
         return found
 
-    house.homeserver.sync = twice  # type: ignore[method-assign, assignment]
-    await catch_up(house)
-    assert await setting(house, room) == 5 * MINUTE
+    harness.homeserver.sync = twice  # type: ignore[method-assign, assignment]
+    await catch_up(harness)
+    assert await setting(harness, room) == 5 * MINUTE
 
 
 @pytest.mark.synapse

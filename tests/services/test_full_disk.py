@@ -33,37 +33,37 @@ class Insisted:
         await self._disk.insist(self._service.run)
 
 
-def insisted(house: Harness) -> list[Insisted]:
-    disk = Disk(house.clock, Random(1))
-    return [Insisted(disk, service) for service in house.everything]
+def insisted(harness: Harness) -> list[Insisted]:
+    disk = Disk(harness.clock, Random(1))
+    return [Insisted(disk, service) for service in harness.everything]
 
 
-async def pragma(house: Harness, text: str) -> int:
-    [[value]] = await house.store._db._connection.execute_fetchall(f"PRAGMA {text}")
+async def pragma(harness: Harness, text: str) -> int:
+    [[value]] = await harness.store._db._connection.execute_fetchall(f"PRAGMA {text}")
     return int(value)
 
 
 @asynccontextmanager
-async def full(house: Harness) -> AsyncIterator[None]:
+async def full(harness: Harness) -> AsyncIterator[None]:
     """As on a full disk, the file cannot grow."""
-    before = await pragma(house, "max_page_count")
-    await pragma(house, f"max_page_count = {await pragma(house, 'page_count')}")
+    before = await pragma(harness, "max_page_count")
+    await pragma(harness, f"max_page_count = {await pragma(harness, 'page_count')}")
     yield
-    await pragma(house, f"max_page_count = {before}")
+    await pragma(harness, f"max_page_count = {before}")
 
 
 @asynccontextmanager
-async def read_only(house: Harness) -> AsyncIterator[None]:
-    await house.store._db._connection.execute_fetchall("PRAGMA query_only = ON")
+async def read_only(harness: Harness) -> AsyncIterator[None]:
+    await harness.store._db._connection.execute_fetchall("PRAGMA query_only = ON")
     yield
-    await house.store._db._connection.execute_fetchall("PRAGMA query_only = OFF")
+    await harness.store._db._connection.execute_fetchall("PRAGMA query_only = OFF")
 
 
 @asynccontextmanager
-async def held(house: Harness) -> AsyncIterator[None]:
+async def held(harness: Harness) -> AsyncIterator[None]:
     """Somebody else is writing, and does not end."""
-    await pragma(house, "busy_timeout = 0")
-    other = sqlite3.connect(house.path, isolation_level=None)
+    await pragma(harness, "busy_timeout = 0")
+    other = sqlite3.connect(harness.path, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
     yield
     other.execute("COMMIT")
@@ -76,25 +76,25 @@ every_trouble = pytest.mark.parametrize("trouble", [full, read_only, held])
 
 @every_trouble
 async def test_what_cannot_be_stored_is_not_acknowledged_and_goes_in_time(
-    house: Harness, trouble: Trouble, caplog: pytest.LogCaptureFixture
+    harness: Harness, trouble: Trouble, caplog: pytest.LogCaptureFixture
 ) -> None:
-    room = house.homeserver.make_room()
-    house.homeserver.set_lifetime(room, 10 * MINUTE)
+    room = harness.homeserver.make_room()
+    harness.homeserver.set_lifetime(room, 10 * MINUTE)
     sent: list[EventID] = []
-    async with house.running(*insisted(house)):
-        token, _ = await house.store.position()
-        async with trouble(house):
-            sent += [house.homeserver.send(room, "x" * 50) for _ in range(MANY)]
+    async with harness.running(*insisted(harness)):
+        token, _ = await harness.store.position()
+        async with trouble(harness):
+            sent += [harness.homeserver.send(room, "x" * 50) for _ in range(MANY)]
             for _ in range(10):
-                await house.advance(30 * SECOND)
-            asked = len(house.homeserver.times("sync"))
+                await harness.advance(30 * SECOND)
+            asked = len(harness.homeserver.times("sync"))
         assert asked < 20
-        await house.advance(MINUTE)
-        assert (await house.store.position())[0] != token
-        assert not any(house.homeserver.is_redacted(room, one) for one in sent)
+        await harness.advance(MINUTE)
+        assert (await harness.store.position())[0] != token
+        assert not any(harness.homeserver.is_redacted(room, one) for one in sent)
         for _ in range(6):
-            await house.advance(MINUTE)
-        assert all(house.homeserver.is_redacted(room, one) for one in sent)
+            await harness.advance(MINUTE)
+        assert all(harness.homeserver.is_redacted(room, one) for one in sent)
     said = [one for one in caplog.records if one.levelno == logging.ERROR]
     assert 1 <= len(said) <= 6
     assert "nothing can be stored" in said[0].getMessage()
@@ -102,23 +102,23 @@ async def test_what_cannot_be_stored_is_not_acknowledged_and_goes_in_time(
 
 @every_trouble
 async def test_what_is_due_meanwhile_is_not_asked_for_without_end(
-    house: Harness, trouble: Trouble
+    harness: Harness, trouble: Trouble
 ) -> None:
-    room = house.homeserver.make_room()
-    sent = [house.homeserver.send(room, "x") for _ in range(MANY)]
-    await house.remember(room, *sent, due=house.clock.now() + MINUTE)
-    async with house.running(*insisted(house)):
-        async with trouble(house):
+    room = harness.homeserver.make_room()
+    sent = [harness.homeserver.send(room, "x") for _ in range(MANY)]
+    await harness.remember(room, *sent, due=harness.clock.now() + MINUTE)
+    async with harness.running(*insisted(harness)):
+        async with trouble(harness):
             for _ in range(60):
-                await house.advance(10 * SECOND)
-            assert len(house.homeserver.times("redact")) < 150
+                await harness.advance(10 * SECOND)
+            assert len(harness.homeserver.times("redact")) < 150
         for _ in range(3):
-            await house.advance(MINUTE)
-        assert all(house.homeserver.is_redacted(room, one) for one in sent)
-        assert await house.pending(room) == 0
+            await harness.advance(MINUTE)
+        assert all(harness.homeserver.is_redacted(room, one) for one in sent)
+        assert await harness.pending(room) == 0
 
 
-async def test_a_service_that_fails_otherwise_is_not_begun_anew(house: Harness) -> None:
+async def test_a_service_that_fails_otherwise_is_not_begun_anew(harness: Harness) -> None:
     began: list[int] = []
 
     async def broken() -> None:
@@ -126,11 +126,11 @@ async def test_a_service_that_fails_otherwise_is_not_begun_anew(house: Harness) 
         raise StoreError("damaged")
 
     with pytest.raises(StoreError):
-        await Disk(house.clock, Random(1)).insist(broken)
+        await Disk(harness.clock, Random(1)).insist(broken)
     assert began == [1]
 
 
-async def test_a_service_that_fails_in_a_group_is_begun_anew(house: Harness) -> None:
+async def test_a_service_that_fails_in_a_group_is_begun_anew(harness: Harness) -> None:
     failures = [DiskError("full"), DiskError("full")]
 
     async def task() -> None:
@@ -144,9 +144,9 @@ async def test_a_service_that_fails_in_a_group_is_begun_anew(house: Harness) -> 
     class Group:
         run = staticmethod(service)
 
-    async with house.running(Insisted(Disk(house.clock, Random(1)), Group())):
+    async with harness.running(Insisted(Disk(harness.clock, Random(1)), Group())):
         for _ in range(4):
-            await house.advance(SECOND)
+            await harness.advance(SECOND)
     assert failures == []
 
 
@@ -155,7 +155,7 @@ async def test_damage_found_in_the_middle_of_work_is_no_passing_trouble(
 ) -> None:
     path = tmp_path / "timers.db"
     store = await open_store(path)
-    await store.tidy()  # the file itself is read from now on, not its journal
+    await store.wipe()  # the file itself is read from now on, not its journal
     await store._db._connection.execute_fetchall("PRAGMA cache_size = 0")
     with path.open("r+b") as file:
         file.seek(4096)
@@ -170,7 +170,7 @@ async def test_it_stops_in_order_though_nothing_can_be_wiped(
     store = await open_store(tmp_path / "timers.db")
     await store._db._connection.execute_fetchall("PRAGMA query_only = ON")
     with pytest.raises(DiskError, match="readonly"):
-        await store.tidy()
+        await store.wipe()
     await store.close()
     assert "could not be wiped" in caplog.text
 

@@ -19,82 +19,84 @@ HOUR = 60 * MINUTE
 
 
 async def test_relations_that_say_more_for_ever_keep_no_message(
-    house: Harness, monkeypatch: pytest.MonkeyPatch
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    room = house.homeserver.make_room()
-    message = house.homeserver.send(room, "hello")
+    room = harness.homeserver.make_room()
+    message = harness.homeserver.send(room, "hello")
 
     async def more(room_id: RoomID, event_id: EventID) -> tuple[list[EventID], bool]:
         return [EventID("$of another server")], False
 
-    monkeypatch.setattr(house.homeserver, "relations", more)
-    await house.remember(room, message, due=house.clock.now())
-    async with house.running(house.redactor):
+    monkeypatch.setattr(harness.homeserver, "relations", more)
+    await harness.remember(room, message, due=harness.clock.now())
+    async with harness.running(harness.redactor):
         for _ in range(3):
-            assert not house.homeserver.is_redacted(room, message)
-            await house.advance(5 * SECOND)
+            assert not harness.homeserver.is_redacted(room, message)
+            await harness.advance(5 * SECOND)
         for _ in range(10):
-            await house.advance(SECOND)
-        assert house.homeserver.is_redacted(room, message)
+            await harness.advance(SECOND)
+        assert harness.homeserver.is_redacted(room, message)
 
 
-async def test_a_homeserver_that_is_away_for_hours_ends_no_gap(house: Harness) -> None:
-    house.homeserver.limit = 3
-    room = house.homeserver.make_room()
-    house.homeserver.set_lifetime(room, 24 * HOUR)
-    async with house.running(house.intake):
+async def test_a_homeserver_that_is_away_for_hours_ends_no_gap(harness: Harness) -> None:
+    harness.homeserver.limit = 3
+    room = harness.homeserver.make_room()
+    harness.homeserver.set_lifetime(room, 24 * HOUR)
+    async with harness.running(harness.sync):
         pass
-    sent = [house.homeserver.send(room, f"{number}") for number in range(9)]
-    services = (house.intake, house.backfill, house.speaker)
+    sent = [harness.homeserver.send(room, f"{number}") for number in range(9)]
+    services = (harness.sync, harness.backfill, harness.outbox)
     away = [Unreachable(reason="away")] * 9_999
-    house.homeserver.fail_next(*away, on="page_back")
-    house.homeserver.fail_next(*away, on="answers")
-    async with house.running(*services):
+    harness.homeserver.fail_next(*away, on="page_back")
+    harness.homeserver.fail_next(*away, on="answers")
+    async with harness.running(*services):
         for _ in range(36):
-            await house.advance(5 * MINUTE)
-        assert await house.store.unread.reads(room)
-        house.homeserver.recover()
+            await harness.advance(5 * MINUTE)
+        assert await harness.store.gaps.reads(room)
+        harness.homeserver.recover()
         for _ in range(6):
-            await house.advance(5 * MINUTE)
-        assert not await house.store.unread.reads(room)
-        assert set(sent) <= set(await house.timers())
-    assert not any("could not read everything" in one for one in house.homeserver.heard(room))
+            await harness.advance(5 * MINUTE)
+        assert not await harness.store.gaps.reads(room)
+        assert set(sent) <= set(await harness.timers())
+    assert not any("could not read everything" in one for one in harness.homeserver.heard(room))
 
 
 @pytest.mark.parametrize("failure", [Failed(status=500), Forbidden()])
-async def test_a_parent_that_is_never_told_keeps_no_child(house: Harness, failure: Failed) -> None:
-    room = house.homeserver.make_room()
-    await house.enter(room, HOUR)
-    child = house.homeserver.send(room, "belongs to something")
-    item = Message(event_id=child, sent=house.clock.now(), parent=EventID("$somewhere"))
-    await house.commit(RoomUpdate(room_id=room, items=[item]))
-    house.homeserver.fail_next(*[failure] * 999, on="event")
-    async with house.running(house.kin):
+async def test_a_parent_that_is_never_told_keeps_no_child(
+    harness: Harness, failure: Failed
+) -> None:
+    room = harness.homeserver.make_room()
+    await harness.enter(room, HOUR)
+    child = harness.homeserver.send(room, "belongs to something")
+    item = Message(event_id=child, sent=harness.clock.now(), parent=EventID("$somewhere"))
+    await harness.commit(RoomUpdate(room_id=room, items=[item]))
+    harness.homeserver.fail_next(*[failure] * 999, on="event")
+    async with harness.running(harness.relations):
         for _ in range(3):
-            await house.advance(SECOND)
-        assert await house.store.kin.next_orphan() is not None
+            await harness.advance(SECOND)
+        assert await harness.store.relations.next_pending() is not None
         for _ in range(60):
-            await house.advance(MINUTE)
-        assert await house.store.kin.next_orphan() is None
-    assert len(house.homeserver.times("event")) <= 7
-    assert child in await house.timers()
+            await harness.advance(MINUTE)
+        assert await harness.store.relations.next_pending() is None
+    assert len(harness.homeserver.times("event")) <= 7
+    assert child in await harness.timers()
 
 
-async def test_a_parent_is_asked_about_for_as_long_as_nobody_answers(house: Harness) -> None:
-    room = house.homeserver.make_room()
-    await house.enter(room, HOUR)
-    parent = house.homeserver.send(room, "gone")
-    house.homeserver.redact_as(room, parent)
-    child = house.homeserver.send(room, "belongs to it")
-    item = Message(event_id=child, sent=house.clock.now(), parent=parent)
-    await house.commit(RoomUpdate(room_id=room, items=[item]))
-    house.homeserver.fail_next(*[Unreachable(reason="away")] * 999, on="event")
-    async with house.running(house.kin, house.redactor):
+async def test_a_parent_is_asked_about_for_as_long_as_nobody_answers(harness: Harness) -> None:
+    room = harness.homeserver.make_room()
+    await harness.enter(room, HOUR)
+    parent = harness.homeserver.send(room, "gone")
+    harness.homeserver.redact_as(room, parent)
+    child = harness.homeserver.send(room, "belongs to it")
+    item = Message(event_id=child, sent=harness.clock.now(), parent=parent)
+    await harness.commit(RoomUpdate(room_id=room, items=[item]))
+    harness.homeserver.fail_next(*[Unreachable(reason="away")] * 999, on="event")
+    async with harness.running(harness.relations, harness.redactor):
         for _ in range(30):
-            await house.advance(MINUTE)
-        house.homeserver.recover()
-        await house.advance(10 * MINUTE)
-        assert house.homeserver.is_redacted(room, child)
+            await harness.advance(MINUTE)
+        harness.homeserver.recover()
+        await harness.advance(10 * MINUTE)
+        assert harness.homeserver.is_redacted(room, child)
 
 
 async def test_a_key_is_asked_for_twice_and_then_no_more(
@@ -114,9 +116,9 @@ async def test_a_key_is_asked_for_twice_and_then_no_more(
         asked += [second] * (len(homeserver.asked) - before)
         clock.advance(SECOND)
     assert asked == [5, 12]
-    assert await store.next_debt() is None
+    assert await store.next_to_deliver() is None
     clock.advance(SECOND)
     await looked_at(late)
-    debt = await store.next_debt()
-    assert debt is not None
-    assert debt.kind == "unheard"
+    entry = await store.next_to_deliver()
+    assert entry is not None
+    assert entry.kind == "unheard"

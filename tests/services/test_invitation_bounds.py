@@ -32,26 +32,26 @@ def many(inviter: str, count: int, start: int = 0) -> list[Invite]:
     ]
 
 
-async def from_server(house: Harness, server: str) -> int:
-    async with house.store._db.transaction() as db:
+async def from_server(harness: Harness, server: str) -> int:
+    async with harness.store._db.transaction() as db:
         [(found,)] = await db.rows("SELECT count(*) FROM invites WHERE server = ?", server)
     return int(found)
 
 
-async def test_one_account_has_only_so_many_invitations_wait(house: Harness) -> None:
-    await house.store.commit("s1", 0, [], many("@eve:a.org", 100))
-    assert await waiting(house) == MOST_OF_ONE
-    await house.store.commit("s2", 0, [], many("@bob:a.org", 1))
-    assert await waiting(house) == MOST_OF_ONE + 1
+async def test_one_account_has_only_so_many_invitations_wait(harness: Harness) -> None:
+    await harness.store.commit("s1", 0, [], many("@eve:a.org", 100))
+    assert await waiting(harness) == MOST_OF_ONE
+    await harness.store.commit("s2", 0, [], many("@bob:a.org", 1))
+    assert await waiting(harness) == MOST_OF_ONE + 1
 
 
 async def test_of_one_account_and_one_server_only_so_many_are_answered_at_once(
-    house: Harness,
+    harness: Harness,
 ) -> None:
     for number in range(5):
-        await house.store.commit(f"s{number}", 0, [], many(f"@eve{number}:a.org", MOST_OF_ONE))
-    await house.store.commit("t", 0, [], many("@bob:b.org", 1))
-    found, busy = house.store.invitations, set[RoomID]()
+        await harness.store.commit(f"s{number}", 0, [], many(f"@eve{number}:a.org", MOST_OF_ONE))
+    await harness.store.commit("t", 0, [], many("@bob:b.org", 1))
+    found, busy = harness.store.invitations, set[RoomID]()
     while (one := await found.undecided()) is not None:
         await found.move(one, InviteStage.DECLINING, 0)
     servers = Counter[str]()
@@ -65,63 +65,63 @@ async def test_of_one_account_and_one_server_only_so_many_are_answered_at_once(
     assert BUSY_OF_SERVER < WIDTH + SLOW
 
 
-async def test_who_fills_the_bound_of_a_server_shuts_out_nobody_there(house: Harness) -> None:
+async def test_who_fills_the_bound_of_a_server_shuts_out_nobody_there(harness: Harness) -> None:
     for number in range(10):
-        await house.store.commit(f"s{number}", 0, [], many(f"@eve{number}:a.org", MOST_OF_ONE))
-    assert await waiting(house) == MOST_OF_SERVER
-    await house.store.commit("t", 0, [], many("@bob:a.org", 1))
-    assert await waiting(house) == MOST_OF_SERVER
-    async with house.store._db.transaction() as db:
+        await harness.store.commit(f"s{number}", 0, [], many(f"@eve{number}:a.org", MOST_OF_ONE))
+    assert await waiting(harness) == MOST_OF_SERVER
+    await harness.store.commit("t", 0, [], many("@bob:a.org", 1))
+    assert await waiting(harness) == MOST_OF_SERVER
+    async with harness.store._db.transaction() as db:
         assert await db.one("SELECT 1 FROM invites WHERE inviter = '@bob:a.org'")
-    await house.store.commit("u", 0, [], many("@bob:b.org", 1))
-    assert await from_server(house, "b.org") == 1
+    await harness.store.commit("u", 0, [], many("@bob:b.org", 1))
+    assert await from_server(harness, "b.org") == 1
 
 
-async def test_who_fills_the_bound_of_all_shuts_out_nobody(house: Harness) -> None:
+async def test_who_fills_the_bound_of_all_shuts_out_nobody(harness: Harness) -> None:
     for server in range(12):
         for number in range(5):
             invites = many(f"@eve{number}:s{server}.org", MOST_OF_ONE)
-            await house.store.commit(f"s{server}-{number}", 0, [], invites)
-    assert await waiting(house) == MOST_INVITED
-    await house.store.commit("t", 0, [], many("@bob:b.org", 1))
-    assert await waiting(house) == MOST_INVITED
-    assert await from_server(house, "b.org") == 1
+            await harness.store.commit(f"s{server}-{number}", 0, [], invites)
+    assert await waiting(harness) == MOST_INVITED
+    await harness.store.commit("t", 0, [], many("@bob:b.org", 1))
+    assert await waiting(harness) == MOST_INVITED
+    assert await from_server(harness, "b.org") == 1
 
 
 async def test_one_account_holds_the_bot_in_only_so_many_rooms(
-    house: Harness, caplog: pytest.LogCaptureFixture
+    harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
-    house.guests = replace(house.guests, rooms_per_inviter=2)
-    house.keep_anew()
-    async with house.running(*house.everything):
-        rooms = [house.homeserver.make_room(joined=False) for _ in range(4)]
-        await house.rest()
-        assert sorted(is_in(house, room) for room in rooms) == ["join"] * 2 + ["leave"] * 2
-        other = house.homeserver.make_room(joined=False, invited=False)
-        house.homeserver.set_member(other, BOT, "invite", sender=BOB)
-        await house.rest()
-        assert is_in(house, other) == "join"
-        await house.advance(HOUR)
-        house.homeserver.kick(next(room for room in rooms if is_in(house, room) == "join"))
-        await house.rest()
-        again = house.homeserver.make_room(joined=False)
-        await house.rest()
-        assert is_in(house, again) == "join"
+    harness.guests = replace(harness.guests, rooms_per_inviter=2)
+    harness.keep_anew()
+    async with harness.running(*harness.everything):
+        rooms = [harness.homeserver.make_room(joined=False) for _ in range(4)]
+        await harness.rest()
+        assert sorted(is_in(harness, room) for room in rooms) == ["join"] * 2 + ["leave"] * 2
+        other = harness.homeserver.make_room(joined=False, invited=False)
+        harness.homeserver.set_member(other, BOT, "invite", sender=BOB)
+        await harness.rest()
+        assert is_in(harness, other) == "join"
+        await harness.advance(HOUR)
+        harness.homeserver.kick(next(room for room in rooms if is_in(harness, room) == "join"))
+        await harness.rest()
+        again = harness.homeserver.make_room(joined=False)
+        await harness.rest()
+        assert is_in(harness, again) == "join"
     assert caplog.text.count("in 2 rooms for one account") == 1
 
 
-async def test_a_chain_of_upgrades_counts_for_who_makes_it(house: Harness) -> None:
-    house.guests = replace(house.guests, rooms_per_inviter=3)
-    house.keep_anew()
-    async with house.running(*house.everything):
-        room = house.homeserver.make_room(joined=False, public=True)
-        await house.rest()
+async def test_a_chain_of_upgrades_counts_for_who_makes_it(harness: Harness) -> None:
+    harness.guests = replace(harness.guests, rooms_per_inviter=3)
+    harness.keep_anew()
+    async with harness.running(*harness.everything):
+        room = harness.homeserver.make_room(joined=False, public=True)
+        await harness.rest()
         rooms = [room]
         for _ in range(5):
-            rooms.append(house.homeserver.upgrade(rooms[-1]))
-            house.clock.advance(SECOND)
-            await house.rest()
-    assert [is_in(house, one) for one in rooms] == ["join"] * 3 + ["leave"] * 3
+            rooms.append(harness.homeserver.upgrade(rooms[-1]))
+            harness.clock.advance(SECOND)
+            await harness.rest()
+    assert [is_in(harness, one) for one in rooms] == ["join"] * 3 + ["leave"] * 3
 
 
 @pytest.mark.parametrize(
@@ -140,8 +140,8 @@ async def test_a_chain_of_upgrades_counts_for_who_makes_it(house: Harness) -> No
     ],
 )
 async def test_only_stars_and_question_marks_have_a_meaning_in_a_pattern(
-    house: Harness, glob: str, who: str, may: bool
+    harness: Harness, glob: str, who: str, may: bool
 ) -> None:
-    house.allow = [glob]
-    await house.restart()
-    assert house.invitations.may_invite(UserID(who)) is may
+    harness.allow = [glob]
+    await harness.restart()
+    assert harness.invitations.may_invite(UserID(who)) is may

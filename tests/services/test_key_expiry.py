@@ -203,15 +203,15 @@ async def test_a_message_without_a_key_is_asked_for_and_then_said_to_be_unreadab
     assert homeserver.asked == [events[0]["event_id"]]
     clock.advance(GIVE_UP_AFTER - ASK_AFTER)
     assert await looked_at(late) is None
-    debt = await store.next_debt()
-    assert debt is not None
-    assert (debt.kind, debt.args["sender"]) == ("unheard", "@alice:example.org")
-    assert debt.args["thread"] == "$root"
-    await store.paid(debt)
+    entry = await store.next_to_deliver()
+    assert entry is not None
+    assert (entry.kind, entry.args["sender"]) == ("unheard", "@alice:example.org")
+    assert entry.args["thread"] == "$root"
+    await store.delivered(entry)
     await read(reader, store, [writer.write("and again")], clock.now())
     clock.advance(GIVE_UP_AFTER)
     await looked_at(late)
-    assert await store.next_debt() is None
+    assert await store.next_to_deliver() is None
 
 
 async def test_a_message_too_long_for_a_command_waits_for_no_key(
@@ -234,15 +234,15 @@ async def test_a_replayed_command_does_not_count_not_even_after_a_restart(
     command = writer.write("!expire 5s")
     reader = reader_over(Homeserver(bot.crypto), store)
     await read(reader, store, [command], 0)
-    first = await store.next_debt()
+    first = await store.next_to_deliver()
     assert first is not None
-    await store.paid(first)
+    await store.delivered(first)
     bot.restart()
     bot.meet(alice)
     reader = reader_over(Homeserver(bot.crypto), store)
     items = await read(reader, store, [command | {"event_id": "$replayed"}], 0)
     assert len(items) == 3, "it was not even read"
-    assert await store.next_debt() is None
+    assert await store.next_to_deliver() is None
 
 
 async def test_state_inside_an_encrypted_event_changes_nothing(
@@ -263,4 +263,4 @@ async def test_state_inside_an_encrypted_event_changes_nothing(
     room = await store.room(ROOM)
     assert room is not None
     assert room.setting is None
-    assert await store.next_debt() is None
+    assert await store.next_to_deliver() is None

@@ -31,19 +31,19 @@ STRANGER = UserID("@mallory:elsewhere.org")
 class Shelf:
     """A house whose bot may delete files, and a room in it with a lifetime of five seconds."""
 
-    def __init__(self, house: Harness) -> None:
-        house.media_server = FakeMedia.server
-        house.keep_anew()
-        self.house = house
-        self.media = FakeMedia(house.clock)
+    def __init__(self, harness: Harness) -> None:
+        harness.media_server = FakeMedia.server
+        harness.keep_anew()
+        self.harness = harness
+        self.media = FakeMedia(harness.clock)
         self.service = self.serve()
-        self.room = house.homeserver.make_room()
-        house.homeserver.set_lifetime(self.room, 5 * SECOND)
+        self.room = harness.homeserver.make_room()
+        harness.homeserver.set_lifetime(self.room, 5 * SECOND)
         self.first = True
 
     def serve(self) -> MediaDeletion:
-        house = self.house
-        return MediaDeletion(self.media, house.store, house.clock, random=Random(1))
+        harness = self.harness
+        return MediaDeletion(self.media, harness.store, harness.clock, random=Random(1))
 
     def show(
         self, media_id: str, sender: UserID = ALICE, room: RoomID | None = None, **event: Any
@@ -51,26 +51,26 @@ class Shelf:
         """Let somebody send a message that shows a file."""
         content = {"msgtype": "m.image", "body": "x", "url": f"mxc://example.org/{media_id}"}
         whole = {"type": "m.room.message", "sender": sender, "content": content} | event
-        return self.house.homeserver.add(room or self.room, whole)
+        return self.harness.homeserver.add(room or self.room, whole)
 
     async def go(self, *times: int) -> None:
         """Let the bot read and redact, and then time pass."""
-        house = self.house
-        async with house.running(house.intake, house.redactor, self.service):
+        harness = self.harness
+        async with harness.running(harness.sync, harness.redactor, self.service):
             for time in times:
-                await house.advance(time)
+                await harness.advance(time)
                 self.service.wake.set()
-                await house.rest()
+                await harness.rest()
 
     async def rows(self) -> list[Any]:
-        async with self.house.store._db.transaction() as db:
+        async with self.harness.store._db.transaction() as db:
             return await db.rows("SELECT media_id, timer, attempts FROM files ORDER BY id")
 
 
 @pytest.fixture
-async def shelf(house: Harness) -> Shelf:
-    made = Shelf(house)
-    async with house.running(house.intake):
+async def shelf(harness: Harness) -> Shelf:
+    made = Shelf(harness)
+    async with harness.running(harness.sync):
         pass
     return made
 
@@ -82,7 +82,7 @@ async def test_a_file_goes_after_its_message(shelf: Shelf) -> None:
     assert PICTURE in shelf.media.files
     assert len(await shelf.rows()) == 1
     await shelf.go(SECOND)
-    assert shelf.house.homeserver.is_redacted(shelf.room, sent)
+    assert shelf.harness.homeserver.is_redacted(shelf.room, sent)
     assert shelf.media.files == {}
     assert await shelf.rows() == []
 
@@ -111,7 +111,7 @@ async def test_naming_a_file_does_not_keep_it_from_being_deleted_with_its_own_me
 async def test_a_file_in_two_messages_goes_with_the_later(shelf: Shelf) -> None:
     shelf.media.upload(PICTURE, ALICE)
     shelf.show(PICTURE)
-    homeserver = shelf.house.homeserver
+    homeserver = shelf.harness.homeserver
     longer = homeserver.make_room()
     homeserver.set_lifetime(longer, MINUTE)
     shelf.show(PICTURE, room=longer)
@@ -126,7 +126,7 @@ async def test_a_file_whose_message_is_removed_by_hand_goes_at_once(shelf: Shelf
     shelf.media.upload(PICTURE, ALICE)
     sent = shelf.show(PICTURE)
     await shelf.go(0)
-    shelf.house.homeserver.redact_as(shelf.room, sent)
+    shelf.harness.homeserver.redact_as(shelf.room, sent)
     await shelf.go(0)
     assert shelf.media.files == {}
 
@@ -135,17 +135,17 @@ async def test_a_message_that_was_found_gone_gives_its_file_up_as_well(shelf: Sh
     shelf.media.upload(PICTURE, ALICE)
     sent = shelf.show(PICTURE)
     await shelf.go(0)
-    shelf.house.homeserver.purge(shelf.room, sent)
-    house = shelf.house
-    async with house.running(house.redactor, shelf.service):
-        await house.advance(6 * SECOND)
-        await house.advance(CONFIRM_AFTER)
-        await house.advance(2 * MINUTE)
+    shelf.harness.homeserver.purge(shelf.room, sent)
+    harness = shelf.harness
+    async with harness.running(harness.redactor, shelf.service):
+        await harness.advance(6 * SECOND)
+        await harness.advance(CONFIRM_AFTER)
+        await harness.advance(2 * MINUTE)
     assert shelf.media.files == {}
 
 
 async def test_where_messages_stay_their_files_stay(shelf: Shelf) -> None:
-    homeserver = shelf.house.homeserver
+    homeserver = shelf.harness.homeserver
     room = homeserver.make_room()
     shelf.media.upload(PICTURE, ALICE)
     sent = shelf.show(PICTURE, room=room)
@@ -173,7 +173,7 @@ async def test_a_file_that_is_gone_already_is_done_with(shelf: Shelf) -> None:
 
 
 async def test_the_files_of_an_encrypted_message_are_those_it_says_inside(shelf: Shelf) -> None:
-    homeserver = shelf.house.homeserver
+    homeserver = shelf.harness.homeserver
     room = homeserver.make_room(encrypted=True)
     homeserver.set_lifetime(room, 5 * SECOND)
     address = shelf.media.upload(PICTURE, ALICE)
@@ -184,7 +184,7 @@ async def test_the_files_of_an_encrypted_message_are_those_it_says_inside(shelf:
     homeserver.add(room, event)
     await shelf.go(0)
     assert [row[0] for row in await shelf.rows()] == [PICTURE]
-    assert b"secret" not in shelf.house.path.read_bytes()
+    assert b"secret" not in shelf.harness.path.read_bytes()
     await shelf.go(6 * SECOND)
     assert set(shelf.media.files) == {OTHER}
 
@@ -221,15 +221,15 @@ async def test_a_failure_is_repeated_until_the_file_is_gone(
 
 
 async def test_a_failure_is_repeated_soon_without_being_woken(shelf: Shelf) -> None:
-    house = shelf.house
+    harness = shelf.harness
     shelf.media.upload(PICTURE, ALICE)
     shelf.show(PICTURE)
     shelf.media.fail_next(Failed(status=500), on="delete")
-    async with house.running(house.intake, house.redactor):
-        await house.advance(6 * SECOND)
-    async with house.running(shelf.service):
+    async with harness.running(harness.sync, harness.redactor):
+        await harness.advance(6 * SECOND)
+    async with harness.running(shelf.service):
         assert PICTURE in shelf.media.files
-        await house.advance(SECOND)
+        await harness.advance(SECOND)
         assert shelf.media.files == {}
 
 
@@ -276,12 +276,12 @@ async def test_what_the_operator_must_mend_is_said_once_an_episode(
         shelf.show(media_id)
     shelf.media.fail_next(answer, on="usable")
     shelf.media.fail_next(*[answer] * 5, on="uploader")
-    house = shelf.house
-    async with house.running(house.intake, house.redactor, shelf.service):
-        await house.advance(6 * SECOND)
+    harness = shelf.harness
+    async with harness.running(harness.sync, harness.redactor, shelf.service):
+        await harness.advance(6 * SECOND)
         assert shelf.service.trouble == trouble
         for _ in range(10):
-            await house.advance(MINUTE)
+            await harness.advance(MINUTE)
     assert shelf.service.trouble == ""
     assert shelf.media.files == {}
     assert caplog.text.count(trouble) == 1
@@ -292,13 +292,13 @@ async def test_what_the_operator_must_mend_is_said_once_an_episode(
 async def test_a_file_is_deleted_when_the_bot_starts_again_between(shelf: Shelf) -> None:
     shelf.media.upload(PICTURE, ALICE)
     sent = shelf.show(PICTURE)
-    house = shelf.house
-    async with house.running(house.intake, house.redactor):
-        await house.advance(6 * SECOND)
-    assert house.homeserver.is_redacted(shelf.room, sent)
-    await house.restart()
+    harness = shelf.harness
+    async with harness.running(harness.sync, harness.redactor):
+        await harness.advance(6 * SECOND)
+    assert harness.homeserver.is_redacted(shelf.room, sent)
+    await harness.restart()
     shelf.service = shelf.serve()
-    async with house.running(shelf.service):
+    async with harness.running(shelf.service):
         pass
     assert shelf.media.files == {}
     assert await shelf.rows() == []
@@ -308,20 +308,20 @@ async def test_a_file_is_deleted_when_the_bot_starts_again_between(shelf: Shelf)
 
 
 async def test_leaving_a_room_keeps_the_files_of_messages_that_stay(shelf: Shelf) -> None:
-    house = shelf.house
+    harness = shelf.harness
     for media_id in (PICTURE, OTHER):
         shelf.media.upload(media_id, ALICE)
     gone = shelf.show(PICTURE)
     shelf.show(OTHER)
-    async with house.running(house.intake):
+    async with harness.running(harness.sync):
         pass
-    house.homeserver.redact_as(shelf.room, gone)
-    async with house.running(house.intake):
+    harness.homeserver.redact_as(shelf.room, gone)
+    async with harness.running(harness.sync):
         pass
-    assert await house.store.forget(shelf.room, 0) == 1
+    assert await harness.store.forget(shelf.room, 0) == 1
     await shelf.go(0)
     assert set(shelf.media.files) == {OTHER}
-    while await house.store.end_left(house.clock.now()):
+    while await harness.store.end_left(harness.clock.now()):
         pass
     assert await shelf.rows() == []
     await shelf.go(0)
@@ -329,30 +329,30 @@ async def test_leaving_a_room_keeps_the_files_of_messages_that_stay(shelf: Shelf
 
 
 async def test_nothing_of_a_file_stays_in_the_database(shelf: Shelf) -> None:
-    house = shelf.house
+    harness = shelf.harness
     shelf.media.upload(PICTURE, ALICE)
     shelf.show(PICTURE)
     await shelf.go(0)
-    await house.store.tidy()
-    assert PICTURE.encode() in house.path.read_bytes()
+    await harness.store.wipe()
+    assert PICTURE.encode() in harness.path.read_bytes()
     await shelf.go(6 * SECOND)
-    await house.store.tidy()
+    await harness.store.wipe()
     assert shelf.media.files == {}
-    for file in house.path.parent.glob("timers.db*"):
+    for file in harness.path.parent.glob("timers.db*"):
         assert PICTURE.encode() not in file.read_bytes(), file.name
 
 
 async def test_without_the_right_to_delete_nothing_of_files_is_kept(shelf: Shelf) -> None:
-    house = shelf.house
+    harness = shelf.harness
     shelf.show(PICTURE)
     await shelf.go(0)
     assert len(await shelf.rows()) == 1
-    await house.store.forget_files()
+    await harness.store.forget_files()
     assert await shelf.rows() == []
-    house.media_server = None
-    await house.restart()
+    harness.media_server = None
+    await harness.restart()
     shelf.show(PICTURE)
-    async with house.running(house.intake):
+    async with harness.running(harness.sync):
         pass
     assert await shelf.rows() == []
 
@@ -364,7 +364,7 @@ async def test_what_was_deleted_is_told_in_numbers_once_a_minute(
 
     async def told(media_id: str, uploader: UserID, *, first: int = 0) -> list[str]:
         shelf.media.upload(media_id, uploader)
-        shelf.house.clock.advance(first)
+        shelf.harness.clock.advance(first)
         shelf.show(media_id)
         await shelf.go(0, 5 * SECOND)
         return [one for one in caplog.messages if one.startswith("deleted ")]

@@ -50,8 +50,8 @@ def shown(name: str, *media_ids: str, owner: str = "alice") -> list[Item]:
 
 async def say(store: Store, *items: Item, gap: bool = False) -> None:
     before = Gap(room_id=ROOM, token="t1", stop_digest="d", stop_at=1, since=2, until=NOW)
-    stretch = RoomUpdate(room_id=ROOM, items=list(items), gap=before if gap else None)
-    await store.commit("s1", NOW, [stretch])
+    update = RoomUpdate(room_id=ROOM, items=list(items), gap=before if gap else None)
+    await store.commit("s1", NOW, [update])
 
 
 async def files(store: Store) -> list[Any]:
@@ -87,11 +87,11 @@ async def test_a_file_of_a_message_that_stays_is_not_kept(store: Store) -> None:
 async def test_files_behind_a_gap_wait_with_their_messages(store: Store) -> None:
     await say(store, *shown("tail", "file-tail"), gap=True)
     await say(store, *shown("live", "file-live"))
-    found = await store.unread.next_gap()
+    found = await store.gaps.next_gap()
     assert found is not None
-    await store.unread.read_on(found[0], shown("page", "file-page"), "t2", 0, done=True)
+    await store.gaps.read_on(found[0], shown("page", "file-page"), "t2", 0, done=True)
     assert await files(store) == []
-    while await store.unread.take_over(NOW) is not None:
+    while await store.gaps.take_over(NOW) is not None:
         pass
     names = ("page", "tail", "live")
     assert await files(store) == [(f"${name}", f"file-{name}", "alice") for name in names]
@@ -100,10 +100,10 @@ async def test_files_behind_a_gap_wait_with_their_messages(store: Store) -> None
 async def test_a_file_and_its_message_may_fall_into_two_chunks(store: Store) -> None:
     before = [Message(event_id=EventID(f"${number}"), sent=NOW) for number in range(CHUNK - 1)]
     await say(store, *before, *shown("edge", "file-edge"), gap=True)
-    found = await store.unread.next_gap()
+    found = await store.gaps.next_gap()
     assert found is not None
-    await store.unread.read_on(found[0], [], "t2", 0, done=True)
-    while await store.unread.take_over(NOW) is not None:
+    await store.gaps.read_on(found[0], [], "t2", 0, done=True)
+    while await store.gaps.take_over(NOW) is not None:
         pass
     assert await files(store) == [("$edge", "file-edge", "alice")]
 
@@ -114,10 +114,10 @@ async def test_a_file_and_its_message_may_fall_into_two_chunks(store: Store) -> 
 class Encrypted:
     """An encrypted room whose messages have keys when the test says so."""
 
-    def __init__(self, house: Harness) -> None:
-        house.media_server = "example.org"
-        house.keep_anew()
-        self.house, self.homeserver = house, house.homeserver
+    def __init__(self, harness: Harness) -> None:
+        harness.media_server = "example.org"
+        harness.keep_anew()
+        self.harness, self.homeserver = harness, harness.homeserver
         self.keys: set[str] = set()
         self.asked: list[str] = []
         self.events: dict[EventID, Event] = {}
@@ -125,7 +125,9 @@ class Encrypted:
         self.homeserver.set_lifetime(self.room, 10 * MINUTE)
         self._decrypt = self.homeserver.decrypt
         self.homeserver.decrypt = self.decrypt  # type: ignore[method-assign,assignment]
-        self.late = LateKeys(self, house.store, house.reader, house.clock, wake_others=house.wake)
+        self.late = LateKeys(
+            self, harness.store, harness.reader, harness.clock, wake_others=harness.wake
+        )
 
     async def decrypt(
         self, room_id: RoomID, event: Event, *, meet: bool
@@ -160,56 +162,56 @@ class Encrypted:
 
 
 @pytest.fixture
-async def encrypted(house: Harness) -> Encrypted:
-    made = Encrypted(house)
-    async with house.running(house.intake):
+async def encrypted(harness: Harness) -> Encrypted:
+    made = Encrypted(harness)
+    async with harness.running(harness.sync):
         pass
     return made
 
 
 async def test_a_file_is_known_once_the_late_key_is_there(encrypted: Encrypted) -> None:
-    house = encrypted.house
+    harness = encrypted.harness
     session_id = encrypted.send()
-    async with house.running(house.intake, encrypted.late, house.speaker):
-        assert await files(house.store) == []
+    async with harness.running(harness.sync, encrypted.late, harness.outbox):
+        assert await files(harness.store) == []
         encrypted.late.wake.set()
-        await house.rest()
-        await house.advance(ASK_AFTER)
+        await harness.rest()
+        await harness.advance(ASK_AFTER)
         assert encrypted.asked == [session_id]
         encrypted.keys.add(session_id)
         encrypted.late.wake.set()
-        await house.rest()
-        ((event_id, media_id, owner),) = await files(house.store)
+        await harness.rest()
+        ((event_id, media_id, owner),) = await files(harness.store)
     assert event_id in encrypted.events
-    assert (media_id, owner) == ("picture-of-alice", house.store.digest(ALICE))
-    assert await house.store.keys.waiting() == []
+    assert (media_id, owner) == ("picture-of-alice", harness.store.digest(ALICE))
+    assert await harness.store.keys.waiting() == []
 
 
 async def test_a_file_whose_key_never_comes_is_given_up_in_silence(encrypted: Encrypted) -> None:
-    house = encrypted.house
+    harness = encrypted.harness
     encrypted.send()
-    async with house.running(house.intake, encrypted.late, house.speaker):
-        before = len(house.homeserver.heard(encrypted.room))
+    async with harness.running(harness.sync, encrypted.late, harness.outbox):
+        before = len(harness.homeserver.heard(encrypted.room))
         encrypted.late.wake.set()
-        await house.rest()
+        await harness.rest()
         for _ in range(3):
-            await house.advance(GIVE_UP_AFTER)
-        assert await house.store.keys.waiting() == []
-        assert len(house.homeserver.heard(encrypted.room)) == before
-    assert await files(house.store) == []
+            await harness.advance(GIVE_UP_AFTER)
+        assert await harness.store.keys.waiting() == []
+        assert len(harness.homeserver.heard(encrypted.room)) == before
+    assert await files(harness.store) == []
 
 
 async def test_a_key_is_asked_for_twice_however_many_messages_wait(
     encrypted: Encrypted,
 ) -> None:
-    house = encrypted.house
-    async with house.running(house.intake, encrypted.late):
+    harness = encrypted.harness
+    async with harness.running(harness.sync, encrypted.late):
         session_id = encrypted.send()
         for _ in range(5):
-            await house.rest()
+            await harness.rest()
             encrypted.late.wake.set()
-            await house.rest()
-            await house.advance(ASK_AFTER)
+            await harness.rest()
+            await harness.advance(ASK_AFTER)
             encrypted.send(session_id=session_id)
         assert encrypted.asked == [session_id] * 2  # once more, when the first brought nothing
 
@@ -218,33 +220,33 @@ async def test_a_key_is_asked_for_twice_however_many_messages_wait(
 async def test_nobody_waits_for_the_key_of_a_file_that_cannot_be_deleted(
     encrypted: Encrypted, server: str | None, sender: UserID
 ) -> None:
-    house = encrypted.house
-    house.media_server = server
-    house.keep_anew()
+    harness = encrypted.harness
+    harness.media_server = server
+    harness.keep_anew()
     encrypted.send(sender)
-    async with house.running(house.intake):
+    async with harness.running(harness.sync):
         pass
-    assert await house.store.keys.waiting() == []
+    assert await harness.store.keys.waiting() == []
 
 
 async def test_a_strangers_command_waits_for_its_key_as_ever(encrypted: Encrypted) -> None:
-    house, homeserver = encrypted.house, encrypted.homeserver
+    harness, homeserver = encrypted.harness, encrypted.homeserver
     homeserver.send_encrypted(encrypted.room, "!expire 5m", sender=STRANGER)
-    async with house.running(house.intake):
+    async with harness.running(harness.sync):
         pass
-    ((_, unheard, _),) = await house.store.keys.waiting()
-    assert not unheard.quiet
+    ((_, undecryptable, _),) = await harness.store.keys.waiting()
+    assert not undecryptable.quiet
 
 
 async def test_files_stand_after_their_message(encrypted: Encrypted) -> None:
-    house, homeserver = encrypted.house, encrypted.homeserver
+    harness, homeserver = encrypted.harness, encrypted.homeserver
     event = homeserver.encrypt(
         {"msgtype": "m.image", "url": "mxc://example.org/picture-of-alice"}, ALICE
     )
     encrypted.keys.add(event["content"]["ciphertext"])
     homeserver.add(encrypted.room, event)
     found = homeserver.rooms[encrypted.room].events[-1:]
-    items = await house.reader.items(
+    items = await harness.reader.items(
         encrypted.room, found, encrypted=True, live=True, since=0, now=NOW
     )
     assert [type(item).__name__ for item in items] == ["KeyUse", "Message", "MediaReference"]
@@ -254,13 +256,13 @@ async def test_a_file_is_known_although_the_lifetime_changed_before_its_key_came
     store: Store,
 ) -> None:
     message, attached = shown("late", "file-late")
-    unheard = Undecryptable(
+    undecryptable = Undecryptable(
         event_id=EventID("$late"), sender=ALICE, session_id="s", at=NOW, quiet=True
     )
-    await say(store, unheard, message)
+    await say(store, undecryptable, message)
     await say(store, Change(setting=OFF, sender=ALICE, digest="off", quiet=True))
     ((room_id, waiting, _),) = await store.keys.waiting()
-    assert waiting == unheard
+    assert waiting == undecryptable
     await store.heard(room_id, waiting, [attached], NOW)
     assert await files(store) == [("$late", "file-late", "alice")]
 
@@ -275,29 +277,29 @@ class Deleter:
     trouble = ""
 
 
-async def test_the_room_is_told_what_becomes_of_files(house: Harness) -> None:
-    room = house.homeserver.make_room()
-    house.homeserver.set_lifetime(room, 30 * SECOND)
+async def test_the_room_is_told_what_becomes_of_files(harness: Harness) -> None:
+    room = harness.homeserver.make_room()
+    harness.homeserver.set_lifetime(room, 30 * SECOND)
     deleter = Deleter()
     told = OutboxDelivery(
-        house.homeserver,
-        house.store,
-        house.clock,
+        harness.homeserver,
+        harness.store,
+        harness.clock,
         prefix="!expire",
-        bounds=house.bounds,
+        bounds=harness.bounds,
         random=Random(1),
         files=deleter,
     )
-    house.speaker = told
-    async with house.running(house.intake, told):
-        await house.said_in(room, "!expire status")
+    harness.outbox = told
+    async with harness.running(harness.sync, told):
+        await harness.said_in(room, "!expire status")
         told.wake.set()
-        await house.rest()
-        assert house.homeserver.heard(room)[-1].endswith(
+        await harness.rest()
+        assert harness.homeserver.heard(room)[-1].endswith(
             "Their files on example.org are deleted too."
         )
         deleter.trouble = "the token is wrong"
-        await house.said_in(room, "!expire status")
+        await harness.said_in(room, "!expire status")
         told.wake.set()
-        await house.rest()
-        assert "Their files stay for now" in house.homeserver.heard(room)[-1]
+        await harness.rest()
+        assert "Their files stay for now" in harness.homeserver.heard(room)[-1]

@@ -20,47 +20,47 @@ from tests.support.two_rooms import NOW, ONE, OTHER, begin_gap, furnish, invite
 HOUR = 60 * MINUTE
 
 
-async def both(house: Harness, live: int, overdue: int) -> tuple[list[EventID], list[EventID]]:
+async def both(harness: Harness, live: int, overdue: int) -> tuple[list[EventID], list[EventID]]:
     """Give messages of two rooms timers: some are due now, others have been for an hour."""
-    chat, other = house.homeserver.make_room(), house.homeserver.make_room()
-    old = [house.homeserver.send(other, f"{number}") for number in range(overdue)]
-    new = [house.homeserver.send(chat, f"{number}") for number in range(live)]
+    chat, other = harness.homeserver.make_room(), harness.homeserver.make_room()
+    old = [harness.homeserver.send(other, f"{number}") for number in range(overdue)]
+    new = [harness.homeserver.send(chat, f"{number}") for number in range(live)]
     for room, sent, ago in ((other, old, HOUR), (chat, new, 0)):
-        await house.enter(room, SECOND)
-        at = house.clock.now() - ago
+        await harness.enter(room, SECOND)
+        at = harness.clock.now() - ago
         items = [Message(event_id=one, sent=at) for one in sent]
-        await house.commit(RoomUpdate(room_id=room, items=list(items)))
-    house.clock.advance(SECOND)
+        await harness.commit(RoomUpdate(room_id=room, items=list(items)))
+    harness.clock.advance(SECOND)
     return new, old
 
 
-def order(house: Harness) -> list[str]:
+def order(harness: Harness) -> list[str]:
     """Return what was redacted, in the order in which it went."""
     found = [
-        event for room in house.homeserver.rooms for event in house.homeserver.redactions(room)
+        event for room in harness.homeserver.rooms for event in harness.homeserver.redactions(room)
     ]
     return [event["redacts"] for event in sorted(found, key=lambda one: one["event_id"].zfill(99))]
 
 
-async def test_under_a_limit_live_messages_go_before_a_backlog(house: Harness) -> None:
-    live, overdue = await both(house, 6, 60)
+async def test_under_a_limit_live_messages_go_before_a_backlog(harness: Harness) -> None:
+    live, overdue = await both(harness, 6, 60)
     bucket = Bucket(SECOND, burst=1)
-    house.homeserver.limit_redactions(lambda: bucket.take(house.clock.now()))
-    async with house.running(house.redactor):
-        while not set(live) <= set(order(house)):
-            await house.advance(SECOND)
-            assert len(order(house)) <= 6 + 2
-    assert len(set(order(house)) & set(overdue)) <= 2
+    harness.homeserver.limit_redactions(lambda: bucket.take(harness.clock.now()))
+    async with harness.running(harness.redactor):
+        while not set(live) <= set(order(harness)):
+            await harness.advance(SECOND)
+            assert len(order(harness)) <= 6 + 2
+    assert len(set(order(harness)) & set(overdue)) <= 2
 
 
-async def test_of_eight_redactions_one_is_the_backlogs(house: Harness) -> None:
-    live, overdue = await both(house, 60, 60)
+async def test_of_eight_redactions_one_is_the_backlogs(harness: Harness) -> None:
+    live, overdue = await both(harness, 60, 60)
     bucket = Bucket(SECOND, burst=1)
-    house.homeserver.limit_redactions(lambda: bucket.take(house.clock.now()))
-    async with house.running(house.redactor):
-        while len(order(house)) < 40:
-            await house.advance(SECOND)
-    gone = order(house)[:40]
+    harness.homeserver.limit_redactions(lambda: bucket.take(harness.clock.now()))
+    async with harness.running(harness.redactor):
+        while len(order(harness)) < 40:
+            await harness.advance(SECOND)
+    gone = order(harness)[:40]
     assert len(set(gone) & set(overdue)) == 4
     assert len(set(gone) & set(live)) >= 34
 
@@ -70,9 +70,12 @@ async def test_of_eight_redactions_one_is_the_backlogs(house: Harness) -> None:
 Ask = Callable[[Store], Awaitable[Any]]
 PutOff = Callable[[Store, Any, int], Awaitable[None]]
 QUEUES: dict[str, tuple[Ask, PutOff]] = {
-    "words": (lambda s: s.next_debt(setting=False), lambda s, one, at: s.owed_later(one, at)),
-    "gap": (lambda s: s.unread.next_gap(), lambda s, one, at: s.unread.later(one, at)),
-    "orphan": (lambda s: s.kin.next_orphan(), lambda s, one, at: s.kin.later(one, at)),
+    "words": (
+        lambda s: s.next_to_deliver(setting=False),
+        lambda s, one, at: s.deliver_later(one, at),
+    ),
+    "gap": (lambda s: s.gaps.next_gap(), lambda s, one, at: s.gaps.later(one, at)),
+    "orphan": (lambda s: s.relations.next_pending(), lambda s, one, at: s.relations.later(one, at)),
     "invitation": (
         lambda s: s.invitations.undecided(),
         lambda s, one, at: s.invitations.later(one, at, counts=True),
@@ -117,35 +120,35 @@ def _key(found: Any) -> object:
     return getattr(found, "id", None) or _whose(found)
 
 
-async def test_an_invitation_that_fails_does_not_hold_up_another(house: Harness) -> None:
-    async with house.running(*house.everything):
-        house.homeserver.fail_next(*[Failed(status=502)] * 3, on="join")
-        first = house.homeserver.make_room(joined=False, invited=False)
-        second = house.homeserver.make_room(joined=False, invited=False)
-        house.homeserver.set_member(first, BOT, "invite", sender=ALICE)
-        await house.rest()
-        house.homeserver.recover()
-        house.homeserver.set_member(second, BOT, "invite", sender=ALICE)
-        await house.rest()
-        assert house.homeserver.rooms[second].membership(BOT) == "join"
+async def test_an_invitation_that_fails_does_not_hold_up_another(harness: Harness) -> None:
+    async with harness.running(*harness.everything):
+        harness.homeserver.fail_next(*[Failed(status=502)] * 3, on="join")
+        first = harness.homeserver.make_room(joined=False, invited=False)
+        second = harness.homeserver.make_room(joined=False, invited=False)
+        harness.homeserver.set_member(first, BOT, "invite", sender=ALICE)
+        await harness.rest()
+        harness.homeserver.recover()
+        harness.homeserver.set_member(second, BOT, "invite", sender=ALICE)
+        await harness.rest()
+        assert harness.homeserver.rooms[second].membership(BOT) == "join"
 
 
-async def test_an_orphan_that_fails_does_not_hold_up_another(house: Harness) -> None:
-    rooms = [house.homeserver.make_room() for _ in range(2)]
+async def test_an_orphan_that_fails_does_not_hold_up_another(harness: Harness) -> None:
+    rooms = [harness.homeserver.make_room() for _ in range(2)]
     lost = []
     for room in rooms:
-        await house.enter(room, HOUR)
-        parent = house.homeserver.send(room, "gone")
-        house.homeserver.redact_as(room, parent)
-        child = house.homeserver.send(room, "belongs to it")
-        item = Message(event_id=child, sent=house.clock.now(), parent=parent)
-        await house.commit(RoomUpdate(room_id=room, items=[item]))
+        await harness.enter(room, HOUR)
+        parent = harness.homeserver.send(room, "gone")
+        harness.homeserver.redact_as(room, parent)
+        child = harness.homeserver.send(room, "belongs to it")
+        item = Message(event_id=child, sent=harness.clock.now(), parent=parent)
+        await harness.commit(RoomUpdate(room_id=room, items=[item]))
         lost.append(child)
-    house.homeserver.fail_next(Failed(status=500), on="event")
-    async with house.running(house.kin, house.redactor):
-        await house.rest()
-        assert [house.homeserver.is_redacted(*one) for one in zip(rooms, lost, strict=True)].count(
-            True
-        ) == 1
-        await house.advance(MINUTE)
-        assert all(house.homeserver.is_redacted(*one) for one in zip(rooms, lost, strict=True))
+    harness.homeserver.fail_next(Failed(status=500), on="event")
+    async with harness.running(harness.relations, harness.redactor):
+        await harness.rest()
+        assert [
+            harness.homeserver.is_redacted(*one) for one in zip(rooms, lost, strict=True)
+        ].count(True) == 1
+        await harness.advance(MINUTE)
+        assert all(harness.homeserver.is_redacted(*one) for one in zip(rooms, lost, strict=True))

@@ -16,52 +16,52 @@ from tests.services.test_relations import order_of_redactions, relate
 from tests.support.harness import MINUTE, SECOND, Harness
 
 
-async def state_of_timers(house: Harness) -> list[Any]:
-    async with house.store._db.transaction() as db:
+async def state_of_timers(harness: Harness) -> list[Any]:
+    async with harness.store._db.transaction() as db:
         return await db.rows("SELECT attempts, next FROM timers ORDER BY id")
 
 
 async def test_somebody_who_adds_for_ever_holds_a_message_up_for_ten_seconds(
-    house: Harness, monkeypatch: pytest.MonkeyPatch
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    room = house.homeserver.make_room()
-    [whole] = await messages(house, room, 1)
+    room = harness.homeserver.make_room()
+    [whole] = await messages(harness, room, 1)
     looks: list[Millis] = []
 
     async def relations(_: RoomID, event_id: EventID) -> tuple[list[EventID], bool]:
         if event_id != whole:
             return [], True
-        looks.append(house.clock.now())
-        return [EventID(relate(house, room, "m.replace", whole))], False
+        looks.append(harness.clock.now())
+        return [EventID(relate(harness, room, "m.replace", whole))], False
 
-    monkeypatch.setattr(house.homeserver, "relations", relations)
-    start = house.clock.now()
-    async with house.running(house.redactor):
+    monkeypatch.setattr(harness.homeserver, "relations", relations)
+    start = harness.clock.now()
+    async with harness.running(harness.redactor):
         for _ in range(10):
-            await house.advance(SECOND)
-        assert gone(house, room, [whole]) == 0
+            await harness.advance(SECOND)
+        assert gone(harness, room, [whole]) == 0
         for _ in range(5):
-            await house.advance(SECOND)
+            await harness.advance(SECOND)
     assert 10 * SECOND < looks[-1] - start <= 15 * SECOND
     assert len(looks) <= 12
-    assert gone(house, room, [whole]) == 1
-    assert len(await order_of_redactions(house, room)) == len(looks) + 1
-    assert house.redactor._looked_at == {}
+    assert gone(harness, room, [whole]) == 1
+    assert len(await order_of_redactions(harness, room)) == len(looks) + 1
+    assert harness.redactor._looked_at == {}
 
 
 async def test_a_message_to_which_nothing_more_is_found_goes_at_once(
-    house: Harness, monkeypatch: pytest.MonkeyPatch
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    room = house.homeserver.make_room()
-    sent = await messages(house, room, 1)
+    room = harness.homeserver.make_room()
+    sent = await messages(harness, room, 1)
 
     async def relations(*_: object) -> tuple[list[EventID], bool]:
         return [], False
 
-    monkeypatch.setattr(house.homeserver, "relations", relations)
-    async with house.running(house.redactor):
-        assert gone(house, room, sent) == 1
-    assert len(house.homeserver.times("redact")) == 1
+    monkeypatch.setattr(harness.homeserver, "relations", relations)
+    async with harness.running(harness.redactor):
+        assert gone(harness, room, sent) == 1
+    assert len(harness.homeserver.times("redact")) == 1
 
 
 @pytest.mark.parametrize(
@@ -69,18 +69,18 @@ async def test_a_message_to_which_nothing_more_is_found_goes_at_once(
     [(RateLimited(retry_after=5_000), 0), (Unreachable(reason="x"), 1), (Failed(status=500), 1)],
 )
 async def test_a_question_that_fails_puts_off_its_message_unless_all_must_wait(
-    house: Harness, outcome: Outcome, attempts: int
+    harness: Harness, outcome: Outcome, attempts: int
 ) -> None:
-    room = house.homeserver.make_room()
-    await messages(house, room, 1)
-    house.homeserver.fail_next(outcome, on="relations")
-    async with house.running(house.redactor):
-        [(tries, at)] = await state_of_timers(house)
+    room = harness.homeserver.make_room()
+    await messages(harness, room, 1)
+    harness.homeserver.fail_next(outcome, on="relations")
+    async with harness.running(harness.redactor):
+        [(tries, at)] = await state_of_timers(harness)
         assert tries == attempts
-        assert (at > house.clock.now()) == bool(attempts)
-        paused = house.redactor._pace.paused_until > house.clock.now()
+        assert (at > harness.clock.now()) == bool(attempts)
+        paused = harness.redactor._pace.paused_until > harness.clock.now()
         assert paused == (not isinstance(outcome, Failed))
-        assert house.homeserver.times("redact") == []
+        assert harness.homeserver.times("redact") == []
 
 
 @pytest.mark.parametrize("limited", [False, True])
@@ -100,83 +100,83 @@ def test_every_eighth_redaction_gives_the_backlog_one_turn(limited: bool) -> Non
         assert others == usual
 
 
-async def test_a_backlog_moves_on_however_much_is_live(house: Harness) -> None:
-    room, live = house.homeserver.make_room(), house.homeserver.make_room()
-    old = await messages(house, room, 20, due=-MINUTE)
-    new = await messages(house, live, 90, due=10)
-    house.clock.advance(10)
-    house.homeserver.fail_next(Unreachable(reason="x"), on="redact")  # one at a time from now on
-    async with house.running(house.redactor):
-        await house.advance(2 * SECOND)
-    assert gone(house, room, old) + gone(house, live, new) == 110
+async def test_a_backlog_moves_on_however_much_is_live(harness: Harness) -> None:
+    room, live = harness.homeserver.make_room(), harness.homeserver.make_room()
+    old = await messages(harness, room, 20, due=-MINUTE)
+    new = await messages(harness, live, 90, due=10)
+    harness.clock.advance(10)
+    harness.homeserver.fail_next(Unreachable(reason="x"), on="redact")  # one at a time from now on
+    async with harness.running(harness.redactor):
+        await harness.advance(2 * SECOND)
+    assert gone(harness, room, old) + gone(harness, live, new) == 110
 
 
 async def test_what_was_done_is_told_in_numbers_once_a_minute(
-    house: Harness, caplog: pytest.LogCaptureFixture
+    harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "bot.services.redactor")
-    room = house.homeserver.make_room()
-    await messages(house, room, 4, due=-3 * SECOND)
-    house.homeserver.fail_next(Failed(status=500), No(reason="M_FORBIDDEN"), on="redact")
-    house.redactor._tally.since = house.clock.now()
+    room = harness.homeserver.make_room()
+    await messages(harness, room, 4, due=-3 * SECOND)
+    harness.homeserver.fail_next(Failed(status=500), No(reason="M_FORBIDDEN"), on="redact")
+    harness.redactor._tally.since = harness.clock.now()
 
     def told() -> list[str]:
         return [one for one in caplog.messages if one.startswith("redacted ")]
 
-    async with house.running(house.redactor):
-        await house.advance(2 * SECOND)
-        await house.advance(57_999)
-        house.redactor.wake.set()
-        await house.rest()
+    async with harness.running(harness.redactor):
+        await harness.advance(2 * SECOND)
+        await harness.advance(57_999)
+        harness.redactor.wake.set()
+        await harness.rest()
         assert told() == []
-        await house.advance(1)
-        house.redactor.wake.set()
-        await house.rest()
+        await harness.advance(1)
+        harness.redactor.wake.set()
+        await harness.rest()
         assert told() == ["redacted 4, at worst 5.0 s late; 2 must wait, 0 did not happen"]
-        await house.advance(5 * MINUTE)
-        house.redactor.wake.set()
-        await house.rest()
+        await harness.advance(5 * MINUTE)
+        harness.redactor.wake.set()
+        await harness.rest()
     assert len(told()) == 1
 
 
 async def test_what_is_overdue_is_counted_every_ten_seconds_and_only_under_a_limit(
-    house: Harness, monkeypatch: pytest.MonkeyPatch
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    room, counted, count = house.homeserver.make_room(), list[Millis](), house.store.overdue
+    room, counted, count = harness.homeserver.make_room(), list[Millis](), harness.store.overdue
 
     async def overdue(now: Millis) -> int:
         counted.append(now)
         return await count(now)
 
-    monkeypatch.setattr(house.store, "overdue", overdue)
-    await messages(house, room, 3)
-    async with house.running(house.redactor):
+    monkeypatch.setattr(harness.store, "overdue", overdue)
+    await messages(harness, room, 3)
+    async with harness.running(harness.redactor):
         assert counted == []
-        await messages(house, room, 40)
-        house.homeserver.fail_next(RateLimited(retry_after=5_000), on="redact")
-        house.wake()
-        await house.rest()
-        start = house.clock.now()
+        await messages(harness, room, 40)
+        harness.homeserver.fail_next(RateLimited(retry_after=5_000), on="redact")
+        harness.wake()
+        await harness.rest()
+        start = harness.clock.now()
         assert counted == [start]
-        assert house.redactor.behind is not None
-        await house.advance(9_999)
-        house.wake()
-        await house.rest()
+        assert harness.redactor.behind is not None
+        await harness.advance(9_999)
+        harness.wake()
+        await harness.rest()
         assert counted == [start]
-        await house.advance(1)
-        house.wake()
-        await house.rest()
+        await harness.advance(1)
+        harness.wake()
+        await harness.rest()
         assert counted == [start, start + 10 * SECOND]
 
 
-async def test_a_clock_that_is_set_back_does_not_stop_the_counting(house: Harness) -> None:
-    room = house.homeserver.make_room()
-    await messages(house, room, 40, due=-2 * 60 * MINUTE)
-    house.homeserver.fail_next(RateLimited(retry_after=5_000), on="redact")
-    async with house.running(house.redactor):
-        assert house.redactor.behind is not None
-        counted = house.redactor._counted_at
-        house.clock.jump(-60 * MINUTE)
-        house.redactor.clock_was_set()
-        await house.rest()
-        assert house.redactor._counted_at == counted - 60 * MINUTE
+async def test_a_clock_that_is_set_back_does_not_stop_the_counting(harness: Harness) -> None:
+    room = harness.homeserver.make_room()
+    await messages(harness, room, 40, due=-2 * 60 * MINUTE)
+    harness.homeserver.fail_next(RateLimited(retry_after=5_000), on="redact")
+    async with harness.running(harness.redactor):
+        assert harness.redactor.behind is not None
+        counted = harness.redactor._counted_at
+        harness.clock.jump(-60 * MINUTE)
+        harness.redactor.clock_was_set()
+        await harness.rest()
+        assert harness.redactor._counted_at == counted - 60 * MINUTE

@@ -18,207 +18,211 @@ DAY = 86_400 * SECOND
 PARENTED = ["m.replace", "m.annotation", "m.reference"]
 
 
-def relate(house: Harness, room: RoomID, kind: str, parent: EventID, **event: Any) -> EventID:
+def relate(harness: Harness, room: RoomID, kind: str, parent: EventID, **event: Any) -> EventID:
     content = {"m.relates_to": {"rel_type": kind, "event_id": parent}}
-    return house.homeserver.add(room, {"type": "m.custom", "content": content} | event)
+    return harness.homeserver.add(room, {"type": "m.custom", "content": content} | event)
 
 
-async def live_in(house: Harness, lifetime: int) -> RoomID:
+async def live_in(harness: Harness, lifetime: int) -> RoomID:
     """Return a room with a lifetime that the bot has read up to now."""
-    room = house.homeserver.make_room()
-    house.homeserver.set_lifetime(room, lifetime)
-    async with house.running(house.intake):
+    room = harness.homeserver.make_room()
+    harness.homeserver.set_lifetime(room, lifetime)
+    async with harness.running(harness.sync):
         pass
     return room
 
 
-async def order_of_redactions(house: Harness, room: RoomID) -> list[str]:
-    return [event["redacts"] for event in house.homeserver.redactions(room)]
+async def order_of_redactions(harness: Harness, room: RoomID) -> list[str]:
+    return [event["redacts"] for event in harness.homeserver.redactions(room)]
 
 
 @pytest.mark.parametrize("kind", PARENTED)
 async def test_what_belongs_to_a_message_goes_when_it_goes_and_first(
-    house: Harness, kind: str
+    harness: Harness, kind: str
 ) -> None:
-    room = await live_in(house, MINUTE)
-    async with house.running(*house.everything):
-        whole = await house.said_in(room, "hello")
-        await house.advance(50 * SECOND)
-        part = relate(house, room, kind, whole)
-        of_part = relate(house, room, "m.annotation", part)
-        await house.rest()
-        await house.advance(10 * SECOND)
-        assert await order_of_redactions(house, room) == [of_part, part, whole]
+    room = await live_in(harness, MINUTE)
+    async with harness.running(*harness.everything):
+        whole = await harness.said_in(room, "hello")
+        await harness.advance(50 * SECOND)
+        part = relate(harness, room, kind, whole)
+        of_part = relate(harness, room, "m.annotation", part)
+        await harness.rest()
+        await harness.advance(10 * SECOND)
+        assert await order_of_redactions(harness, room) == [of_part, part, whole]
 
 
-async def test_replies_and_threads_live_their_own_lifetime(house: Harness) -> None:
-    room = await live_in(house, MINUTE)
-    async with house.running(*house.everything):
-        whole = await house.said_in(room, "hello")
-        await house.advance(50 * SECOND)
-        threaded = relate(house, room, "m.thread", whole)
-        reply = house.homeserver.add(
+async def test_replies_and_threads_live_their_own_lifetime(harness: Harness) -> None:
+    room = await live_in(harness, MINUTE)
+    async with harness.running(*harness.everything):
+        whole = await harness.said_in(room, "hello")
+        await harness.advance(50 * SECOND)
+        threaded = relate(harness, room, "m.thread", whole)
+        reply = harness.homeserver.add(
             room,
             {
                 "type": "m.room.message",
                 "content": {"m.relates_to": {"m.in_reply_to": {"event_id": whole}}},
             },
         )
-        await house.rest()
-        await house.advance(10 * SECOND)
-        assert house.homeserver.is_redacted(room, whole)
-        assert not house.homeserver.is_redacted(room, threaded)
-        assert not house.homeserver.is_redacted(room, reply)
-        await house.advance(50 * SECOND)
-        assert house.homeserver.is_redacted(room, threaded)
-        assert house.homeserver.is_redacted(room, reply)
+        await harness.rest()
+        await harness.advance(10 * SECOND)
+        assert harness.homeserver.is_redacted(room, whole)
+        assert not harness.homeserver.is_redacted(room, threaded)
+        assert not harness.homeserver.is_redacted(room, reply)
+        await harness.advance(50 * SECOND)
+        assert harness.homeserver.is_redacted(room, threaded)
+        assert harness.homeserver.is_redacted(room, reply)
 
 
-async def test_an_edit_with_a_shorter_lifetime_than_its_message_keeps_it(house: Harness) -> None:
-    room = await live_in(house, DAY)
-    async with house.running(*house.everything):
-        whole = await house.said_in(room, "hello")
-        house.homeserver.set_lifetime(room, MINUTE)
-        edit = relate(house, room, "m.replace", whole)
-        await house.rest()
-        await house.advance(MINUTE)
-        assert house.homeserver.is_redacted(room, edit)
-        assert not house.homeserver.is_redacted(room, whole)
+async def test_an_edit_with_a_shorter_lifetime_than_its_message_keeps_it(harness: Harness) -> None:
+    room = await live_in(harness, DAY)
+    async with harness.running(*harness.everything):
+        whole = await harness.said_in(room, "hello")
+        harness.homeserver.set_lifetime(room, MINUTE)
+        edit = relate(harness, room, "m.replace", whole)
+        await harness.rest()
+        await harness.advance(MINUTE)
+        assert harness.homeserver.is_redacted(room, edit)
+        assert not harness.homeserver.is_redacted(room, whole)
 
 
-async def test_an_edit_made_while_the_lifetime_is_off_goes_with_its_message(house: Harness) -> None:
-    room = await live_in(house, MINUTE)
-    async with house.running(*house.everything):
-        whole = await house.said_in(room, "hello")
-        house.homeserver.set_lifetime(room, None)
-        edit = relate(house, room, "m.replace", whole)
-        other = house.homeserver.send(room, "this stays")
-        await house.rest()
-        await house.advance(MINUTE)
-        assert await order_of_redactions(house, room) == [edit, whole]
-        assert not house.homeserver.is_redacted(room, other)
+async def test_an_edit_made_while_the_lifetime_is_off_goes_with_its_message(
+    harness: Harness,
+) -> None:
+    room = await live_in(harness, MINUTE)
+    async with harness.running(*harness.everything):
+        whole = await harness.said_in(room, "hello")
+        harness.homeserver.set_lifetime(room, None)
+        edit = relate(harness, room, "m.replace", whole)
+        other = harness.homeserver.send(room, "this stays")
+        await harness.rest()
+        await harness.advance(MINUTE)
+        assert await order_of_redactions(harness, room) == [edit, whole]
+        assert not harness.homeserver.is_redacted(room, other)
 
 
 @pytest.mark.parametrize("off", [False, True])
-async def test_what_comes_when_its_message_is_gone_goes_at_once(house: Harness, off: bool) -> None:
-    room = await live_in(house, MINUTE)
-    async with house.running(*house.everything):
-        whole = await house.said_in(room, "hello")
-        await house.advance(MINUTE)
-        assert house.homeserver.is_redacted(room, whole)
-        assert await house.timers() == {}
+async def test_what_comes_when_its_message_is_gone_goes_at_once(
+    harness: Harness, off: bool
+) -> None:
+    room = await live_in(harness, MINUTE)
+    async with harness.running(*harness.everything):
+        whole = await harness.said_in(room, "hello")
+        await harness.advance(MINUTE)
+        assert harness.homeserver.is_redacted(room, whole)
+        assert await harness.timers() == {}
         if off:
-            house.homeserver.set_lifetime(room, None)
-        edit = relate(house, room, "m.replace", whole)
-        await house.rest()
-        assert house.homeserver.is_redacted(room, edit)
+            harness.homeserver.set_lifetime(room, None)
+        edit = relate(harness, room, "m.replace", whole)
+        await harness.rest()
+        assert harness.homeserver.is_redacted(room, edit)
 
 
 async def test_what_belongs_to_a_message_that_stays_stays_or_lives_its_own_lifetime(
-    house: Harness,
+    harness: Harness,
 ) -> None:
-    room = house.homeserver.make_room()
-    old = house.homeserver.send(room, "from before")
-    house.homeserver.set_lifetime(room, MINUTE)
-    async with house.running(*house.everything):
-        edit = relate(house, room, "m.replace", old)
-        await house.rest()
-        assert not house.homeserver.is_redacted(room, edit)
-        await house.advance(MINUTE)
-        assert house.homeserver.is_redacted(room, edit)
-        assert not house.homeserver.is_redacted(room, old)
+    room = harness.homeserver.make_room()
+    old = harness.homeserver.send(room, "from before")
+    harness.homeserver.set_lifetime(room, MINUTE)
+    async with harness.running(*harness.everything):
+        edit = relate(harness, room, "m.replace", old)
+        await harness.rest()
+        assert not harness.homeserver.is_redacted(room, edit)
+        await harness.advance(MINUTE)
+        assert harness.homeserver.is_redacted(room, edit)
+        assert not harness.homeserver.is_redacted(room, old)
 
 
-async def test_where_nobody_ever_set_a_lifetime_nothing_is_asked(house: Harness) -> None:
-    room = house.homeserver.make_room()
-    old = house.homeserver.send(room, "from before")
-    async with house.running(*house.everything):
-        relate(house, room, "m.annotation", old)
-        await house.rest()
-    assert house.homeserver.times("event") == []
+async def test_where_nobody_ever_set_a_lifetime_nothing_is_asked(harness: Harness) -> None:
+    room = harness.homeserver.make_room()
+    old = harness.homeserver.send(room, "from before")
+    async with harness.running(*harness.everything):
+        relate(harness, room, "m.annotation", old)
+        await harness.rest()
+    assert harness.homeserver.times("event") == []
 
 
 async def test_a_message_that_somebody_redacts_takes_what_belongs_to_it_along(
-    house: Harness,
+    harness: Harness,
 ) -> None:
-    room = await live_in(house, DAY)
-    async with house.running(*house.everything):
-        whole = await house.said_in(room, "hello")
-        edit = relate(house, room, "m.replace", whole)
-        of_edit = relate(house, room, "m.annotation", edit)
-        await house.rest()
-        house.homeserver.redact_as(room, whole, ALICE)
-        await house.rest()
-        assert house.homeserver.is_redacted(room, edit)
-        assert house.homeserver.is_redacted(room, of_edit)
+    room = await live_in(harness, DAY)
+    async with harness.running(*harness.everything):
+        whole = await harness.said_in(room, "hello")
+        edit = relate(harness, room, "m.replace", whole)
+        of_edit = relate(harness, room, "m.annotation", edit)
+        await harness.rest()
+        harness.homeserver.redact_as(room, whole, ALICE)
+        await harness.rest()
+        assert harness.homeserver.is_redacted(room, edit)
+        assert harness.homeserver.is_redacted(room, of_edit)
 
 
-async def test_a_child_that_comes_before_its_parent_goes_with_it(house: Harness) -> None:
-    room = await live_in(house, DAY)
-    async with house.running(*house.everything):
-        edit = relate(house, room, "m.replace", EventID("$later"))
-        await house.rest()
-        house.homeserver.set_lifetime(room, MINUTE)
-        house.homeserver.add(room, {"type": "m.room.message", "event_id": "$later"})
-        await house.rest()
-        await house.advance(MINUTE)
-        assert house.homeserver.is_redacted(room, edit)
+async def test_a_child_that_comes_before_its_parent_goes_with_it(harness: Harness) -> None:
+    room = await live_in(harness, DAY)
+    async with harness.running(*harness.everything):
+        edit = relate(harness, room, "m.replace", EventID("$later"))
+        await harness.rest()
+        harness.homeserver.set_lifetime(room, MINUTE)
+        harness.homeserver.add(room, {"type": "m.room.message", "event_id": "$later"})
+        await harness.rest()
+        await harness.advance(MINUTE)
+        assert harness.homeserver.is_redacted(room, edit)
 
 
 async def test_a_vote_on_an_edit_that_came_before_its_message_goes_with_them(
-    house: Harness,
+    harness: Harness,
 ) -> None:
-    room = await live_in(house, DAY)
-    async with house.running(*house.everything):
-        edit = relate(house, room, "m.replace", EventID("$later"))
-        vote = relate(house, room, "m.reference", edit)
-        await house.rest()
-        house.homeserver.set_lifetime(room, MINUTE)
-        house.homeserver.add(room, {"type": "m.room.message", "event_id": "$later"})
-        await house.rest()
-        timers = await house.timers()
-        assert timers[EventID("$later")] == house.clock.now() + MINUTE
+    room = await live_in(harness, DAY)
+    async with harness.running(*harness.everything):
+        edit = relate(harness, room, "m.replace", EventID("$later"))
+        vote = relate(harness, room, "m.reference", edit)
+        await harness.rest()
+        harness.homeserver.set_lifetime(room, MINUTE)
+        harness.homeserver.add(room, {"type": "m.room.message", "event_id": "$later"})
+        await harness.rest()
+        timers = await harness.timers()
+        assert timers[EventID("$later")] == harness.clock.now() + MINUTE
         assert timers[vote] == timers[edit] == timers[EventID("$later")]
 
 
 async def test_what_the_timers_do_not_know_is_looked_up_before_the_message_goes(
-    house: Harness,
+    harness: Harness,
 ) -> None:
-    room = house.homeserver.make_room()
-    whole = house.homeserver.send(room, "hello")
-    unknown = relate(house, room, "m.replace", whole)
-    of_unknown = relate(house, room, "m.annotation", unknown)
-    threaded = relate(house, room, "m.thread", whole)
-    of_threaded = relate(house, room, "m.replace", threaded)
-    await house.remember(room, whole, due=house.clock.now())
-    async with house.running(house.redactor):
+    room = harness.homeserver.make_room()
+    whole = harness.homeserver.send(room, "hello")
+    unknown = relate(harness, room, "m.replace", whole)
+    of_unknown = relate(harness, room, "m.annotation", unknown)
+    threaded = relate(harness, room, "m.thread", whole)
+    of_threaded = relate(harness, room, "m.replace", threaded)
+    await harness.remember(room, whole, due=harness.clock.now())
+    async with harness.running(harness.redactor):
         pass
-    assert set((await order_of_redactions(house, room))[:2]) == {unknown, of_unknown}
-    assert (await order_of_redactions(house, room))[2:] == [whole]
-    assert not house.homeserver.is_redacted(room, of_threaded)
+    assert set((await order_of_redactions(harness, room))[:2]) == {unknown, of_unknown}
+    assert (await order_of_redactions(harness, room))[2:] == [whole]
+    assert not harness.homeserver.is_redacted(room, of_threaded)
 
 
-async def test_a_child_that_cannot_be_redacted_does_not_keep_its_message(house: Harness) -> None:
-    room = await live_in(house, MINUTE)
-    async with house.running(house.redactor):
-        whole = house.homeserver.send(room, "hello")
-        edit = relate(house, room, "m.replace", whole)
-        await see(house)
-        house.homeserver.fail_next(Failed(status=500), on="redact")
-        await house.advance(MINUTE)
-        assert house.homeserver.is_redacted(room, whole)
-        await house.advance(10 * SECOND)
-        assert house.homeserver.is_redacted(room, edit)
+async def test_a_child_that_cannot_be_redacted_does_not_keep_its_message(harness: Harness) -> None:
+    room = await live_in(harness, MINUTE)
+    async with harness.running(harness.redactor):
+        whole = harness.homeserver.send(room, "hello")
+        edit = relate(harness, room, "m.replace", whole)
+        await see(harness)
+        harness.homeserver.fail_next(Failed(status=500), on="redact")
+        await harness.advance(MINUTE)
+        assert harness.homeserver.is_redacted(room, whole)
+        await harness.advance(10 * SECOND)
+        assert harness.homeserver.is_redacted(room, edit)
 
 
-async def test_a_homeserver_that_cannot_tell_relations_keeps_no_message(house: Harness) -> None:
-    room = await live_in(house, MINUTE)
-    async with house.running(*house.everything):
-        whole = await house.said_in(room, "hello")
-        house.homeserver.fail_next(*[Failed(status=500)] * 50, on="relations")
+async def test_a_homeserver_that_cannot_tell_relations_keeps_no_message(harness: Harness) -> None:
+    room = await live_in(harness, MINUTE)
+    async with harness.running(*harness.everything):
+        whole = await harness.said_in(room, "hello")
+        harness.homeserver.fail_next(*[Failed(status=500)] * 50, on="relations")
         for _ in range(10):
-            await house.advance(MINUTE)
-        assert house.homeserver.is_redacted(room, whole)
+            await harness.advance(MINUTE)
+        assert harness.homeserver.is_redacted(room, whole)
 
 
 @pytest.mark.parametrize(
@@ -234,38 +238,38 @@ async def test_a_homeserver_that_cannot_tell_relations_keeps_no_message(house: H
     ],
 )
 async def test_who_does_not_know_relations_is_not_asked_again_and_again(
-    house: Harness, answer: Outcome, within: Millis
+    harness: Harness, answer: Outcome, within: Millis
 ) -> None:
-    room = house.homeserver.make_room()
-    whole = house.homeserver.send(room, "hello")
-    await house.remember(room, whole, due=house.clock.now())
-    house.homeserver.fail_next(*[answer] * 50, on="relations")
-    async with house.running(house.redactor):
+    room = harness.homeserver.make_room()
+    whole = harness.homeserver.send(room, "hello")
+    await harness.remember(room, whole, due=harness.clock.now())
+    harness.homeserver.fail_next(*[answer] * 50, on="relations")
+    async with harness.running(harness.redactor):
         for _ in range(within // SECOND):
-            await house.advance(SECOND)
-        assert house.homeserver.is_redacted(room, whole)
+            await harness.advance(SECOND)
+        assert harness.homeserver.is_redacted(room, whole)
 
 
 async def test_what_belongs_to_it_is_found_though_the_homeserver_fails_for_a_minute(
-    house: Harness,
+    harness: Harness,
 ) -> None:
-    room = house.homeserver.make_room()
-    whole = house.homeserver.send(room, "hello")
-    unknown = relate(house, room, "m.replace", whole)
-    await house.remember(room, whole, due=house.clock.now())
-    house.homeserver.fail_next(*[Failed(status=500)] * 6, on="relations")
-    async with house.running(house.redactor):
+    room = harness.homeserver.make_room()
+    whole = harness.homeserver.send(room, "hello")
+    unknown = relate(harness, room, "m.replace", whole)
+    await harness.remember(room, whole, due=harness.clock.now())
+    harness.homeserver.fail_next(*[Failed(status=500)] * 6, on="relations")
+    async with harness.running(harness.redactor):
         for _ in range(12):
-            await house.advance(20 * SECOND)
-    assert await order_of_redactions(house, room) == [unknown, whole]
+            await harness.advance(20 * SECOND)
+    assert await order_of_redactions(harness, room) == [unknown, whole]
 
 
-def one_each(house: Harness, every: int) -> Callable[[], int]:
+def one_each(harness: Harness, every: int) -> Callable[[], int]:
     """Return a limit that lets one redaction through in `every` milliseconds."""
     last = [0]
 
     def limit() -> int:
-        now = house.clock.now()
+        now = harness.clock.now()
         if now - last[0] < every:
             return every - (now - last[0])
         last[0] = now
@@ -275,106 +279,108 @@ def one_each(house: Harness, every: int) -> Callable[[], int]:
 
 
 @pytest.mark.parametrize("away", [0, 60 * MINUTE])
-async def test_what_belongs_to_a_message_goes_first_however_late(house: Harness, away: int) -> None:
-    room = await live_in(house, MINUTE)
+async def test_what_belongs_to_a_message_goes_first_however_late(
+    harness: Harness, away: int
+) -> None:
+    room = await live_in(harness, MINUTE)
     pairs = []
-    async with house.running(*house.everything):
+    async with harness.running(*harness.everything):
         for _ in range(5):
-            whole = await house.said_in(room, "hello")
-            await house.advance(10)
-            pairs.append((whole, relate(house, room, "m.replace", whole)))
-            await house.rest()
-    house.clock.advance(away)
-    house.homeserver.limit_redactions(one_each(house, 5 * SECOND))
-    async with house.running(*house.everything):
+            whole = await harness.said_in(room, "hello")
+            await harness.advance(10)
+            pairs.append((whole, relate(harness, room, "m.replace", whole)))
+            await harness.rest()
+    harness.clock.advance(away)
+    harness.homeserver.limit_redactions(one_each(harness, 5 * SECOND))
+    async with harness.running(*harness.everything):
         for _ in range(200):
-            await house.advance(SECOND)
-    order = await order_of_redactions(house, room)
+            await harness.advance(SECOND)
+    order = await order_of_redactions(harness, room)
     assert len(order) == 10
     assert all(order.index(edit) < order.index(whole) for whole, edit in pairs)
 
 
-async def test_an_unknown_edit_goes_before_its_message_however_late(house: Harness) -> None:
-    room = await live_in(house, MINUTE)
-    async with house.running(*house.everything):
-        whole = await house.said_in(room, "hello")
+async def test_an_unknown_edit_goes_before_its_message_however_late(harness: Harness) -> None:
+    room = await live_in(harness, MINUTE)
+    async with harness.running(*harness.everything):
+        whole = await harness.said_in(room, "hello")
         for number in range(40):
-            await house.said_in(room, f"{number}")
-    edit = relate(house, room, "m.replace", whole)  # the bot is away
-    house.clock.advance(60 * MINUTE)
-    house.homeserver.limit_redactions(one_each(house, 5 * SECOND))
-    async with house.running(*house.everything):
+            await harness.said_in(room, f"{number}")
+    edit = relate(harness, room, "m.replace", whole)  # the bot is away
+    harness.clock.advance(60 * MINUTE)
+    harness.homeserver.limit_redactions(one_each(harness, 5 * SECOND))
+    async with harness.running(*harness.everything):
         for _ in range(300):
-            await house.advance(SECOND)
-    order = await order_of_redactions(house, room)
+            await harness.advance(SECOND)
+    order = await order_of_redactions(harness, room)
     assert order.index(edit) < order.index(whole)
 
 
 @pytest.mark.parametrize(("before", "every"), [(1, 5), (30, 60)])
 async def test_whoever_reacts_for_ever_keeps_no_message_that_is_late(
-    house: Harness, before: int, every: int
+    harness: Harness, before: int, every: int
 ) -> None:
-    room = await live_in(house, MINUTE)
-    house.homeserver.limit_redactions(one_each(house, 5 * SECOND))
-    async with house.running(*house.everything):
-        whole = await house.said_in(room, "hello")
+    room = await live_in(harness, MINUTE)
+    harness.homeserver.limit_redactions(one_each(harness, 5 * SECOND))
+    async with harness.running(*harness.everything):
+        whole = await harness.said_in(room, "hello")
         for _ in range(before):
-            relate(house, room, "m.annotation", whole)
-        await house.advance(MINUTE)
+            relate(harness, room, "m.annotation", whole)
+        await harness.advance(MINUTE)
         for second in range(50):
             if second % every == 0:
-                relate(house, room, "m.annotation", whole)
-            await house.advance(SECOND)
-        assert house.homeserver.is_redacted(room, whole)
+                relate(harness, room, "m.annotation", whole)
+            await harness.advance(SECOND)
+        assert harness.homeserver.is_redacted(room, whole)
 
 
-async def test_an_outage_while_looking_is_waited_for(house: Harness) -> None:
-    room = await live_in(house, MINUTE)
-    async with house.running(*house.everything):
-        whole = await house.said_in(room, "hello")
-        house.homeserver.fail_next(Unreachable(reason="x"), on="relations")
-        await house.advance(MINUTE)
-        assert not house.homeserver.is_redacted(room, whole)
-        await house.advance(10 * SECOND)
-        assert house.homeserver.is_redacted(room, whole)
+async def test_an_outage_while_looking_is_waited_for(harness: Harness) -> None:
+    room = await live_in(harness, MINUTE)
+    async with harness.running(*harness.everything):
+        whole = await harness.said_in(room, "hello")
+        harness.homeserver.fail_next(Unreachable(reason="x"), on="relations")
+        await harness.advance(MINUTE)
+        assert not harness.homeserver.is_redacted(room, whole)
+        await harness.advance(10 * SECOND)
+        assert harness.homeserver.is_redacted(room, whole)
 
 
-async def test_a_parent_that_cannot_be_asked_about_is_asked_about_again(house: Harness) -> None:
-    room = await live_in(house, MINUTE)
-    async with house.running(*house.everything):
-        whole = await house.said_in(room, "hello")
-        await house.advance(MINUTE)
-        house.homeserver.fail_next(Unreachable(reason="x"), on="event")
-        edit = relate(house, room, "m.replace", whole)
-        await house.rest()
-        assert not house.homeserver.is_redacted(room, edit)
-        await house.advance(10 * SECOND)
-        assert house.homeserver.is_redacted(room, edit)
+async def test_a_parent_that_cannot_be_asked_about_is_asked_about_again(harness: Harness) -> None:
+    room = await live_in(harness, MINUTE)
+    async with harness.running(*harness.everything):
+        whole = await harness.said_in(room, "hello")
+        await harness.advance(MINUTE)
+        harness.homeserver.fail_next(Unreachable(reason="x"), on="event")
+        edit = relate(harness, room, "m.replace", whole)
+        await harness.rest()
+        assert not harness.homeserver.is_redacted(room, edit)
+        await harness.advance(10 * SECOND)
+        assert harness.homeserver.is_redacted(room, edit)
 
 
-async def test_children_that_name_each_other_wait_for_nobody(house: Harness) -> None:
-    room = await live_in(house, MINUTE)
-    async with house.running(*house.everything):
-        one = relate(house, room, "m.replace", EventID("$two"))
-        relate(house, room, "m.replace", one, event_id="$two")
-        relate(house, room, "m.replace", EventID("$self"), event_id="$self")
-        await house.rest()
-        await house.advance(MINUTE)
+async def test_children_that_name_each_other_wait_for_nobody(harness: Harness) -> None:
+    room = await live_in(harness, MINUTE)
+    async with harness.running(*harness.everything):
+        one = relate(harness, room, "m.replace", EventID("$two"))
+        relate(harness, room, "m.replace", one, event_id="$two")
+        relate(harness, room, "m.replace", EventID("$self"), event_id="$self")
+        await harness.rest()
+        await harness.advance(MINUTE)
         for each in (one, EventID("$two"), EventID("$self")):
-            assert house.homeserver.is_redacted(room, each)
+            assert harness.homeserver.is_redacted(room, each)
 
 
-async def test_what_belongs_together_is_kept_together_behind_a_gap(house: Harness) -> None:
-    house.homeserver.limit = 2
-    room = await live_in(house, MINUTE)
-    whole = house.homeserver.send(room, "hello")
-    house.clock.advance(50 * SECOND)
-    edit = relate(house, room, "m.replace", whole)
+async def test_what_belongs_together_is_kept_together_behind_a_gap(harness: Harness) -> None:
+    harness.homeserver.limit = 2
+    room = await live_in(harness, MINUTE)
+    whole = harness.homeserver.send(room, "hello")
+    harness.clock.advance(50 * SECOND)
+    edit = relate(harness, room, "m.replace", whole)
     for number in range(10):
-        house.homeserver.send(room, f"{number}")
-    async with house.running(*house.everything):
-        await house.advance(10 * SECOND)
-        assert await order_of_redactions(house, room) == [edit, whole]
+        harness.homeserver.send(room, f"{number}")
+    async with harness.running(*harness.everything):
+        await harness.advance(10 * SECOND)
+        assert await order_of_redactions(harness, room) == [edit, whole]
 
 
 @pytest.mark.parametrize(

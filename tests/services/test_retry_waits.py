@@ -120,7 +120,7 @@ async def test_signing_waits_longer_each_time() -> None:
     clock = Skipping()
     identity = DeviceSigning(Settling(5), clock, random=Least())
     await identity.run()
-    assert identity.standing == "signed"
+    assert identity.signing_state == "signed"
     assert clock.waited == DOUBLING
 
 
@@ -161,16 +161,16 @@ def test_twenty_four_failures_in_a_row_slow_everything_down_for_five_seconds() -
 
 
 async def test_commands_are_remembered_for_ninety_days_and_surplus_ones_for_one(
-    house: Harness,
+    harness: Harness,
 ) -> None:
-    now = house.clock.now()
+    now = harness.clock.now()
 
     async def kept(at: Millis) -> list[str]:
-        async with house.store._db.transaction() as db:
+        async with harness.store._db.transaction() as db:
             await forget_handled(db, at)
             return [row[0] for row in await db.rows("SELECT digest FROM handled ORDER BY 1")]
 
-    async with house.store._db.transaction() as db:
+    async with harness.store._db.transaction() as db:
         await remember_handled(db, ["a"], ["surplus"], now)
     assert await kept(now + DAY) == ["a", "surplus"]
     assert await kept(now + DAY + 1) == ["a"]
@@ -178,27 +178,27 @@ async def test_commands_are_remembered_for_ninety_days_and_surplus_ones_for_one(
     assert await kept(now + 90 * DAY + 1) == []
 
 
-async def test_a_walk_that_finds_nothing_is_repeated_later_and_later(house: Harness) -> None:
-    room = await shared_room(house)
-    house.homeserver.send(room, "read")
-    async with house.running(house.intake):
+async def test_a_walk_that_finds_nothing_is_repeated_later_and_later(harness: Harness) -> None:
+    room = await shared_room(harness)
+    harness.homeserver.send(room, "read")
+    async with harness.running(harness.sync):
         pass
-    await hole(house, room)
+    await hole(harness, room)
 
     def walks() -> int:
-        return len(house.homeserver.times("page_back"))
+        return len(harness.homeserver.times("page_back"))
 
-    async with house.running(house.backfill, house.sweeper):
+    async with harness.running(harness.backfill, harness.sweeper):
         for late, waits in ((True, AGAIN[1:2]), (False, AGAIN)):
             if late:
-                put_below(house, room, "fetched late")
+                put_below(harness, room, "fetched late")
             for wait in waits:
                 before = walks()
-                await house.advance(wait - 1)
+                await harness.advance(wait - 1)
                 assert walks() == before
-                await house.advance(1)
+                await harness.advance(1)
                 assert walks() > before
-        assert await house.store.sweeps.left() == 0
+        assert await harness.store.sweeps.left() == 0
 
 
 AGAIN = [5 * SECOND, 30 * SECOND, 5 * MINUTE, 20 * MINUTE, 60 * MINUTE]

@@ -21,18 +21,18 @@ WELCOME = "I make messages disappear"
 TAKEN = {"type": "after_send", "timer": DAY}
 
 
-def is_in(house: Harness, room: RoomID) -> bool:
-    return house.homeserver.rooms[room].membership(BOT) == "join"
+def is_in(harness: Harness, room: RoomID) -> bool:
+    return harness.homeserver.rooms[room].membership(BOT) == "join"
 
 
-async def old_room(house: Harness, lifetime: int | None = DAY, **room: Any) -> RoomID:
+async def old_room(harness: Harness, lifetime: int | None = DAY, **room: Any) -> RoomID:
     """A room that the bot has known for a while; alice's server has a later clock."""
-    made = house.homeserver.make_room(**room)
+    made = harness.homeserver.make_room(**room)
     if lifetime is not None:
-        house.homeserver.set_lifetime(made, lifetime)
-    async with house.running(*house.everything):
+        harness.homeserver.set_lifetime(made, lifetime)
+    async with harness.running(*harness.everything):
         pass
-    house.clock.advance(SECOND)
+    harness.clock.advance(SECOND)
     return made
 
 
@@ -40,65 +40,65 @@ async def old_room(house: Harness, lifetime: int | None = DAY, **room: Any) -> R
 
 
 async def test_the_bot_follows_into_an_open_room_and_takes_the_lifetime_along(
-    house: Harness,
+    harness: Harness,
 ) -> None:
-    old = await old_room(house, public=True)
-    async with house.running(*house.everything):
-        new = house.homeserver.upgrade(old)
-        await house.rest()
-        assert is_in(house, new)
-        assert house.homeserver.lifetime_of(new) == TAKEN
-        sent = await house.said_in(new, "hello")
-        assert (await house.timers())[sent] == house.clock.now() + DAY
-    assert house.homeserver.heard(new) == [MOVED]
-    assert house.homeserver.heard(old) == []
+    old = await old_room(harness, public=True)
+    async with harness.running(*harness.everything):
+        new = harness.homeserver.upgrade(old)
+        await harness.rest()
+        assert is_in(harness, new)
+        assert harness.homeserver.lifetime_of(new) == TAKEN
+        sent = await harness.said_in(new, "hello")
+        assert (await harness.timers())[sent] == harness.clock.now() + DAY
+    assert harness.homeserver.heard(new) == [MOVED]
+    assert harness.homeserver.heard(old) == []
 
 
-async def test_what_waits_in_the_old_room_still_goes(house: Harness) -> None:
-    old = await old_room(house, MINUTE, public=True)
-    async with house.running(*house.everything):
-        sent = await house.said_in(old, "hello")
-        house.homeserver.upgrade(old)
-        await house.rest()
-        await house.advance(MINUTE)
-    assert house.homeserver.is_redacted(old, sent)
+async def test_what_waits_in_the_old_room_still_goes(harness: Harness) -> None:
+    old = await old_room(harness, MINUTE, public=True)
+    async with harness.running(*harness.everything):
+        sent = await harness.said_in(old, "hello")
+        harness.homeserver.upgrade(old)
+        await harness.rest()
+        await harness.advance(MINUTE)
+    assert harness.homeserver.is_redacted(old, sent)
 
 
-async def test_a_closed_room_is_entered_after_an_invitation(house: Harness) -> None:
-    old = await old_room(house)
-    async with house.running(*house.everything):
-        new = house.homeserver.upgrade(old)
-        await house.rest()
-        [told] = house.homeserver.heard(old)
+async def test_a_closed_room_is_entered_after_an_invitation(harness: Harness) -> None:
+    old = await old_room(harness)
+    async with harness.running(*harness.everything):
+        new = harness.homeserver.upgrade(old)
+        await harness.rest()
+        [told] = harness.homeserver.heard(old)
         assert told.startswith(CLOSED)
-        assert not is_in(house, new)
-        house.homeserver.set_power(old, BOB, 10)  # one more review says nothing more
-        await house.rest()
-    await house.restart()
-    async with house.running(*house.everything):
-        house.homeserver.set_member(new, BOT, "invite", sender=ALICE)
-        await house.rest()
-    assert house.homeserver.lifetime_of(new) == TAKEN
-    assert house.homeserver.heard(new) == [MOVED]
-    assert len(house.homeserver.heard(old)) == 1
+        assert not is_in(harness, new)
+        harness.homeserver.set_power(old, BOB, 10)  # one more review says nothing more
+        await harness.rest()
+    await harness.restart()
+    async with harness.running(*harness.everything):
+        harness.homeserver.set_member(new, BOT, "invite", sender=ALICE)
+        await harness.rest()
+    assert harness.homeserver.lifetime_of(new) == TAKEN
+    assert harness.homeserver.heard(new) == [MOVED]
+    assert len(harness.homeserver.heard(old)) == 1
 
 
-async def test_somebody_who_may_not_invite_the_bot_does_not_lead_it_on(house: Harness) -> None:
-    house.allow = ["@bob:*"]
-    await house.restart()
-    old = await old_room(house, public=True)
-    async with house.running(*house.everything):
-        new = house.homeserver.upgrade(old, sender=ALICE)
-        await house.rest()
-        assert not is_in(house, new)
-        [told] = house.homeserver.heard(old)
+async def test_somebody_who_may_not_invite_the_bot_does_not_lead_it_on(harness: Harness) -> None:
+    harness.allow = ["@bob:*"]
+    await harness.restart()
+    old = await old_room(harness, public=True)
+    async with harness.running(*harness.everything):
+        new = harness.homeserver.upgrade(old, sender=ALICE)
+        await harness.rest()
+        assert not is_in(harness, new)
+        [told] = harness.homeserver.heard(old)
         assert told.startswith(CLOSED)
-        house.homeserver.set_member(new, BOT, "invite", sender=ALICE)
-        await house.rest()
-        assert not is_in(house, new)
-        house.homeserver.set_member(new, BOT, "invite", sender=BOB)
-        await house.rest()
-    assert house.homeserver.heard(new) == [MOVED]
+        harness.homeserver.set_member(new, BOT, "invite", sender=ALICE)
+        await harness.rest()
+        assert not is_in(harness, new)
+        harness.homeserver.set_member(new, BOT, "invite", sender=BOB)
+        await harness.rest()
+    assert harness.homeserver.heard(new) == [MOVED]
 
 
 @pytest.mark.parametrize(
@@ -106,55 +106,55 @@ async def test_somebody_who_may_not_invite_the_bot_does_not_lead_it_on(house: Ha
 )
 @pytest.mark.parametrize("method", ["join", "state", "set_policy", "joined_rooms"])
 async def test_what_fails_on_the_way_is_tried_again(
-    house: Harness, trouble: RateLimited | Unreachable | Failed, method: str
+    harness: Harness, trouble: RateLimited | Unreachable | Failed, method: str
 ) -> None:
-    old = await old_room(house, public=True)
-    house.homeserver.fail_next(trouble, trouble, on=method)
-    async with house.running(*house.everything):
-        new = house.homeserver.upgrade(old)
+    old = await old_room(harness, public=True)
+    harness.homeserver.fail_next(trouble, trouble, on=method)
+    async with harness.running(*harness.everything):
+        new = harness.homeserver.upgrade(old)
         for _ in range(4):
-            await house.advance(MINUTE)
-    assert house.homeserver.lifetime_of(new) == TAKEN
-    assert house.homeserver.heard(new) == [MOVED]
+            await harness.advance(MINUTE)
+    assert harness.homeserver.lifetime_of(new) == TAKEN
+    assert harness.homeserver.heard(new) == [MOVED]
 
 
-async def test_a_crash_on_the_way_says_and_sets_nothing_twice(house: Harness) -> None:
-    old = await old_room(house, public=True)
-    house.homeserver.hold("set_policy", answer=True)
-    async with house.running(*house.everything):
-        new = house.homeserver.upgrade(old)
-        await house.rest()
-        assert house.homeserver.lifetime_of(new) == TAKEN
-    await house.restart()
-    house.homeserver.release("set_policy")
-    async with house.running(*house.everything):
-        await house.advance(MINUTE)
-    assert house.homeserver.heard(new) == [MOVED]
-    assert len(house.homeserver.times("set_policy")) == 1
+async def test_a_crash_on_the_way_says_and_sets_nothing_twice(harness: Harness) -> None:
+    old = await old_room(harness, public=True)
+    harness.homeserver.hold("set_policy", answer=True)
+    async with harness.running(*harness.everything):
+        new = harness.homeserver.upgrade(old)
+        await harness.rest()
+        assert harness.homeserver.lifetime_of(new) == TAKEN
+    await harness.restart()
+    harness.homeserver.release("set_policy")
+    async with harness.running(*harness.everything):
+        await harness.advance(MINUTE)
+    assert harness.homeserver.heard(new) == [MOVED]
+    assert len(harness.homeserver.times("set_policy")) == 1
 
 
 # --- power in the new room -----------------------------------------------------------------------
 
 
 async def test_without_the_power_it_says_what_it_needs_and_goes_on_when_it_has_it(
-    house: Harness,
+    harness: Harness,
 ) -> None:
-    old = await old_room(house, public=True)
-    async with house.running(*house.everything):
-        new = house.homeserver.upgrade(old, power=0)
-        await house.rest()
-        [told] = house.homeserver.heard(new)
+    old = await old_room(harness, public=True)
+    async with harness.running(*harness.everything):
+        new = harness.homeserver.upgrade(old, power=0)
+        await harness.rest()
+        [told] = harness.homeserver.heard(new)
         assert NEEDS in told
-        assert house.homeserver.lifetime_of(new) is None
-        house.homeserver.set_power(new, BOT, 10)
-        await house.rest()
-        assert len(house.homeserver.heard(new)) == 1
-    await house.restart()
-    async with house.running(*house.everything):
-        house.homeserver.set_power(new, BOT, 50)
-        await house.rest()
-    assert house.homeserver.lifetime_of(new) == TAKEN
-    assert house.homeserver.heard(new)[1:] == [MOVED]
+        assert harness.homeserver.lifetime_of(new) is None
+        harness.homeserver.set_power(new, BOT, 10)
+        await harness.rest()
+        assert len(harness.homeserver.heard(new)) == 1
+    await harness.restart()
+    async with harness.running(*harness.everything):
+        harness.homeserver.set_power(new, BOT, 50)
+        await harness.rest()
+    assert harness.homeserver.lifetime_of(new) == TAKEN
+    assert harness.homeserver.heard(new)[1:] == [MOVED]
 
 
 # --- what somebody has set holds -----------------------------------------------------------------
@@ -162,280 +162,284 @@ async def test_without_the_power_it_says_what_it_needs_and_goes_on_when_it_has_i
 
 @pytest.mark.parametrize("setting", [MINUTE, None])
 async def test_a_lifetime_that_somebody_has_set_there_holds(
-    house: Harness, setting: int | None
+    harness: Harness, setting: int | None
 ) -> None:
-    old = await old_room(house, public=True)
-    async with house.running(*house.everything):
-        new = house.homeserver.upgrade(old)
-        there = house.homeserver.set_lifetime(new, setting)
-        await house.rest()
-        state = house.homeserver.rooms[new].state()[(POLICY_EVENT, "")]
+    old = await old_room(harness, public=True)
+    async with harness.running(*harness.everything):
+        new = harness.homeserver.upgrade(old)
+        there = harness.homeserver.set_lifetime(new, setting)
+        await harness.rest()
+        state = harness.homeserver.rooms[new].state()[(POLICY_EVENT, "")]
         assert state["event_id"] == there
-    [greeting] = house.homeserver.heard(new)
+    [greeting] = harness.homeserver.heard(new)
     assert greeting.startswith(WELCOME)
 
 
-async def test_a_lifetime_set_while_the_bot_waited_for_its_power_holds(house: Harness) -> None:
-    old = await old_room(house, public=True)
-    async with house.running(*house.everything):
-        new = house.homeserver.upgrade(old, power=0)
-        await house.rest()
-        house.homeserver.set_lifetime(new, MINUTE)
-        house.homeserver.set_power(new, BOT, 50)
-        await house.rest()
-    assert house.homeserver.lifetime_of(new) == {"type": "after_send", "timer": MINUTE}
-    assert MOVED not in house.homeserver.heard(new)
+async def test_a_lifetime_set_while_the_bot_waited_for_its_power_holds(harness: Harness) -> None:
+    old = await old_room(harness, public=True)
+    async with harness.running(*harness.everything):
+        new = harness.homeserver.upgrade(old, power=0)
+        await harness.rest()
+        harness.homeserver.set_lifetime(new, MINUTE)
+        harness.homeserver.set_power(new, BOT, 50)
+        await harness.rest()
+    assert harness.homeserver.lifetime_of(new) == {"type": "after_send", "timer": MINUTE}
+    assert MOVED not in harness.homeserver.heard(new)
 
 
-async def test_turning_it_off_by_a_command_counts_as_setting_it(house: Harness) -> None:
+async def test_turning_it_off_by_a_command_counts_as_setting_it(harness: Harness) -> None:
     """Where nothing is set, `off` leaves no state event behind."""
-    old = await old_room(house, public=True)
-    house.homeserver.fail_next(Unreachable(reason="reset"), on="set_policy")
-    async with house.running(*house.everything):
-        new = house.homeserver.upgrade(old)
-        await house.rest()
-        await house.said_in(new, "!expire off")
-        await house.advance(MINUTE)
-    assert house.homeserver.lifetime_of(new) is None
-    assert MOVED not in house.homeserver.heard(new)
+    old = await old_room(harness, public=True)
+    harness.homeserver.fail_next(Unreachable(reason="reset"), on="set_policy")
+    async with harness.running(*harness.everything):
+        new = harness.homeserver.upgrade(old)
+        await harness.rest()
+        await harness.said_in(new, "!expire off")
+        await harness.advance(MINUTE)
+    assert harness.homeserver.lifetime_of(new) is None
+    assert MOVED not in harness.homeserver.heard(new)
 
 
-async def test_without_a_lifetime_the_new_room_is_greeted_like_any_other(house: Harness) -> None:
-    old = await old_room(house, None, public=True)
-    async with house.running(*house.everything):
-        new = house.homeserver.upgrade(old)
-        await house.rest()
-    [greeting] = house.homeserver.heard(new)
+async def test_without_a_lifetime_the_new_room_is_greeted_like_any_other(harness: Harness) -> None:
+    old = await old_room(harness, None, public=True)
+    async with harness.running(*harness.everything):
+        new = harness.homeserver.upgrade(old)
+        await harness.rest()
+    [greeting] = harness.homeserver.heard(new)
     assert greeting.startswith(WELCOME)
-    assert house.homeserver.lifetime_of(new) is None
+    assert harness.homeserver.lifetime_of(new) is None
 
 
 async def test_what_was_turned_off_stays_off_where_the_operator_has_a_default(
-    house: Harness,
+    harness: Harness,
 ) -> None:
-    house.bounds = LifetimeLimits(minimum=SECOND, maximum=DAY, default=DAY)
-    await house.restart()
-    old = await old_room(house, None, public=True)
-    async with house.running(*house.everything):
-        house.homeserver.set_state(old, POLICY_EVENT, {})
-        await house.rest()
-        house.homeserver.notices.clear()
-        new = house.homeserver.upgrade(old)
-        await house.rest()
-        sent = await house.said_in(new, "hello")
-        assert sent not in await house.timers()
-    assert house.homeserver.lifetime_of(new) == {}
-    assert house.homeserver.heard(new) == ["Messages stay here as in the old room."]
+    harness.bounds = LifetimeLimits(minimum=SECOND, maximum=DAY, default=DAY)
+    await harness.restart()
+    old = await old_room(harness, None, public=True)
+    async with harness.running(*harness.everything):
+        harness.homeserver.set_state(old, POLICY_EVENT, {})
+        await harness.rest()
+        harness.homeserver.notices.clear()
+        new = harness.homeserver.upgrade(old)
+        await harness.rest()
+        sent = await harness.said_in(new, "hello")
+        assert sent not in await harness.timers()
+    assert harness.homeserver.lifetime_of(new) == {}
+    assert harness.homeserver.heard(new) == ["Messages stay here as in the old room."]
 
 
-async def test_a_pair_of_rooms_counts_once(house: Harness) -> None:
+async def test_a_pair_of_rooms_counts_once(harness: Harness) -> None:
     """Whoever still rules over the old room does not rule over the new one."""
-    old = await old_room(house, None, public=True)
-    async with house.running(*house.everything):
-        new = house.homeserver.upgrade(old)
-        await house.rest()
-        house.homeserver.set_lifetime(old, MINUTE)
-        house.homeserver.set_power(old, BOT, 50)
-        await house.rest()
-    assert house.homeserver.lifetime_of(new) is None
+    old = await old_room(harness, None, public=True)
+    async with harness.running(*harness.everything):
+        new = harness.homeserver.upgrade(old)
+        await harness.rest()
+        harness.homeserver.set_lifetime(old, MINUTE)
+        harness.homeserver.set_power(old, BOT, 50)
+        await harness.rest()
+    assert harness.homeserver.lifetime_of(new) is None
 
 
-async def test_a_lifetime_set_after_the_room_was_replaced_does_not_go_along(house: Harness) -> None:
-    old = await old_room(house, None, public=True)
-    new = house.homeserver.upgrade(old)
-    house.clock.advance(SECOND)
-    house.homeserver.set_lifetime(old, MINUTE)
-    async with house.running(*house.everything):
-        await house.rest()
-    assert house.homeserver.lifetime_of(new) is None
+async def test_a_lifetime_set_after_the_room_was_replaced_does_not_go_along(
+    harness: Harness,
+) -> None:
+    old = await old_room(harness, None, public=True)
+    new = harness.homeserver.upgrade(old)
+    harness.clock.advance(SECOND)
+    harness.homeserver.set_lifetime(old, MINUTE)
+    async with harness.running(*harness.everything):
+        await harness.rest()
+    assert harness.homeserver.lifetime_of(new) is None
 
 
-async def test_a_bot_that_is_brought_into_a_dead_room_takes_nothing_along(house: Harness) -> None:
-    await house.store.commit("s0", house.clock.now(), [])
-    old = house.homeserver.make_room(joined=False, invited=False, public=True)
-    house.homeserver.set_lifetime(old, MINUTE)
-    new = house.homeserver.upgrade(old)
-    house.clock.advance(SECOND)
-    async with house.running(*house.everything):
-        house.homeserver.set_member(old, BOT, "invite", sender=ALICE)
-        await house.rest()
-    assert is_in(house, old)
-    assert house.homeserver.lifetime_of(new) is None
+async def test_a_bot_that_is_brought_into_a_dead_room_takes_nothing_along(harness: Harness) -> None:
+    await harness.store.commit("s0", harness.clock.now(), [])
+    old = harness.homeserver.make_room(joined=False, invited=False, public=True)
+    harness.homeserver.set_lifetime(old, MINUTE)
+    new = harness.homeserver.upgrade(old)
+    harness.clock.advance(SECOND)
+    async with harness.running(*harness.everything):
+        harness.homeserver.set_member(old, BOT, "invite", sender=ALICE)
+        await harness.rest()
+    assert is_in(harness, old)
+    assert harness.homeserver.lifetime_of(new) is None
 
 
 # --- who may say that a room is a successor ---------------------------------------------------
 
 
-async def test_a_tombstone_that_points_at_a_foreign_room_leads_out_again(house: Harness) -> None:
-    old = await old_room(house, public=True)
-    foreign = house.homeserver.make_room(joined=False, invited=False, public=True)
-    async with house.running(*house.everything):
-        house.homeserver.bury(old, foreign)
-        await house.rest()
-        assert not is_in(house, foreign)
-        assert len(house.homeserver.times("join")) == 1
-        house.homeserver.set_power(old, BOB, 10)
-        await house.rest()
-    assert len(house.homeserver.times("join")) == 1
-    assert house.homeserver.lifetime_of(foreign) is None
-    assert house.homeserver.heard(foreign) == []
+async def test_a_tombstone_that_points_at_a_foreign_room_leads_out_again(harness: Harness) -> None:
+    old = await old_room(harness, public=True)
+    foreign = harness.homeserver.make_room(joined=False, invited=False, public=True)
+    async with harness.running(*harness.everything):
+        harness.homeserver.bury(old, foreign)
+        await harness.rest()
+        assert not is_in(harness, foreign)
+        assert len(harness.homeserver.times("join")) == 1
+        harness.homeserver.set_power(old, BOB, 10)
+        await harness.rest()
+    assert len(harness.homeserver.times("join")) == 1
+    assert harness.homeserver.lifetime_of(foreign) is None
+    assert harness.homeserver.heard(foreign) == []
 
 
 @pytest.mark.parametrize(
     ("answer", "asked"), [(Forbidden(), 1), (Unreachable(reason="x"), 2), (Failed(status=500), 2)]
 )
 async def test_who_is_not_let_out_of_a_foreign_room_does_not_insist(
-    house: Harness, answer: Any, asked: int
+    harness: Harness, answer: Any, asked: int
 ) -> None:
-    old = await old_room(house, public=True)
-    foreign = house.homeserver.make_room(joined=False, invited=False, public=True)
-    house.homeserver.fail_next(answer, on="leave")
-    async with house.running(*house.everything):
-        house.homeserver.bury(old, foreign)
-        await house.rest()
+    old = await old_room(harness, public=True)
+    foreign = harness.homeserver.make_room(joined=False, invited=False, public=True)
+    harness.homeserver.fail_next(answer, on="leave")
+    async with harness.running(*harness.everything):
+        harness.homeserver.bury(old, foreign)
+        await harness.rest()
         for _ in range(5):
-            await house.advance(MINUTE)
-    assert len(house.homeserver.times("leave")) == asked
-    assert is_in(house, foreign) == (asked == 1)
+            await harness.advance(MINUTE)
+    assert len(harness.homeserver.times("leave")) == asked
+    assert is_in(harness, foreign) == (asked == 1)
 
 
-async def test_a_foreign_room_that_the_bot_is_in_is_left_alone(house: Harness) -> None:
-    old = await old_room(house, public=True)
-    foreign = await old_room(house, None, public=True)
-    house.homeserver.notices.clear()
-    async with house.running(*house.everything):
-        house.homeserver.bury(old, foreign)
-        await house.rest()
-    assert is_in(house, foreign)
-    assert house.homeserver.lifetime_of(foreign) is None
-    assert house.homeserver.heard(foreign) == []
+async def test_a_foreign_room_that_the_bot_is_in_is_left_alone(harness: Harness) -> None:
+    old = await old_room(harness, public=True)
+    foreign = await old_room(harness, None, public=True)
+    harness.homeserver.notices.clear()
+    async with harness.running(*harness.everything):
+        harness.homeserver.bury(old, foreign)
+        await harness.rest()
+    assert is_in(harness, foreign)
+    assert harness.homeserver.lifetime_of(foreign) is None
+    assert harness.homeserver.heard(foreign) == []
 
 
 async def test_a_room_that_only_calls_itself_a_successor_is_greeted_like_any_other(
-    house: Harness,
+    harness: Harness,
 ) -> None:
-    old = await old_room(house)
-    async with house.running(*house.everything):
-        fake = house.homeserver.make_room(joined=False, predecessor=old)
-        await house.rest()
-    [greeting] = house.homeserver.heard(fake)
+    old = await old_room(harness)
+    async with harness.running(*harness.everything):
+        fake = harness.homeserver.make_room(joined=False, predecessor=old)
+        await harness.rest()
+    [greeting] = harness.homeserver.heard(fake)
     assert greeting.startswith(WELCOME)
-    assert house.homeserver.lifetime_of(fake) is None
+    assert harness.homeserver.lifetime_of(fake) is None
 
 
-async def test_of_two_rooms_that_claim_a_successor_the_true_one_counts(house: Harness) -> None:
-    old, liar = await old_room(house, public=True), await old_room(house, MINUTE, public=True)
-    async with house.running(*house.everything):
-        new = house.homeserver.upgrade(old, tombstone=False)
-        house.homeserver.bury(liar, new)
-        await house.rest()
-        assert not is_in(house, new)
-        house.homeserver.bury(old, new)
-        await house.rest()
-    assert is_in(house, new)
-    assert house.homeserver.lifetime_of(new) == TAKEN
-    assert house.homeserver.heard(new) == [MOVED]
+async def test_of_two_rooms_that_claim_a_successor_the_true_one_counts(harness: Harness) -> None:
+    old, liar = await old_room(harness, public=True), await old_room(harness, MINUTE, public=True)
+    async with harness.running(*harness.everything):
+        new = harness.homeserver.upgrade(old, tombstone=False)
+        harness.homeserver.bury(liar, new)
+        await harness.rest()
+        assert not is_in(harness, new)
+        harness.homeserver.bury(old, new)
+        await harness.rest()
+    assert is_in(harness, new)
+    assert harness.homeserver.lifetime_of(new) == TAKEN
+    assert harness.homeserver.heard(new) == [MOVED]
 
 
-async def test_two_claims_at_once_lead_to_the_true_lifetime(house: Harness) -> None:
-    liar, old = await old_room(house, MINUTE, public=True), await old_room(house, public=True)
-    new = house.homeserver.upgrade(old)
-    house.homeserver.bury(liar, new)
-    async with house.running(*house.everything):
-        await house.rest()
-    assert is_in(house, new)
-    assert house.homeserver.lifetime_of(new) == TAKEN
-    assert house.homeserver.heard(new)[-1] == MOVED
+async def test_two_claims_at_once_lead_to_the_true_lifetime(harness: Harness) -> None:
+    liar, old = await old_room(harness, MINUTE, public=True), await old_room(harness, public=True)
+    new = harness.homeserver.upgrade(old)
+    harness.homeserver.bury(liar, new)
+    async with harness.running(*harness.everything):
+        await harness.rest()
+    assert is_in(harness, new)
+    assert harness.homeserver.lifetime_of(new) == TAKEN
+    assert harness.homeserver.heard(new)[-1] == MOVED
 
 
-async def test_a_tombstone_that_was_taken_back_leads_nowhere(house: Harness) -> None:
-    old = await old_room(house)
-    async with house.running(*house.everything):
-        new = house.homeserver.upgrade(old, tombstone=False)
-        tombstone = house.homeserver.bury(old, new)
-        await house.rest()
-        house.homeserver.redact_as(old, tombstone)
-        house.homeserver.set_member(new, BOT, "invite", sender=ALICE)
-        await house.rest()
-    assert is_in(house, new)
-    assert house.homeserver.lifetime_of(new) is None
-    [greeting] = house.homeserver.heard(new)
+async def test_a_tombstone_that_was_taken_back_leads_nowhere(harness: Harness) -> None:
+    old = await old_room(harness)
+    async with harness.running(*harness.everything):
+        new = harness.homeserver.upgrade(old, tombstone=False)
+        tombstone = harness.homeserver.bury(old, new)
+        await harness.rest()
+        harness.homeserver.redact_as(old, tombstone)
+        harness.homeserver.set_member(new, BOT, "invite", sender=ALICE)
+        await harness.rest()
+    assert is_in(harness, new)
+    assert harness.homeserver.lifetime_of(new) is None
+    [greeting] = harness.homeserver.heard(new)
     assert greeting.startswith(WELCOME)
 
 
 @pytest.mark.parametrize("named", [None, 7, {}, "", "#alias:example.org", "!" + "x" * 300, "self"])
-async def test_a_tombstone_that_names_no_room_leads_nowhere(house: Harness, named: object) -> None:
-    old = await old_room(house)
-    async with house.running(*house.everything):
-        house.homeserver.bury(old, old if named == "self" else named)
-        await house.rest()
-    assert house.homeserver.times("join") == []
-    assert house.homeserver.heard(old) == []
+async def test_a_tombstone_that_names_no_room_leads_nowhere(
+    harness: Harness, named: object
+) -> None:
+    old = await old_room(harness)
+    async with harness.running(*harness.everything):
+        harness.homeserver.bury(old, old if named == "self" else named)
+        await harness.rest()
+    assert harness.homeserver.times("join") == []
+    assert harness.homeserver.heard(old) == []
 
 
-async def test_a_message_that_looks_like_a_tombstone_leads_nowhere(house: Harness) -> None:
-    old = await old_room(house)
-    new = house.homeserver.upgrade(old, tombstone=False)
+async def test_a_message_that_looks_like_a_tombstone_leads_nowhere(harness: Harness) -> None:
+    old = await old_room(harness)
+    new = harness.homeserver.upgrade(old, tombstone=False)
     content = {"replacement_room": new}
-    async with house.running(*house.everything):
-        house.homeserver.add(old, {"type": "m.room.tombstone", "content": content})
-        house.homeserver.set_state(old, "m.room.tombstone", content, key="else")
-        await house.rest()
-    assert house.homeserver.times("join") == []
+    async with harness.running(*harness.everything):
+        harness.homeserver.add(old, {"type": "m.room.tombstone", "content": content})
+        harness.homeserver.set_state(old, "m.room.tombstone", content, key="else")
+        await harness.rest()
+    assert harness.homeserver.times("join") == []
 
 
 # --- more than one upgrade -----------------------------------------------------------------------
 
 
-async def test_a_chain_of_upgrades_is_followed_to_its_end(house: Harness) -> None:
-    first = await old_room(house, public=True)
-    second = house.homeserver.upgrade(first)
-    third = house.homeserver.upgrade(second)
-    async with house.running(*house.everything):
-        await house.advance(MINUTE)
-    assert is_in(house, second)
-    assert is_in(house, third)
-    assert house.homeserver.lifetime_of(third) == TAKEN
-    assert house.homeserver.heard(third) == [MOVED]
+async def test_a_chain_of_upgrades_is_followed_to_its_end(harness: Harness) -> None:
+    first = await old_room(harness, public=True)
+    second = harness.homeserver.upgrade(first)
+    third = harness.homeserver.upgrade(second)
+    async with harness.running(*harness.everything):
+        await harness.advance(MINUTE)
+    assert is_in(harness, second)
+    assert is_in(harness, third)
+    assert harness.homeserver.lifetime_of(third) == TAKEN
+    assert harness.homeserver.heard(third) == [MOVED]
 
 
-async def test_nothing_foreign_is_inherited_along_a_chain(house: Harness) -> None:
+async def test_nothing_foreign_is_inherited_along_a_chain(harness: Harness) -> None:
     """A liar points at a room that was replaced itself: its heir gets nothing of the liar's."""
-    liar = await old_room(house, MINUTE, public=True)
-    second = house.homeserver.make_room(joined=False, invited=False, public=True)
-    third = house.homeserver.upgrade(second)
-    house.homeserver.bury(liar, second)
-    house.homeserver.set_member(second, BOT, "join")
-    async with house.running(house.intake, house.rooms):
+    liar = await old_room(harness, MINUTE, public=True)
+    second = harness.homeserver.make_room(joined=False, invited=False, public=True)
+    third = harness.homeserver.upgrade(second)
+    harness.homeserver.bury(liar, second)
+    harness.homeserver.set_member(second, BOT, "join")
+    async with harness.running(harness.sync, harness.rooms):
         pass  # both rooms are reviewed before anybody looks whether the liar lies
-    [claim] = await house.store.successors.of(third)
+    [claim] = await harness.store.successors.of(third)
     assert claim.predecessor == second
     assert claim.setting is None
-    async with house.running(*house.everything):
-        await house.advance(MINUTE)
-    assert house.homeserver.lifetime_of(third) is None
+    async with harness.running(*harness.everything):
+        await harness.advance(MINUTE)
+    assert harness.homeserver.lifetime_of(third) is None
 
 
-async def test_a_successor_that_the_bot_is_in_already_gets_the_lifetime(house: Harness) -> None:
-    old = await old_room(house)
-    async with house.running(*house.everything):
-        new = house.homeserver.upgrade(old, tombstone=False)
-        house.homeserver.set_member(new, BOT, "invite", sender=ALICE)
-        await house.rest()
-        house.homeserver.bury(old, new)
-        await house.rest()
-    assert house.homeserver.lifetime_of(new) == TAKEN
-    assert house.homeserver.heard(new)[1:] == [MOVED]
+async def test_a_successor_that_the_bot_is_in_already_gets_the_lifetime(harness: Harness) -> None:
+    old = await old_room(harness)
+    async with harness.running(*harness.everything):
+        new = harness.homeserver.upgrade(old, tombstone=False)
+        harness.homeserver.set_member(new, BOT, "invite", sender=ALICE)
+        await harness.rest()
+        harness.homeserver.bury(old, new)
+        await harness.rest()
+    assert harness.homeserver.lifetime_of(new) == TAKEN
+    assert harness.homeserver.heard(new)[1:] == [MOVED]
 
 
-async def test_a_bot_that_is_banned_there_asks_once(house: Harness) -> None:
-    old = await old_room(house, public=True)
-    house.homeserver.fail_next(Forbidden(), on="join")
-    async with house.running(*house.everything):
-        house.homeserver.upgrade(old)
-        await house.advance(MINUTE)
-    assert len(house.homeserver.heard(old)) == 1
-    assert len(house.homeserver.times("join")) == 1
+async def test_a_bot_that_is_banned_there_asks_once(harness: Harness) -> None:
+    old = await old_room(harness, public=True)
+    harness.homeserver.fail_next(Forbidden(), on="join")
+    async with harness.running(*harness.everything):
+        harness.homeserver.upgrade(old)
+        await harness.advance(MINUTE)
+    assert len(harness.homeserver.heard(old)) == 1
+    assert len(harness.homeserver.times("join")) == 1
 
 
 @pytest.mark.parametrize(
@@ -449,44 +453,44 @@ def test_malformed_state_names_no_room(event: Any) -> None:
 # --- what is remembered ---------------------------------------------------------------------------
 
 
-async def pairs(house: Harness) -> int:
-    async with house.store._db.transaction() as db:
+async def pairs(harness: Harness) -> int:
+    async with harness.store._db.transaction() as db:
         [(found,)] = await db.rows("SELECT count(*) FROM successors")
     return int(found)
 
 
 async def test_a_room_that_names_one_successor_after_another_is_believed_some(
-    house: Harness,
+    harness: Harness,
 ) -> None:
-    old = await old_room(house)
-    async with house.running(*house.everything):
+    old = await old_room(harness)
+    async with harness.running(*harness.everything):
         for number in range(MOST_OF_ONE + 5):
-            house.homeserver.bury(old, RoomID(f"!{number}:example.org"))
-            await house.advance(MINUTE)
-        assert await pairs(house) == MOST_OF_ONE
-        assert len(house.homeserver.heard(old)) <= MOST_OF_ONE
-    other = await old_room(house, public=True)
-    async with house.running(*house.everything):
-        new = house.homeserver.upgrade(other)
-        await house.advance(MINUTE)
-    assert house.homeserver.lifetime_of(new) == TAKEN
+            harness.homeserver.bury(old, RoomID(f"!{number}:example.org"))
+            await harness.advance(MINUTE)
+        assert await pairs(harness) == MOST_OF_ONE
+        assert len(harness.homeserver.heard(old)) <= MOST_OF_ONE
+    other = await old_room(harness, public=True)
+    async with harness.running(*harness.everything):
+        new = harness.homeserver.upgrade(other)
+        await harness.advance(MINUTE)
+    assert harness.homeserver.lifetime_of(new) == TAKEN
 
 
-async def test_pairs_end_a_month_after_the_older_room_was_left(house: Harness) -> None:
-    old = await old_room(house)
-    async with house.running(*house.everything):
-        new = house.homeserver.upgrade(old)
-        await house.rest()
-        house.homeserver.kick(old)
-        await house.rest()
-        house.homeserver.make_room()
-        await house.advance(DAY)
-        assert await pairs(house) == 1
-        await house.advance(30 * DAY)
-        house.homeserver.make_room()
-        await house.rest()
-        assert await pairs(house) == 0
-        house.homeserver.set_member(new, BOT, "invite", sender=ALICE)
-        await house.rest()
-    [greeting] = house.homeserver.heard(new)
+async def test_pairs_end_a_month_after_the_older_room_was_left(harness: Harness) -> None:
+    old = await old_room(harness)
+    async with harness.running(*harness.everything):
+        new = harness.homeserver.upgrade(old)
+        await harness.rest()
+        harness.homeserver.kick(old)
+        await harness.rest()
+        harness.homeserver.make_room()
+        await harness.advance(DAY)
+        assert await pairs(harness) == 1
+        await harness.advance(30 * DAY)
+        harness.homeserver.make_room()
+        await harness.rest()
+        assert await pairs(harness) == 0
+        harness.homeserver.set_member(new, BOT, "invite", sender=ALICE)
+        await harness.rest()
+    [greeting] = harness.homeserver.heard(new)
     assert greeting.startswith(WELCOME)

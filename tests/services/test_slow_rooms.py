@@ -21,110 +21,110 @@ from tests.support.harness import DAY, MINUTE, SECOND, Harness
 
 
 @pytest.fixture
-async def rooms(house: Harness) -> list[RoomID]:
+async def rooms(harness: Harness) -> list[RoomID]:
     """Rooms with a lifetime of a minute, which the bot has known for a while."""
-    found = [house.homeserver.make_room() for _ in range(3)]
-    async with house.running(house.intake):
+    found = [harness.homeserver.make_room() for _ in range(3)]
+    async with harness.running(harness.sync):
         for room in found:
-            house.homeserver.set_lifetime(room, MINUTE)
-            house.homeserver.set_member(room, BOB, "join", displayname="bob")
+            harness.homeserver.set_lifetime(room, MINUTE)
+            harness.homeserver.set_member(room, BOB, "join", displayname="bob")
     return found
 
 
-async def command(house: Harness, room: RoomID, text: str) -> EventID:
+async def command(harness: Harness, room: RoomID, text: str) -> EventID:
     """Let the bot read a command, and not react yet."""
-    async with house.running(house.intake):
-        return await house.said_in(room, text)
+    async with harness.running(harness.sync):
+        return await harness.said_in(room, text)
 
 
-def lifetime(house: Harness, room: RoomID) -> object:
-    return (house.homeserver.lifetime_of(room) or {}).get("timer")
+def lifetime(harness: Harness, room: RoomID) -> object:
+    return (harness.homeserver.lifetime_of(room) or {}).get("timer")
 
 
 @pytest.mark.parametrize("method", ["name_of", "power", "say", "policy_event", "set_policy"])
 async def test_answers_and_lifetimes_of_other_rooms_go_on(
-    house: Harness, rooms: list[RoomID], method: str
+    harness: Harness, rooms: list[RoomID], method: str
 ) -> None:
     for room in rooms:
-        await command(house, room, "!expire 5m")
-    house.homeserver.hang(method, rooms[0])
-    async with house.running(house.speaker):
+        await command(harness, room, "!expire 5m")
+    harness.homeserver.hang(method, rooms[0])
+    async with harness.running(harness.outbox):
         for room in rooms[1:]:
-            assert lifetime(house, room) == 5 * MINUTE
+            assert lifetime(harness, room) == 5 * MINUTE
             said = "“alice” (@alice:example.org) set disappearing messages to 5 minutes."
-            assert house.homeserver.heard(room)[-1] == said
-        house.homeserver.release(method)
-        await house.advance(MINUTE)
-        assert lifetime(house, rooms[0]) == 5 * MINUTE
-        assert house.homeserver.heard(rooms[0])[-1] == said
+            assert harness.homeserver.heard(room)[-1] == said
+        harness.homeserver.release(method)
+        await harness.advance(MINUTE)
+        assert lifetime(harness, rooms[0]) == 5 * MINUTE
+        assert harness.homeserver.heard(rooms[0])[-1] == said
 
 
 @pytest.mark.parametrize("answer", [False, True])
 async def test_a_lifetime_waits_for_no_words(
-    house: Harness, rooms: list[RoomID], answer: bool
+    harness: Harness, rooms: list[RoomID], answer: bool
 ) -> None:
     """Not for those before it, which cannot be sent, and not for those that say it is set."""
-    await command(house, rooms[0], "!expire help")
-    house.homeserver.hold("say", answer=answer)
-    async with house.running(house.intake, house.speaker):
-        await house.said_in(rooms[0], "!expire 5m")
-        assert lifetime(house, rooms[0]) == 5 * MINUTE
-        await house.said_in(rooms[0], "!expire off")
-        assert lifetime(house, rooms[0]) is None
-        house.homeserver.release("say")
-        await house.rest()
-    said = house.homeserver.heard(rooms[0])[-2:]
+    await command(harness, rooms[0], "!expire help")
+    harness.homeserver.hold("say", answer=answer)
+    async with harness.running(harness.sync, harness.outbox):
+        await harness.said_in(rooms[0], "!expire 5m")
+        assert lifetime(harness, rooms[0]) == 5 * MINUTE
+        await harness.said_in(rooms[0], "!expire off")
+        assert lifetime(harness, rooms[0]) is None
+        harness.homeserver.release("say")
+        await harness.rest()
+    said = harness.homeserver.heard(rooms[0])[-2:]
     assert said[0] == "“alice” (@alice:example.org) set disappearing messages to 5 minutes."
     assert said[1].startswith("“alice” (@alice:example.org) turned disappearing messages off")
 
 
-async def test_a_lifetime_waits_for_no_words_that_hang_in_many_rooms(house: Harness) -> None:
-    many = [house.homeserver.make_room() for _ in range(25)]
-    house.homeserver.hold("say")
-    async with house.running(house.intake, house.speaker):
+async def test_a_lifetime_waits_for_no_words_that_hang_in_many_rooms(harness: Harness) -> None:
+    many = [harness.homeserver.make_room() for _ in range(25)]
+    harness.homeserver.hold("say")
+    async with harness.running(harness.sync, harness.outbox):
         for room in many:
-            await house.said_in(room, "!expire 5m")
-        assert [lifetime(house, room) for room in many] == [5 * MINUTE] * 25
+            await harness.said_in(room, "!expire 5m")
+        assert [lifetime(harness, room) for room in many] == [5 * MINUTE] * 25
 
 
 async def test_words_that_take_too_long_are_put_off_and_that_is_said(
-    house: Harness, rooms: list[RoomID], caplog: pytest.LogCaptureFixture
+    harness: Harness, rooms: list[RoomID], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    house.homeserver.hang("say", rooms[0])
-    async with house.running(house.intake, house.speaker):
-        await house.said_in(rooms[0], "!expire help")
-        await house.advance(WORDS_WITHIN)
+    harness.homeserver.hang("say", rooms[0])
+    async with harness.running(harness.sync, harness.outbox):
+        await harness.said_in(rooms[0], "!expire help")
+        await harness.advance(WORDS_WITHIN)
         assert [text for text in caplog.messages if text.startswith("notices: put off")] == [
             "notices: put off, while others go on: no end within 180 s (1)"
         ]
         assert not any(rooms[0] in text for text in caplog.messages)
-        house.homeserver.release("say")
-        await house.advance(MINUTE)
-        assert len(house.homeserver.heard(rooms[0])) == 2
+        harness.homeserver.release("say")
+        await harness.advance(MINUTE)
+        assert len(harness.homeserver.heard(rooms[0])) == 2
 
 
 async def test_a_lifetime_that_takes_too_long_to_write_is_tried_again(
-    house: Harness, rooms: list[RoomID], caplog: pytest.LogCaptureFixture
+    harness: Harness, rooms: list[RoomID], caplog: pytest.LogCaptureFixture
 ) -> None:
-    house.homeserver.hang("set_policy", rooms[0])
-    async with house.running(house.intake, house.speaker):
-        await house.said_in(rooms[0], "!expire 5m")
-        await house.advance(SETTING_WITHIN)
+    harness.homeserver.hang("set_policy", rooms[0])
+    async with harness.running(harness.sync, harness.outbox):
+        await harness.said_in(rooms[0], "!expire 5m")
+        await harness.advance(SETTING_WITHIN)
         assert "lifetimes to be set: put off" in caplog.text
-        house.homeserver.release("set_policy")
-        await house.advance(MINUTE)
-        assert lifetime(house, rooms[0]) == 5 * MINUTE
+        harness.homeserver.release("set_policy")
+        await harness.advance(MINUTE)
+        assert lifetime(harness, rooms[0]) == 5 * MINUTE
 
 
 async def test_questions_about_parents_in_other_rooms_go_on(
-    house: Harness, rooms: list[RoomID]
+    harness: Harness, rooms: list[RoomID]
 ) -> None:
     gone = {room: EventID(f"$gone-in-{room}") for room in rooms}
     edits = []
     for room in [rooms[0], *rooms]:
-        edits.append(relate(house, room, "m.replace", gone[room]))
-        house.homeserver.add(
+        edits.append(relate(harness, room, "m.replace", gone[room]))
+        harness.homeserver.add(
             room,
             {
                 "event_id": gone[room],
@@ -132,16 +132,16 @@ async def test_questions_about_parents_in_other_rooms_go_on(
                 "unsigned": {"redacted_because": {"type": "m.room.redaction"}},
             },
         )
-    async with house.running(house.intake):
+    async with harness.running(harness.sync):
         pass
-    house.homeserver.hang("event", rooms[0])
-    async with house.running(house.kin):
-        timers = await house.timers()
-        now = house.clock.now()
+    harness.homeserver.hang("event", rooms[0])
+    async with harness.running(harness.relations):
+        timers = await harness.timers()
+        now = harness.clock.now()
         assert [timers[edit] - now for edit in edits] == [MINUTE, MINUTE, 0, 0]
-        house.homeserver.release("event")
-        await house.advance(2 * MINUTE)
-        timers = await house.timers()
+        harness.homeserver.release("event")
+        await harness.advance(2 * MINUTE)
+        timers = await harness.timers()
         assert all(timers[edit] <= now + 2 * MINUTE for edit in edits)
 
 
@@ -149,28 +149,28 @@ async def test_questions_about_parents_in_other_rooms_go_on(
 
 
 @pytest.mark.parametrize("method", ["join", "set_policy"])
-async def test_successors_of_other_rooms_are_followed(house: Harness, method: str) -> None:
-    old = [await old_room(house, public=True) for _ in range(3)]
-    house.homeserver.hold(method)
-    async with house.running(*house.everything):
-        first = house.homeserver.upgrade(old[0])
-        await house.rest()
-        house.homeserver.hang(method, first)
-        house.homeserver.give_way(method)
-        others = [house.homeserver.upgrade(room) for room in old[1:]]
-        await house.rest()
-        assert [lifetime(house, room) for room in others] == [DAY, DAY]
-        assert lifetime(house, first) is None
-        house.homeserver.release(method)
-        await house.rest()
-        assert lifetime(house, first) == DAY
+async def test_successors_of_other_rooms_are_followed(harness: Harness, method: str) -> None:
+    old = [await old_room(harness, public=True) for _ in range(3)]
+    harness.homeserver.hold(method)
+    async with harness.running(*harness.everything):
+        first = harness.homeserver.upgrade(old[0])
+        await harness.rest()
+        harness.homeserver.hang(method, first)
+        harness.homeserver.give_way(method)
+        others = [harness.homeserver.upgrade(room) for room in old[1:]]
+        await harness.rest()
+        assert [lifetime(harness, room) for room in others] == [DAY, DAY]
+        assert lifetime(harness, first) is None
+        harness.homeserver.release(method)
+        await harness.rest()
+        assert lifetime(harness, first) == DAY
 
 
 class Keys:
     """A homeserver whose `event` hangs for one room; a key is there once it is named."""
 
-    def __init__(self, house: Harness, slow: RoomID) -> None:
-        self._house, self._slow = house, slow
+    def __init__(self, harness: Harness, slow: RoomID) -> None:
+        self._house, self._slow = harness, slow
         self.come: set[str] = set()
         self.asked_for: list[str] = []
         self.never = asyncio.Event()
@@ -190,91 +190,91 @@ class Keys:
 
 @pytest.mark.parametrize("come", [True, False])
 async def test_keys_that_come_late_in_other_rooms_are_used(
-    house: Harness, rooms: list[RoomID], come: bool
+    harness: Harness, rooms: list[RoomID], come: bool
 ) -> None:
-    now = house.clock.now()
+    now = harness.clock.now()
     for room in rooms:
         items: list[Item] = [
             Undecryptable(event_id=EventID(f"${n}-{room}"), sender=ALICE, session_id=f"{n}", at=now)
             for n in range(3)
         ]
-        await house.commit(RoomUpdate(room_id=room, items=items, encrypted=True))
-    keys = Keys(house, rooms[0])
+        await harness.commit(RoomUpdate(room_id=room, items=items, encrypted=True))
+    keys = Keys(harness, rooms[0])
     if come:
         keys.come = {"0", "1", "2"}
-    late = LateKeys(keys, house.store, house.reader, house.clock, wake_others=house.wake)
-    async with house.running(late):
-        await house.advance(ASK_AFTER)
-        await house.advance(GIVE_UP_AFTER)
-        assert {room for room, *_ in await house.store.keys.waiting()} == {rooms[0]}
+    late = LateKeys(keys, harness.store, harness.reader, harness.clock, wake_others=harness.wake)
+    async with harness.running(late):
+        await harness.advance(ASK_AFTER)
+        await harness.advance(GIVE_UP_AFTER)
+        assert {room for room, *_ in await harness.store.keys.waiting()} == {rooms[0]}
         keys.never.set()
-        await house.rest()
-        await house.advance(2 * GIVE_UP_AFTER)
-        assert await house.store.keys.waiting() == []
+        await harness.rest()
+        await harness.advance(2 * GIVE_UP_AFTER)
+        assert await harness.store.keys.waiting() == []
 
 
 async def test_a_late_message_that_hangs_holds_up_its_room_for_a_while_only(
-    house: Harness, rooms: list[RoomID]
+    harness: Harness, rooms: list[RoomID]
 ) -> None:
-    now = house.clock.now()
+    now = harness.clock.now()
     items: list[Item] = [
         Undecryptable(event_id=EventID(f"${n}"), sender=ALICE, session_id=f"{n}", at=now + n)
         for n in range(3)
     ]
-    await house.commit(RoomUpdate(room_id=rooms[0], items=items, encrypted=True))
-    keys = Keys(house, rooms[0])
+    await harness.commit(RoomUpdate(room_id=rooms[0], items=items, encrypted=True))
+    keys = Keys(harness, rooms[0])
     keys.come = {"0"}
-    late = LateKeys(keys, house.store, house.reader, house.clock, wake_others=house.wake)
-    async with house.running(late):
-        await house.advance(LATE_WITHIN)
-        await house.advance(LATE_WITHIN)
-        assert [one.event_id for _, one, *_ in await house.store.keys.waiting()] == ["$0"]
+    late = LateKeys(keys, harness.store, harness.reader, harness.clock, wake_others=harness.wake)
+    async with harness.running(late):
+        await harness.advance(LATE_WITHIN)
+        await harness.advance(LATE_WITHIN)
+        assert [one.event_id for _, one, *_ in await harness.store.keys.waiting()] == ["$0"]
 
 
 async def test_a_late_message_that_is_being_read_is_not_read_again(
-    house: Harness, rooms: list[RoomID]
+    harness: Harness, rooms: list[RoomID]
 ) -> None:
-    now = house.clock.now()
+    now = harness.clock.now()
     for room in rooms[:2]:
         items: list[Item] = [
             Undecryptable(event_id=EventID(f"$in-{room}"), sender=ALICE, session_id=room, at=now)
         ]
-        await house.commit(RoomUpdate(room_id=room, items=items, encrypted=True))
-    keys = Keys(house, rooms[0])
+        await harness.commit(RoomUpdate(room_id=room, items=items, encrypted=True))
+    keys = Keys(harness, rooms[0])
     keys.come = {rooms[0]}
-    late = LateKeys(keys, house.store, house.reader, house.clock, wake_others=house.wake)
-    async with house.running(late):
+    late = LateKeys(keys, harness.store, harness.reader, harness.clock, wake_others=harness.wake)
+    async with harness.running(late):
         keys.come = set(rooms[:2])
         late.wake.set()
-        await house.rest()
+        await harness.rest()
         keys.never.set()
-        await house.rest()
+        await harness.rest()
     assert keys.asked_for == [f"$in-{room}" for room in rooms[:2]]
 
 
 async def test_more_keys_than_are_asked_for_twice_keep_nobody_busy(
-    house: Harness, rooms: list[RoomID], monkeypatch: pytest.MonkeyPatch
+    harness: Harness, rooms: list[RoomID], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bot.services.late_keys.MOST_ASKED_TWICE", 2)
-    now = house.clock.now()
+    now = harness.clock.now()
     items: list[Item] = [
         Undecryptable(event_id=EventID(f"${n}"), sender=ALICE, session_id=f"{n}", at=now)
         for n in range(5)
     ]
-    await house.commit(RoomUpdate(room_id=rooms[0], items=items, encrypted=True))
-    keys = Keys(house, rooms[1])
-    late = LateKeys(keys, house.store, house.reader, house.clock, wake_others=house.wake)
-    async with house.running(late):
-        await house.advance(ASK_AFTER)
-        await house.advance(ASK_AGAIN_AFTER)
+    await harness.commit(RoomUpdate(room_id=rooms[0], items=items, encrypted=True))
+    keys = Keys(harness, rooms[1])
+    late = LateKeys(keys, harness.store, harness.reader, harness.clock, wake_others=harness.wake)
+    async with harness.running(late):
+        await harness.advance(ASK_AFTER)
+        await harness.advance(ASK_AGAIN_AFTER)
         assert len(keys.asked_for) == 5 + 2
-        await house.advance(GIVE_UP_AFTER)
-        assert await house.store.keys.waiting() == []
+        await harness.advance(GIVE_UP_AFTER)
+        assert await harness.store.keys.waiting() == []
 
 
-async def test_other_files_are_deleted_beside_one_that_hangs(house: Harness) -> None:
-    shelf = Shelf(house)
-    async with house.running(house.intake):
+async def test_other_files_are_deleted_beside_one_that_hangs(harness: Harness) -> None:
+    shelf = Shelf(harness)
+    async with harness.running(harness.sync):
         pass
     never, names = asyncio.Event(), [f"picture-{n}" for n in range(4)]
     delete = shelf.media.delete
@@ -288,11 +288,11 @@ async def test_other_files_are_deleted_beside_one_that_hangs(house: Harness) -> 
     for name in names:
         shelf.media.upload(name, ALICE)
         shelf.show(name)
-    async with house.running(house.intake, house.redactor, shelf.service):
-        await house.advance(6 * SECOND)
-        await house.advance(MINUTE)
+    async with harness.running(harness.sync, harness.redactor, shelf.service):
+        await harness.advance(6 * SECOND)
+        await harness.advance(MINUTE)
         assert list(shelf.media.files) == names[:1]
         never.set()
-        await house.rest()
-        await house.advance(MINUTE)
+        await harness.rest()
+        await harness.advance(MINUTE)
         assert shelf.media.files == {}

@@ -31,45 +31,45 @@ HOUR = 60 * MINUTE
     ],
 )
 async def test_no_lifetime_of_another_client_is_read_as_off(
-    house: Harness, content: dict[str, Any], lifetime: int, note: str
+    harness: Harness, content: dict[str, Any], lifetime: int, note: str
 ) -> None:
-    room = house.homeserver.make_room()
-    async with house.running(*house.everything):
-        house.homeserver.set_lifetime(room, DAY)
-        await house.rest()
-        house.homeserver.set_state(room, POLICY_EVENT, content)
-        sent = await house.said_in(room, "hello")
-        assert (await house.timers())[sent] == house.clock.now() + lifetime
-    assert note in house.homeserver.heard(room)[-1]
+    room = harness.homeserver.make_room()
+    async with harness.running(*harness.everything):
+        harness.homeserver.set_lifetime(room, DAY)
+        await harness.rest()
+        harness.homeserver.set_state(room, POLICY_EVENT, content)
+        sent = await harness.said_in(room, "hello")
+        assert (await harness.timers())[sent] == harness.clock.now() + lifetime
+    assert note in harness.homeserver.heard(room)[-1]
 
 
 async def test_a_lifetime_that_cannot_be_read_holds_on_though_the_disk_is_lost(
-    house: Harness,
+    harness: Harness,
 ) -> None:
-    room = house.homeserver.make_room()
-    house.homeserver.set_lifetime(room, MINUTE)
-    sent = [house.homeserver.send(room, "before")]
-    house.homeserver.set_state(room, POLICY_EVENT, {"type": "after_send", "timer": -1})
-    sent.append(house.homeserver.send(room, "after"))
-    await lose_disk(house)
-    async with house.running(*house.everything):
-        sent.append(await house.said_in(room, "now"))
-        await house.advance(2 * MINUTE)
-        await house.advance(2 * MINUTE)
-    assert [house.homeserver.is_redacted(room, one) for one in sent] == [True] * 3
+    room = harness.homeserver.make_room()
+    harness.homeserver.set_lifetime(room, MINUTE)
+    sent = [harness.homeserver.send(room, "before")]
+    harness.homeserver.set_state(room, POLICY_EVENT, {"type": "after_send", "timer": -1})
+    sent.append(harness.homeserver.send(room, "after"))
+    await lose_disk(harness)
+    async with harness.running(*harness.everything):
+        sent.append(await harness.said_in(room, "now"))
+        await harness.advance(2 * MINUTE)
+        await harness.advance(2 * MINUTE)
+    assert [harness.homeserver.is_redacted(room, one) for one in sent] == [True] * 3
 
 
-async def test_off_ends_what_could_not_be_read(house: Harness) -> None:
-    room = house.homeserver.make_room()
-    async with house.running(*house.everything):
-        house.homeserver.set_lifetime(room, DAY)
-        house.homeserver.set_state(room, POLICY_EVENT, {"type": "after_send", "timer": []})
-        await house.rest()
-        await house.said_in(room, "!expire off")
-        await house.advance(SECOND)
-        stays = await house.said_in(room, "hello")
-        assert stays not in await house.timers()
-    content = house.homeserver.lifetime_of(room)
+async def test_off_ends_what_could_not_be_read(harness: Harness) -> None:
+    room = harness.homeserver.make_room()
+    async with harness.running(*harness.everything):
+        harness.homeserver.set_lifetime(room, DAY)
+        harness.homeserver.set_state(room, POLICY_EVENT, {"type": "after_send", "timer": []})
+        await harness.rest()
+        await harness.said_in(room, "!expire off")
+        await harness.advance(SECOND)
+        stays = await harness.said_in(room, "hello")
+        assert stays not in await harness.timers()
+    content = harness.homeserver.lifetime_of(room)
     assert content is not None
     assert not {"type", "timer"} & set(content)
 

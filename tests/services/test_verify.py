@@ -15,83 +15,83 @@ SAMPLED = next(EventID(f"$s{n}") for n in range(99) if sampled(EventID(f"$s{n}")
 OTHER = next(EventID(f"$o{n}") for n in range(99) if not sampled(EventID(f"$o{n}")))
 
 
-async def seen_but_not_gone(house: Harness, event_id: EventID) -> RoomID:
+async def seen_but_not_gone(harness: Harness, event_id: EventID) -> RoomID:
     """Return a room where a redaction of a message is seen that the homeserver did not do."""
-    room = house.homeserver.make_room()
-    house.homeserver.add(room, {"type": "m.room.message", "event_id": event_id})
-    async with house.running(house.intake):
-        await house.remember(room, event_id, due=house.clock.now() + MINUTE)
-        house.homeserver.add(room, {"type": "m.room.redaction", "redacts": event_id})
-        await house.rest()
+    room = harness.homeserver.make_room()
+    harness.homeserver.add(room, {"type": "m.room.message", "event_id": event_id})
+    async with harness.running(harness.sync):
+        await harness.remember(room, event_id, due=harness.clock.now() + MINUTE)
+        harness.homeserver.add(room, {"type": "m.room.redaction", "redacts": event_id})
+        await harness.rest()
     return room
 
 
 async def test_a_redaction_that_was_seen_and_did_not_happen_is_done_anew(
-    house: Harness, caplog: pytest.LogCaptureFixture
+    harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
-    house.store.verify = True
-    room = await seen_but_not_gone(house, SAMPLED)
-    async with house.running(house.redactor, house.intake):
-        await house.advance(MINUTE)  # when its time has come, and not before
-        assert house.homeserver.is_redacted(room, SAMPLED)
-        await house.advance(SECOND)
-        assert await house.timers() == {}
+    harness.store.verify = True
+    room = await seen_but_not_gone(harness, SAMPLED)
+    async with harness.running(harness.redactor, harness.sync):
+        await harness.advance(MINUTE)  # when its time has come, and not before
+        assert harness.homeserver.is_redacted(room, SAMPLED)
+        await harness.advance(SECOND)
+        assert await harness.timers() == {}
     assert "a redaction was accepted and did not happen: done anew" in caplog.messages
 
 
 async def test_a_message_that_never_seems_gone_is_not_redacted_again_and_again(
-    house: Harness, monkeypatch: pytest.MonkeyPatch
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    house.store.verify = True
+    harness.store.verify = True
 
     async def never(_room: RoomID, _event: EventID) -> bool:
         return False
 
-    monkeypatch.setattr(house.homeserver, "is_gone", never)
-    room = await seen_but_not_gone(house, SAMPLED)
-    async with house.running(house.redactor, house.intake):
+    monkeypatch.setattr(harness.homeserver, "is_gone", never)
+    room = await seen_but_not_gone(harness, SAMPLED)
+    async with harness.running(harness.redactor, harness.sync):
         for _ in range(60):
-            await house.advance(MINUTE)
-    assert 3 < len(house.homeserver.redactions(room, SAMPLED)) < 20
+            await harness.advance(MINUTE)
+    assert 3 < len(harness.homeserver.redactions(room, SAMPLED)) < 20
 
 
-async def test_only_a_sample_is_read_back(house: Harness) -> None:
-    house.store.verify = True
-    room = await seen_but_not_gone(house, OTHER)
-    async with house.running(house.redactor):
-        await house.advance(SECOND)
-    assert not house.homeserver.is_redacted(room, OTHER)
-    assert house.homeserver.times("is_gone") == []
+async def test_only_a_sample_is_read_back(harness: Harness) -> None:
+    harness.store.verify = True
+    room = await seen_but_not_gone(harness, OTHER)
+    async with harness.running(harness.redactor):
+        await harness.advance(SECOND)
+    assert not harness.homeserver.is_redacted(room, OTHER)
+    assert harness.homeserver.times("is_gone") == []
 
 
 async def test_without_it_nothing_is_read_back(
-    house: Harness, caplog: pytest.LogCaptureFixture
+    harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
-    await seen_but_not_gone(house, SAMPLED)
-    async with house.running(house.redactor):
-        await house.advance(SECOND)
-    assert house.homeserver.times("is_gone") == []
-    assert await house.timers() == {}
+    await seen_but_not_gone(harness, SAMPLED)
+    async with harness.running(harness.redactor):
+        await harness.advance(SECOND)
+    assert harness.homeserver.times("is_gone") == []
+    assert await harness.timers() == {}
 
 
 async def test_what_is_gone_is_done_with_and_an_outage_is_waited_for(
-    house: Harness, caplog: pytest.LogCaptureFixture
+    harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
-    house.store.verify = True
+    harness.store.verify = True
     caplog.set_level(logging.INFO)
-    room = house.homeserver.make_room()
-    house.homeserver.add(room, {"type": "m.room.message", "event_id": SAMPLED})
-    async with house.running(house.intake, house.redactor):
-        await house.remember(room, SAMPLED, due=house.clock.now())
-        house.homeserver.fail_next(Unreachable(reason="x"), on="is_gone")
-        house.wake()
-        await house.rest()
-        assert house.homeserver.is_redacted(room, SAMPLED)
-        assert SAMPLED in await house.timers()
+    room = harness.homeserver.make_room()
+    harness.homeserver.add(room, {"type": "m.room.message", "event_id": SAMPLED})
+    async with harness.running(harness.sync, harness.redactor):
+        await harness.remember(room, SAMPLED, due=harness.clock.now())
+        harness.homeserver.fail_next(Unreachable(reason="x"), on="is_gone")
+        harness.wake()
+        await harness.rest()
+        assert harness.homeserver.is_redacted(room, SAMPLED)
+        assert SAMPLED in await harness.timers()
         for _ in range(3):
-            await house.advance(MINUTE)
-        assert await house.timers() == {}
-    assert len(house.homeserver.redactions(room, SAMPLED)) == 1
+            await harness.advance(MINUTE)
+        assert await harness.timers() == {}
+    assert len(harness.homeserver.redactions(room, SAMPLED)) == 1
 
 
 def test_the_sample_is_about_a_tenth() -> None:
@@ -100,13 +100,13 @@ def test_the_sample_is_about_a_tenth() -> None:
 
 
 async def test_a_redaction_that_did_not_happen_makes_no_message_go_before_its_time(
-    house: Harness,
+    harness: Harness,
 ) -> None:
-    house.store.verify = True
-    room = await seen_but_not_gone(house, SAMPLED)
-    async with house.running(house.redactor):
-        await house.advance(SECOND)
-        assert house.homeserver.times("is_gone") != []
-        assert not house.homeserver.is_redacted(room, SAMPLED)
-        await house.advance(MINUTE)
-        assert house.homeserver.is_redacted(room, SAMPLED)
+    harness.store.verify = True
+    room = await seen_but_not_gone(harness, SAMPLED)
+    async with harness.running(harness.redactor):
+        await harness.advance(SECOND)
+        assert harness.homeserver.times("is_gone") != []
+        assert not harness.homeserver.is_redacted(room, SAMPLED)
+        await harness.advance(MINUTE)
+        assert harness.homeserver.is_redacted(room, SAMPLED)

@@ -37,39 +37,39 @@ async def test_a_verdict_of_lacking_power_is_looked_at_again(store: Store) -> No
 
 
 async def test_a_late_command_waits_for_the_gap_after_it(store: Store) -> None:
-    unheard = Undecryptable(event_id=EventID("$late"), sender=ALICE, session_id="s", at=0)
-    await store.commit("t1", 0, [RoomUpdate(room_id=ROOM, items=[unheard])])
+    undecryptable = Undecryptable(event_id=EventID("$late"), sender=ALICE, session_id="s", at=0)
+    await store.commit("t1", 0, [RoomUpdate(room_id=ROOM, items=[undecryptable])])
     assert len(await store.keys.waiting()) == 1
     gap = Gap(room_id=ROOM, token="t2", stop_digest="x", stop_at=0, since=0, until=9)
     await store.commit("t2", 9, [RoomUpdate(room_id=ROOM, items=[], gap=gap)])
     assert await store.keys.waiting() == []
     said = Command(digest="one", sender=ALICE, kind="set", setting=5_000)
-    await store.heard(ROOM, unheard, [said], 9)
-    assert await store.next_debt() is None
-    found = await store.unread.next_gap()
+    await store.heard(ROOM, undecryptable, [said], 9)
+    assert await store.next_to_deliver() is None
+    found = await store.gaps.next_gap()
     assert found is not None
     message = Message(event_id=EventID("$between"), sent=5)
-    await store.unread.read_on(found[0], [message], "t1", 0, done=True)
-    await store.unread.take_over(9)
+    await store.gaps.read_on(found[0], [message], "t1", 0, done=True)
+    await store.gaps.take_over(9)
     assert len(await store.keys.waiting()) == 1
-    await store.heard(ROOM, unheard, [said], 9)
+    await store.heard(ROOM, undecryptable, [said], 9)
     assert await store.keys.waiting() == []
-    assert await store.unread.reads(ROOM), "what followed the command is read once more"
+    assert await store.gaps.reads(ROOM), "what followed the command is read once more"
 
 
-async def test_a_message_that_is_never_answered_does_not_hold_up_its_room(house: Harness) -> None:
-    room = house.homeserver.make_room()
-    sent = await messages(house, room, 4)
-    answer = house.homeserver.redact
+async def test_a_message_that_is_never_answered_does_not_hold_up_its_room(harness: Harness) -> None:
+    room = harness.homeserver.make_room()
+    sent = await messages(harness, room, 4)
+    answer = harness.homeserver.redact
 
     async def redact(room_id: RoomID, event_id: EventID, txn: str) -> Outcome:
         if event_id == sent[0]:
             return Unreachable(reason="status 504")
         return await answer(room_id, event_id, txn)
 
-    house.homeserver.redact = redact  # type: ignore[method-assign]
-    house.redactor._pace.width = 1
-    async with house.running(house.redactor):
+    harness.homeserver.redact = redact  # type: ignore[method-assign]
+    harness.redactor._pace.width = 1
+    async with harness.running(harness.redactor):
         for _ in range(10):
-            await house.advance(MINUTE)
-    assert gone(house, room, sent) == 3
+            await harness.advance(MINUTE)
+    assert gone(harness, room, sent) == 3

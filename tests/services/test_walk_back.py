@@ -15,162 +15,164 @@ from tests.support.fake_homeserver import ALICE
 from tests.support.harness import DAY, MINUTE, SECOND, Harness
 
 
-async def settled(house: Harness, lifetime: int | None = MINUTE, *, shared: bool = False) -> RoomID:
+async def settled(
+    harness: Harness, lifetime: int | None = MINUTE, *, shared: bool = False
+) -> RoomID:
     """Return a room that nothing is to be found in any more."""
-    room = house.homeserver.make_room()
+    room = harness.homeserver.make_room()
     if shared:
-        house.homeserver.set_member(room, REMOTE, "join")
+        harness.homeserver.set_member(room, REMOTE, "join")
     if lifetime:
-        house.homeserver.set_lifetime(room, lifetime)
-    async with house.running(*house.everything):
+        harness.homeserver.set_lifetime(room, lifetime)
+    async with harness.running(*harness.everything):
         for _ in range(10):
-            await house.advance(HOUR)
-    assert await house.store.sweeps.left() == 0
+            await harness.advance(HOUR)
+    assert await harness.store.sweeps.left() == 0
     return room
 
 
-async def pass_by(house: Harness, times: int, wait: int) -> None:
-    async with house.running(*house.everything):
+async def pass_by(harness: Harness, times: int, wait: int) -> None:
+    async with harness.running(*harness.everything):
         for _ in range(times):
-            await house.advance(wait)
+            await harness.advance(wait)
 
 
-def gone(house: Harness, room: RoomID, sent: list[EventID]) -> int:
-    return sum(house.homeserver.is_redacted(room, one) for one in sent)
+def gone(harness: Harness, room: RoomID, sent: list[EventID]) -> int:
+    return sum(harness.homeserver.is_redacted(room, one) for one in sent)
 
 
-async def test_what_is_said_after_off_stays_though_a_hole_is_swept(house: Harness) -> None:
-    room = await settled(house, shared=True)
-    house.homeserver.limit = 5
-    house.homeserver.send(room, "!expire off")  # the bot is away
-    house.clock.advance(SECOND)
-    stays = [house.homeserver.send(room, f"keep {number}") for number in range(12)]
-    house.clock.advance(10 * MINUTE)
-    await pass_by(house, 5, HOUR)
-    assert gone(house, room, stays) == 0
-    await hole(house, room)
-    await pass_by(house, 5, HOUR)
-    assert gone(house, room, stays) == 0
+async def test_what_is_said_after_off_stays_though_a_hole_is_swept(harness: Harness) -> None:
+    room = await settled(harness, shared=True)
+    harness.homeserver.limit = 5
+    harness.homeserver.send(room, "!expire off")  # the bot is away
+    harness.clock.advance(SECOND)
+    stays = [harness.homeserver.send(room, f"keep {number}") for number in range(12)]
+    harness.clock.advance(10 * MINUTE)
+    await pass_by(harness, 5, HOUR)
+    assert gone(harness, room, stays) == 0
+    await hole(harness, room)
+    await pass_by(harness, 5, HOUR)
+    assert gone(harness, room, stays) == 0
 
 
-async def test_what_is_said_after_off_stays_though_the_disk_is_lost(house: Harness) -> None:
-    room = await settled(house)
-    goes = house.homeserver.send(room, "goes")
-    off = house.homeserver.send(room, "!expire off")
-    stays = [house.homeserver.send(room, f"keep {number}") for number in range(12)]
-    await pass_by(house, 2, SECOND)
-    await lose_disk(house)
-    await pass_by(house, 5, MINUTE)
-    assert house.homeserver.is_redacted(room, goes)
-    assert gone(house, room, [off, *stays]) == 0
+async def test_what_is_said_after_off_stays_though_the_disk_is_lost(harness: Harness) -> None:
+    room = await settled(harness)
+    goes = harness.homeserver.send(room, "goes")
+    off = harness.homeserver.send(room, "!expire off")
+    stays = [harness.homeserver.send(room, f"keep {number}") for number in range(12)]
+    await pass_by(harness, 2, SECOND)
+    await lose_disk(harness)
+    await pass_by(harness, 5, MINUTE)
+    assert harness.homeserver.is_redacted(room, goes)
+    assert gone(harness, room, [off, *stays]) == 0
 
 
-async def test_a_command_and_what_follows_goes_though_the_disk_is_lost(house: Harness) -> None:
-    room = await settled(house, lifetime=None)
-    stays = [house.homeserver.send(room, f"before {number}") for number in range(7)]
-    goes = [house.homeserver.send(room, "!expire 1m")]  # the bot is away
-    goes += [house.homeserver.send(room, f"after {number}") for number in range(7)]
-    await pass_by(house, 2, SECOND)
-    await lose_disk(house)
-    await pass_by(house, 5, MINUTE)
-    assert gone(house, room, goes) == 8
-    assert gone(house, room, stays) == 0
+async def test_a_command_and_what_follows_goes_though_the_disk_is_lost(harness: Harness) -> None:
+    room = await settled(harness, lifetime=None)
+    stays = [harness.homeserver.send(room, f"before {number}") for number in range(7)]
+    goes = [harness.homeserver.send(room, "!expire 1m")]  # the bot is away
+    goes += [harness.homeserver.send(room, f"after {number}") for number in range(7)]
+    await pass_by(harness, 2, SECOND)
+    await lose_disk(harness)
+    await pass_by(harness, 5, MINUTE)
+    assert gone(harness, room, goes) == 8
+    assert gone(harness, room, stays) == 0
 
 
-async def test_a_command_that_is_gone_already_still_marks_its_place(house: Harness) -> None:
-    room = await settled(house, lifetime=None)
-    stays = house.homeserver.send(room, "before")
-    async with house.running(*house.everything):
-        command = await house.said_in(room, "!expire 1m")
-        await house.advance(2 * MINUTE)
-        assert house.homeserver.is_redacted(room, command)
-    await lose_disk(house)
-    await pass_by(house, 5, MINUTE)
-    assert not house.homeserver.is_redacted(room, stays)
+async def test_a_command_that_is_gone_already_still_marks_its_place(harness: Harness) -> None:
+    room = await settled(harness, lifetime=None)
+    stays = harness.homeserver.send(room, "before")
+    async with harness.running(*harness.everything):
+        command = await harness.said_in(room, "!expire 1m")
+        await harness.advance(2 * MINUTE)
+        assert harness.homeserver.is_redacted(room, command)
+    await lose_disk(harness)
+    await pass_by(harness, 5, MINUTE)
+    assert not harness.homeserver.is_redacted(room, stays)
 
 
 async def test_between_two_commands_of_one_absence_holds_what_the_first_said(
-    house: Harness,
+    harness: Harness,
 ) -> None:
-    room = await settled(house)
-    house.homeserver.send(room, "!expire off")
-    stays = [house.homeserver.send(room, f"keep {number}") for number in range(7)]
-    house.homeserver.send(room, "!expire 1m")  # as it was: the room's state would not say more
-    goes = house.homeserver.send(room, "goes")
-    await pass_by(house, 2, SECOND)
-    await lose_disk(house)
-    await pass_by(house, 5, MINUTE)
-    assert house.homeserver.is_redacted(room, goes)
-    assert gone(house, room, stays) == 0
+    room = await settled(harness)
+    harness.homeserver.send(room, "!expire off")
+    stays = [harness.homeserver.send(room, f"keep {number}") for number in range(7)]
+    harness.homeserver.send(room, "!expire 1m")  # as it was: the room's state would not say more
+    goes = harness.homeserver.send(room, "goes")
+    await pass_by(harness, 2, SECOND)
+    await lose_disk(harness)
+    await pass_by(harness, 5, MINUTE)
+    assert harness.homeserver.is_redacted(room, goes)
+    assert gone(harness, room, stays) == 0
 
 
 async def test_a_walk_that_is_killed_between_an_event_and_its_command_knows_that(
-    house: Harness,
+    harness: Harness,
 ) -> None:
-    room = await settled(house)
-    house.homeserver.send(room, "!expire off")
-    stays = [house.homeserver.send(room, f"keep {number}") for number in range(12)]
-    await pass_by(house, 2, SECOND)
-    await house.store.sweeps.begin(Sweep(room_id=room, whole=True, since=0, until=1))
+    room = await settled(harness)
+    harness.homeserver.send(room, "!expire off")
+    stays = [harness.homeserver.send(room, f"keep {number}") for number in range(12)]
+    await pass_by(harness, 2, SECOND)
+    await harness.store.sweeps.begin(Sweep(room_id=room, whole=True, since=0, until=1))
     for _ in range(9):
-        sweep = await house.store.sweeps.next()
+        sweep = await harness.store.sweeps.next()
         if sweep is None:
             break
-        await house.sweeper.step(sweep)
-        await house.restart()
-    await pass_by(house, 5, MINUTE)
-    assert await house.store.sweeps.left() == 0
-    assert gone(house, room, stays) == 0
+        await harness.sweeper.step(sweep)
+        await harness.restart()
+    await pass_by(harness, 5, MINUTE)
+    assert await harness.store.sweeps.left() == 0
+    assert gone(harness, room, stays) == 0
 
 
 async def test_a_walk_begins_only_when_the_state_event_of_a_command_has_come_back(
-    house: Harness,
+    harness: Harness,
 ) -> None:
     """Its marks say since when it holds: without them all that was said before would go."""
-    room = await settled(house, lifetime=None)
-    stays = [house.homeserver.send(room, f"before {number}") for number in range(3)]
-    house.homeserver.hold("set_policy")
-    async with house.running(*house.everything):
-        await house.said_in(room, "!expire 1m")
-        await house.advance(HOUR)
-        await house.store.sweeps.begin(Sweep(room_id=room, whole=True, since=0, until=1))
-        house.wake()
-        await house.rest()
-        assert await house.store.sweeps.left() == 1
-        house.homeserver.release("set_policy")
-        await house.advance(HOUR)
-        assert await house.store.sweeps.left() == 0
-    assert gone(house, room, stays) == 0
+    room = await settled(harness, lifetime=None)
+    stays = [harness.homeserver.send(room, f"before {number}") for number in range(3)]
+    harness.homeserver.hold("set_policy")
+    async with harness.running(*harness.everything):
+        await harness.said_in(room, "!expire 1m")
+        await harness.advance(HOUR)
+        await harness.store.sweeps.begin(Sweep(room_id=room, whole=True, since=0, until=1))
+        harness.wake()
+        await harness.rest()
+        assert await harness.store.sweeps.left() == 1
+        harness.homeserver.release("set_policy")
+        await harness.advance(HOUR)
+        assert await harness.store.sweeps.left() == 0
+    assert gone(harness, room, stays) == 0
 
 
-async def test_a_sweep_changes_no_timer_that_is_there(house: Harness) -> None:
-    room = await settled(house, DAY)
-    async with house.running(*house.everything):
-        message = await house.said_in(room, "hello")
-        house.homeserver.set_lifetime(room, MINUTE)
-        house.homeserver.set_lifetime(room, DAY)
-        edit = relate(house, room, "m.replace", message, origin_server_ts=1)
-        await house.rest()
-        before = await house.timers()
+async def test_a_sweep_changes_no_timer_that_is_there(harness: Harness) -> None:
+    room = await settled(harness, DAY)
+    async with harness.running(*harness.everything):
+        message = await harness.said_in(room, "hello")
+        harness.homeserver.set_lifetime(room, MINUTE)
+        harness.homeserver.set_lifetime(room, DAY)
+        edit = relate(harness, room, "m.replace", message, origin_server_ts=1)
+        await harness.rest()
+        before = await harness.timers()
         assert {message, edit} <= set(before)
-        await house.store.sweeps.begin(Sweep(room_id=room, whole=True, since=0, until=1))
-        house.wake()
-        await house.advance(HOUR)
-        assert await house.store.sweeps.left() == 0
-        after = await house.timers()
+        await harness.store.sweeps.begin(Sweep(room_id=room, whole=True, since=0, until=1))
+        harness.wake()
+        await harness.advance(HOUR)
+        assert await harness.store.sweeps.left() == 0
+        after = await harness.timers()
         assert {one: after[one] for one in (message, edit)} == {
             one: before[one] for one in (message, edit)
         }
 
 
-async def test_only_what_the_bot_itself_wrote_says_since_when(house: Harness) -> None:
-    room = await settled(house)
-    first = [house.homeserver.send(room, f"goes {number}") for number in range(3)]
+async def test_only_what_the_bot_itself_wrote_says_since_when(harness: Harness) -> None:
+    room = await settled(harness)
+    first = [harness.homeserver.send(room, f"goes {number}") for number in range(3)]
     content = policy_content(0, [(first[0], 0)])
-    house.homeserver.set_state(room, POLICY_EVENT, content, sender=ALICE)
-    await lose_disk(house)
-    await pass_by(house, 5, MINUTE)
-    assert gone(house, room, first) == 3
+    harness.homeserver.set_state(room, POLICY_EVENT, content, sender=ALICE)
+    await lose_disk(harness)
+    await pass_by(harness, 5, MINUTE)
+    assert gone(harness, room, first) == 3
 
 
 @given(st.lists(st.tuples(st.text().map(EventID), st.integers()), max_size=MOST_MARKS))

@@ -43,20 +43,20 @@ def command(setting: Millis, digest: str = "command") -> Command:
 async def say(store: Store, *items: Item, gap: bool = False, room: RoomID = ROOM) -> None:
     """Commit what a sync brings of a room, perhaps behind a gap."""
     before = Gap(room_id=room, token="t1", stop_digest="d", stop_at=1, since=2, until=NOW)
-    stretch = RoomUpdate(room_id=room, items=list(items), gap=before if gap else None)
-    await store.commit("s1", NOW, [stretch])
+    update = RoomUpdate(room_id=room, items=list(items), gap=before if gap else None)
+    await store.commit("s1", NOW, [update])
 
 
 async def read(store: Store, items: list[Item], *, done: bool = False, token: str = "t2") -> None:
     """Take the page of the next gap that has these items."""
-    found = await store.unread.next_gap()
+    found = await store.gaps.next_gap()
     assert found is not None
-    await store.unread.read_on(found[0], items, token, 0, done=done)
+    await store.gaps.read_on(found[0], items, token, 0, done=done)
 
 
 async def take_over(store: Store) -> list[int]:
     taken = []
-    while (chunk := await store.unread.take_over(NOW)) is not None:
+    while (chunk := await store.gaps.take_over(NOW)) is not None:
         taken.append(chunk[1])
     return taken
 
@@ -94,9 +94,9 @@ async def test_a_command_in_a_gap_counts_for_all_that_follows_it(store: Store) -
     await take_over(store)
     later = dict.fromkeys(("after", "late", "tail", "live"), 5 * MINUTE)
     assert await lifetimes(store) == {"before": MINUTE} | later
-    debt = await store.next_debt()
-    assert debt is not None
-    assert (debt.kind, debt.args["setting"], debt.args["was"]) == ("set", 5 * MINUTE, MINUTE)
+    entry = await store.next_to_deliver()
+    assert entry is not None
+    assert (entry.kind, entry.args["setting"], entry.args["was"]) == ("set", 5 * MINUTE, MINUTE)
 
 
 async def test_gaps_of_one_room_keep_the_order_of_the_timeline(store: Store) -> None:
@@ -116,9 +116,9 @@ async def test_gaps_of_one_room_keep_the_order_of_the_timeline(store: Store) -> 
 async def test_the_second_gap_may_be_read_before_the_first(store: Store) -> None:
     await say(store, *messages("b"), gap=True)
     await say(store, *messages("d"), gap=True)
-    first = await store.unread.next_gap()
+    first = await store.gaps.next_gap()
     assert first is not None
-    await store.unread.later(first[0], NOW)
+    await store.gaps.later(first[0], NOW)
     await read(store, messages("c"), done=True)
     await read(store, messages("a"), done=True)
     await take_over(store)
@@ -138,14 +138,14 @@ async def test_a_stretch_of_exactly_one_chunk_ends_the_gap(store: Store) -> None
     await say(store, gap=True)
     await read(store, messages(*range(CHUNK)), done=True)
     assert sum(await take_over(store)) == CHUNK
-    assert not await store.unread.reads(ROOM)
+    assert not await store.gaps.reads(ROOM)
     assert await rows(store, "SELECT count(*) FROM unread") == [(0,)]
 
 
 async def test_what_comes_between_two_chunks_comes_last(store: Store) -> None:
     await say(store, *messages(*range(700)), gap=True)
     await read(store, [command(5 * MINUTE)], done=True)
-    await store.unread.take_over(NOW)
+    await store.gaps.take_over(NOW)
     await say(store, *messages("live"), gap=False)
     await take_over(store)
     assert list(await lifetimes(store))[-1] == "live"
@@ -155,7 +155,7 @@ async def test_what_comes_between_two_chunks_comes_last(store: Store) -> None:
 async def test_a_new_gap_between_two_chunks_is_read_before_what_follows_it(store: Store) -> None:
     await say(store, *messages(*range(700)), gap=True)
     await read(store, [], done=True)
-    await store.unread.take_over(NOW)
+    await store.gaps.take_over(NOW)
     await say(store, *messages("tail"), gap=True)
     await read(store, messages("second gap"), done=True)
     await take_over(store)
@@ -168,11 +168,11 @@ async def test_a_restart_in_the_middle_resumes(open_store: Opener, tmp_path: Pat
     await say(store, Change(setting=MINUTE, sender=ALICE, digest="policy", quiet=True))
     await say(store, *messages("tail"), gap=True)
     await read(store, [command(5 * MINUTE), *messages("late")], token="t7")
-    before = await store.unread.next_gap()
+    before = await store.gaps.next_gap()
     await store.close()
 
     store = await open_store(path)
-    after = await store.unread.next_gap()
+    after = await store.gaps.next_gap()
     assert after == before
     assert after is not None
     assert (after[0].token, after[0].until, after[0].stop_digest) == ("t7", NOW, "d")
@@ -214,26 +214,26 @@ async def test_a_redaction_reaches_what_waits_behind_a_gap(store: Store) -> None
 async def test_a_gap_that_cannot_be_read_waits_behind_the_others(store: Store) -> None:
     await say(store, gap=True)
     await say(store, gap=True, room=OTHER)
-    found = await store.unread.next_gap()
+    found = await store.gaps.next_gap()
     assert found is not None
-    await store.unread.later(found[0], NOW + 5)
-    other = await store.unread.next_gap()
+    await store.gaps.later(found[0], NOW + 5)
+    other = await store.gaps.next_gap()
     assert other is not None
     assert other[0].room_id == OTHER
-    await store.unread.read_on(other[0], [], "t", 0, done=True)
-    again = await store.unread.next_gap()
+    await store.gaps.read_on(other[0], [], "t", 0, done=True)
+    again = await store.gaps.next_gap()
     assert again is not None
     assert (again[0].attempts, again[1]) == (1, NOW + 5)
 
 
 async def test_a_page_of_a_room_that_was_left_meanwhile_is_dropped(store: Store) -> None:
     await say(store, gap=True)
-    found = await store.unread.next_gap()
+    found = await store.gaps.next_gap()
     assert found is not None
     await store.forget(ROOM, 0)
     while await store.end_left(KEPT_FOR + 1):
         pass
-    await store.unread.read_on(found[0], messages("late"), "t", 0, done=False)
+    await store.gaps.read_on(found[0], messages("late"), "t", 0, done=False)
     assert await rows(store, "SELECT count(*) FROM unread") == [(0,)]
 
 
@@ -245,7 +245,7 @@ async def test_a_chunk_is_taken_over_as_a_whole_or_not_at_all(store: Store) -> N
     )
     await rows(store, trigger)
     with pytest.raises(sqlite3.Error, match="full"):
-        await store.unread.take_over(NOW)
+        await store.gaps.take_over(NOW)
     await rows(store, "DROP TRIGGER fail")
     assert await lifetimes(store) == {}
     assert await rows(store, "SELECT count(*) FROM unread") == [(11,)]

@@ -65,10 +65,10 @@ async def stamped(store: Store) -> dict[str, Millis]:
 
 async def read_again(store: Store, items: list[Item]) -> None:
     """Read what followed the command once more, a few at a time from the end."""
-    while (found := await store.unread.next_gap()) is not None:
+    while (found := await store.gaps.next_gap()) is not None:
         page, items = items[-3:], items[:-3]
-        await store.unread.read_on(found[0], page, "t", 0, done=not items)
-    while await store.unread.take_over(NOW) is not None:
+        await store.gaps.read_on(found[0], page, "t", 0, done=not items)
+    while await store.gaps.take_over(NOW) is not None:
         pass
 
 
@@ -129,8 +129,8 @@ async def test_a_late_command_gives_the_timers_of_one_that_was_not_late(
 async def state(store: Store) -> list[tuple[object, ...]]:
     async with store._db.transaction() as db:
         rooms = await db.rows("SELECT setting, stated, commanded, awaits, revision FROM rooms")
-        owed = await db.rows("SELECT key, kind, args FROM owed ORDER BY key")
-    return [*rooms, *owed]
+        outgoing = await db.rows("SELECT key, kind, args FROM owed ORDER BY key")
+    return [*rooms, *outgoing]
 
 
 async def fresh(open_store: Opener, path: Path) -> Store:

@@ -22,15 +22,15 @@ Find = Callable[[Store, Collection[RoomID]], Awaitable[Any]]
 
 
 async def words(store: Store, busy: Collection[RoomID]) -> OutboxItem | None:
-    return await store.next_debt(busy, setting=False)
+    return await store.next_to_deliver(busy, setting=False)
 
 
 async def setting(store: Store, busy: Collection[RoomID]) -> OutboxItem | None:
-    return await store.next_debt(busy, setting=True)
+    return await store.next_to_deliver(busy, setting=True)
 
 
 async def gap(store: Store, busy: Collection[RoomID]) -> Gap | None:
-    found = await store.unread.next_gap(busy)
+    found = await store.gaps.next_gap(busy)
     return found and found[0]
 
 
@@ -38,90 +38,90 @@ async def sweep(store: Store, busy: Collection[RoomID]) -> Sweep | None:
     return await store.sweeps.next(busy)
 
 
-async def orphan(store: Store, busy: Collection[RoomID]) -> PendingRelation | None:
-    return await store.kin.next_orphan(busy)
+async def relation(store: Store, busy: Collection[RoomID]) -> PendingRelation | None:
+    return await store.relations.next_pending(busy)
 
 
 async def successor(store: Store, busy: Collection[RoomID]) -> Successor | None:
     return await store.successors.next(busy)
 
 
-async def fill(house: Harness, room: RoomID, find: Find) -> None:
+async def fill(harness: Harness, room: RoomID, find: Find) -> None:
     """Let something wait in a room."""
-    await house.enter(room, DAY)
+    await harness.enter(room, DAY)
     items: list[Item] = []
-    stretch: dict[str, Any] = {}
+    update: dict[str, Any] = {}
     if find is words:
         items = [Command(digest=f"help in {room}", sender=ALICE, kind="help")]
     elif find is setting:
         items = [Command(digest=f"set in {room}", sender=ALICE, kind="set", setting=5_000)]
-    elif find is orphan:
+    elif find is relation:
         items = [Message(event_id=EventID("$child"), sent=0, parent=EventID("$parent"))]
     elif find is gap:
-        stretch["gap"] = Gap(room_id=room, token="t", stop_digest="x", stop_at=0, since=0, until=9)
+        update["gap"] = Gap(room_id=room, token="t", stop_digest="x", stop_at=0, since=0, until=9)
     elif find is sweep:
-        stretch["sweep"] = Sweep(room_id=room, whole=True, since=0, until=9)
+        update["sweep"] = Sweep(room_id=room, whole=True, since=0, until=9)
     else:
         one = Successor(
             room_id=room, predecessor=RoomID("!old"), setting=None, via="x", stage=Stage.INSIDE
         )
-        await house.store.successors.claim(one, now=0)
-    await house.commit(RoomUpdate(room_id=room, items=items, **stretch))
+        await harness.store.successors.claim(one, now=0)
+    await harness.commit(RoomUpdate(room_id=room, items=items, **update))
 
 
-@pytest.mark.parametrize("find", [words, setting, gap, sweep, orphan, successor])
-async def test_rooms_at_work_are_passed_over_and_no_others(house: Harness, find: Find) -> None:
+@pytest.mark.parametrize("find", [words, setting, gap, sweep, relation, successor])
+async def test_rooms_at_work_are_passed_over_and_no_others(harness: Harness, find: Find) -> None:
     for room in ROOMS:
-        await fill(house, room, find)
+        await fill(harness, room, find)
     busy: list[RoomID] = []
-    while (found := await find(house.store, busy)) is not None:
+    while (found := await find(harness.store, busy)) is not None:
         assert found.room_id not in busy
         busy.append(found.room_id)
     assert sorted(busy) == sorted(ROOMS)
-    first = await find(house.store, ())
+    first = await find(harness.store, ())
     assert first.room_id == busy[0]
-    assert await find(house.store, [RoomID("!unknown")]) == first
+    assert await find(harness.store, [RoomID("!unknown")]) == first
 
 
 async def test_words_stand_behind_a_lifetime_of_their_room_that_is_not_set_yet(
-    house: Harness,
+    harness: Harness,
 ) -> None:
-    await fill(house, ROOMS[0], setting)
-    await fill(house, ROOMS[0], words)
-    await fill(house, ROOMS[1], words)
-    found = await words(house.store, ())
+    await fill(harness, ROOMS[0], setting)
+    await fill(harness, ROOMS[0], words)
+    await fill(harness, ROOMS[1], words)
+    found = await words(harness.store, ())
     assert found is not None
     assert found.room_id == ROOMS[1]
-    debt = await setting(house.store, ())
-    assert debt is not None
-    await house.store.written(debt, "")
-    assert await setting(house.store, ()) is None
-    found = await words(house.store, [ROOMS[1]])
+    entry = await setting(harness.store, ())
+    assert entry is not None
+    await harness.store.written(entry, "")
+    assert await setting(harness.store, ()) is None
+    found = await words(harness.store, [ROOMS[1]])
     assert found is not None
     assert found.kind == "announce"
 
 
 async def test_a_lifetime_that_a_later_command_replaced_is_not_called_written(
-    house: Harness,
+    harness: Harness,
 ) -> None:
-    await fill(house, ROOMS[0], setting)
-    at_work = await setting(house.store, ())
+    await fill(harness, ROOMS[0], setting)
+    at_work = await setting(harness.store, ())
     assert at_work is not None
     later = Command(digest="later", sender=ALICE, kind="set", setting=6_000)
-    await house.commit(RoomUpdate(room_id=ROOMS[0], items=[later]))
-    await house.store.written(at_work, "")
-    left = await setting(house.store, ())
+    await harness.commit(RoomUpdate(room_id=ROOMS[0], items=[later]))
+    await harness.store.written(at_work, "")
+    left = await setting(harness.store, ())
     assert left is not None
     assert left.args["setting"] == 6_000
 
 
-async def test_files_at_work_are_passed_over(house: Harness) -> None:
-    async with house.store._db.transaction() as db:
+async def test_files_at_work_are_passed_over(harness: Harness) -> None:
+    async with harness.store._db.transaction() as db:
         sql = "INSERT INTO files (media_id, owner) VALUES (?, 'alice')"
         await db.many(sql, [("one",), ("two",)])
-    first: File | None = await house.store.next_file()
+    first: File | None = await harness.store.next_file()
     assert first is not None
-    second = await house.store.next_file([first.media_id])
+    second = await harness.store.next_file([first.media_id])
     assert second is not None
     assert {first.media_id, second.media_id} == {"one", "two"}
-    assert await house.store.next_file(["one", "two"]) is None
+    assert await harness.store.next_file(["one", "two"]) is None

@@ -43,25 +43,25 @@ async def test_a_settled_timer_never_settles_the_one_that_came_after_it(store: S
 
 async def test_a_paid_debt_never_pays_the_one_that_took_its_place(store: Store) -> None:
     await read(store, Command(digest="one", sender=ALICE, kind="set", setting=5_000))
-    at_work = await store.next_debt()
+    at_work = await store.next_to_deliver()
     assert at_work is not None
     await read(store, Command(digest="two", sender=ALICE, kind="set", setting=6_000))
-    await store.paid(at_work)
-    left = await store.next_debt()
+    await store.delivered(at_work)
+    left = await store.next_to_deliver()
     assert left is not None
     assert left.args["setting"] == 6_000
 
 
 async def test_a_refused_lifetime_does_not_take_back_a_later_one(store: Store) -> None:
     await read(store, Command(digest="one", sender=ALICE, kind="set", setting=5_000))
-    refused = await store.next_debt()
+    refused = await store.next_to_deliver()
     assert refused is not None
     await read(store, Command(digest="two", sender=ALICE, kind="set", setting=6_000))
     await store.take_back(refused, Outgoing(key="no", kind="reverted", args={}))
     room = await store.room(ROOM)
     assert room is not None
     assert room.setting == 6_000
-    left = await store.next_debt()
+    left = await store.next_to_deliver()
     assert left is not None
     assert left.kind == "set"
     await store.take_back(left, Outgoing(key="no", kind="reverted", args={}))

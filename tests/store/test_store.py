@@ -51,7 +51,7 @@ def said(digest: str, setting: int | None = None, kind: str = "set") -> Command:
     return Command(digest=digest, sender=ALICE, kind=kind, setting=setting)
 
 
-def stretch(*items: Item, room: RoomID = ROOM, **more: Any) -> RoomUpdate:
+def update(*items: Item, room: RoomID = ROOM, **more: Any) -> RoomUpdate:
     return RoomUpdate(room_id=room, items=list(items), **more)
 
 
@@ -74,11 +74,11 @@ async def due(store: Store, now: Millis = NOW, share: int = 100) -> list[str]:
 async def test_token_timers_gap_and_invitations_are_committed_together(store: Store) -> None:
     third = RoomID("!third:example.org")
     invite = Invite(room_id=third, inviter=ALICE)
-    with_gap = stretch(gap=gap(OTHER), room=OTHER)
-    await store.commit("s1", NOW, [stretch(change(), message("one")), with_gap], [invite])
+    with_gap = update(gap=gap(OTHER), room=OTHER)
+    await store.commit("s1", NOW, [update(change(), message("one")), with_gap], [invite])
     assert await store.position() == ("s1", NOW)
     assert await due(store) == ["$one"]
-    assert await store.unread.reads(OTHER)
+    assert await store.gaps.reads(OTHER)
     waiting = await store.invitations.undecided()
     assert waiting is not None
     assert (waiting.room_id, waiting.inviter, waiting.next) == (third, ALICE, 0)
@@ -86,7 +86,7 @@ async def test_token_timers_gap_and_invitations_are_committed_together(store: St
 
 @pytest.mark.parametrize("table", ["timers", "gaps", "unread", "owed", "handled", "meta"])
 async def test_a_failure_anywhere_leaves_nothing_of_a_sync(store: Store, table: str) -> None:
-    await store.commit("s1", NOW, [stretch(change(), message("one"))])
+    await store.commit("s1", NOW, [update(change(), message("one"))])
     before = [await rows(store, f"SELECT * FROM {name}") for name in await tables(store)]
     await rows(
         store,
@@ -94,8 +94,8 @@ async def test_a_failure_anywhere_leaves_nothing_of_a_sync(store: Store, table: 
         " BEGIN SELECT RAISE(ABORT, 'the disk is full'); END",
     )
     batch = [
-        stretch(message("two"), said("c1", 5 * MINUTE), message("three")),
-        stretch(change(digest="else"), message("four"), room=OTHER, gap=gap(OTHER)),
+        update(message("two"), said("c1", 5 * MINUTE), message("three")),
+        update(change(digest="else"), message("four"), room=OTHER, gap=gap(OTHER)),
     ]
     if table == "meta":
         await rows(store, "DROP TRIGGER fail")
@@ -121,7 +121,7 @@ async def tables(store: Store) -> list[str]:
 async def test_an_item_that_cannot_be_stored_takes_its_sync_with_it(store: Store) -> None:
     broken = Message(event_id=EventID("$x"), sent=2**70)
     with pytest.raises(OverflowError):
-        await store.commit("s1", NOW, [stretch(change(), message("one"), broken)])
+        await store.commit("s1", NOW, [update(change(), message("one"), broken)])
     assert await store.position() == (None, 0)
     assert await store.rooms() == []
 
@@ -131,7 +131,7 @@ async def test_to_be_cancelled_in_the_middle_leaves_nothing_and_the_store_goes_o
 ) -> None:
     many = [message(f"{number}") for number in range(2_000)]
     for turns in range(1, 12):
-        commit = asyncio.ensure_future(store.commit("s1", NOW, [stretch(change(), *many)]))
+        commit = asyncio.ensure_future(store.commit("s1", NOW, [update(change(), *many)]))
         for _ in range(turns):
             await asyncio.sleep(0)  # a turn for the commit
         commit.cancel()
@@ -147,7 +147,7 @@ async def test_everything_is_there_after_reopening(open_store: Opener, tmp_path:
     path = tmp_path / "timers.db"
     store = await open_store(path)
     items: list[Item] = [change(), message("one"), said("c1", 5 * MINUTE), message("two")]
-    await store.commit("s1", NOW, [stretch(*items, encrypted=True, last_digest="last")])
+    await store.commit("s1", NOW, [update(*items, encrypted=True, last_digest="last")])
     [one, _] = await whatever_is_due(store, NOW + 5 * MINUTE, 10)
     await store.sent(one, NOW, NOW + 7)
     digest = store.digest("x")
@@ -165,7 +165,7 @@ async def test_everything_is_there_after_reopening(open_store: Opener, tmp_path:
 async def test_a_killed_process_loses_nothing_that_was_committed(
     open_store: Opener, store: Store, tmp_path: Path
 ) -> None:
-    await store.commit("s1", NOW, [stretch(change(), message("one"))])
+    await store.commit("s1", NOW, [update(change(), message("one"))])
     for file in list(tmp_path.iterdir()):  # as the disk would be found
         (tmp_path / f"copy-{file.name}").write_bytes(file.read_bytes())
     copy = await open_store(tmp_path / "copy-timers.db")
@@ -243,24 +243,24 @@ async def test_two_databases_know_one_id_by_different_digests(
 
 
 async def test_a_message_that_is_seen_twice_keeps_its_first_timer(store: Store) -> None:
-    await store.commit("s1", NOW, [stretch(change(), message("one"), message("one", due=NOW + 9))])
-    await store.commit("s2", NOW, [stretch(message("one", due=NOW - 9))])
+    await store.commit("s1", NOW, [update(change(), message("one"), message("one", due=NOW + 9))])
+    await store.commit("s2", NOW, [update(message("one", due=NOW - 9))])
     [timer] = await whatever_is_due(store, NOW + 99, 10)
     assert timer.due == NOW
 
 
 async def test_one_event_id_in_two_rooms_is_two_messages(store: Store) -> None:
-    both = [stretch(change(), message("one"), room=room) for room in (ROOM, OTHER)]
+    both = [update(change(), message("one"), room=room) for room in (ROOM, OTHER)]
     await store.commit("s1", NOW, both)
     assert await due(store) == ["$one", "$one"]
     redaction = Redaction(target=EventID("$one"), target_digest="", sender=ALICE, digest="r")
-    await store.commit("s2", NOW, [stretch(redaction)])
+    await store.commit("s2", NOW, [update(redaction)])
     [left] = await whatever_is_due(store, NOW, 10)
     assert left.room_id == OTHER
 
 
 async def test_no_two_timers_can_exist_for_one_message(store: Store) -> None:
-    await store.commit("s1", NOW, [stretch(change(), message("one"))])
+    await store.commit("s1", NOW, [update(change(), message("one"))])
     with pytest.raises(sqlite3.IntegrityError):
         await rows(store, "INSERT INTO timers (room, event_id, due, next) VALUES (1, '$one', 1, 1)")
 
@@ -272,29 +272,29 @@ async def test_a_command_counts_once_within_a_commit_after_it_and_after_reopenin
     path = tmp_path / "timers.db"
     store = await open_store(path)
     twice = [said("c1", kind="help"), said("c1", kind="help")]
-    await store.commit("s1", NOW, [stretch(*twice)])
-    debt = await store.next_debt()
-    assert debt is not None
-    await store.paid(debt)
-    await store.commit("s2", NOW, [stretch(said("c1", kind="help"))])
+    await store.commit("s1", NOW, [update(*twice)])
+    entry = await store.next_to_deliver()
+    assert entry is not None
+    await store.delivered(entry)
+    await store.commit("s2", NOW, [update(said("c1", kind="help"))])
     await store.close()
     store = await open_store(path)
-    await store.commit("s3", NOW, [stretch(said("c1", kind="help"), said("c1", MINUTE))])
-    assert await store.next_debt() is None
+    await store.commit("s3", NOW, [update(said("c1", kind="help"), said("c1", MINUTE))])
+    assert await store.next_to_deliver() is None
     room = await store.room(ROOM)
     assert room is not None
     assert room.setting is None
 
 
 async def test_a_command_repeated_behind_a_later_one_does_not_undo_it(store: Store) -> None:
-    await store.commit("s1", NOW, [stretch(said("c1", 1), said("c2", 2), said("c1", 1))])
+    await store.commit("s1", NOW, [update(said("c1", 1), said("c2", 2), said("c1", 1))])
     room = await store.room(ROOM)
     assert room is not None
     assert room.setting == 2
 
 
 async def test_counted_commands_are_forgotten_after_a_long_while(store: Store) -> None:
-    await store.commit("s1", NOW, [stretch(said("c1", kind="help"))])
+    await store.commit("s1", NOW, [update(said("c1", kind="help"))])
     await store.commit("s2", NOW + HANDLED_FOR, [])
     assert await rows(store, "SELECT count(*) FROM handled") == [(1,)]
     await store.commit("s3", NOW + HANDLED_FOR + SWEEP_EVERY, [])
@@ -302,17 +302,17 @@ async def test_counted_commands_are_forgotten_after_a_long_while(store: Store) -
 
 
 async def test_a_later_lifetime_takes_the_place_of_one_that_is_still_owed(store: Store) -> None:
-    await store.commit("s1", NOW, [stretch(said("c1", MINUTE), said("c2", kind="help"))])
-    await store.commit("s2", NOW, [stretch(said("c3", 2 * MINUTE))])
-    owed = await rows(store, "SELECT key, kind FROM owed ORDER BY id")
-    assert owed == [("c2", "help"), ("c3", "set")]
+    await store.commit("s1", NOW, [update(said("c1", MINUTE), said("c2", kind="help"))])
+    await store.commit("s2", NOW, [update(said("c3", 2 * MINUTE))])
+    outgoing = await rows(store, "SELECT key, kind FROM owed ORDER BY id")
+    assert outgoing == [("c2", "help"), ("c3", "set")]
 
 
 async def test_what_is_owed_is_owed_once(store: Store) -> None:
-    await store.commit("s1", NOW, [stretch(change())])
+    await store.commit("s1", NOW, [update(change())])
     once = [Outgoing(key="k", kind="suspended", args={"need": 1, "have": 0})]
-    await store.reviewed(ROOM, suspended=True, owed=once)
-    await store.reviewed(ROOM, suspended=True, owed=once)
+    await store.reviewed(ROOM, suspended=True, outgoing=once)
+    await store.reviewed(ROOM, suspended=True, outgoing=once)
     assert await rows(store, "SELECT count(*) FROM owed") == [(1,)]
 
 

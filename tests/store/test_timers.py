@@ -17,12 +17,12 @@ from bot.store import Store
 from bot.store.database import Row
 from bot.store.gaps import NEXT_GAP, READY, TAKE
 from bot.store.invitations import NEXT as INVITATION
-from bot.store.left_rooms import COUNT, KEPT_FOR, TIMERS_OF, UNREAD_OF
+from bot.store.left_rooms import COUNT, GAP_ITEMS_OF, KEPT_FOR, TIMERS_OF
 from bot.store.left_rooms import OVERDUE as OVERDUE_LEFT
 from bot.store.media import NEXT_FILE
 from bot.store.outbox import NEXT_SETTING, NEXT_WORDS
 from bot.store.permissions import NEXT_ALONE, NEXT_REVIEW, REFUSALS
-from bot.store.relations import NEXT_ORPHAN
+from bot.store.relations import NEXT_PENDING
 from bot.store.successors import NEXT as SUCCESSOR
 from bot.store.sweeps import NEXT as NEXT_SWEEP
 from bot.store.timers import DUE, FIRST, NEXT, PENDING
@@ -83,12 +83,12 @@ async def test_each_room_gets_its_share_however_much_is_due_in_another(store: St
 
 async def test_a_suspended_room_is_passed_over_until_it_is_resumed(store: Store) -> None:
     await remember(store, ROOM, waiting=-5, waiting_longer=7)
-    await store.reviewed(ROOM, suspended=True, owed=[])
+    await store.reviewed(ROOM, suspended=True, outgoing=[])
     await remember(store, OTHER, other=3)
     assert await due(store) == []
     assert await store.next_due(NOW) == NOW + 3
     assert await store.next_due(NOW + 3) is None
-    await store.reviewed(ROOM, suspended=False, owed=[])
+    await store.reviewed(ROOM, suspended=False, outgoing=[])
     assert await due(store) == ["$waiting"]
     assert await store.next_due(NOW + 3) == NOW + 7
 
@@ -155,8 +155,8 @@ async def test_a_forgotten_room_leaves_nothing(store: Store) -> None:
     assert [room.room_id for room in await store.rooms()] == [OTHER]
     assert await store.forget(ROOM, NOW) == 0
     assert await due(store, NOW + 99) == ["$other"]
-    assert await store.unread.next_gap() is None
-    assert await store.next_debt() is None
+    assert await store.gaps.next_gap() is None
+    assert await store.next_to_deliver() is None
     assert not await store.end_left(NOW + KEPT_FOR)
     while await store.end_left(NOW + KEPT_FOR + 1):
         pass
@@ -197,7 +197,7 @@ async def test_what_is_due_is_found_through_an_index(
 @pytest.mark.parametrize(
     "sql",
     [
-        *(NEXT_SETTING, NEXT_WORDS, NEXT_ORPHAN, NEXT_GAP, NEXT_SWEEP, NEXT_FILE, SUCCESSOR),
+        *(NEXT_SETTING, NEXT_WORDS, NEXT_PENDING, NEXT_GAP, NEXT_SWEEP, NEXT_FILE, SUCCESSOR),
         *(NEXT_REVIEW, NEXT_ALONE),
     ],
 )
@@ -222,7 +222,7 @@ async def test_the_next_of_a_queue_is_found_in_the_order_of_an_index(
         (COUNT, (1, 9)),
         (OVERDUE_LEFT, (1, NOW, 9)),
         (TIMERS_OF, (1, 9)),
-        (UNREAD_OF, (1, 9)),
+        (GAP_ITEMS_OF, (1, 9)),
         (INVITATION, (1, "[]", "[]", 1, "[]", 1)),
     ],
 )
@@ -270,7 +270,7 @@ async def test_no_id_of_a_message_that_is_gone_can_be_read_from_the_disk(
     ]
     assert len(timers) > 2_900
     random.shuffle(timers)
-    await store.tidy()  # what is deleted after the last time has to be noticed by itself
+    await store.wipe()  # what is deleted after the last time has to be noticed by itself
     if way == "drop":
         for timer in timers:
             await store.drop(timer)
@@ -288,7 +288,7 @@ async def test_no_id_of_a_message_that_is_gone_can_be_read_from_the_disk(
             ]
             await store.commit("s2", NOW, [RoomUpdate(room_id=room, items=redactions)])
     assert b"NEEDLE" in await on_disk(tmp_path)
-    await store.tidy()
+    await store.wipe()
     assert b"NEEDLE" not in await on_disk(tmp_path)
     assert b"-keeps" in await on_disk(tmp_path)
 
@@ -299,13 +299,13 @@ async def test_what_waited_behind_a_gap_can_not_be_read_from_the_disk_either(
     gap = Gap(room_id=ROOM, token="NEEDLE", stop_digest="", stop_at=0, since=0, until=NOW)
     items: list[Item] = [Message(event_id=EventID(f"$NEEDLE{n}"), sent=NOW) for n in range(2_000)]
     await store.commit("s1", NOW, [RoomUpdate(room_id=ROOM, items=items, gap=gap)])
-    found = await store.unread.next_gap()
+    found = await store.gaps.next_gap()
     assert found is not None
-    await store.unread.read_on(found[0], [], "t", 0, done=True)
-    await store.tidy()
-    while await store.unread.take_over(NOW):
+    await store.gaps.read_on(found[0], [], "t", 0, done=True)
+    await store.wipe()
+    while await store.gaps.take_over(NOW):
         pass
-    await store.tidy()
+    await store.wipe()
     assert b"NEEDLE" not in await on_disk(tmp_path)
 
 
@@ -320,6 +320,6 @@ async def test_a_process_that_was_killed_before_tidying_tidies_when_it_is_back(
         target.write_bytes(file.read_bytes())
     bounds = LifetimeLimits(minimum=1, maximum=2)
     later = await Store.open(target.parent / "timers.db", bounds=bounds, own_id=UserID("@bot:x"))
-    await later.tidy()
+    await later.wipe()
     assert b"NEEDLE" not in await on_disk(target.parent)
     await later.close()

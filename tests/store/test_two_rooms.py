@@ -80,7 +80,7 @@ async def different(store: Store, room: RoomID) -> None:
 async def full(store: Store, room: RoomID) -> None:
     await different(store, room)
     await fill(store, room)
-    await store.reviewed(room, suspended=True, owed=[])
+    await store.reviewed(room, suspended=True, outgoing=[])
     walk_on(store, room, None)
 
 
@@ -154,7 +154,7 @@ async def known(store: Store, room: RoomID) -> dict[str, Any]:
         "rooms": [one for one in await store.rooms() if one.room_id == room],
         "pending": await store.pending(room),
         "refusals": await store.refusals(room),
-        "reads": await store.unread.reads(room),
+        "reads": await store.gaps.reads(room),
         "review": [one for one in await store.to_review() if one == room],
         "waiting": [one for one in await store.keys.waiting() if one[0] == room],
         "of": await store.successors.of(RoomID(f"{room} new")),
@@ -182,7 +182,7 @@ async def turns(store: Store, room: RoomID) -> list[Any]:
     """Return what comes of the room when the other one is at work, and when it has put all off."""
     busy = await _turns(store, room, {OTHER})
     put_off(store, OTHER)
-    taken = [await store.unread.take_over(NOW) for _ in range(5)]
+    taken = [await store.gaps.take_over(NOW) for _ in range(5)]
     last = [one for one in taken if one and one[0] == room]
     return [busy, await _turns(store, room, set()), last]
 
@@ -190,12 +190,12 @@ async def turns(store: Store, room: RoomID) -> list[Any]:
 async def _turns(store: Store, room: RoomID, busy: set[RoomID]) -> dict[str, Any]:
     files = {f"{name} of {OTHER}" for name in ("wiped", "shown")} if busy else set()
     queues: dict[str, Awaitable[Any]] = {
-        "setting": store.next_debt(busy, setting=True),
-        "words": store.next_debt(busy, setting=False),
+        "setting": store.next_to_deliver(busy, setting=True),
+        "words": store.next_to_deliver(busy, setting=False),
         "undecided": store.next_undecided(busy),
-        "gap": store.unread.next_gap(busy),
+        "gap": store.gaps.next_gap(busy),
         "sweep": store.sweeps.next(busy),
-        "orphan": store.kin.next_orphan(busy),
+        "orphan": store.relations.next_pending(busy),
         "successor": store.successors.next({RoomID(f"{one} new") for one in busy}),
         "file": store.next_file(files),
         "joining": store.invitations.to_join(busy),
@@ -216,7 +216,7 @@ ANSWERS = {
     "store.has_work",
     "successors.look_again",
     "sweeps.read_on",
-    "unread.is_reading",
+    "gaps.is_reading",
 }
 """What answers a question about one room; the other questions are in `known`."""
 

@@ -93,7 +93,7 @@ class Harness:
             media_server=self.media_server,
             per_minute=self.per_minute,
         )
-        self.intake = Sync(homeserver, store, self.reader, clock, random=random, wake=self.wake)
+        self.sync = Sync(homeserver, store, self.reader, clock, random=random, wake=self.wake)
         self.sweeper = Sweeper(
             homeserver,
             store,
@@ -107,7 +107,7 @@ class Harness:
         self.backfill = Backfill(
             homeserver, store, self.reader, clock, random=random, wake_others=self.wake
         )
-        self.speaker = OutboxDelivery(
+        self.outbox = OutboxDelivery(
             homeserver,
             store,
             clock,
@@ -116,10 +116,12 @@ class Harness:
             random=random,
             load=self.redactor,
         )
-        self.deciding = DeferredAuthorization(
-            store, self.reader.judge, clock, random=random, wake_others=self.wake
+        self.deferred_authorization = DeferredAuthorization(
+            store, self.reader.authorizer, clock, random=random, wake_others=self.wake
         )
-        self.kin = PendingRelations(homeserver, store, clock, random=random, wake_others=self.wake)
+        self.relations = PendingRelations(
+            homeserver, store, clock, random=random, wake_others=self.wake
+        )
         self.rooms = Permissions(
             homeserver,
             store,
@@ -130,9 +132,9 @@ class Harness:
         )
         guests = replace(self.guests, allow=self.allow)
         self.invitations = Invitations(homeserver, store, clock, guests=guests, random=random)
-        self.departures = EmptyRooms(homeserver, store, clock)
-        self.housekeeping = DatabaseMaintenance(store, clock, wake_others=self.wake)
-        self.upgrades = RoomUpgrades(
+        self.empty_rooms = EmptyRooms(homeserver, store, clock)
+        self.database_maintenance = DatabaseMaintenance(store, clock, wake_others=self.wake)
+        self.room_upgrades = RoomUpgrades(
             homeserver,
             store,
             clock,
@@ -140,9 +142,9 @@ class Harness:
             random=random,
             wake_others=self.wake,
         )
-        self.rooms.follow = self.upgrades.reviewed
+        self.rooms.follow = self.room_upgrades.reviewed
         told = (self.redactor.clock_was_set, self.wake)
-        self.timekeeper = ClockWatch(clock, store, clock_was_set=told)
+        self.clock_watch = ClockWatch(clock, store, clock_was_set=told)
 
     def keep_anew(self) -> None:
         """Make the services again over the same store, with what was arranged since."""
@@ -155,19 +157,19 @@ class Harness:
     @property
     def everything(self) -> tuple[Sync, *tuple[Woken, ...]]:
         return (
-            self.intake,
+            self.sync,
             self.redactor,
             self.backfill,
-            self.speaker,
-            self.deciding,
+            self.outbox,
+            self.deferred_authorization,
             self.rooms,
-            self.kin,
+            self.relations,
             self.sweeper,
             self.invitations,
-            self.departures,
-            self.housekeeping,
-            self.upgrades,
-            self.timekeeper,
+            self.empty_rooms,
+            self.database_maintenance,
+            self.room_upgrades,
+            self.clock_watch,
         )
 
     async def restart(self, file: bytes | None = None) -> None:
@@ -221,10 +223,10 @@ class Harness:
         items = [Message(event_id=event_id, sent=due - SECOND) for event_id in event_ids]
         await self.commit(RoomUpdate(room_id=room_id, items=list(items)))
 
-    async def commit(self, *stretches: RoomUpdate) -> None:
+    async def commit(self, *updates: RoomUpdate) -> None:
         """Commit as if the homeserver had said it up to now."""
         token = f"s{self.homeserver.place}"
-        await self.store.commit(token, self.clock.now(), list(stretches))
+        await self.store.commit(token, self.clock.now(), list(updates))
 
     async def said_in(self, room_id: RoomID, text: str, *, sender: UserID = ALICE) -> EventID:
         """Let somebody say something, and everybody react."""

@@ -23,23 +23,23 @@ from tests.support.two_rooms import (
     NOW,
     Act,
     commit,
-    debt,
+    entry,
     gap,
     gone,
     invitation,
     its_gap,
     message,
-    orphan,
-    owed,
+    outgoing,
     pair,
     pending,
+    relation,
     said,
     shows,
     sql,
     sweep,
     timer,
     undecided,
-    unheard,
+    undecryptable,
 )
 
 NOT_OF_A_ROOM = {
@@ -53,7 +53,7 @@ NOT_OF_A_ROOM = {
     "store.latest_timer",
     "store.open",
     "store.position",
-    "store.tidy",
+    "store.wipe",
     "keys.forgotten",
     "keys.next_opened",
     "keys.ratcheted",
@@ -96,10 +96,10 @@ async def joining(store: Store, room: RoomID) -> None:
 
 async def off_late(store: Store, room: RoomID) -> None:
     """Take back what a command that came late has ended."""
-    await store.heard(room, unheard("riddle"), [said(room, "off", "set", 0)], NOW)
+    await store.heard(room, undecryptable("riddle"), [said(room, "off", "set", 0)], NOW)
     page: list[Item] = [message(name) for name in ("live", "late", "only")]
-    await store.unread.read_on(await its_gap(store, room), page, "t9", 5, done=True)
-    await store.unread.take_over(NOW)
+    await store.gaps.read_on(await its_gap(store, room), page, "t9", 5, done=True)
+    await store.gaps.take_over(NOW)
 
 
 async def verified(store: Store, room: RoomID) -> None:
@@ -111,8 +111,8 @@ async def verified(store: Store, room: RoomID) -> None:
 
 
 async def resumed(store: Store, room: RoomID) -> None:
-    await store.reviewed(room, suspended=True, owed=[])
-    await store.reviewed(room, suspended=False, owed=[])
+    await store.reviewed(room, suspended=True, outgoing=[])
+    await store.reviewed(room, suspended=False, outgoing=[])
 
 
 async def setting(store: Store, room: RoomID) -> OutboxItem:
@@ -120,11 +120,11 @@ async def setting(store: Store, room: RoomID) -> OutboxItem:
     await commit(store, room, said(room, "set", "set", 5 * MINUTE))
     text = "SELECT o.id FROM owed o JOIN rooms r ON r.id = room WHERE kind = 'set' AND room_id = ?"
     found = sql(store, text, room)
-    return dataclasses.replace(await debt(store, room), id=found[0][0] if found else 0)
+    return dataclasses.replace(await entry(store, room), id=found[0][0] if found else 0)
 
 
 async def taken_back(store: Store, room: RoomID) -> None:
-    await store.take_back(await setting(store, room), owed("no", "reverted"))
+    await store.take_back(await setting(store, room), outgoing("no", "reverted"))
 
 
 async def written(store: Store, room: RoomID) -> None:
@@ -134,7 +134,7 @@ async def written(store: Store, room: RoomID) -> None:
 async def read_on(store: Store, room: RoomID) -> None:
     change = Change(setting=1, sender=ALICE, digest="found", quiet=True)
     page: list[Item] = [change, Encrypted(), message("live")]
-    await store.unread.read_on(await its_gap(store, room), page, "t9", 5, done=False)
+    await store.gaps.read_on(await its_gap(store, room), page, "t9", 5, done=False)
 
 
 async def sweep_on(store: Store, room: RoomID) -> int:
@@ -154,7 +154,7 @@ async def sweep_anew(store: Store, room: RoomID) -> None:
 async def enter_successor(store: Store, room: RoomID) -> None:
     found = await store.successors.of(RoomID(f"{room} new"))
     for one in found:
-        await store.successors.move(one, Stage.INSIDE, owed("moved"), where=room)
+        await store.successors.move(one, Stage.INSIDE, outgoing("moved"), where=room)
         await store.successors.move(one, Stage.POWERLESS, where=room, told=True)
 
 
@@ -199,7 +199,7 @@ ACTS: dict[str, list[Act]] = {
         lambda s, r: commit(s, r, gone("parent"), gone("sent"), gone("tail"), gone("page")),
         verified,
         lambda s, r: commit(s, r, said(r, "1 set", "set", 1), said(r, "2 set", "set", 2)),
-        lambda s, r: commit(s, r, said(r, "one more"), unheard("one more")),
+        lambda s, r: commit(s, r, said(r, "one more"), undecryptable("one more")),
         lambda s, r: commit(s, r, undecided(r, "one more"), undecided(r, "asks")),
         lambda s, r: commit(s, r, message("new"), DefaultBegins(lifetime=1)),
         lambda s, r: commit(s, r, shows(r, "live"), encrypted=True, review=True, last_digest="x"),
@@ -226,16 +226,16 @@ ACTS: dict[str, list[Act]] = {
     "store.forget": [lambda s, r: s.forget(r, NOW)],
     "store.heard": [
         off_late,
-        lambda s, r: s.heard(r, unheard("riddle"), [said(r, "heard")], NOW),
-        lambda s, r: s.heard(r, unheard("riddle"), [said(r, "hs", "set", 9)], NOW),
-        lambda s, r: s.heard(r, unheard("riddle"), [shows(r, "live")], NOW),
+        lambda s, r: s.heard(r, undecryptable("riddle"), [said(r, "heard")], NOW),
+        lambda s, r: s.heard(r, undecryptable("riddle"), [said(r, "hs", "set", 9)], NOW),
+        lambda s, r: s.heard(r, undecryptable("riddle"), [shows(r, "live")], NOW),
     ],
-    "store.next_debt": [lambda s, _: s.next_debt(setting=False)],
+    "store.next_to_deliver": [lambda s, _: s.next_to_deliver(setting=False)],
     "store.next_due": [lambda s, _: s.next_due(NOW)],
     "store.next_file": [lambda s, _: s.next_file()],
     "store.overdue": [lambda s, _: s.overdue(NOW)],
-    "store.owed_later": [lambda s, r: apply(s.owed_later, debt(s, r), FAR)],
-    "store.paid": [lambda s, r: apply(s.paid, debt(s, r), FAR)],
+    "store.deliver_later": [lambda s, r: apply(s.deliver_later, entry(s, r), FAR)],
+    "store.delivered": [lambda s, r: apply(s.delivered, entry(s, r), FAR)],
     "store.pending": [lambda s, r: s.pending(r)],
     "store.postpone": [lambda s, r: apply(s.postpone, timer(s, r, "late"), FAR)],
     "store.refusals": [lambda s, r: s.refusals(r)],
@@ -245,8 +245,8 @@ ACTS: dict[str, list[Act]] = {
     ],
     "store.take_back": [taken_back],
     "store.reviewed": [
-        lambda s, r: s.reviewed(r, suspended=True, owed=[owed("k")], stuck=True),
-        lambda s, r: s.reviewed(r, suspended=False, owed=[owed("k")]),
+        lambda s, r: s.reviewed(r, suspended=True, outgoing=[outgoing("k")], stuck=True),
+        lambda s, r: s.reviewed(r, suspended=False, outgoing=[outgoing("k")]),
         resumed,
     ],
     "store.room": [lambda s, r: s.room(r)],
@@ -258,34 +258,34 @@ ACTS: dict[str, list[Act]] = {
     "store.to_review": [lambda s, _: s.to_review()],
     "store.unsent": [lambda s, r: apply(s.unsent, timer(s, r, "sent"), FAR)],
     "store.written": [written],
-    "unread.append": [
-        lambda s, r: in_db(s, lambda db, row: s.unread.append(db, row, 3, [message("z")]), r)
+    "gaps.append": [
+        lambda s, r: in_db(s, lambda db, row: s.gaps.append(db, row, 3, [message("z")]), r)
     ],
-    "unread.begin": [lambda s, r: in_db(s, lambda db, row: s.unread.begin(db, row, gap(r)), r)],
-    "unread.give_up": [lambda s, r: apply(s.unread.give_up, its_gap(s, r), NOW)],
-    "unread.is_reading": [lambda s, r: in_db(s, s.unread.is_reading, r)],
-    "unread.is_ready": [lambda s, _: s.unread.is_ready()],
-    "unread.later": [lambda s, r: apply(s.unread.later, its_gap(s, r), FAR)],
-    "unread.next_gap": [lambda s, _: s.unread.next_gap()],
-    "unread.put": [
-        lambda s, r: in_db(s, lambda db, row: s.unread.put(db, row, 2, 9, [message("z")]), r)
+    "gaps.begin": [lambda s, r: in_db(s, lambda db, row: s.gaps.begin(db, row, gap(r)), r)],
+    "gaps.give_up": [lambda s, r: apply(s.gaps.give_up, its_gap(s, r), NOW)],
+    "gaps.is_reading": [lambda s, r: in_db(s, s.gaps.is_reading, r)],
+    "gaps.is_ready": [lambda s, _: s.gaps.is_ready()],
+    "gaps.later": [lambda s, r: apply(s.gaps.later, its_gap(s, r), FAR)],
+    "gaps.next_gap": [lambda s, _: s.gaps.next_gap()],
+    "gaps.put": [
+        lambda s, r: in_db(s, lambda db, row: s.gaps.put(db, row, 2, 9, [message("z")]), r)
     ],
-    "unread.read_on": [read_on],
-    "unread.reads": [lambda s, r: s.unread.reads(r)],
-    "unread.take_over": [lambda s, _: s.unread.take_over(NOW)],
-    "keys.asked": [lambda s, r: s.keys.asked(r, unheard("riddle").event_id)],
+    "gaps.read_on": [read_on],
+    "gaps.reads": [lambda s, r: s.gaps.reads(r)],
+    "gaps.take_over": [lambda s, _: s.gaps.take_over(NOW)],
+    "keys.asked": [lambda s, r: s.keys.asked(r, undecryptable("riddle").event_id)],
     "keys.waiting": [lambda s, _: s.keys.waiting()],
-    "kin.answered": [
-        lambda s, r: apply(s.kin.answered, orphan(s, r), NOW, gone=True),
-        lambda s, r: apply(s.kin.answered, orphan(s, r), NOW, gone=False),
+    "relations.answered": [
+        lambda s, r: apply(s.relations.answered, relation(s, r), NOW, gone=True),
+        lambda s, r: apply(s.relations.answered, relation(s, r), NOW, gone=False),
     ],
-    "kin.found": [
+    "relations.found": [
         lambda s, r: apply(
-            s.kin.found, timer(s, r, "late"), [message("live").event_id], looked=True
+            s.relations.found, timer(s, r, "late"), [message("live").event_id], looked=True
         )
     ],
-    "kin.later": [lambda s, r: apply(s.kin.later, orphan(s, r), FAR)],
-    "kin.next_orphan": [lambda s, _: s.kin.next_orphan()],
+    "relations.later": [lambda s, r: apply(s.relations.later, relation(s, r), FAR)],
+    "relations.next_pending": [lambda s, _: s.relations.next_pending()],
     "sweeps.again": [lambda s, r: s.sweeps.again(sweep(r), FAR)],
     "sweeps.begin": [lambda s, r: s.sweeps.begin(dataclasses.replace(sweep(r), until=FAR))],
     "sweeps.end": [lambda s, r: s.sweeps.end(sweep(r))],
@@ -294,7 +294,9 @@ ACTS: dict[str, list[Act]] = {
     "sweeps.left": [lambda s, _: s.sweeps.left()],
     "sweeps.next": [sweep_anew],
     "sweeps.read_on": [sweep_on],
-    "successors.claim": [lambda s, r: s.successors.claim(pair(r, "next"), owed("closed"), now=NOW)],
+    "successors.claim": [
+        lambda s, r: s.successors.claim(pair(r, "next"), outgoing("closed"), now=NOW)
+    ],
     "successors.follow": [lambda s, r: s.successors.follow(pair(r, "new"))],
     "successors.is_known": [lambda s, r: s.successors.is_known(RoomID(f"{r} new"), r)],
     "successors.later": [lambda s, r: s.successors.later(pair(r, "new"), FAR)],
@@ -304,7 +306,7 @@ ACTS: dict[str, list[Act]] = {
     ],
     "successors.move": [
         enter_successor,
-        lambda s, r: s.successors.move(pair(r, "new"), Stage.DONE, owed("moved"), where=r),
+        lambda s, r: s.successors.move(pair(r, "new"), Stage.DONE, outgoing("moved"), where=r),
     ],
     "successors.next": [lambda s, _: s.successors.next()],
     "successors.of": [lambda s, r: s.successors.of(RoomID(f"{r} new"))],

@@ -61,7 +61,7 @@ def said(room: RoomID, name: str, kind: str = "help", setting: int | None = None
     return Command(digest=f"{room} {name}", sender=ALICE, kind=kind, setting=setting)
 
 
-def unheard(name: str, sender: UserID = ALICE) -> Undecryptable:
+def undecryptable(name: str, sender: UserID = ALICE) -> Undecryptable:
     return Undecryptable(event_id=EventID(f"${name}"), sender=sender, session_id="session", at=NOW)
 
 
@@ -105,7 +105,7 @@ async def furnish(store: Store, room: RoomID, *, shift: Millis = 0) -> None:
     items += [message(name, at - MINUTE) for name in ("late", "later", "refused", "stuck")]
     items += [message("child", at, "parent"), message("grandchild", at + 9, "child")]
     items += [message("orphan", at, "unknown"), message("lost", at, "nobody")]
-    items += [shows(room, "shown"), shows(room, "wiped"), unheard("riddle")]
+    items += [shows(room, "shown"), shows(room, "wiped"), undecryptable("riddle")]
     items += [undecided(room, "asks"), undecided(room, "asks again")]
     await store.commit("s0", at, [RoomUpdate(room_id=room, items=items, entered=True)])
     await commit(store, room, gone("wiped"), said(room, "first"), said(room, "second"))
@@ -121,10 +121,10 @@ async def furnish(store: Store, room: RoomID, *, shift: Millis = 0) -> None:
 LESS = {
     "bot.store.commands.MOST_OF_ONE": 4,
     "bot.store.commands.MOST_WAITING": 7,
-    "bot.store.outbox.MOST_OWED": 5,
+    "bot.store.outbox.MOST_OUTGOING": 5,
     "bot.store.megolm_sessions.MOST_OF_ONE": 3,
     "bot.store.megolm_sessions.MOST_WAITING": 6,
-    "bot.store.relations.MOST_ORPHANS": 4,
+    "bot.store.relations.MOST_PENDING": 4,
 }
 """The bounds of a room, made small: many rows take long."""
 
@@ -132,9 +132,9 @@ LESS = {
 async def fill(store: Store, room: RoomID) -> None:
     """Bring a room to every bound that rooms have, and let it wait for a gap."""
     await commit(store, room, *[said(room, f"{number}") for number in range(9)])
-    await commit(store, room, *[unheard(f"more {number}") for number in range(5)])
+    await commit(store, room, *[undecryptable(f"more {number}") for number in range(5)])
     others = [UserID(f"@{number}:example.org") for number in range(5)]
-    await commit(store, room, *[unheard(f"of {one}", one) for one in others])
+    await commit(store, room, *[undecryptable(f"of {one}", one) for one in others])
     await commit(store, room, *[message(f"o{n}", NOW, f"p{n}") for n in range(5)])
     await commit(store, room, *[undecided(room, f"u{n}") for n in range(5)])
     await commit(store, room, *[undecided(room, f"v{n}", one) for n, one in enumerate(others)])
@@ -148,12 +148,12 @@ async def begin_gap(store: Store, room: RoomID) -> None:
     ]
     items = [message("tail"), message("live", NOW + 5)]
     await commit(store, room, *items, gap=gap(room), found=found)
-    await store.unread.read_on(await its_gap(store, room), [message("page")], "t2", 0, done=False)
+    await store.gaps.read_on(await its_gap(store, room), [message("page")], "t2", 0, done=False)
 
 
 async def end_gap(store: Store, room: RoomID) -> None:
     await begin_gap(store, room)
-    await store.unread.read_on(await its_gap(store, room), [], "t3", 0, done=True)
+    await store.gaps.read_on(await its_gap(store, room), [], "t3", 0, done=True)
 
 
 async def invite(store: Store, room: RoomID) -> None:
@@ -205,12 +205,12 @@ async def timer(store: Store, room: RoomID, name: str) -> Timer:
     )
 
 
-async def debt(store: Store, room: RoomID) -> OutboxItem:
+async def entry(store: Store, room: RoomID) -> OutboxItem:
     number = _id(store, "owed", room)
     return OutboxItem(id=number, room_id=room, key="k", kind="help", args={}, attempts=0, next=0)
 
 
-async def orphan(store: Store, room: RoomID) -> PendingRelation:
+async def relation(store: Store, room: RoomID) -> PendingRelation:
     number = _id(store, "orphans", room)
     found = sql(store, "SELECT event_id, parent FROM orphans WHERE id = ?", number)
     event_id, parent = found[0] if found else ("$x", "$y")
@@ -238,7 +238,7 @@ def sweep(room: RoomID) -> Sweep:
     return Sweep(room_id=room, whole=True, since=0, until=NOW, token="s1")
 
 
-def owed(key: str, kind: str = "suspended") -> Outgoing:
+def outgoing(key: str, kind: str = "suspended") -> Outgoing:
     return Outgoing(key=key, kind=kind, args={})
 
 

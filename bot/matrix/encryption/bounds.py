@@ -1,4 +1,4 @@
-"""Bounds what strangers can send to the bot's device: anybody who knows its id can."""
+"""Bounds what strangers can send to the bot's device: anybody who knows its id can send to it."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ class SenderBounds:
     """Counts the messages of each account."""
 
     def __init__(self, per_hour: int = PER_HOUR) -> None:
-        self._allowance = RateLimit(per_hour, HOUR)
+        self._rate_limit = RateLimit(per_hour, HOUR)
 
     def admits(self, event: Event) -> bool:
         """Whether to spend time on an encrypted message; its sender's account is authentic."""
         sender, content = str(event.get("sender")), event.get("content")
         # The same comes again with a sync that was cut off: it counts once.
         what, now = f"{hash(str(content)):x}", int(time.monotonic() * 1000)
-        if self._allowance.admits(sender, what, now):
+        if self._rate_limit.admits(sender, what, now):
             return True
-        if self._allowance.begins(sender, what, now):
+        if self._rate_limit.begins(sender, what, now):
             log.warning("one account sends too many keys: those over the limit are dropped")
         return False
 

@@ -37,17 +37,17 @@ class Crypto:
     """The mended engine, without nio's model of rooms and without its handling of a sync."""
 
     def __init__(
-        self, client: AsyncClient, request: Request, turns: TimeSlices | None = None
+        self, client: AsyncClient, request: Request, slices: TimeSlices | None = None
     ) -> None:
         self._client = client
-        turns = turns or TimeSlices()
-        devices = Devices(lambda: self._olm, request, turns)
-        self.upkeep = DeviceKeys(client, request, devices)
-        self.room_keys = RoomKeys(lambda: self._olm, request, devices, turns)
-        self._to_device = ToDevice(client, turns, self._admits, self._hear)
+        slices = slices or TimeSlices()
+        devices = Devices(lambda: self._olm, request, slices)
+        self.device_keys = DeviceKeys(client, request, devices)
+        self.room_keys = RoomKeys(lambda: self._olm, request, devices, slices)
+        self._to_device = ToDevice(client, slices, self._admits, self._hear)
         self._met: dict[UserID, float] = {}
         self.wake = asyncio.Event()
-        self.gate = SenderBounds()
+        self.sender_bounds = SenderBounds()
         self.hear_verification: Callable[[Event], None] = lambda _: None
         """Takes to-device events of verifications; must not raise."""
         self.tell_news: Callable[[], None] = lambda: None
@@ -70,7 +70,7 @@ class Crypto:
 
     def doubt_keys(self) -> None:
         """Have the homeserver's copy of this device looked at: it may have been deleted."""
-        self.upkeep.unproven = True
+        self.device_keys.unproven = True
         self.wake.set()
 
     def is_own(self, device: Event) -> bool:
@@ -95,13 +95,13 @@ class Crypto:
         self._to_device.take(_list(body, "to_device", "events"))
         self._follow(body)
 
-    async def feed_by_turns(self, body: Event) -> None:
+    async def feed_by_slices(self, body: Event) -> None:
         """Take what encryption lives on; of to-device events as many as others can wait for.
 
         The rest is on the disk, and `run` takes it. Raises `DiskError`.
         """
         self._follow(body)
-        await self._to_device.take_by_turns(_list(body, "to_device", "events"))
+        await self._to_device.take_by_slices(_list(body, "to_device", "events"))
 
     def _follow(self, body: Event) -> None:
         """Take what the answer says of devices and of the device's own keys."""
@@ -112,7 +112,7 @@ class Crypto:
         self._olm.add_changed_users(changed & met)
         unused = body.get("device_unused_fallback_key_types")
         if isinstance(unused, list):
-            self.upkeep.fallback_wanted = "signed_curve25519" not in unused
+            self.device_keys.fallback_wanted = "signed_curve25519" not in unused
         counts = body.get("device_one_time_keys_count")
         if isinstance(counts, dict):
             # nio itself skips a count of 0, and never uploads again.
@@ -145,7 +145,7 @@ class Crypto:
             await self._to_device.take_rest(self._tell)
 
     def _admits(self, event: Event) -> bool:
-        return self.gate.admits(event)
+        return self.sender_bounds.admits(event)
 
     def _hear(self, event: Event) -> None:
         self.hear_verification(event)
@@ -155,11 +155,11 @@ class Crypto:
 
     async def keep_up(self) -> None:
         """Do what the engine asks for. Raises `TokenRejectedError`."""
-        await self.upkeep.keep_up()
+        await self.device_keys.keep_up()
 
     async def query(self, users: set[UserID]) -> None:
         """Fetch the devices of `users`. Raises `OutcomeError`."""
-        await self.upkeep.query(users)
+        await self.device_keys.query(users)
 
     async def decrypt(
         self, room_id: RoomID, event: Event, *, meet: bool = False

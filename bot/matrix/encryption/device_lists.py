@@ -62,10 +62,12 @@ class Request(Protocol):
 class Devices:
     """Other people's devices, as far as the homeserver tells."""
 
-    def __init__(self, engine: Callable[[], Channels], request: Request, turns: TimeSlices) -> None:
+    def __init__(
+        self, engine: Callable[[], Channels], request: Request, slices: TimeSlices
+    ) -> None:
         self._engine = engine
         self._request = request
-        self._turns = turns
+        self._slices = slices
         self._keyless: dict[tuple[str, str], float] = {}
         self._silent: dict[UserID, float] = {}
         self._asking: Counter[UserID] = Counter()
@@ -113,19 +115,19 @@ class Devices:
         waiting = self._taking(portion, found)
         taken: list[OlmDevice] | None = []
         while taken is not None:
-            piece, changed = self._turns.piece(), list[OlmDevice]()
+            piece, changed = self._slices.piece(), list[OlmDevice]()
             while piece.goes_on() and (taken := next(waiting, None)) is not None:
                 changed += taken
             with disk():
                 self._olm.store.save_devices(changed)
-            await self._turns.rest(0)
+            await self._slices.rest(0)
 
     def _taking(self, portion: Sequence[UserID], found: Event) -> Iterator[list[OlmDevice]]:
         """Take device after device; give those that are to be saved.
 
         What is not as it should be spoils only its own device.
         """
-        bad, until = 0, self._turns.elapsed() + SILENT_FOR
+        bad, until = 0, self._slices.elapsed() + SILENT_FOR
         for user_id in portion:
             devices = found.get(user_id)
             if not isinstance(devices, dict):
@@ -147,7 +149,7 @@ class Devices:
 
     def unknown(self, users: Iterable[UserID]) -> list[UserID]:
         """Return those of `users` whose devices have to be fetched before they are written to."""
-        now, olm = self._turns.elapsed(), self._olm
+        now, olm = self._slices.elapsed(), self._olm
         self._silent = {who: until for who, until in self._silent.items() if until > now}
         return [
             one
@@ -161,7 +163,7 @@ class Devices:
 
     def without_channel(self, devices: Iterable[OlmDevice]) -> list[OlmDevice]:
         """Return those to which there is no channel, and whose keys may be asked for now."""
-        now = self._turns.elapsed()
+        now = self._slices.elapsed()
         if len(self._keyless) > MOST_KEYLESS:
             self._keyless.clear()
         return [
@@ -183,11 +185,11 @@ class Devices:
         found = await self._ask("claim", body, "one_time_keys", CLAIM_WITHIN)
         waiting = deque(devices)
         while waiting:
-            piece = self._turns.piece()
+            piece = self._slices.piece()
             with disk(), self._olm.store.piece():
                 while waiting and piece.goes_on():
                     self._open(waiting.popleft(), found)
-            await self._turns.rest(0)
+            await self._slices.rest(0)
 
     def _open(self, device: OlmDevice, found: Event) -> None:
         try:
@@ -198,7 +200,7 @@ class Devices:
             log.warning("a device's keys make no channel (%s)", type(error).__name__)
             opened = None
         if opened is None:
-            until = self._turns.elapsed() + KEYLESS_FOR
+            until = self._slices.elapsed() + KEYLESS_FOR
             self._keyless[device.user_id, device.id] = until
 
 

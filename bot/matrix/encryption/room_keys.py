@@ -74,12 +74,12 @@ class RoomKeys:
         engine: Callable[[], CarefulOlm],
         request: Request,
         devices: Devices,
-        turns: TimeSlices,
+        slices: TimeSlices,
     ) -> None:
         self._engine = engine
         self._request = request
         self._devices = devices
-        self._turns = turns
+        self._slices = slices
         self._rooms: OrderedDict[RoomID, Outbound] = OrderedDict()
         self._locks: WeakValueDictionary[RoomID, asyncio.Lock] = WeakValueDictionary()
 
@@ -152,21 +152,21 @@ class RoomKeys:
         waiting = iter(members)
         member: UserID | None = None
         while True:
-            piece = self._turns.piece()
+            piece = self._slices.piece()
             while piece.goes_on() and (member := next(waiting, None)) is not None:
                 for one in self._olm.device_store.active_user_devices(member):
                     if (one.user_id, one.id) != own:
                         found[one.user_id, one.id, one.curve25519] = one
             if member is None:
                 return found
-            await self._turns.rest(0)
+            await self._slices.rest(0)
 
     def _current(self, room_id: RoomID, here: dict[Device, OlmDevice]) -> Outbound:
         """Return the key to write with: a new one where somebody has it who is not there any more.
 
         A key for many devices takes its time. So a big room waits with its words between two.
         """
-        now, outbound = self._turns.elapsed(), self._rooms.get(room_id)
+        now, outbound = self._slices.elapsed(), self._rooms.get(room_id)
         if outbound is not None:
             left = outbound.held.keys() - here.keys()
             if not left and not outbound.session.expired:
@@ -216,14 +216,14 @@ class RoomKeys:
         self, room_id: RoomID, outbound: Outbound, devices: Sequence[OlmDevice]
     ) -> None:
         """Send the key to devices, portion by portion. Raises `OutcomeError`."""
-        began, given, bad = self._turns.elapsed(), 0, 0
+        began, given, bad = self._slices.elapsed(), 0, 0
         waiting = self._in_order(outbound, devices)
         again: Outcome | None = None
         while waiting:
             alone = outbound.refused.get(_name(waiting[0]), 0) >= ALONE_AFTER
             named, messages = self._seal(room_id, outbound, waiting, 1 if alone else PORTION)
             if not named:
-                await self._turns.rest(0)
+                await self._slices.rest(0)
                 continue
             outbound.held |= dict.fromkeys(named, False)
             outcome = await self._send(messages)
@@ -240,7 +240,7 @@ class RoomKeys:
             if bad >= BAD_PORTIONS:
                 break
         if given >= TOLD_FROM:
-            took = self._turns.elapsed() - began
+            took = self._slices.elapsed() - began
             log.info("a room's key was given to %d devices in %.1f s", given, took)
         if again is not None:
             raise OutcomeError(Failed(status=getattr(again, "status", 0)))
@@ -266,7 +266,7 @@ class RoomKeys:
         }
         named: list[Device] = []
         messages: dict[str, dict[str, Event]] = {}
-        piece = self._turns.piece()
+        piece = self._slices.piece()
         with disk(), self._olm.store.piece():
             while waiting and len(named) < most and piece.goes_on():
                 device = waiting.popleft()

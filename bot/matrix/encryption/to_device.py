@@ -37,12 +37,12 @@ class ToDevice:
     def __init__(
         self,
         client: AsyncClient,
-        turns: TimeSlices,
+        slices: TimeSlices,
         admits: Callable[[Event], bool],
         hear_verification: Callable[[Event], None],
     ) -> None:
         self._client = client
-        self._turns = turns
+        self._slices = slices
         self._admits = admits
         self._hear_verification = hear_verification
         self._box: Inbox | None = None
@@ -70,7 +70,7 @@ class ToDevice:
         while len(self._inbox):
             self._piece(len(self._inbox))
 
-    async def take_by_turns(self, events: list[Any]) -> None:
+    async def take_by_slices(self, events: list[Any]) -> None:
         """Take the events of an answer, the first at once and others by turns with everybody else.
 
         When it returns, all of them are on the disk, opened or not: the sync's token may be
@@ -81,14 +81,14 @@ class ToDevice:
         rest, nothing = iter(events), object()
         event: Any = None
         while event is not nothing:
-            piece = self._turns.piece()
+            piece = self._slices.piece()
             while piece.goes_on() and (event := next(rest, nothing)) is not nothing:
                 self._offer(inbox, event)
             await self._rest(inbox)
         with self._all_or_again():
             inbox.answer_ends()
-        left, until = AT_ONCE, self._turns.elapsed() + AT_ONCE_WITHIN
-        while left > 0 and len(inbox) and self._turns.elapsed() < until:
+        left, until = AT_ONCE, self._slices.elapsed() + AT_ONCE_WITHIN
+        while left > 0 and len(inbox) and self._slices.elapsed() < until:
             left -= self._piece(left)
             await self._rest(inbox)
         while not self._keep(inbox):
@@ -98,7 +98,7 @@ class ToDevice:
 
     async def _rest(self, inbox: Inbox) -> None:
         """Give others their turn. Raises `DiskError` when they met one, and forgot the answer."""
-        await self._turns.rest(0)
+        await self._slices.rest(0)
         if self._inbox is not inbox:
             raise DiskError("the crypto store: it was loaded again meanwhile")
 
@@ -113,13 +113,13 @@ class ToDevice:
 
         Raises `DiskError`.
         """
-        told_at = self._turns.elapsed()
+        told_at = self._slices.elapsed()
         while len(self._inbox):
             self._piece(len(self._inbox))
-            if self._turns.elapsed() - told_at >= TELL_EVERY:
-                told_at = self._turns.elapsed()
+            if self._slices.elapsed() - told_at >= TELL_EVERY:
+                told_at = self._slices.elapsed()
                 tell()
-            await self._turns.rest(REST)
+            await self._slices.rest(REST)
         tell()
 
     def _offer(self, inbox: Inbox, event: Any) -> None:
@@ -137,7 +137,7 @@ class ToDevice:
 
     def _piece(self, most: int) -> int:
         """Open at most so many of what waits, as one transaction; return how many it were."""
-        piece, opened = self._turns.piece(), 0
+        piece, opened = self._slices.piece(), 0
         with self._all_or_again(), self._olm.store.piece():
             while opened < most and len(self._inbox) and piece.goes_on():
                 self._open(self._inbox.next())

@@ -73,19 +73,19 @@ class CrossSigning:
         """
         await self._prepare()
         published = _master(await self._own_keys(), self._matrix.own_id)
-        seeds = self._load(published)
+        private_keys = self._load(published)
         if published is None:
-            if seeds is None:
-                seeds = PrivateKeys.make(self._matrix.own_id)
-                self._file.save(seeds)
-            if isinstance(await self._publish(seeds, None), Refused):
+            if private_keys is None:
+                private_keys = PrivateKeys.make(self._matrix.own_id)
+                self._file.save(private_keys)
+            if isinstance(await self._publish(private_keys, None), Refused):
                 return SigningState.REFUSED
-        elif seeds is None or seeds.public("master") != published:
+        elif private_keys is None or private_keys.public("master") != published:
             restored = await self._restore(published)
             if restored is None:
-                return SigningState.LOST if seeds is None else SigningState.REPLACED
-            seeds = restored
-        return await self._sign_device(seeds)
+                return SigningState.LOST if private_keys is None else SigningState.REPLACED
+            private_keys = restored
+        return await self._sign_device(private_keys)
 
     async def replace(self, authorise: Authorise) -> SigningState | Refused:
         """Give the account new keys and sign the device with them; or say why it was refused.
@@ -97,14 +97,14 @@ class CrossSigning:
         if old is not None:
             self._file.settle(old)  # whatever came of an earlier replacement
         self._file.set_aside()
-        seeds = PrivateKeys.make(self._matrix.own_id)
-        self._file.save(seeds)
-        outcome = await self._publish(seeds, authorise)
+        private_keys = PrivateKeys.make(self._matrix.own_id)
+        self._file.save(private_keys)
+        outcome = await self._publish(private_keys, authorise)
         if isinstance(outcome, Refused):
             if old is not None:
                 self._file.settle(old)
             return outcome
-        return await self._sign_device(seeds)
+        return await self._sign_device(private_keys)
 
     async def look(self, device_id: str) -> tuple[SigningState, Event]:
         """Return how a device of ours stands, and the homeserver's copy of it; change nothing.
@@ -114,15 +114,15 @@ class CrossSigning:
         """
         own, own_id = await self._own_keys(), self._matrix.own_id
         published = _master(own, own_id)
-        seeds = self._load(published)
+        private_keys = self._load(published)
         device = _of(own, "device_keys", own_id).get(device_id)
         device = device if isinstance(device, dict) else {}
         if published is None:
             return SigningState.UNSIGNED, device
-        if seeds is None or seeds.public("master") != published:
-            return SigningState.LOST if seeds is None else SigningState.REPLACED, device
+        if private_keys is None or private_keys.public("master") != published:
+            return SigningState.LOST if private_keys is None else SigningState.REPLACED, device
         self.master = published
-        signed = _signed_by(device, own_id, seeds)
+        signed = _signed_by(device, own_id, private_keys)
         return SigningState.SIGNED if signed else SigningState.UNSIGNED, device
 
     async def secrets(self) -> dict[str, str] | None:
@@ -131,10 +131,10 @@ class CrossSigning:
         `None` when they are not here. Raises `OutcomeError`.
         """
         published = _master(await self._own_keys(), self._matrix.own_id)
-        seeds = self._load(published)
-        if seeds is None or seeds.public("master") != published:
+        private_keys = self._load(published)
+        if private_keys is None or private_keys.public("master") != published:
             return None
-        return {_secret(usage): getattr(seeds, usage) for usage in USAGES}
+        return {_secret(usage): getattr(private_keys, usage) for usage in USAGES}
 
     async def _prepare(self) -> None:
         crypto = self._matrix.crypto
@@ -155,25 +155,27 @@ class CrossSigning:
         if self._recovery_key is None:
             return None
         try:
-            seeds = await read_seeds(self._matrix, self._recovery_key)
+            private_keys = await read_private_keys(self._matrix, self._recovery_key)
         except StorageError as error:
             log.warning("the cross-signing keys were not restored: %s", error)
             return None
-        if seeds.public("master") != published:
+        if private_keys.public("master") != published:
             log.warning("the cross-signing keys were not restored: the secret storage has old ones")
             return None
-        self._file.save(seeds)
+        self._file.save(private_keys)
         log.info("the cross-signing keys were restored from the account's secret storage")
-        return seeds
+        return private_keys
 
-    async def _publish(self, seeds: PrivateKeys, authorise: Authorise | None) -> Done | Refused:
+    async def _publish(
+        self, private_keys: PrivateKeys, authorise: Authorise | None
+    ) -> Done | Refused:
         """Upload the public keys; `Refused` when that takes an authentication that is not given.
 
         A first upload takes none on a homeserver that follows MSC3967; replacing keys does.
         Raises `OutcomeError`.
         """
         where = path("keys", "device_signing", "upload")
-        body: Event = {f"{usage}_key": key for usage, key in seeds.objects().items()}
+        body: Event = {f"{usage}_key": key for usage, key in private_keys.objects().items()}
         outcome = await self._matrix.request("POST", where, body)
         if isinstance(outcome, Refused) and outcome.status == 401 and authorise is not None:
             answer = await authorise(outcome.body)
@@ -183,7 +185,7 @@ class CrossSigning:
             return outcome
         return Done(body=_must(outcome))
 
-    async def _sign_device(self, seeds: PrivateKeys) -> SigningState:
+    async def _sign_device(self, private_keys: PrivateKeys) -> SigningState:
         """Sign this device with the self-signing key, and the master key with this device.
 
         Only if the homeserver's copy is this device indeed: a homeserver that lies about it
@@ -194,16 +196,18 @@ class CrossSigning:
         device = _of(own, "device_keys", own_id).get(crypto.device_id)
         if not isinstance(device, dict) or not crypto.is_own(device):
             return SigningState.UNPROVEN
-        if not _signed_by(device, own_id, seeds):
+        if not _signed_by(device, own_id, private_keys):
             device.pop("unsigned", None)
-            sign_json(device, own_id, seeds.key("self_signing"))
-            master = crypto.sign(seeds.objects()["master"])
-            body: Event = {own_id: {crypto.device_id: device, seeds.public("master"): master}}
+            sign_json(device, own_id, private_keys.key("self_signing"))
+            master = crypto.sign(private_keys.objects()["master"])
+            body: Event = {
+                own_id: {crypto.device_id: device, private_keys.public("master"): master}
+            }
             outcome = await self._matrix.request("POST", path("keys", "signatures", "upload"), body)
             if _must(outcome).get("failures"):
                 return SigningState.UNPROVEN
-        self._file.settle(seeds)
-        self.master = seeds.public("master")
+        self._file.settle(private_keys)
+        self.master = private_keys.public("master")
         return SigningState.SIGNED
 
     async def _own_keys(self) -> Event:
@@ -211,7 +215,7 @@ class CrossSigning:
         return _must(await self._matrix.request("POST", path("keys", "query"), body))
 
 
-async def read_seeds(matrix: Matrix, recovery_key: bytes) -> PrivateKeys:
+async def read_private_keys(matrix: Matrix, recovery_key: bytes) -> PrivateKeys:
     """Return the seeds that the account's secret storage holds.
 
     Raises `OutcomeError`, and `StorageError` when the key does not open it.
@@ -220,8 +224,8 @@ async def read_seeds(matrix: Matrix, recovery_key: bytes) -> PrivateKeys:
     try:
         # Some clients write padding.
         bare = {name: encode_base64(decode_base64(text)) for name, text in found.items()}
-        seeds = {usage: bare[_secret(usage)] for usage in USAGES}
-        return PrivateKeys(user_id=matrix.own_id, **seeds)
+        private_keys = {usage: bare[_secret(usage)] for usage in USAGES}
+        return PrivateKeys(user_id=matrix.own_id, **private_keys)
     except ValueError:
         raise StorageError("the secret storage holds something else than seeds") from None
 
@@ -244,9 +248,9 @@ def _master(own: Event, user_id: UserID) -> str | None:
     return next(map(str, keys.values()), None) if isinstance(keys, dict) else None
 
 
-def _signed_by(device: Event, own_id: UserID, seeds: PrivateKeys) -> bool:
+def _signed_by(device: Event, own_id: UserID, private_keys: PrivateKeys) -> bool:
     """Whether the device carries a good signature of the self-signing key."""
-    key: Any = seeds.key("self_signing")
+    key: Any = private_keys.key("self_signing")
     verify = key.verify_key
     verify.version, verify.alg = key.version, key.alg
     try:

@@ -1,4 +1,4 @@
-"""The secret halves of the cross-signing keys, and the files they are kept in."""
+"""The private cross-signing keys, and the files they are kept in."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class PrivateKeys:
 
     def __post_init__(self) -> None:
         for usage in USAGES:
-            seed = getattr(self, usage)
-            if not isinstance(seed, str) or not _is_seed(seed):
+            private_key = getattr(self, usage)
+            if not isinstance(private_key, str) or not _is_private_key(private_key):
                 raise ValueError(f"the seed of the {usage} key is not 32 bytes in base64")
 
     @classmethod
@@ -63,9 +63,11 @@ class PrivateKeys:
 
     def key(self, usage: str) -> SigningKey:
         """Return one of the keys; its id is its own public half."""
-        seed = getattr(self, usage)
-        public = encode_base64(bytes(decode_signing_key_base64("ed25519", "", seed).verify_key))
-        return decode_signing_key_base64("ed25519", public, seed)
+        private_key = getattr(self, usage)
+        public = encode_base64(
+            bytes(decode_signing_key_base64("ed25519", "", private_key).verify_key)
+        )
+        return decode_signing_key_base64("ed25519", public, private_key)
 
     def public(self, usage: str) -> str:
         """Return the public half of one of the keys."""
@@ -89,7 +91,7 @@ class PrivateKeys:
         return made
 
 
-def _is_seed(text: str) -> bool:
+def _is_private_key(text: str) -> bool:
     try:
         return len(decode_base64(text)) == 32
     except (Base64Error, ValueError):
@@ -120,17 +122,17 @@ class PrivateKeyFile:
             return old
         return PrivateKeys.load(self._where)
 
-    def save(self, seeds: PrivateKeys) -> None:
+    def save(self, private_keys: PrivateKeys) -> None:
         """Keep new seeds."""
-        seeds.save(self._where)
+        private_keys.save(self._where)
 
     def set_aside(self) -> None:
         """Keep the present seeds apart: new ones are about to be saved."""
         if self._where.exists():
             self._where.replace(self._aside)
 
-    def settle(self, seeds: PrivateKeys) -> None:
-        """End a replacement: `seeds` are those that count."""
+    def settle(self, private_keys: PrivateKeys) -> None:
+        """End a replacement: `private_keys` are those that count."""
         if self._aside.exists():
-            seeds.save(self._where)
+            private_keys.save(self._where)
             self._aside.unlink()

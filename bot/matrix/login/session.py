@@ -105,7 +105,7 @@ async def open_session(
     matrix = _be(client, known, data_dir)
     if known.keys is None and credentials.access_token is not None:
         await _be_alone(matrix, insist)
-    ed25519, curve25519 = matrix.crypto.upkeep.own_keys
+    ed25519, curve25519 = matrix.crypto.device_keys.own_keys
     known = replace(known, ed25519=ed25519, curve25519=curve25519)
     if known != load_identity(where):
         save_identity(where, known)
@@ -134,7 +134,7 @@ async def _be_alone(matrix: Matrix, insist: Insist) -> None:
 
     async def prove() -> Outcome:
         try:
-            await matrix.crypto.upkeep.prove()
+            await matrix.crypto.device_keys.prove()
         except OutcomeError as error:
             return error.outcome
         return Done()

@@ -71,28 +71,28 @@ class ConversationRunner:
         self._lasts = lasts
         self._random = SystemRandom()
 
-    async def turn_away(self, talk: Conversation) -> None:
+    async def turn_away(self, conversation: Conversation) -> None:
         """Answer to a verification that is not known. Raises `OutcomeError`."""
         content = {"code": UNKNOWN_TRANSACTION, "reason": REASONS[UNKNOWN_TRANSACTION]}
-        await self._send(talk, [("cancel", content)])
+        await self._send(conversation, [("cancel", content)])
 
-    async def converse(self, talk: Conversation) -> str:
+    async def converse(self, conversation: Conversation) -> str:
         """Answer event by event; return how it ended. Raises `OutcomeError`."""
-        exchange = Exchange(talk.id, self._own(), await self._other(talk))
+        exchange = Exchange(conversation.id, self._own(), await self._other(conversation))
         try:
             async with asyncio.timeout(self._lasts / 1000):
                 while not exchange.over:
-                    kind, content = await talk.heard.get()
+                    kind, content = await conversation.heard.get()
                     unseen = exchange.shown is None
                     replies = exchange.take(kind, content)
                     if exchange.shown is not None and unseen:
                         emoji = ", ".join(exchange.shown.emoji)
                         numbers = " ".join(map(str, exchange.shown.decimals))
-                        who = talk.user_id
+                        who = conversation.user_id
                         log.info("%s verifies the bot: compare %s (or %s)", who, emoji, numbers)
-                    await self._send(talk, replies)
+                    await self._send(conversation, replies)
         except TimeoutError:
-            await self._send(talk, exchange.cancel(TIMEOUT))
+            await self._send(conversation, exchange.cancel(TIMEOUT))
         if exchange.verified:
             return "is done: they have confirmed"
         code = exchange.ended_by
@@ -106,9 +106,9 @@ class ConversationRunner:
             keys[f"ed25519:{master}"] = master
         return Party(user_id=self._matrix.own_id, device_id=device_id, keys=keys)
 
-    async def _other(self, talk: Conversation) -> Party:
+    async def _other(self, conversation: Conversation) -> Party:
         """Return the other's device with its keys, as the homeserver has them."""
-        user_id, device_id = talk.user_id, talk.device_id
+        user_id, device_id = conversation.user_id, conversation.device_id
         body = {"device_keys": {user_id: [device_id]}}
         query = partial(self._matrix.request, "POST", path("keys", "query"), body)
         answer = await self._insist(query)
@@ -119,20 +119,24 @@ class ConversationRunner:
         keys = {key: value for key, value in found.items() if isinstance(value, str)}
         return Party(user_id=user_id, device_id=device_id, keys=keys)
 
-    async def _send(self, talk: Conversation, replies: list[Reply]) -> None:
+    async def _send(self, conversation: Conversation, replies: list[Reply]) -> None:
         """Send answers, in their order. Raises `OutcomeError`."""
         for kind, content in replies:
             txn = f"verify-{secrets.token_hex(12)}"
-            await self._insist(partial(self._send_one, talk, PREFIX + kind, content, txn))
+            await self._insist(partial(self._send_one, conversation, PREFIX + kind, content, txn))
 
-    async def _send_one(self, talk: Conversation, kind: str, content: Event, txn: str) -> Outcome:
-        if talk.room_id is None:
-            message = content | {"transaction_id": talk.id}
-            body = {"messages": {talk.user_id: {talk.device_id: message}}}
+    async def _send_one(
+        self, conversation: Conversation, kind: str, content: Event, txn: str
+    ) -> Outcome:
+        if conversation.room_id is None:
+            message = content | {"transaction_id": conversation.id}
+            body = {"messages": {conversation.user_id: {conversation.device_id: message}}}
             return await self._matrix.request("PUT", path("sendToDevice", kind, txn), body)
-        relation = {"rel_type": "m.reference", "event_id": talk.id}
+        relation = {"rel_type": "m.reference", "event_id": conversation.id}
         message = content | {"m.relates_to": relation}
-        return await self._matrix.send(talk.room_id, kind, message, txn, encrypted=talk.encrypted)
+        return await self._matrix.send(
+            conversation.room_id, kind, message, txn, encrypted=conversation.encrypted
+        )
 
     async def _insist(self, request: Callable[[], Awaitable[Outcome]]) -> Done:
         """Make a request, a few times if need be. Raises `OutcomeError`."""

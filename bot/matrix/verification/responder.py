@@ -46,7 +46,7 @@ class Verification:
         lasts: Millis = LASTS,
     ) -> None:
         self._matrix = matrix
-        self._talker = ConversationRunner(matrix, master, lasts)
+        self._runner = ConversationRunner(matrix, master, lasts)
         self._now = now
         self._lasts = lasts
         self._group: asyncio.TaskGroup | None = None
@@ -117,53 +117,57 @@ class Verification:
             log.debug("a request to verify the bot was passed over: there are too many")
             return
         self._begun.append((user_id, now))
-        talk = Conversation(
+        conversation = Conversation(
             user_id=user_id, device_id=device_id, id=ident, room_id=room_id, encrypted=encrypted
         )
         rivals = [other for other in self._talks.values() if other.user_id == user_id]
         # Two at once are cancelled both (spec: 11.12.2.2.1, error and exception handling).
-        for one in (*rivals, talk) if rivals else ():
+        for one in (*rivals, conversation) if rivals else ():
             one.tell("rival", {})
-        talk.tell("request", content)
-        self._talks[key] = talk
-        self._group.create_task(self._hold(talk))
+        conversation.tell("request", content)
+        self._talks[key] = conversation
+        self._group.create_task(self._hold(conversation))
 
     def _told(
         self, user_id: UserID, room_id: RoomID | None, ident: str, kind: str, content: Event
     ) -> None:
         """Hand on what belongs to a verification; say so when there is none."""
         kind, key = kind.removeprefix(PREFIX), (user_id, room_id, ident)
-        talk = self._talks.get(key)
+        conversation = self._talks.get(key)
         if kind not in KINDS:
             return
-        if talk is not None:
-            talk.tell(kind, content)
+        if conversation is not None:
+            conversation.tell(kind, content)
         # In a room it is between others; and neither a `start` nor what ends it is answered.
         elif room_id is None and kind in {"key", "mac"} and key not in self._ended:
             self._stray(Conversation(user_id=user_id, device_id="*", id=ident))
 
-    def _stray(self, talk: Conversation) -> None:
-        if self._group is None or self._strays >= AT_ONCE or talk.user_id == self._matrix.own_id:
+    def _stray(self, conversation: Conversation) -> None:
+        if (
+            self._group is None
+            or self._strays >= AT_ONCE
+            or conversation.user_id == self._matrix.own_id
+        ):
             return
         self._strays += 1
-        self._ended.append(talk.key)
-        self._group.create_task(self._turn_away(talk))
+        self._ended.append(conversation.key)
+        self._group.create_task(self._turn_away(conversation))
 
     # --- what goes out ----------------------------------------------------------------------
 
-    async def _turn_away(self, talk: Conversation) -> None:
+    async def _turn_away(self, conversation: Conversation) -> None:
         try:
-            await self._talker.turn_away(talk)
+            await self._runner.turn_away(conversation)
         except OutcomeError as error:
             log.info("a verification was not answered (%s)", describe(error.outcome))
         finally:
             self._strays -= 1
 
-    async def _hold(self, talk: Conversation) -> None:
+    async def _hold(self, conversation: Conversation) -> None:
         """See one verification through, to whatever end."""
         end = ""
         try:
-            end = await self._talker.converse(talk)
+            end = await self._runner.converse(conversation)
         except TokenRejectedError:
             raise
         except OutcomeError as error:
@@ -171,9 +175,9 @@ class Verification:
         except Exception as error:  # noqa: BLE001 - made of a stranger's input
             end = f"was given up ({type(error).__name__})"
         finally:
-            del self._talks[talk.key]
-            self._ended.append(talk.key)
-        log.info("the verification by %s %s", talk.user_id, end)
+            del self._talks[conversation.key]
+            self._ended.append(conversation.key)
+        log.info("the verification by %s %s", conversation.user_id, end)
 
 
 def _is_id(found: object) -> TypeGuard[str]:

@@ -134,7 +134,7 @@ def mutate(event: dict[str, Any], path: list[int], value: Any) -> Any:
 async def test_ten_thousand_malformed_messages_do_not_stop_the_sync(alice: Peer, bot: Bot) -> None:
     seeds = [*hostile(alice, bot).values(), alice.tell(bot, "m.room_key", Writer(alice).room_key())]
     fed = 0
-    bot.crypto.gate = SenderBounds(10**6)
+    bot.crypto.sender_bounds = SenderBounds(10**6)
 
     @settings(
         max_examples=500,
@@ -415,7 +415,7 @@ async def test_a_flood_of_keys_is_dropped_and_troubles_nobody_else(
 ) -> None:
     mallory = Peer("mallory", tmp_path / "mallory")
     mallory.meet(bot)
-    bot.crypto.gate = SenderBounds(10)
+    bot.crypto.sender_bounds = SenderBounds(10)
     keys = [mallory.tell(bot, "m.room_key", Writer(mallory).room_key()) for _ in range(30)]
     writer = Writer(alice)
     bot.feed(*keys, alice.tell(bot, "m.room_key", writer.room_key()))

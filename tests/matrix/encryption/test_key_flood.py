@@ -34,8 +34,8 @@ class House:
         self.begin()
 
     def begin(self) -> None:
-        turns = TimeSlices(self._elapsed, self._rest, self._elapsed, most=10)
-        self.bot.crypto = self.crypto = Crypto(self.bot.client, self.bot._request, turns)
+        slices = TimeSlices(self._elapsed, self._rest, self._elapsed, most=10)
+        self.bot.crypto = self.crypto = Crypto(self.bot.client, self.bot._request, slices)
 
     def restart(self) -> None:
         self.bot.restart()
@@ -66,7 +66,7 @@ class House:
         return [self.key(peer)[1] for _ in range(number)]
 
     async def sync(self, *events: Any) -> None:
-        await self.crypto.feed_by_turns({"to_device": {"events": list(events)}})
+        await self.crypto.feed_by_slices({"to_device": {"events": list(events)}})
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -91,187 +91,191 @@ class House:
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> House:
+def harness(tmp_path: Path) -> House:
     return House(tmp_path)
 
 
-async def test_what_comes_at_once_is_bounded_and_ends_with_the_sync(house: House) -> None:
-    flood = house.flood(house.peer("mallory"))
-    commits = commits_of(house.bot)
-    await house.sync(*flood)
-    assert len(house.keys) == AT_ONCE
-    assert house.waits == FLOOD - AT_ONCE
-    assert house.rests >= AT_ONCE / 10
+async def test_what_comes_at_once_is_bounded_and_ends_with_the_sync(harness: House) -> None:
+    flood = harness.flood(harness.peer("mallory"))
+    commits = commits_of(harness.bot)
+    await harness.sync(*flood)
+    assert len(harness.keys) == AT_ONCE
+    assert harness.waits == FLOOD - AT_ONCE
+    assert harness.rests >= AT_ONCE / 10
     assert commits() <= AT_ONCE / 10 + 3  # a piece each, and one for what waits
-    async with house.running():
+    async with harness.running():
         pass
-    assert len(house.keys) == FLOOD
-    assert house.waits == 0
+    assert len(harness.keys) == FLOOD
+    assert harness.waits == 0
 
 
-async def test_a_key_among_a_flood_opens_its_message_at_once(house: House) -> None:
-    flood, alice = house.flood(house.peer("mallory")), house.peer("alice")
-    house.bot.meet(alice)
+async def test_a_key_among_a_flood_opens_its_message_at_once(harness: House) -> None:
+    flood, alice = harness.flood(harness.peer("mallory")), harness.peer("alice")
+    harness.bot.meet(alice)
     writer = Writer(alice)
-    await house.sync(*flood, alice.tell(house.bot, "m.room_key", writer.room_key()))
-    assert await house.bot.reads(writer.write("!expire 5s")) == "!expire 5s"
+    await harness.sync(*flood, alice.tell(harness.bot, "m.room_key", writer.room_key()))
+    assert await harness.bot.reads(writer.write("!expire 5s")) == "!expire 5s"
 
 
-async def test_a_key_is_not_behind_what_waited_of_others(house: House) -> None:
-    await house.sync(*house.flood(house.peer("mallory")))
-    name, event = house.key(house.peer("alice"))
-    await house.sync(event)
-    assert name in house.keys
+async def test_a_key_is_not_behind_what_waited_of_others(harness: House) -> None:
+    await harness.sync(*harness.flood(harness.peer("mallory")))
+    name, event = harness.key(harness.peer("alice"))
+    await harness.sync(event)
+    assert name in harness.keys
 
 
-async def test_time_ends_what_is_taken_at_once_too(house: House) -> None:
-    flood = house.flood(house.peer("mallory"), 30)
-    house.step = to_device.AT_ONCE_WITHIN / 10
-    await house.sync(*flood)
-    assert 0 < len(house.keys) < 10
-    assert house.waits == 30 - len(house.keys)
-    house.step = 0.0
+async def test_time_ends_what_is_taken_at_once_too(harness: House) -> None:
+    flood = harness.flood(harness.peer("mallory"), 30)
+    harness.step = to_device.AT_ONCE_WITHIN / 10
+    await harness.sync(*flood)
+    assert 0 < len(harness.keys) < 10
+    assert harness.waits == 30 - len(harness.keys)
+    harness.step = 0.0
 
 
-async def test_what_waits_is_not_lost_in_a_crash(house: House) -> None:
-    flood = house.flood(house.peer("mallory"))
-    await house.sync(*flood)
-    house.restart()
-    assert house.waits == FLOOD - AT_ONCE
-    async with house.running():
+async def test_what_waits_is_not_lost_in_a_crash(harness: House) -> None:
+    flood = harness.flood(harness.peer("mallory"))
+    await harness.sync(*flood)
+    harness.restart()
+    assert harness.waits == FLOOD - AT_ONCE
+    async with harness.running():
         pass
-    assert len(house.keys) == FLOOD
-    house.restart()
-    assert (len(house.keys), house.waits) == (FLOOD, 0)
+    assert len(harness.keys) == FLOOD
+    harness.restart()
+    assert (len(harness.keys), harness.waits) == (FLOOD, 0)
 
 
-async def test_a_crash_while_what_waits_is_taken_loses_nothing(house: House) -> None:
-    await house.sync(*house.flood(house.peer("mallory")))
-    house.crypto._to_device._piece(7)
-    house.restart()
-    assert len(house.keys) == AT_ONCE + 7
-    assert house.waits == FLOOD - AT_ONCE - 7
+async def test_a_crash_while_what_waits_is_taken_loses_nothing(harness: House) -> None:
+    await harness.sync(*harness.flood(harness.peer("mallory")))
+    harness.crypto._to_device._piece(7)
+    harness.restart()
+    assert len(harness.keys) == AT_ONCE + 7
+    assert harness.waits == FLOOD - AT_ONCE - 7
 
 
 @pytest.mark.parametrize("crash", [True, False])
-async def test_an_answer_that_comes_again_counts_once(house: House, *, crash: bool) -> None:
-    flood = house.flood(house.peer("mallory"))
-    await house.sync(*flood)
+async def test_an_answer_that_comes_again_counts_once(harness: House, *, crash: bool) -> None:
+    flood = harness.flood(harness.peer("mallory"))
+    await harness.sync(*flood)
     if crash:
-        house.restart()
-    await house.sync(*flood)
-    async with house.running():
+        harness.restart()
+    await harness.sync(*flood)
+    async with harness.running():
         pass
-    assert (len(house.keys), house.waits) == (FLOOD, 0)
-    assert house.bot.olm.wedged_devices == []
+    assert (len(harness.keys), harness.waits) == (FLOOD, 0)
+    assert harness.bot.olm.wedged_devices == []
 
 
 async def test_whoever_has_most_waiting_loses_what_is_too_much(
-    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    harness: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(to_device_queue, "MOST_WAITING", 20)
     monkeypatch.setattr(to_device, "AT_ONCE", 0)
-    alice = [house.key(house.peer(f"alice{number}")) for number in range(4)]
-    await house.sync(*house.flood(house.peer("mallory"), 30))
-    await house.sync(*(event for _, event in alice))
-    assert house.waits == 20
+    alice = [harness.key(harness.peer(f"alice{number}")) for number in range(4)]
+    await harness.sync(*harness.flood(harness.peer("mallory"), 30))
+    await harness.sync(*(event for _, event in alice))
+    assert harness.waits == 20
     assert "more keys came than can wait: 10 were dropped" in caplog.text
     assert "example.org" not in caplog.text
-    async with house.running():
+    async with harness.running():
         pass
-    assert {name for name, _ in alice} <= house.keys
-    house.restart()
-    assert house.waits == 0
+    assert {name for name, _ in alice} <= harness.keys
+    harness.restart()
+    assert harness.waits == 0
 
 
 async def test_of_very_many_with_one_key_each_the_last_are_dropped(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    harness: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(to_device_queue, "MOST_WAITING", 3)
     monkeypatch.setattr(to_device, "AT_ONCE", 0)
-    found = [house.key(house.peer(f"peer{number}")) for number in range(5)]
-    await house.sync(*(event for _, event in found))
-    async with house.running():
+    found = [harness.key(harness.peer(f"peer{number}")) for number in range(5)]
+    await harness.sync(*(event for _, event in found))
+    async with harness.running():
         pass
-    assert house.keys == {name for name, _ in found[:3]}
+    assert harness.keys == {name for name, _ in found[:3]}
 
 
 async def test_one_accounts_keys_stay_in_their_order(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    harness: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(to_device, "AT_ONCE", 0)
-    house.crypto.gate = SenderBounds(10**6)
-    flood = house.flood(house.peer("mallory"), 60)  # an Olm channel keeps 40 that were passed over
+    harness.crypto.sender_bounds = SenderBounds(10**6)
+    flood = harness.flood(
+        harness.peer("mallory"), 60
+    )  # an Olm channel keeps 40 that were passed over
     opened: list[Any] = []
     monkeypatch.setattr(to_device.ToDevice, "_open", lambda _, event: opened.append(event))
-    await house.sync(*flood[:30])
-    await house.sync(*flood[30:])
-    async with house.running():
+    await harness.sync(*flood[:30])
+    await harness.sync(*flood[30:])
+    async with harness.running():
         pass
     assert opened == flood
 
 
-async def test_whoever_waits_for_keys_is_told_when_they_came_late(house: House) -> None:
+async def test_whoever_waits_for_keys_is_told_when_they_came_late(harness: House) -> None:
     told: list[int] = []
-    await house.sync(*house.flood(house.peer("mallory"), AT_ONCE + 5))
-    async with house.running():
-        ready = house.crypto.tell_news
+    await harness.sync(*harness.flood(harness.peer("mallory"), AT_ONCE + 5))
+    async with harness.running():
+        ready = harness.crypto.tell_news
 
         def tell() -> None:
-            told.append(house.waits)
+            told.append(harness.waits)
             ready()
 
-        house.crypto.tell_news = tell
+        harness.crypto.tell_news = tell
     assert told == [0]
 
 
-async def test_a_disk_that_fails_leaves_all_of_an_answer_to_come_again(house: House) -> None:
-    flood = house.flood(house.peer("mallory"), 30)
-    house.between = lambda: house.bot.client.store.database.execute_sql("PRAGMA query_only = ON")
+async def test_a_disk_that_fails_leaves_all_of_an_answer_to_come_again(harness: House) -> None:
+    flood = harness.flood(harness.peer("mallory"), 30)
+    harness.between = lambda: harness.bot.client.store.database.execute_sql(
+        "PRAGMA query_only = ON"
+    )
     with pytest.raises(DiskError):
-        await house.sync(*flood)
-    house.between = lambda: None
-    await house.sync(*flood)
-    house.restart()
-    assert len(house.keys) == 30
+        await harness.sync(*flood)
+    harness.between = lambda: None
+    await harness.sync(*flood)
+    harness.restart()
+    assert len(harness.keys) == 30
 
 
-async def test_a_store_loaded_again_meanwhile_has_the_answer_come_again(house: House) -> None:
-    flood = house.flood(house.peer("mallory"), 30)
-    house.between = house.bot.client.load_again
+async def test_a_store_loaded_again_meanwhile_has_the_answer_come_again(harness: House) -> None:
+    flood = harness.flood(harness.peer("mallory"), 30)
+    harness.between = harness.bot.client.load_again
     with pytest.raises(DiskError):
-        await house.sync(*flood)
-    house.between = lambda: None
-    await house.sync(*flood)
-    assert len(house.keys) == 30
+        await harness.sync(*flood)
+    harness.between = lambda: None
+    await harness.sync(*flood)
+    assert len(harness.keys) == 30
 
 
-async def test_an_event_that_is_too_long_is_passed_over(house: House) -> None:
-    name, event = house.key(house.peer("alice"))
-    await house.sync(event | {"more": "x" * to_device_queue.LONGEST_EVENT}, event)
-    assert house.keys == {name}
+async def test_an_event_that_is_too_long_is_passed_over(harness: House) -> None:
+    name, event = harness.key(harness.peer("alice"))
+    await harness.sync(event | {"more": "x" * to_device_queue.LONGEST_EVENT}, event)
+    assert harness.keys == {name}
 
 
 async def test_the_device_that_gave_most_keys_loses_its_oldest(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    harness: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine, "MOST_KEYS", 10)
-    name, event = house.key(house.peer("alice"))
-    mallory = house.peer("mallory")
-    found = [house.key(mallory) for _ in range(15)]
-    await house.sync(event, *(one for _, one in found))
-    assert house.keys == {name, *(one for one, _ in found[-9:])}
-    house.restart()
-    assert len(house.keys) == 10
-    await house.sync(house.key(house.peer("bob"))[1])
-    assert name in house.keys
-    assert len(house.keys) == 10
+    name, event = harness.key(harness.peer("alice"))
+    mallory = harness.peer("mallory")
+    found = [harness.key(mallory) for _ in range(15)]
+    await harness.sync(event, *(one for _, one in found))
+    assert harness.keys == {name, *(one for one, _ in found[-9:])}
+    harness.restart()
+    assert len(harness.keys) == 10
+    await harness.sync(harness.key(harness.peer("bob"))[1])
+    assert name in harness.keys
+    assert len(harness.keys) == 10
 
 
 async def test_the_rest_of_a_sync_is_read_before_the_flood_that_came_with_it(
-    house: House,
+    harness: House,
 ) -> None:
-    flood = house.flood(house.peer("mallory"))
+    flood = harness.flood(harness.peer("mallory"))
     message = {"type": "m.room.message", "event_id": "$one"}
     body = {
         "next_batch": "s2",
@@ -282,12 +286,12 @@ async def test_the_rest_of_a_sync_is_read_before_the_flood_that_came_with_it(
     async def send(*_: Any, **__: Any) -> Answer:
         return Answer(200, body)
 
-    house.bot.client.send = send  # type: ignore[method-assign]
-    matrix = Matrix(house.bot.client)
-    matrix.crypto = house.crypto
+    harness.bot.client.send = send  # type: ignore[method-assign]
+    matrix = Matrix(harness.bot.client)
+    matrix.crypto = harness.crypto
     batch = await matrix.sync("s1", 0)
     assert batch.joined[0].timeline == [message]
     assert batch.keys
-    assert house.waits == FLOOD - AT_ONCE
-    house.restart()
-    assert house.waits == FLOOD - AT_ONCE
+    assert harness.waits == FLOOD - AT_ONCE
+    harness.restart()
+    assert harness.waits == FLOOD - AT_ONCE

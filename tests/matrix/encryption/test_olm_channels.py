@@ -22,7 +22,7 @@ async def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     bot = Bot(tmp_path / "bot")
     crowd, matrix = Crowd(bot.client), Matrix(bot.client)
     people = crowd.fill(ROOM, 12)
-    matrix.crypto.upkeep.fallback_wanted = False
+    matrix.crypto.device_keys.fallback_wanted = False
     bot.olm.account.shared = True
     await matrix.crypto.query({UserID(one.user_id) for one in people})
     for one in people:

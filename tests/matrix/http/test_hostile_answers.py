@@ -101,7 +101,7 @@ async def test_a_sync_is_read_on_however_long_the_messages_to_the_device_are(
     async def take(events: list[Any]) -> None:
         heard.extend(events)
 
-    monkeypatch.setattr(matrix.crypto._to_device, "take_by_turns", take)
+    monkeypatch.setattr(matrix.crypto._to_device, "take_by_slices", take)
     events = b", ".join([long] * 8 + [short])
     server.body = b'{"to_device": {"events": [%b]}, "next_batch": "s2"}' % events
     assert (await matrix.sync("s1", 0)).next_batch == "s2"

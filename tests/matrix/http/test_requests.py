@@ -182,10 +182,10 @@ async def test_an_application_service_says_whom_it_speaks_for(
 ) -> None:
     stand_in.answers = [{}, {}, {}]
     who = {"user_id": BOT}
-    speaker: Client = matrix._client
-    speaker.speak_for(BOT)
+    outbox: Client = matrix._client
+    outbox.speak_for(BOT)
     await matrix.join(ROOM)
-    speaker.speak_for(BOT, "A&B")
+    outbox.speak_for(BOT, "A&B")
     await matrix.join(ROOM, "x.org")
     matrix.use_token("")
     await matrix.leave(ROOM)

@@ -559,7 +559,7 @@ async def test_a_device_that_was_deleted_comes_back_with_its_keys(
     device_id, keys = scene.stored().device_id, dict(server.device_keys)
     assert set(keys) == {device_id}
     anew: list[int] = []
-    scene.matrix.crypto.upkeep.on_anew = lambda: anew.append(1)
+    scene.matrix.crypto.device_keys.on_anew = lambda: anew.append(1)
     server.log_out()
     assert isinstance(await scene.redact(), Done)
     await scene.matrix.crypto.keep_up()
