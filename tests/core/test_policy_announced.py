@@ -192,7 +192,7 @@ def test_what_the_bots_account_sets_by_itself_counts_and_is_not_told() -> None:
     assert found.outgoing == []
 
 
-def test_a_later_command_takes_the_place_of_one_in_the_same_stretch() -> None:
+def test_a_later_command_takes_the_place_of_one_in_the_same_update() -> None:
     found = walk(said(None, "h", kind="help"), said(MINUTE, "c1"), said(HOUR, "c2"))
     assert [outgoing.key for outgoing in found.outgoing] == ["h", "c2"]
     assert found.handled == ["h", "c1", "c2"]

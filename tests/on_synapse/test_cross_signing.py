@@ -81,7 +81,7 @@ async def test_a_lost_crypto_store_makes_a_new_device_signed_by_the_old_keys(
     )
 
 
-async def test_lost_seeds_are_said_loudly_and_nothing_is_replaced(
+async def test_lost_private_keys_are_said_loudly_and_nothing_is_replaced(
     people: People, bots: Bots
 ) -> None:
     alice, bot = await people("alice"), await bots()

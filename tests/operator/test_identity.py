@@ -120,7 +120,7 @@ async def test_show_says_beside_a_running_bot_what_people_can_compare(
     assert bot.status() is None
 
 
-async def test_show_says_what_helps_when_the_seeds_are_lost(bots: Bots) -> None:
+async def test_show_says_what_helps_when_the_private_keys_are_lost(bots: Bots) -> None:
     bot = await bots()
     await signed(bot)
     (bot.data_dir / "cross_signing.json").unlink()

@@ -74,7 +74,7 @@ async def test_a_wrong_recovery_key_is_one_line_and_the_bot_goes_on(
     assert after["master_keys"] == before["master_keys"]
 
 
-async def test_seeds_that_cannot_be_read_are_lost_seeds(people: People, bots: Bots) -> None:
+async def test_private_keys_that_cannot_be_read_are_lost(people: People, bots: Bots) -> None:
     alice, bot = await people("alice"), await bots()
     await signed(bot)
     before = await master(alice, bot)

@@ -167,7 +167,7 @@ async def test_a_gap_of_one_room_does_not_hold_up_another(harness: Harness, room
         assert await dues(harness, sent) == [MINUTE] * 9
 
 
-async def test_a_command_in_a_gap_that_cannot_be_judged_now_is_judged_later(
+async def test_a_command_in_a_gap_that_cannot_be_decided_now_is_decided_later(
     harness: Harness, room: RoomID
 ) -> None:
     harness.homeserver.send(room, "!expire 5m", sender=ALICE)

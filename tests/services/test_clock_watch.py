@@ -126,7 +126,7 @@ async def test_a_confirmation_that_was_awaited_by_the_old_clock_is_looked_up(
         assert is_gone(harness, room, sent)
 
 
-async def test_a_debt_that_was_put_off_by_the_old_clock_is_paid(
+async def test_a_notice_that_was_put_off_by_the_old_clock_is_sent(
     harness: Harness, room: RoomID
 ) -> None:
     harness.homeserver.fail_next(*[Unreachable(reason="reset")] * 6, on="say")
@@ -236,7 +236,7 @@ async def test_no_file_waits_for_a_moment_of_the_old_clock(harness: Harness, roo
     assert await moments(harness, "files") == [now]
 
 
-async def test_no_orphan_waits_for_a_moment_of_the_old_clock(
+async def test_no_pending_relation_waits_for_a_time_of_the_old_clock(
     harness: Harness, room: RoomID
 ) -> None:
     now = harness.clock.now()

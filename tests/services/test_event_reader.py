@@ -284,7 +284,7 @@ async def test_encryption_turned_on_counts_from_its_own_place(
     assert len(harness.homeserver.heard(room)) == 1
 
 
-async def test_an_empty_stretch_changes_nothing(harness: Harness, room: RoomID) -> None:
+async def test_an_empty_update_changes_nothing(harness: Harness, room: RoomID) -> None:
     before = await harness.store.room(room)
     await harness.commit(RoomUpdate(room_id=room, items=[]))
     assert await harness.store.room(room) == before

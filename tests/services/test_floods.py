@@ -34,7 +34,7 @@ async def count(harness: Harness, table: str) -> int:
 # --- how things are counted --------------------------------------------------------------------
 
 
-def test_so_many_are_admitted_in_each_stretch_of_time() -> None:
+def test_so_many_are_admitted_in_each_period_of_time() -> None:
     rate_limit = RateLimit(2, HOUR)
     assert [rate_limit.admits("alice", what, 0) for what in "abc"] == [True, True, False]
     assert rate_limit.admits("bob", "d", 0)
@@ -49,7 +49,7 @@ def test_the_same_thing_counts_once() -> None:
     assert not rate_limit.admits("alice", "c", 0)
 
 
-def test_an_episode_lasts_until_a_stretch_without_surplus() -> None:
+def test_an_episode_lasts_until_a_period_without_surplus() -> None:
     rate_limit = RateLimit(1, HOUR)
     assert rate_limit.begins("alice", "a", 0)
     assert not rate_limit.begins("alice", "b", HOUR)
@@ -412,7 +412,7 @@ async def test_successors_count_as_invitations(harness: Harness) -> None:
     assert len(harness.homeserver.times("join")) == 2
 
 
-async def test_orphans_of_one_room_are_bounded_and_keep_their_own_timers(
+async def test_pending_relations_of_one_room_are_bounded_and_keep_their_own_timers(
     harness: Harness, room: RoomID, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(relations, "MOST_PENDING", 10)
@@ -449,7 +449,7 @@ async def test_a_flood_of_messages_in_one_room_delays_nobody_elsewhere(
         assert await harness.pending(room) >= 9_000  # and none of them is forgotten
 
 
-async def test_others_have_their_turn_while_a_page_of_commands_is_judged(
+async def test_others_have_their_turn_while_a_page_of_commands_is_decided(
     harness: Harness, room: RoomID
 ) -> None:
     harness.homeserver.send(room, "!expire help")

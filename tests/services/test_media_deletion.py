@@ -29,7 +29,7 @@ STRANGER = UserID("@mallory:elsewhere.org")
 
 
 class Shelf:
-    """A house whose bot may delete files, and a room in it with a lifetime of five seconds."""
+    """A harness whose bot may delete files, and a room in it with a lifetime of five seconds."""
 
     def __init__(self, harness: Harness) -> None:
         harness.media_server = FakeMedia.server

@@ -118,7 +118,7 @@ async def test_a_notice_that_is_forbidden_is_given_up(harness: Harness, room: Ro
     assert await harness.store.next_to_deliver() is None
 
 
-async def test_a_rejected_token_ends_the_speaker(harness: Harness, room: RoomID) -> None:
+async def test_a_rejected_token_ends_the_delivery(harness: Harness, room: RoomID) -> None:
     await command(harness, room, "!expire help")
     harness.homeserver.fail_next(TokenRejectedError("M_UNKNOWN_TOKEN"), on="say")
     with pytest.raises(TokenRejectedError):

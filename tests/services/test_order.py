@@ -133,7 +133,7 @@ async def test_an_invitation_that_fails_does_not_hold_up_another(harness: Harnes
         assert harness.homeserver.rooms[second].membership(BOT) == "join"
 
 
-async def test_an_orphan_that_fails_does_not_hold_up_another(harness: Harness) -> None:
+async def test_a_pending_relation_that_fails_does_not_hold_up_another(harness: Harness) -> None:
     rooms = [harness.homeserver.make_room() for _ in range(2)]
     lost = []
     for room in rooms:

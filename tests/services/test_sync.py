@@ -154,7 +154,7 @@ async def test_the_own_membership_told_again_asks_for_no_review(
 # --- a homeserver that is away --------------------------------------------------------------------
 
 
-async def test_intake_waits_for_a_homeserver_that_is_away_and_goes_on(
+async def test_the_sync_waits_for_a_homeserver_that_is_away_and_goes_on(
     harness: Harness, room: RoomID
 ) -> None:
     harness.homeserver.fail_next(*[Unreachable(reason="refused")] * 5, on="sync")
@@ -177,20 +177,20 @@ async def test_a_rate_limited_sync_waits_for_exactly_what_was_said(
         assert len(harness.homeserver.times("sync")) > asked
 
 
-async def test_a_rejected_token_ends_intake(harness: Harness) -> None:
+async def test_a_rejected_token_ends_the_sync(harness: Harness) -> None:
     harness.homeserver.fail_next(TokenRejectedError("M_UNKNOWN_TOKEN"), on="sync")
     with pytest.raises(TokenRejectedError):
         await harness.sync.run()
 
 
-async def test_intake_stops_in_the_middle_of_a_long_poll(harness: Harness, room: RoomID) -> None:
+async def test_the_sync_stops_in_the_middle_of_a_long_poll(harness: Harness, room: RoomID) -> None:
     run = asyncio.ensure_future(harness.sync.run())
     await harness.rest()
     harness.sync.stop()
     await asyncio.wait_for(run, 60)
 
 
-async def test_intake_stops_that_was_told_so_before_its_poll_began(
+async def test_the_sync_stops_that_was_told_so_before_its_poll_began(
     harness: Harness, room: RoomID
 ) -> None:
     run = asyncio.ensure_future(harness.sync.run())

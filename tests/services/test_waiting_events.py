@@ -27,7 +27,7 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
     await made.close()
 
 
-async def test_a_verdict_of_lacking_power_is_looked_at_again(store: Store) -> None:
+async def test_a_lack_of_power_is_looked_at_again(store: Store) -> None:
     said = Command(digest="one", sender=ALICE, kind="set", setting=5_000, suspends=True)
     await store.commit("token", 0, [RoomUpdate(room_id=ROOM, items=[said])])
     room = await store.room(ROOM)

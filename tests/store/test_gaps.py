@@ -125,7 +125,7 @@ async def test_the_second_gap_may_be_read_before_the_first(store: Store) -> None
     assert list(await lifetimes(store)) == ["a", "b", "c", "d"]
 
 
-async def test_a_long_stretch_is_taken_over_in_chunks_and_in_order(store: Store) -> None:
+async def test_a_long_gap_is_taken_over_in_chunks_and_in_order(store: Store) -> None:
     await say(store, *messages(*range(600, 1_300)), gap=True)
     await read(store, messages(*range(300, 600)))
     await read(store, messages(*range(300)), done=True)
@@ -134,7 +134,7 @@ async def test_a_long_stretch_is_taken_over_in_chunks_and_in_order(store: Store)
     assert [int(name) for name in await lifetimes(store)] == list(range(1_300))
 
 
-async def test_a_stretch_of_exactly_one_chunk_ends_the_gap(store: Store) -> None:
+async def test_exactly_one_chunk_ends_the_gap(store: Store) -> None:
     await say(store, gap=True)
     await read(store, messages(*range(CHUNK)), done=True)
     assert sum(await take_over(store)) == CHUNK

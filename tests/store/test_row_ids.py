@@ -41,7 +41,7 @@ async def test_a_settled_timer_never_settles_the_one_that_came_after_it(store: S
     assert [timer.event_id for timer in await whatever_is_due(store, 10_000, 8)] == ["$two"]
 
 
-async def test_a_paid_debt_never_pays_the_one_that_took_its_place(store: Store) -> None:
+async def test_a_delivered_entry_never_ends_the_one_that_took_its_place(store: Store) -> None:
     await read(store, Command(digest="one", sender=ALICE, kind="set", setting=5_000))
     at_work = await store.next_to_deliver()
     assert at_work is not None

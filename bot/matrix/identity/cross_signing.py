@@ -21,7 +21,7 @@ from bot.matrix.identity.secret_storage import SecretStorage, StorageError
 log = logging.getLogger(__name__)
 
 FILE: Final = "cross_signing.json"
-"""Where in the data folder the seeds are."""
+"""Where in the data folder the private keys are."""
 
 
 class SigningState(StrEnum):
@@ -30,9 +30,9 @@ class SigningState(StrEnum):
     SIGNED = "signed"
     """The device is signed by the account's own keys."""
     LOST = "lost"
-    """The account has cross-signing keys, and their seeds are not here."""
+    """The account has cross-signing keys, and their private keys are not here."""
     REPLACED = "replaced"
-    """The account has other keys than those whose seeds are here: somebody made new ones."""
+    """The account's keys are not those whose private keys are here: somebody made new ones."""
     UNPROVEN = "unproven"
     """The homeserver's copy of the device is not this device: nothing is signed."""
     REFUSED = "refused"
@@ -68,7 +68,7 @@ class CrossSigning:
     async def settle(self) -> SigningState:
         """Make keys if the account has none, and sign the device if it is not signed.
 
-        Lost seeds are restored from the account's secret storage, if there is a recovery key.
+        Lost private keys are restored from the account's secret storage, with a recovery key.
         Raises `OutcomeError` when the homeserver did not answer: do it again.
         """
         await self._prepare()
@@ -90,7 +90,9 @@ class CrossSigning:
     async def replace(self, authorise: Authorise) -> SigningState | Refused:
         """Give the account new keys and sign the device with them; or say why it was refused.
 
-        The old seeds are kept until the homeserver has taken the new keys. Raises `OutcomeError`.
+        The old private keys are kept until the homeserver has taken the new ones.
+
+        Raises `OutcomeError`.
         """
         await self._prepare()
         old = self._load(_master(await self._own_keys(), self._matrix.own_id))
@@ -126,7 +128,7 @@ class CrossSigning:
         return SigningState.SIGNED if signed else SigningState.UNSIGNED, device
 
     async def secrets(self) -> dict[str, str] | None:
-        """Return what there is to keep elsewhere: the seeds of the account's present keys.
+        """Return what there is to keep elsewhere: the account's present private keys.
 
         `None` when they are not here. Raises `OutcomeError`.
         """
@@ -151,7 +153,7 @@ class CrossSigning:
             return None
 
     async def _restore(self, published: str) -> PrivateKeys | None:
-        """Return the seeds of the account's keys from its secret storage, kept here again."""
+        """Return the account's private keys from its secret storage, kept here again."""
         if self._recovery_key is None:
             return None
         try:
@@ -216,7 +218,7 @@ class CrossSigning:
 
 
 async def read_private_keys(matrix: Matrix, recovery_key: bytes) -> PrivateKeys:
-    """Return the seeds that the account's secret storage holds.
+    """Return the private keys that the account's secret storage holds.
 
     Raises `OutcomeError`, and `StorageError` when the key does not open it.
     """
@@ -231,7 +233,7 @@ async def read_private_keys(matrix: Matrix, recovery_key: bytes) -> PrivateKeys:
 
 
 def _secret(usage: str) -> str:
-    """Return the name under which the seed of a key is kept in secret storage."""
+    """Return the name under which a private key is kept in secret storage."""
     return f"m.cross_signing.{usage}"
 
 

@@ -46,7 +46,7 @@ class PrivateKeys:
 
     @classmethod
     def load(cls, where: Path) -> PrivateKeys | None:
-        """Return the seeds kept in a file; `None` when there is none.
+        """Return the private keys kept in a file; `None` when there is none.
 
         Raises `ValueError` when the file holds something else.
         """
@@ -99,7 +99,7 @@ def _is_private_key(text: str) -> bool:
 
 
 class PrivateKeyFile:
-    """The file of the seeds and, while they are being replaced, that of the old ones beside it.
+    """The file of the private keys; beside it, while they are replaced, that of the old ones.
 
     Whether a replacement that was cut off has happened, only the homeserver knows: the seeds that
     count are those of the keys that it has published.
@@ -110,7 +110,7 @@ class PrivateKeyFile:
         self._aside = where.with_name(where.name + ".old")
 
     def load(self, published: str | None) -> PrivateKeys | None:
-        """Return the seeds of the `published` master key; else those that are there, if any.
+        """Return the private keys of the `published` master key; else those that are there, if any.
 
         Raises `ValueError` when a file holds something else.
         """
@@ -123,11 +123,11 @@ class PrivateKeyFile:
         return PrivateKeys.load(self._where)
 
     def save(self, private_keys: PrivateKeys) -> None:
-        """Keep new seeds."""
+        """Keep new private keys."""
         private_keys.save(self._where)
 
     def set_aside(self) -> None:
-        """Keep the present seeds apart: new ones are about to be saved."""
+        """Keep the present private keys apart: new ones are about to be saved."""
         if self._where.exists():
             self._where.replace(self._aside)
 

@@ -23,7 +23,7 @@ from tests.support.encryption_engines import ROOM, Bot, Peer, Writer, commits_of
 FLOOD = AT_ONCE + 30
 
 
-class House:
+class Harness:
     """The bot's engine, and people who send it keys, at a time that only the tests move."""
 
     def __init__(self, folder: Path) -> None:
@@ -91,11 +91,11 @@ class House:
 
 
 @pytest.fixture
-def harness(tmp_path: Path) -> House:
-    return House(tmp_path)
+def harness(tmp_path: Path) -> Harness:
+    return Harness(tmp_path)
 
 
-async def test_what_comes_at_once_is_bounded_and_ends_with_the_sync(harness: House) -> None:
+async def test_what_comes_at_once_is_bounded_and_ends_with_the_sync(harness: Harness) -> None:
     flood = harness.flood(harness.peer("mallory"))
     commits = commits_of(harness.bot)
     await harness.sync(*flood)
@@ -109,7 +109,7 @@ async def test_what_comes_at_once_is_bounded_and_ends_with_the_sync(harness: Hou
     assert harness.waits == 0
 
 
-async def test_a_key_among_a_flood_opens_its_message_at_once(harness: House) -> None:
+async def test_a_key_among_a_flood_opens_its_message_at_once(harness: Harness) -> None:
     flood, alice = harness.flood(harness.peer("mallory")), harness.peer("alice")
     harness.bot.meet(alice)
     writer = Writer(alice)
@@ -117,14 +117,14 @@ async def test_a_key_among_a_flood_opens_its_message_at_once(harness: House) -> 
     assert await harness.bot.reads(writer.write("!expire 5s")) == "!expire 5s"
 
 
-async def test_a_key_is_not_behind_what_waited_of_others(harness: House) -> None:
+async def test_a_key_is_not_behind_what_waited_of_others(harness: Harness) -> None:
     await harness.sync(*harness.flood(harness.peer("mallory")))
     name, event = harness.key(harness.peer("alice"))
     await harness.sync(event)
     assert name in harness.keys
 
 
-async def test_time_ends_what_is_taken_at_once_too(harness: House) -> None:
+async def test_time_ends_what_is_taken_at_once_too(harness: Harness) -> None:
     flood = harness.flood(harness.peer("mallory"), 30)
     harness.step = to_device.AT_ONCE_WITHIN / 10
     await harness.sync(*flood)
@@ -133,7 +133,7 @@ async def test_time_ends_what_is_taken_at_once_too(harness: House) -> None:
     harness.step = 0.0
 
 
-async def test_what_waits_is_not_lost_in_a_crash(harness: House) -> None:
+async def test_what_waits_is_not_lost_in_a_crash(harness: Harness) -> None:
     flood = harness.flood(harness.peer("mallory"))
     await harness.sync(*flood)
     harness.restart()
@@ -145,7 +145,7 @@ async def test_what_waits_is_not_lost_in_a_crash(harness: House) -> None:
     assert (len(harness.keys), harness.waits) == (FLOOD, 0)
 
 
-async def test_a_crash_while_what_waits_is_taken_loses_nothing(harness: House) -> None:
+async def test_a_crash_while_what_waits_is_taken_loses_nothing(harness: Harness) -> None:
     await harness.sync(*harness.flood(harness.peer("mallory")))
     harness.crypto._to_device._piece(7)
     harness.restart()
@@ -154,7 +154,7 @@ async def test_a_crash_while_what_waits_is_taken_loses_nothing(harness: House) -
 
 
 @pytest.mark.parametrize("crash", [True, False])
-async def test_an_answer_that_comes_again_counts_once(harness: House, *, crash: bool) -> None:
+async def test_an_answer_that_comes_again_counts_once(harness: Harness, *, crash: bool) -> None:
     flood = harness.flood(harness.peer("mallory"))
     await harness.sync(*flood)
     if crash:
@@ -167,7 +167,7 @@ async def test_an_answer_that_comes_again_counts_once(harness: House, *, crash: 
 
 
 async def test_whoever_has_most_waiting_loses_what_is_too_much(
-    harness: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(to_device_queue, "MOST_WAITING", 20)
     monkeypatch.setattr(to_device, "AT_ONCE", 0)
@@ -185,7 +185,7 @@ async def test_whoever_has_most_waiting_loses_what_is_too_much(
 
 
 async def test_of_very_many_with_one_key_each_the_last_are_dropped(
-    harness: House, monkeypatch: pytest.MonkeyPatch
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(to_device_queue, "MOST_WAITING", 3)
     monkeypatch.setattr(to_device, "AT_ONCE", 0)
@@ -197,7 +197,7 @@ async def test_of_very_many_with_one_key_each_the_last_are_dropped(
 
 
 async def test_one_accounts_keys_stay_in_their_order(
-    harness: House, monkeypatch: pytest.MonkeyPatch
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(to_device, "AT_ONCE", 0)
     harness.crypto.sender_bounds = SenderBounds(10**6)
@@ -213,7 +213,7 @@ async def test_one_accounts_keys_stay_in_their_order(
     assert opened == flood
 
 
-async def test_whoever_waits_for_keys_is_told_when_they_came_late(harness: House) -> None:
+async def test_whoever_waits_for_keys_is_told_when_they_came_late(harness: Harness) -> None:
     told: list[int] = []
     await harness.sync(*harness.flood(harness.peer("mallory"), AT_ONCE + 5))
     async with harness.running():
@@ -227,7 +227,7 @@ async def test_whoever_waits_for_keys_is_told_when_they_came_late(harness: House
     assert told == [0]
 
 
-async def test_a_disk_that_fails_leaves_all_of_an_answer_to_come_again(harness: House) -> None:
+async def test_a_disk_that_fails_leaves_all_of_an_answer_to_come_again(harness: Harness) -> None:
     flood = harness.flood(harness.peer("mallory"), 30)
     harness.between = lambda: harness.bot.client.store.database.execute_sql(
         "PRAGMA query_only = ON"
@@ -240,7 +240,7 @@ async def test_a_disk_that_fails_leaves_all_of_an_answer_to_come_again(harness: 
     assert len(harness.keys) == 30
 
 
-async def test_a_store_loaded_again_meanwhile_has_the_answer_come_again(harness: House) -> None:
+async def test_a_store_loaded_again_meanwhile_has_the_answer_come_again(harness: Harness) -> None:
     flood = harness.flood(harness.peer("mallory"), 30)
     harness.between = harness.bot.client.load_again
     with pytest.raises(DiskError):
@@ -250,14 +250,14 @@ async def test_a_store_loaded_again_meanwhile_has_the_answer_come_again(harness:
     assert len(harness.keys) == 30
 
 
-async def test_an_event_that_is_too_long_is_passed_over(harness: House) -> None:
+async def test_an_event_that_is_too_long_is_passed_over(harness: Harness) -> None:
     name, event = harness.key(harness.peer("alice"))
     await harness.sync(event | {"more": "x" * to_device_queue.LONGEST_EVENT}, event)
     assert harness.keys == {name}
 
 
 async def test_the_device_that_gave_most_keys_loses_its_oldest(
-    harness: House, monkeypatch: pytest.MonkeyPatch
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine, "MOST_KEYS", 10)
     name, event = harness.key(harness.peer("alice"))
@@ -273,7 +273,7 @@ async def test_the_device_that_gave_most_keys_loses_its_oldest(
 
 
 async def test_the_rest_of_a_sync_is_read_before_the_flood_that_came_with_it(
-    harness: House,
+    harness: Harness,
 ) -> None:
     flood = harness.flood(harness.peer("mallory"))
     message = {"type": "m.room.message", "event_id": "$one"}

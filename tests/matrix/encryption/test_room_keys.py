@@ -25,7 +25,7 @@ from tests.support.encryption_engines import ROOM, Bot, commits_of
 OTHER = RoomID("!other:example.org")
 
 
-class House:
+class Harness:
     """The bot's client before a crowd, at a time that only the tests move."""
 
     def __init__(self, folder: Path) -> None:
@@ -71,8 +71,8 @@ class House:
 
 
 @pytest.fixture
-async def harness(tmp_path: Path) -> AsyncIterator[House]:
-    made = House(tmp_path / "bot")
+async def harness(tmp_path: Path) -> AsyncIterator[Harness]:
+    made = Harness(tmp_path / "bot")
     yield made
     await made.matrix.close()
 
@@ -92,7 +92,7 @@ def unanswered(_: Json) -> Any:
     raise aiohttp.ClientConnectionError
 
 
-async def test_keys_are_given_in_portions_with_turns_between(harness: House) -> None:
+async def test_keys_are_given_in_portions_with_turns_between(harness: Harness) -> None:
     harness.crowd.fill(ROOM, PEOPLE + 10)
     commits = commits_of(harness.bot)
     assert await harness.say() == Done(body={"event_id": "$event1"})
@@ -105,7 +105,7 @@ async def test_keys_are_given_in_portions_with_turns_between(harness: House) -> 
     assert commits() <= pieces * 3 + 1
 
 
-async def test_what_follows_costs_no_keys_and_no_writing(harness: House) -> None:
+async def test_what_follows_costs_no_keys_and_no_writing(harness: Harness) -> None:
     harness.crowd.fill(ROOM, 30)
     await harness.say()
     before, commits = harness.crowd.requests.copy(), commits_of(harness.bot)
@@ -117,7 +117,7 @@ async def test_what_follows_costs_no_keys_and_no_writing(harness: House) -> None
 
 @pytest.mark.parametrize("how", [unanswered, lambda _: Answer(500, {}), lambda _: Answer(429, {})])
 async def test_a_portion_that_fails_is_sent_again_and_no_other(
-    harness: House, how: Callable[[Json], Any]
+    harness: Harness, how: Callable[[Json], Any]
 ) -> None:
     harness.crowd.fill(ROOM, 5 * PORTION)
     harness.crowd.before = failing("share", second(how))
@@ -129,7 +129,7 @@ async def test_a_portion_that_fails_is_sent_again_and_no_other(
     assert harness.readers() == harness.everybody()
 
 
-async def test_who_comes_reads_from_then_on_and_others_need_nothing_new(harness: House) -> None:
+async def test_who_comes_reads_from_then_on_and_others_need_nothing_new(harness: Harness) -> None:
     harness.crowd.fill(ROOM, 100)
     await harness.say()
     new = Member("@new:example.org")
@@ -140,7 +140,7 @@ async def test_who_comes_reads_from_then_on_and_others_need_nothing_new(harness:
     assert set(harness.crowd.given.values()) == {1}
 
 
-async def test_who_leaves_does_not_read_on(harness: House) -> None:
+async def test_who_leaves_does_not_read_on(harness: Harness) -> None:
     harness.crowd.fill(ROOM, 5)
     await harness.say()
     harness.crowd.rooms[ROOM].discard("@member0:example.org")
@@ -148,7 +148,7 @@ async def test_who_leaves_does_not_read_on(harness: House) -> None:
     assert harness.readers() == harness.everybody()
 
 
-async def test_who_left_while_keys_were_given_does_not_read_either(harness: House) -> None:
+async def test_who_left_while_keys_were_given_does_not_read_either(harness: Harness) -> None:
     harness.crowd.fill(ROOM, 3 * PORTION)
     harness.crowd.before = failing("share", second(unanswered))
     assert isinstance(await harness.say(), Unreachable)
@@ -159,7 +159,7 @@ async def test_who_left_while_keys_were_given_does_not_read_either(harness: Hous
     assert harness.readers() == harness.everybody()
 
 
-async def test_a_device_that_is_gone_ends_the_key_and_a_new_one_does_not(harness: House) -> None:
+async def test_a_device_that_is_gone_ends_the_key_and_a_new_one_does_not(harness: Harness) -> None:
     harness.crowd.fill(ROOM, 3)
     tablet = Member("@member0:example.org", "TABLET")
     await harness.say()
@@ -179,7 +179,7 @@ async def test_a_device_that_is_gone_ends_the_key_and_a_new_one_does_not(harness
     assert harness.readers() == harness.everybody()
 
 
-async def test_leaving_and_coming_costs_a_big_room_one_new_key_in_a_while(harness: House) -> None:
+async def test_leaving_and_coming_costs_a_big_room_one_new_key_in_a_while(harness: Harness) -> None:
     number = FREE + 10
     harness.crowd.fill(ROOM, number)
     await harness.say()
@@ -199,7 +199,7 @@ async def test_leaving_and_coming_costs_a_big_room_one_new_key_in_a_while(harnes
     assert sum(harness.crowd.given.values()) == number + number - 1
 
 
-async def test_a_small_room_never_waits_for_a_new_key(harness: House) -> None:
+async def test_a_small_room_never_waits_for_a_new_key(harness: Harness) -> None:
     harness.crowd.fill(ROOM, 5)
     await harness.say()
     for turn in range(4):
@@ -208,7 +208,7 @@ async def test_a_small_room_never_waits_for_a_new_key(harness: House) -> None:
         assert harness.readers() == harness.everybody()
 
 
-async def test_one_rooms_keys_do_not_hold_up_another_rooms_words(harness: House) -> None:
+async def test_one_rooms_keys_do_not_hold_up_another_rooms_words(harness: Harness) -> None:
     harness.crowd.fill(ROOM, 3 * PORTION)
     harness.crowd.add(OTHER, Member("@alice:example.org"))
     stalled = asyncio.Event()
@@ -225,7 +225,7 @@ async def test_one_rooms_keys_do_not_hold_up_another_rooms_words(harness: House)
     assert isinstance(await waiting, Done)
 
 
-async def test_messages_of_one_room_go_one_after_the_other(harness: House) -> None:
+async def test_messages_of_one_room_go_one_after_the_other(harness: Harness) -> None:
     harness.crowd.fill(ROOM, 2 * PORTION)
     outcomes = await asyncio.gather(*(harness.say() for _ in range(3)))
     assert all(isinstance(outcome, Done) for outcome in outcomes)
@@ -233,7 +233,7 @@ async def test_messages_of_one_room_go_one_after_the_other(harness: House) -> No
     assert len({content["session_id"] for _, content in harness.crowd.events}) == 1
 
 
-async def test_a_message_that_is_cut_off_anywhere_is_gone_on_with(harness: House) -> None:
+async def test_a_message_that_is_cut_off_anywhere_is_gone_on_with(harness: Harness) -> None:
     harness.crowd.fill(ROOM, 2 * PORTION)
     for slices in range(0, 60, 3):
         sending = asyncio.create_task(harness.say())
@@ -246,7 +246,7 @@ async def test_a_message_that_is_cut_off_anywhere_is_gone_on_with(harness: House
 
 
 async def test_what_takes_too_long_is_said_and_gone_on_with(
-    harness: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     loop = asyncio.get_running_loop()
     passed, time = [0.0], loop.time
@@ -269,7 +269,7 @@ async def test_what_takes_too_long_is_said_and_gone_on_with(
     assert set(harness.crowd.given.values()) == {1}
 
 
-async def test_devices_without_one_time_keys_are_passed_over_for_a_while(harness: House) -> None:
+async def test_devices_without_one_time_keys_are_passed_over_for_a_while(harness: Harness) -> None:
     harness.crowd.add(ROOM, Member("@alice:example.org"), Member("@bob:example.org", keys=0))
     for _ in range(3):
         assert isinstance(await harness.say(), Done)
@@ -283,7 +283,7 @@ async def test_devices_without_one_time_keys_are_passed_over_for_a_while(harness
 
 
 async def test_keys_that_cannot_be_claimed_hold_up_only_once(
-    harness: House, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    harness: Harness, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(room_keys, "CLAIMED", 5)
     harness.crowd.fill(ROOM, 3)
@@ -299,7 +299,9 @@ async def test_keys_that_cannot_be_claimed_hold_up_only_once(
     assert harness.readers() == harness.everybody()
 
 
-async def test_a_device_that_is_refused_for_good_does_not_silence_the_room(harness: House) -> None:
+async def test_a_device_that_is_refused_for_good_does_not_silence_the_room(
+    harness: Harness,
+) -> None:
     harness.crowd.fill(ROOM, 2 * PORTION)
     bad = "@member3:example.org"
     harness.crowd.before = failing(
@@ -312,7 +314,7 @@ async def test_a_device_that_is_refused_for_good_does_not_silence_the_room(harne
 
 
 async def test_a_device_that_signed_its_key_badly_spoils_only_its_own(
-    harness: House, caplog: pytest.LogCaptureFixture
+    harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
     harness.crowd.fill(ROOM, 3)
     bad = harness.crowd.devices["@member1:example.org"]["PHONE"]
@@ -325,7 +327,7 @@ async def test_a_device_that_signed_its_key_badly_spoils_only_its_own(
 
 
 # nio passes over every device that is called as the bot's own is, whoever has it.
-async def test_a_device_with_the_name_of_the_bots_own_is_given_the_key(harness: House) -> None:
+async def test_a_device_with_the_name_of_the_bots_own_is_given_the_key(harness: Harness) -> None:
     harness.crowd.add(ROOM, Member("@alice:example.org", harness.bot.device.id))
     harness.crowd.add(ROOM, Member("@bot:example.org", harness.bot.device.id))
     assert isinstance(await harness.say(), Done)
@@ -333,7 +335,7 @@ async def test_a_device_with_the_name_of_the_bots_own_is_given_the_key(harness: 
 
 
 # nio keeps a device for ever as one that was deleted, though it is there again.
-async def test_a_device_that_is_there_again_is_given_the_key(harness: House) -> None:
+async def test_a_device_that_is_there_again_is_given_the_key(harness: Harness) -> None:
     alice = Member("@alice:example.org")
     harness.crowd.add(ROOM, alice)
     await harness.say()
@@ -348,7 +350,7 @@ async def test_a_device_that_is_there_again_is_given_the_key(harness: House) -> 
 
 
 # nio takes whoever is answered for off its list, though they changed since they were asked for.
-async def test_who_changes_while_being_asked_for_is_asked_for_again(harness: House) -> None:
+async def test_who_changes_while_being_asked_for_is_asked_for_again(harness: Harness) -> None:
     alice = Member("@alice:example.org")
     harness.crowd.add(ROOM, alice)
     harness.crowd.before = failing(
@@ -362,7 +364,7 @@ async def test_who_changes_while_being_asked_for_is_asked_for_again(harness: Hou
 
 
 async def test_of_one_person_only_so_many_devices_are_taken(
-    harness: House, monkeypatch: pytest.MonkeyPatch
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(device_lists, "MOST_DEVICES", 20)
     first = Member("@mallory:example.org", "FIRST")
@@ -376,7 +378,7 @@ async def test_of_one_person_only_so_many_devices_are_taken(
     assert f"{first.user_id} FIRST" in harness.readers()
 
 
-async def test_people_nobody_answers_for_are_asked_for_once_a_minute(harness: House) -> None:
+async def test_people_nobody_answers_for_are_asked_for_once_a_minute(harness: Harness) -> None:
     harness.crowd.fill(ROOM, 2)
     harness.crowd.rooms[ROOM].add("@away:elsewhere.org")
     harness.crowd.away.add("@away:elsewhere.org")
@@ -388,7 +390,7 @@ async def test_people_nobody_answers_for_are_asked_for_once_a_minute(harness: Ho
     assert harness.crowd.requests["query"] == 2
 
 
-async def test_a_new_key_is_used_after_a_hundred_messages(harness: House) -> None:
+async def test_a_new_key_is_used_after_a_hundred_messages(harness: Harness) -> None:
     harness.crowd.fill(ROOM, 2)
     for _ in range(101):
         assert isinstance(await harness.say(), Done)
@@ -396,7 +398,7 @@ async def test_a_new_key_is_used_after_a_hundred_messages(harness: House) -> Non
     assert harness.readers() == harness.everybody()
 
 
-async def test_a_channel_is_on_the_disk_before_anything_goes_through_it(harness: House) -> None:
+async def test_a_channel_is_on_the_disk_before_anything_goes_through_it(harness: Harness) -> None:
     harness.crowd.fill(ROOM, PORTION + 5)
 
     def look(body: Json) -> None:
@@ -413,7 +415,7 @@ async def test_a_channel_is_on_the_disk_before_anything_goes_through_it(harness:
 
 
 async def test_the_room_that_was_silent_for_longest_is_forgotten_first(
-    harness: House, monkeypatch: pytest.MonkeyPatch
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(room_keys, "MOST_HELD", 25)
     rooms = [RoomID(f"!room{number}:example.org") for number in range(3)]
@@ -427,7 +429,7 @@ async def test_the_room_that_was_silent_for_longest_is_forgotten_first(
     assert list(keys._rooms) == [rooms[1], rooms[0]]
 
 
-async def test_a_relation_stays_readable_and_the_words_do_not(harness: House) -> None:
+async def test_a_relation_stays_readable_and_the_words_do_not(harness: Harness) -> None:
     harness.crowd.fill(ROOM, 1)
     relation = {"rel_type": "m.reference", "event_id": "$one"}
     content = {"body": "secret", "m.relates_to": relation}
@@ -444,14 +446,14 @@ async def test_a_relation_stays_readable_and_the_words_do_not(harness: House) ->
     }
 
 
-async def test_a_room_the_bot_was_put_out_of_is_named_as_such(harness: House) -> None:
+async def test_a_room_the_bot_was_put_out_of_is_named_as_such(harness: Harness) -> None:
     harness.crowd.before = failing("members", lambda _: Answer(403, {"errcode": "M_FORBIDDEN"}))
     outcome = await harness.say()
     assert type(outcome).__name__ == "Forbidden"
 
 
 async def test_big_shares_are_told_in_numbers_only(
-    harness: House, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    harness: Harness, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(room_keys, "TOLD_FROM", 5)
     caplog.set_level(logging.INFO, "bot")

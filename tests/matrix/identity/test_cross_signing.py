@@ -25,7 +25,7 @@ from tests.support.scripted_homeserver import Answer, Asked, Json, StandIn, erro
 BOT, KEY = UserID("@bot:example.org"), bytes(range(32))
 
 
-class House:
+class Harness:
     """A bot, its account on the homeserver, and its data folder."""
 
     def __init__(self, folder: Path, stand_in: StandIn) -> None:
@@ -57,8 +57,8 @@ class House:
 
 
 @pytest.fixture
-async def harness(tmp_path: Path, stand_in: StandIn) -> AsyncIterator[House]:
-    made = House(tmp_path, stand_in)
+async def harness(tmp_path: Path, stand_in: StandIn) -> AsyncIterator[Harness]:
+    made = Harness(tmp_path, stand_in)
     yield made
     await made.matrix.close()
 
@@ -75,7 +75,7 @@ def made_of(seeds: PrivateKeys) -> dict[str, str]:
 # --- the first time ------------------------------------------------------------------------------
 
 
-async def test_an_account_without_keys_gets_them_and_signs_its_device(harness: House) -> None:
+async def test_an_account_without_keys_gets_them_and_signs_its_device(harness: Harness) -> None:
     assert harness.signing.master == ""
     assert await harness.signing.settle() == SigningState.SIGNED
     seeds, account = harness.seeds, harness.account
@@ -99,7 +99,7 @@ async def test_an_account_without_keys_gets_them_and_signs_its_device(harness: H
     assert await harness.looks() == SigningState.SIGNED
 
 
-async def test_what_is_signed_is_only_looked_at(harness: House) -> None:
+async def test_what_is_signed_is_only_looked_at(harness: Harness) -> None:
     await harness.signing.settle()
     harness.asked.clear()
     again = CrossSigning(harness.matrix, harness.folder)
@@ -111,7 +111,7 @@ async def test_what_is_signed_is_only_looked_at(harness: House) -> None:
     }
 
 
-async def test_a_look_from_beside_knows_the_master_key(harness: House) -> None:
+async def test_a_look_from_beside_knows_the_master_key(harness: Harness) -> None:
     await harness.signing.settle()
     beside = CrossSigning(harness.matrix, harness.folder)
     assert (await beside.look("BOTDEVICE"))[0] == SigningState.SIGNED
@@ -119,7 +119,7 @@ async def test_a_look_from_beside_knows_the_master_key(harness: House) -> None:
     assert await beside.look("OTHERDEVICE") == (SigningState.UNSIGNED, {})
 
 
-async def test_keys_that_are_not_taken_without_a_password_wait(harness: House) -> None:
+async def test_keys_that_are_not_taken_without_a_password_wait(harness: Harness) -> None:
     harness.account.password = "secret"
     assert await harness.signing.settle() == SigningState.REFUSED
     assert harness.account.keys == {}
@@ -136,7 +136,7 @@ async def test_keys_that_are_not_taken_without_a_password_wait(harness: House) -
 @pytest.mark.parametrize(
     "where", ["keys/upload", "query", "device_signing/upload", "keys/signatures/upload"]
 )
-async def test_a_homeserver_that_fails_is_asked_again(harness: House, where: str) -> None:
+async def test_a_homeserver_that_fails_is_asked_again(harness: Harness, where: str) -> None:
     where = f"keys/{where}" if where == "device_signing/upload" else where
     harness.account.fails_on = {where}
     with pytest.raises(OutcomeError):
@@ -148,7 +148,7 @@ async def test_a_homeserver_that_fails_is_asked_again(harness: House, where: str
     assert harness.account.master == harness.seeds.public("master")
 
 
-async def test_a_device_without_its_own_keys_asks_for_nothing_more(harness: House) -> None:
+async def test_a_device_without_its_own_keys_asks_for_nothing_more(harness: Harness) -> None:
     harness.account.fails_on = {"keys/upload"}
     with pytest.raises(OutcomeError, match="not uploaded yet"):
         await harness.signing.settle()
@@ -160,7 +160,7 @@ async def test_a_device_without_its_own_keys_asks_for_nothing_more(harness: Hous
 
 
 @pytest.mark.parametrize("change", ["gone", "odd", "signing key", "identity key", "no keys"])
-async def test_another_device_under_its_name_is_not_signed(harness: House, change: str) -> None:
+async def test_another_device_under_its_name_is_not_signed(harness: Harness, change: str) -> None:
     await harness.matrix.crypto.keep_up()
     keys = harness.device["keys"]
     match change:
@@ -179,7 +179,7 @@ async def test_another_device_under_its_name_is_not_signed(harness: House, chang
     assert harness.signing.master == ""
 
 
-async def test_signatures_that_are_not_taken_prove_nothing(harness: House) -> None:
+async def test_signatures_that_are_not_taken_prove_nothing(harness: Harness) -> None:
     harness.account.failures = {BOT: {"BOTDEVICE": {"errcode": "M_INVALID_SIGNATURE"}}}
     assert await harness.signing.settle() == SigningState.UNPROVEN
     assert harness.signing.master == ""
@@ -188,7 +188,7 @@ async def test_signatures_that_are_not_taken_prove_nothing(harness: House) -> No
 
 @pytest.mark.parametrize("signatures", [None, {}, {BOT: 7}, {BOT: {"ed25519:x": "odd"}}])
 async def test_a_signature_of_any_shape_that_is_none_is_made_anew(
-    harness: House, signatures: Any
+    harness: Harness, signatures: Any
 ) -> None:
     await harness.signing.settle()
     whole = dict(harness.device)
@@ -205,7 +205,9 @@ async def test_a_signature_of_any_shape_that_is_none_is_made_anew(
 
 
 @pytest.mark.parametrize("text", [None, "", "{}", "odd"])
-async def test_without_its_seeds_nothing_is_replaced(harness: House, text: str | None) -> None:
+async def test_without_its_private_keys_nothing_is_replaced(
+    harness: Harness, text: str | None
+) -> None:
     await harness.signing.settle()
     before, file = dict(harness.account.keys), harness.folder / FILE
     file.unlink()
@@ -218,7 +220,7 @@ async def test_without_its_seeds_nothing_is_replaced(harness: House, text: str |
     assert (harness.account.keys, again.master) == (before, "")
 
 
-async def test_keys_that_somebody_else_made_are_left_alone(harness: House) -> None:
+async def test_keys_that_somebody_else_made_are_left_alone(harness: Harness) -> None:
     await harness.signing.settle()
     own = harness.seeds
     harness.publish(PrivateKeys.make(BOT))
@@ -230,7 +232,9 @@ async def test_keys_that_somebody_else_made_are_left_alone(harness: House) -> No
 
 
 @pytest.mark.parametrize("here", ["nothing", "other seeds"])
-async def test_seeds_are_restored_from_the_secret_storage(harness: House, here: str) -> None:
+async def test_private_keys_are_restored_from_the_secret_storage(
+    harness: Harness, here: str
+) -> None:
     await harness.signing.settle()
     own = harness.seeds
     assert own is not None
@@ -247,7 +251,9 @@ async def test_seeds_are_restored_from_the_secret_storage(harness: House, here: 
 
 
 @pytest.mark.parametrize("storage", ["none", "another key", "old seeds", "no seeds"])
-async def test_seeds_that_cannot_be_restored_are_not_made_up(harness: House, storage: str) -> None:
+async def test_private_keys_that_cannot_be_restored_are_not_made_up(
+    harness: Harness, storage: str
+) -> None:
     await harness.signing.settle()
     own = harness.seeds
     assert own is not None
@@ -281,7 +287,7 @@ class Operator:
         return None if self.password is None else {"password": self.password}
 
 
-async def test_new_keys_take_the_place_of_the_old_ones(harness: House) -> None:
+async def test_new_keys_take_the_place_of_the_old_ones(harness: Harness) -> None:
     await harness.signing.settle()
     old, operator = harness.seeds, Operator("secret")
     harness.account.password = "secret"
@@ -294,7 +300,7 @@ async def test_new_keys_take_the_place_of_the_old_ones(harness: House) -> None:
     assert not (harness.folder / f"{FILE}.old").exists()
 
 
-async def test_an_account_whose_seeds_are_lost_gets_new_keys(harness: House) -> None:
+async def test_an_account_whose_private_keys_are_lost_gets_new_keys(harness: Harness) -> None:
     harness.publish(PrivateKeys.make(BOT))
     assert await harness.signing.replace(Operator(None)) == SigningState.SIGNED
     assert harness.seeds is not None
@@ -303,7 +309,7 @@ async def test_an_account_whose_seeds_are_lost_gets_new_keys(harness: House) -> 
 
 @pytest.mark.parametrize("password", [None, "wrong"])
 async def test_a_replacement_that_is_refused_changes_nothing(
-    harness: House, password: str | None
+    harness: Harness, password: str | None
 ) -> None:
     await harness.signing.settle()
     old, keys = harness.seeds, dict(harness.account.keys)
@@ -317,7 +323,7 @@ async def test_a_replacement_that_is_refused_changes_nothing(
 
 
 async def test_only_a_demand_to_prove_oneself_is_answered(
-    harness: House, stand_in: StandIn
+    harness: Harness, stand_in: StandIn
 ) -> None:
     await harness.signing.settle()
     old, operator, account = harness.seeds, Operator("secret"), harness.account
@@ -336,7 +342,9 @@ async def test_only_a_demand_to_prove_oneself_is_answered(
     assert harness.seeds == old
 
 
-async def test_a_damaged_file_is_replaced_though_old_seeds_lie_beside_it(harness: House) -> None:
+async def test_a_damaged_file_is_replaced_though_old_private_keys_lie_beside_it(
+    harness: Harness,
+) -> None:
     harness.publish(PrivateKeys.make(BOT))
     (harness.folder / FILE).write_text("odd")
     (harness.folder / f"{FILE}.old").write_text("odd")
@@ -345,7 +353,7 @@ async def test_a_damaged_file_is_replaced_though_old_seeds_lie_beside_it(harness
     assert harness.account.master == harness.seeds.public("master")
 
 
-async def test_a_refusal_without_old_seeds_leaves_none_that_count(harness: House) -> None:
+async def test_a_refusal_without_old_private_keys_leaves_none_that_count(harness: Harness) -> None:
     harness.publish(PrivateKeys.make(BOT))
     harness.account.password = "secret"
     assert isinstance(await harness.signing.replace(Operator(None)), Refused)
@@ -354,7 +362,7 @@ async def test_a_refusal_without_old_seeds_leaves_none_that_count(harness: House
 
 @pytest.mark.parametrize("took_place", [True, False])
 async def test_a_replacement_that_was_cut_off_is_gone_on_with(
-    harness: House, took_place: bool
+    harness: Harness, took_place: bool
 ) -> None:
     await harness.signing.settle()
     old = harness.seeds
@@ -372,7 +380,7 @@ async def test_a_replacement_that_was_cut_off_is_gone_on_with(
     assert not (harness.folder / f"{FILE}.old").exists()
 
 
-async def test_an_earlier_replacement_is_ended_before_another_begins(harness: House) -> None:
+async def test_an_earlier_replacement_is_ended_before_another_begins(harness: Harness) -> None:
     await harness.signing.settle()
     old = harness.seeds
     harness.account.fails_on = {"keys/device_signing/upload"}

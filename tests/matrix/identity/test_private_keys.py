@@ -21,7 +21,7 @@ def where(tmp_path: Path) -> Path:
     return tmp_path / "cross_signing.json"
 
 
-def test_a_replacement_that_was_cut_off_leaves_the_seeds_that_count(where: Path) -> None:
+def test_a_replacement_that_was_cut_off_leaves_the_private_keys_that_count(where: Path) -> None:
     file, old, new = PrivateKeyFile(where), PrivateKeys.make(BOT), PrivateKeys.make(BOT)
     file.save(old)
     file.set_aside()
