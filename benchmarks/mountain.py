@@ -17,7 +17,7 @@ from bot.core.types import EventID, RoomID
 from bot.services.clock import SystemClock
 from bot.store import Store
 from tests.support.fake_homeserver import BOT, FakeHomeserver
-from tests.support.harness import BOUNDS, Harness
+from tests.support.harness import LIMITS, Harness
 
 COST, LOOK = 0.025, 0.005
 """Seconds that a Synapse works for a redaction, and for a question, one after the other."""
@@ -77,14 +77,14 @@ class TimelyHouse(Harness):
     """The services by the machine's clock."""
 
     def __init__(self, path: Path, homeserver: Laborious, store: Store) -> None:
-        super().__init__(path, store, BOUNDS)
+        super().__init__(path, store, LIMITS)
         self.clock = SystemClock()  # type: ignore[assignment]
         self.homeserver = homeserver
         self._keep(store)
 
     @classmethod
     async def open(cls, path: Path, homeserver: Laborious) -> TimelyHouse:
-        return cls(path, homeserver, await Store.open(path, bounds=BOUNDS, own_id=BOT))
+        return cls(path, homeserver, await Store.open(path, limits=LIMITS, own_id=BOT))
 
     @asynccontextmanager
     async def working(self) -> AsyncIterator[None]:

@@ -178,7 +178,7 @@ async def _be(settings: Settings, stop: asyncio.Event) -> None:
 
     store = await Store.open(
         settings.data_dir / "timers.db",
-        bounds=settings.bounds,
+        limits=settings.limits,
         own_id=settings.user_id,
         verify=settings.verify,
     )
@@ -211,22 +211,12 @@ async def _work(
 ) -> None:
     """Run the services side by side until `stop`."""
     clock, random = SystemClock(), SystemRandom()
-    prefix, bounds = settings.command_prefix, settings.bounds
+    prefix, limits = settings.command_prefix, settings.limits
 
     def wake() -> None:
-        services = (
-            redactor,
-            backfill,
-            sweeper,
-            rooms,
-            outbox,
-            late,
-            deferred_authorization,
-            ratchet,
-            relations,
-        )
-        doors = (invitations, empty_rooms, room_upgrades, database_maintenance)
-        for service in (*services, *doors, clock_watch):
+        reading = (backfill, sweeper, late_keys, deferred, relations)
+        telling = (outbox, permissions, invitations, empty_rooms, room_upgrades)
+        for service in (redactor, *reading, *telling, key_expiry, maintenance, clock_watch):
             service.wake.set()
         if media_deletion is not None:
             media_deletion.wake.set()
@@ -241,7 +231,7 @@ async def _work(
     reader = EventReader(
         matrix,
         prefix=prefix,
-        bounds=bounds,
+        limits=limits,
         digest=store.digest,
         hear_verification=verification.hear_room,
         signed_only=settings.commands.require_signed_devices,
@@ -259,29 +249,33 @@ async def _work(
         store,
         clock,
         prefix=prefix,
-        bounds=bounds,
+        limits=limits,
         random=random,
         identity=identity,
         files=media_deletion,
         load=redactor,
     )
-    rooms = Permissions(matrix, store, clock, bounds=bounds, random=random, wake_others=wake)
-    invitations = Invitations(matrix, store, clock, guests=settings.guests, random=random)
+    permissions = Permissions(matrix, store, clock, limits=limits, random=random, wake_others=wake)
+    invitations = Invitations(
+        matrix, store, clock, invite_policy=settings.invite_policy, random=random
+    )
     empty_rooms = EmptyRooms(matrix, store, clock)
     room_upgrades = RoomUpgrades(
-        matrix, store, clock, door=invitations, random=random, wake_others=wake
+        matrix, store, clock, admission=invitations, random=random, wake_others=wake
     )
-    database_maintenance = DatabaseMaintenance(store, clock, wake_others=wake)
-    rooms.follow = room_upgrades.reviewed
-    deferred_authorization = DeferredAuthorization(
+    maintenance = DatabaseMaintenance(store, clock, wake_others=wake)
+    permissions.follow = room_upgrades.reviewed
+    deferred = DeferredAuthorization(
         store, reader.authorizer, clock, random=random, wake_others=wake
     )
-    late = LateKeys(matrix, store, reader, clock, wake_others=wake)
-    matrix.crypto.tell_news = late.wake.set
-    sweeper = Sweeper(matrix, store, reader, clock, bounds=bounds, random=random, wake_others=wake)
+    late_keys = LateKeys(matrix, store, reader, clock, wake_others=wake)
+    matrix.crypto.tell_news = late_keys.wake.set
+    sweeper = Sweeper(matrix, store, reader, clock, limits=limits, random=random, wake_others=wake)
     relations = PendingRelations(matrix, store, clock, random=random, wake_others=wake)
-    ratchet = KeyExpiry(matrix.crypto, store, clock, grace=settings.encryption.grace, bounds=bounds)
-    told = (redactor.clock_was_set, ratchet.clock_was_set, wake)
+    key_expiry = KeyExpiry(
+        matrix.crypto, store, clock, grace=settings.encryption.grace, limits=limits
+    )
+    told = (redactor.clock_was_set, key_expiry.clock_was_set, wake)
     clock_watch = ClockWatch(clock, store, clock_was_set=told)
     disk = Disk(clock, random)
     async with asyncio.TaskGroup() as group:
@@ -289,18 +283,18 @@ async def _work(
         ending: list[Callable[[], Coroutine[Any, Any, None]]] = [
             matrix.crypto.run,
             backfill.run,
-            rooms.run,
+            permissions.run,
             outbox.run,
-            late.run,
-            deferred_authorization.run,
+            late_keys.run,
+            deferred.run,
             relations.run,
             sweeper.run,
-            ratchet.run,
+            key_expiry.run,
             room_upgrades.run,
             clock_watch.run,
             invitations.run,
             empty_rooms.run,
-            database_maintenance.run,
+            maintenance.run,
             lambda: keep_wiping(store, clock),
             lambda: identity.keep(unsigned),
             verification.run,
@@ -315,4 +309,4 @@ async def _work(
         for task in [*slow, *others]:
             task.cancel()
     with suppress(DiskError):  # the next start does it
-        ratchet.scrub()
+        key_expiry.scrub()

@@ -15,7 +15,7 @@ from tests.support import encryption_engines
 from tests.support.bot_process import Bots
 from tests.support.bridge import Puppet, register_bridge
 from tests.support.fake_homeserver import BOT
-from tests.support.harness import BOUNDS, Harness, Opener
+from tests.support.harness import LIMITS, Harness, Opener
 from tests.support.people import People
 from tests.support.scripted_homeserver import StandIn, stand_in_homeserver
 from tests.support.worlds import FakeWorld, SynapseWorld, World
@@ -119,7 +119,7 @@ async def open_store() -> AsyncIterator[Opener]:
     made: list[Store] = []
 
     async def opener(path: Path) -> Store:
-        made.append(await Store.open(path, bounds=BOUNDS, own_id=BOT))
+        made.append(await Store.open(path, limits=LIMITS, own_id=BOT))
         return made[-1]
 
     yield opener

@@ -55,7 +55,7 @@ def commands() -> str:
 
 
 def says() -> str:
-    bounds, prefix = DEFAULTS.bounds, DEFAULTS.command_prefix
+    limits, prefix = DEFAULTS.limits, DEFAULTS.command_prefix
     weak, strong = Permission(have=0, need=50), Permission(have=50, need=50)
     waiting = status.status(
         DAY, pending=12, next_in=3 * HOUR + 5 * MINUTE, permission=strong, reading=False
@@ -63,11 +63,11 @@ def says() -> str:
     alice, bob = (notices.person(name, f"@{name.lower()}:example.org") for name in ("Alice", "Bob"))
     rows = {
         "it comes": notices.welcome(prefix, weak, None),
-        "a lifetime is set": notices.announcement(alice, DAY, bounds, permission=strong),
-        "it is turned off": notices.announcement(alice, OFF, bounds, pending=12),
+        "a lifetime is set": notices.announcement(alice, DAY, limits, permission=strong),
+        "it is turned off": notices.announcement(alice, OFF, limits, pending=12),
         "somebody asks": waiting,
         "somebody may not": notices.refused(bob, 50, 0),
-        "a lifetime is too short": notices.outside(prefix, bounds),
+        "a lifetime is too short": notices.outside(prefix, limits),
         "it loses its rights": notices.suspended(weak),
         "it has them again": notices.resumed(12),
         "the server refuses": notices.stuck(3 * DAY),

@@ -90,7 +90,7 @@ def figure(count: int) -> str:
 def announcement(
     who: str,
     setting: Setting,
-    bounds: LifetimeLimits,
+    limits: LifetimeLimits,
     *,
     pending: int = 0,
     permission: Permission | None = None,
@@ -98,11 +98,11 @@ def announcement(
 ) -> str:
     """Say who changed the room's lifetime, and to what."""
     if note == "unreadable":
-        return f"{clean(who)} set a lifetime that I cannot read. {_goes_on(setting, bounds)}"
+        return f"{clean(who)} set a lifetime that I cannot read. {_goes_on(setting, limits)}"
     if setting is None or setting == OFF:
         said = f"{clean(who)} turned disappearing messages off: new messages stay."
         return f"{said} {still_going(pending)}".rstrip()
-    lifetime = bounds.clamp(setting)
+    lifetime = limits.clamp(setting)
     said = f"{clean(who)} set disappearing messages to {words(setting)}."
     if lifetime < setting:
         said += f" The longest I am allowed is {words(lifetime)}, so I use that."
@@ -117,9 +117,9 @@ def announcement(
     return said
 
 
-def _goes_on(setting: Setting, bounds: LifetimeLimits) -> str:
+def _goes_on(setting: Setting, limits: LifetimeLimits) -> str:
     """Say what holds where nothing was changed."""
-    lifetime = bounds.default if setting is None else setting and bounds.clamp(setting)
+    lifetime = limits.default if setting is None else setting and limits.clamp(setting)
     goes = f"Messages disappear as before: after {words(lifetime)}." if lifetime else ""
     return goes or "New messages stay, as before."
 
@@ -211,30 +211,30 @@ def powerless(need: int, have: int) -> str:
     )
 
 
-def limits(bounds: LifetimeLimits) -> str:
+def allowed_lifetimes(limits: LifetimeLimits) -> str:
     """Name the bounds."""
-    return f"between {words(bounds.minimum)} and {words(bounds.maximum)}"
+    return f"between {words(limits.minimum)} and {words(limits.maximum)}"
 
 
-def outside(prefix: str, bounds: LifetimeLimits) -> str:
+def outside(prefix: str, limits: LifetimeLimits) -> str:
     """Refuse a lifetime outside the bounds."""
     return (
-        f"That is outside the limits, {limits(bounds)}. Nothing was changed."
-        f" For example: {prefix} {compact(example(bounds))}"
+        f"That is outside the limits, {allowed_lifetimes(limits)}. Nothing was changed."
+        f" For example: {prefix} {compact(example(limits))}"
     )
 
 
-def example(bounds: LifetimeLimits) -> Millis:
+def example(limits: LifetimeLimits) -> Millis:
     """Return a lifetime that would be accepted, for people to copy."""
-    rounded = -(-bounds.minimum // SECOND) * SECOND
-    return next((one for one in (86_400_000, 3_600_000) if bounds.allows(one)), rounded)
+    rounded = -(-limits.minimum // SECOND) * SECOND
+    return next((one for one in (86_400_000, 3_600_000) if limits.allows(one)), rounded)
 
 
-def invalid(prefix: str, bounds: LifetimeLimits, reason: str = "") -> str:
+def invalid(prefix: str, limits: LifetimeLimits, reason: str = "") -> str:
     """Answer what is no command."""
     why = reason or "I do not understand that."
-    best = f"{prefix} {compact(example(bounds))}"
-    return f"{why} Try {best}, or anything {limits(bounds)}. {prefix} off ends it."
+    best = f"{prefix} {compact(example(limits))}"
+    return f"{why} Try {best}, or anything {allowed_lifetimes(limits)}. {prefix} off ends it."
 
 
 def unheard(who: str) -> str:
@@ -310,8 +310,10 @@ def grouped(key: str) -> str:
     return " ".join(key[at : at + 4] for at in range(0, len(key), 4))
 
 
-def help_text(prefix: str, bounds: LifetimeLimits) -> str:
+def help_text(prefix: str, limits: LifetimeLimits) -> str:
     """List the commands."""
     rows = [f"{usage(command, prefix)}: {command.help}" for command in TABLE]
-    rows.append(f"A lifetime is anything {limits(bounds)}. It holds for everybody's messages.")
+    rows.append(
+        f"A lifetime is anything {allowed_lifetimes(limits)}. It holds for everybody's messages."
+    )
     return "\n".join(rows)

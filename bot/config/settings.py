@@ -147,12 +147,12 @@ class Settings(_Section):
         return [f"*:{self.own_server}"] if self.invites.allow is None else self.invites.allow
 
     @property
-    def guests(self) -> InvitePolicy:
+    def invite_policy(self) -> InvitePolicy:
         """Whose invitations the bot accepts, and how many."""
         return InvitePolicy(**(self.invites.model_dump() | {"allow": self.allow}))
 
     @property
-    def bounds(self) -> LifetimeLimits:
+    def limits(self) -> LifetimeLimits:
         """The lifetimes that rooms may have."""
         lifetime = self.lifetime
         return LifetimeLimits(minimum=lifetime.min, maximum=lifetime.max, default=lifetime.default)
@@ -188,7 +188,7 @@ class Settings(_Section):
         lifetime = self.lifetime
         if lifetime.min > lifetime.max:
             raise ValueError("lifetime.min: is above lifetime.max")
-        if lifetime.default is not None and not self.bounds.allows(lifetime.default):
+        if lifetime.default is not None and not self.limits.allows(lifetime.default):
             allowed = f"{compact(lifetime.min)} to {compact(lifetime.max)}"
             raise ValueError(
                 f"lifetime.default: is outside lifetime.min to lifetime.max, {allowed}"

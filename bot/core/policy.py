@@ -106,14 +106,14 @@ class NewTimer:
     """Should no timer of `parent` be known: it may be gone already."""
 
 
-def lifetime(setting: Setting, bounds: LifetimeLimits) -> Millis | None:
+def lifetime(setting: Setting, limits: LifetimeLimits) -> Millis | None:
     """Return the lifetime in force under `setting`, or `None` when messages stay.
 
     A setting outside the operator's bounds counts as the nearest bound.
     """
     if setting is None:
-        return bounds.default
-    return None if setting == OFF else bounds.clamp(setting)
+        return limits.default
+    return None if setting == OFF else limits.clamp(setting)
 
 
 def read_setting(content: Any) -> tuple[Setting, str]:

@@ -22,7 +22,7 @@ class PolicyBackward:
     """The operator's defaults before this place, where nobody had set a lifetime."""
 
     def decide(
-        self, items: list[Item], *, bounds: LifetimeLimits
+        self, items: list[Item], *, limits: LifetimeLimits
     ) -> tuple[list[NewTimer], list[MediaReference]]:
         """Walk back along `items`, newest first; return timers, oldest first, and files."""
         found: list[NewTimer] = []
@@ -32,7 +32,7 @@ class PolicyBackward:
             elif isinstance(item, DefaultSaid):
                 self.defaults = before_event(item.defaults) or self.defaults
             elif isinstance(item, Message):
-                span = self._lifetime(item, bounds)
+                span = self._lifetime(item, limits)
                 due = None if span is None else item.sent + span
                 if due is not None or item.parent is not None:
                     ask = item.parent is not None and due is not None
@@ -44,11 +44,11 @@ class PolicyBackward:
                 self._pass_command(item.event_id)
         return found[::-1], [item for item in items if isinstance(item, MediaReference)]
 
-    def _lifetime(self, message: Message, bounds: LifetimeLimits) -> Millis | None:
+    def _lifetime(self, message: Message, limits: LifetimeLimits) -> Millis | None:
         """A default holds for what stands after it began, and says that it was sent after that."""
         if self.setting is None:
             return held_at(self.defaults, message.said_at)
-        return lifetime(self.setting, bounds)
+        return lifetime(self.setting, limits)
 
     def _pass_change(self, change: Change) -> None:
         """What the bot set goes on to hold, back to the command; else something else held."""

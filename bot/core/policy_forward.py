@@ -50,14 +50,14 @@ class Decision:
 
 
 def decide(
-    state: RoomState, items: list[Item], *, bounds: LifetimeLimits, own_id: UserID
+    state: RoomState, items: list[Item], *, limits: LifetimeLimits, own_id: UserID
 ) -> Decision:
     """Walk along `items` in the timeline's order and give each message its timer.
 
     The policy in force at a message's own place decides; later changes do not touch it.
-    `bounds.default` is the operator's default at the first of `items`.
+    `limits.default` is the operator's default at the first of `items`.
     """
-    walk = _Walk(state, bounds, own_id)
+    walk = _Walk(state, limits, own_id)
     for item in items:
         walk.pass_by(item)
     return Decision(
@@ -70,7 +70,7 @@ def decide(
         undecryptable=walk.undecryptable,
         undecided=walk.undecided,
         stays=walk.stays,
-        default=walk.bounds.default,
+        default=walk.limits.default,
         suspends=walk.suspends,
         files=walk.files,
     )
@@ -109,9 +109,9 @@ def not_held(key: str, said: dict[str, Any]) -> Outgoing:
 class _Walk:
     """How the room stands at the place that was reached, and what has come of it so far."""
 
-    def __init__(self, state: RoomState, bounds: LifetimeLimits, own_id: UserID) -> None:
+    def __init__(self, state: RoomState, limits: LifetimeLimits, own_id: UserID) -> None:
         self.state = state
-        self.bounds = bounds
+        self.limits = limits
         self._own_id = own_id
         self.timers: list[NewTimer] = []
         self.dropped: list[EventID] = []
@@ -146,10 +146,10 @@ class _Walk:
             case Encrypted():
                 self.state = replace(self.state, encrypted=True)
             case DefaultBegins():
-                self.bounds = replace(self.bounds, default=item.lifetime)
+                self.limits = replace(self.limits, default=item.lifetime)
 
     def _message(self, item: Message) -> None:
-        span = lifetime(self.state.setting, self.bounds)
+        span = lifetime(self.state.setting, self.limits)
         if span is None and item.parent is None:
             self.stays.append(item.event_id)
             return
@@ -173,7 +173,7 @@ class _Walk:
             self.surplus.append(item.digest)
             return
         self.handled.append(item.digest)
-        was = lifetime(self.state.setting, self.bounds)
+        was = lifetime(self.state.setting, self.limits)
         args = item.args | {"base": self.state.policy_digest, "was": was, "sender": item.sender}
         if item.setting is not None:
             marks = [] if item.event_id is None else [(item.event_id, item.setting)]
@@ -213,7 +213,7 @@ class _Walk:
                     stated, setting=setting, commanded=False, awaits="", revision=number
                 )
             return
-        before, after = lifetime(state.setting, self.bounds), lifetime(setting, self.bounds)
+        before, after = lifetime(state.setting, self.limits), lifetime(setting, self.limits)
         if (before != after or change.note) and not change.quiet:
             args = {
                 "sender": change.sender,

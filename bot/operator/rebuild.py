@@ -36,7 +36,7 @@ async def rebuild(settings: Settings, say: Callable[[str], None]) -> int:
     """
     with explained(), hold(settings.data_dir):
         store = await Store.open(
-            settings.data_dir / "timers.db", bounds=settings.bounds, own_id=settings.user_id
+            settings.data_dir / "timers.db", limits=settings.limits, own_id=settings.user_id
         )
         try:
             settings = await locate(settings, once)
@@ -52,13 +52,13 @@ async def rebuild(settings: Settings, say: Callable[[str], None]) -> int:
 
 class _Rebuild:
     def __init__(self, settings: Settings, matrix: Matrix, store: Store) -> None:
-        bounds, random = settings.bounds, SystemRandom()
+        limits, random = settings.limits, SystemRandom()
         self._clock = SystemClock()
         self._store = store
         reader = EventReader(
             matrix,
             prefix=settings.command_prefix,
-            bounds=bounds,
+            limits=limits,
             digest=store.digest,
             media_server=settings.own_server if settings.media.delete else None,
             per_minute=settings.commands.per_minute,
@@ -72,7 +72,7 @@ class _Rebuild:
             store,
             reader,
             self._clock,
-            bounds=bounds,
+            limits=limits,
             random=random,
             wake_others=_nobody,
             again=(),

@@ -95,11 +95,11 @@ class Authorizer:
     """Decides whether a command may do what it says."""
 
     def __init__(
-        self, authority: Authority, *, bounds: LifetimeLimits, signed_only: bool, per_minute: int
+        self, authority: Authority, *, limits: LifetimeLimits, signed_only: bool, per_minute: int
     ) -> None:
         """`per_minute`: the commands of one sender, over all rooms, that count."""
         self._authority = authority
-        self._bounds = bounds
+        self._limits = limits
         self._signed_only = signed_only
         self._rate_limit = RateLimit(per_minute, MINUTE)
         self._silent: dict[RoomID, Millis] = {}
@@ -206,7 +206,7 @@ class Authorizer:
         if not power.may_send_state(sender, POLICY_EVENT):
             args = {"need": need, "have": power.of(sender)}
             return Command(digest=digest, sender=sender, kind="refused", args=args)
-        if setting != OFF and not self._bounds.allows(setting):
+        if setting != OFF and not self._limits.allows(setting):
             return Command(digest=digest, sender=sender, kind="outside")
         if not power.may_send_state(own_id, POLICY_EVENT):
             args = {"need": need, "have": power.of(own_id)}

@@ -43,7 +43,7 @@ class EventReader:
         homeserver: Homeserver,
         *,
         prefix: str,
-        bounds: LifetimeLimits,
+        limits: LifetimeLimits,
         digest: Callable[[str], str],
         signed_only: bool = False,
         hear_verification: HearVerification | None = None,
@@ -56,7 +56,7 @@ class EventReader:
         """
         self._homeserver = homeserver
         self.authorizer = Authorizer(
-            homeserver, bounds=bounds, signed_only=signed_only, per_minute=per_minute
+            homeserver, limits=limits, signed_only=signed_only, per_minute=per_minute
         )
         self._message_reader = MessageReader(
             homeserver,

@@ -69,17 +69,17 @@ class Invitations:
         memory: Memory,
         clock: Clock,
         *,
-        guests: InvitePolicy,
+        invite_policy: InvitePolicy,
         random: Random,
     ) -> None:
         self._homeserver = homeserver
         self._memory = memory
         self._waiting = memory.invitations
         self._clock = clock
-        self._guests = guests
+        self._invite_policy = invite_policy
         self._random = random
-        self._of_each = RateLimit(guests.per_inviter, HOUR)
-        self._of_all = RateLimit(guests.per_hour, HOUR)
+        self._of_each = RateLimit(invite_policy.per_inviter, HOUR)
+        self._of_all = RateLimit(invite_policy.per_hour, HOUR)
         self._told = RateLimit(1, HOUR)
         self._full = False
         self._failures = 0
@@ -159,7 +159,7 @@ class Invitations:
 
     async def _has_room_for(self, inviter: UserID, room_id: RoomID) -> bool:
         """Whether the bot may be in one more room for the sake of this account."""
-        most, now = self._guests.rooms_per_inviter, self._clock.now()
+        most, now = self._invite_policy.rooms_per_inviter, self._clock.now()
         if most is None:
             return True
         held = await self._waiting.held_for(inviter, self._memory.digest(inviter))
@@ -171,7 +171,7 @@ class Invitations:
 
     async def has_space(self) -> bool:
         """Whether the bot may be in another room."""
-        most = self._guests.max_rooms
+        most = self._invite_policy.max_rooms
         full = most is not None and await self._waiting.rooms_held() >= most
         if full and not self._full:
             log.warning("in %d rooms, as many as may be: invitations are declined", most)
@@ -181,7 +181,7 @@ class Invitations:
     def may_invite(self, inviter: UserID) -> bool:
         """Whether the operator lets this person invite the bot."""
         # Only * and ? have a meaning; brackets are part of an IPv6 address.
-        globs = [glob.replace("[", "[[]") for glob in self._guests.allow]
+        globs = [glob.replace("[", "[[]") for glob in self._invite_policy.allow]
         return any(fnmatchcase(inviter, glob) for glob in globs)
 
     # --- answering -------------------------------------------------------------------------

@@ -57,14 +57,14 @@ class KeyExpiry:
     """Takes the key of a message away, `grace` milliseconds after the message was read."""
 
     def __init__(
-        self, crypto: Crypto, memory: Memory, clock: Clock, *, grace: Millis, bounds: LifetimeLimits
+        self, crypto: Crypto, memory: Memory, clock: Clock, *, grace: Millis, limits: LifetimeLimits
     ) -> None:
         self._crypto = crypto
         self._memory = memory
         self._keys = memory.keys
         self._clock = clock
         self._grace = grace
-        self._bounds = bounds
+        self._limits = limits
         self._swept_at: Millis = 0
         self._scrubbed_at: Millis = 0
         self._dirty = False
@@ -109,7 +109,7 @@ class KeyExpiry:
         sessions = self._crypto.sessions
         used = await self._keys.used(list(sessions), now)
         rooms = await self._memory.rooms()
-        lifetimes = {room.room_id: lifetime(room.setting, self._bounds) or 0 for room in rooms}
+        lifetimes = {room.room_id: lifetime(room.setting, self._limits) or 0 for room in rooms}
         unused = [
             session
             for session, at in used.items()

@@ -72,7 +72,7 @@ class NoticeWriter:
         clock: Clock,
         *,
         prefix: str,
-        bounds: LifetimeLimits,
+        limits: LifetimeLimits,
         identity: Identity | None = None,
         files: Files | None = None,
         load: Load | None = None,
@@ -81,7 +81,7 @@ class NoticeWriter:
         self._memory = memory
         self._clock = clock
         self._prefix = prefix
-        self._bounds = bounds
+        self._limits = limits
         self._identity = identity
         self._files = files
         self._load = load
@@ -91,7 +91,7 @@ class NoticeWriter:
         args = entry.args
         match entry.kind:
             case "welcome":
-                now = lifetime(room.setting, self._bounds)
+                now = lifetime(room.setting, self._limits)
                 permission = await self._permission(room.room_id)
                 return notices.welcome(self._prefix, permission, now, args.get("back", 0))
             case "announce" | "changed":
@@ -117,17 +117,17 @@ class NoticeWriter:
             case kind if kind in PLAIN:
                 return PLAIN[kind]()
             case "moved":
-                now = lifetime(entry.args["setting"], self._bounds)
+                now = lifetime(entry.args["setting"], self._limits)
                 return notices.moved(now, await self._permission(room.room_id))
             case "needs":
                 permission = Permission(need=entry.args["need"], have=entry.args["have"])
-                return notices.needs(lifetime(entry.args["setting"], self._bounds), permission)
+                return notices.needs(lifetime(entry.args["setting"], self._limits), permission)
             case "outside":
-                return notices.outside(self._prefix, self._bounds)
+                return notices.outside(self._prefix, self._limits)
             case "invalid":
-                return notices.invalid(self._prefix, self._bounds, entry.args.get("reason", ""))
+                return notices.invalid(self._prefix, self._limits, entry.args.get("reason", ""))
             case "help":
-                return notices.help_text(self._prefix, self._bounds)
+                return notices.help_text(self._prefix, self._limits)
             case "status":
                 return await self._status(room)
             case "fingerprint" if self._identity is not None:
@@ -136,14 +136,14 @@ class NoticeWriter:
 
     async def _announce(self, entry: OutboxItem, room: Room) -> str:
         setting = entry.args["setting"]
-        after = lifetime(setting, self._bounds)
+        after = lifetime(setting, self._limits)
         if entry.kind == "announce" and after == entry.args["was"]:
             return notices.unchanged(setting)
         pending = 0 if after else (await self._memory.pending(room.room_id))[0]
         return notices.announcement(
             await self._name(room, entry.args["sender"]),
             setting,
-            self._bounds,
+            self._limits,
             pending=pending,
             permission=await self._permission(room.room_id),
             note=entry.args.get("note", ""),
@@ -152,7 +152,7 @@ class NoticeWriter:
     async def _status(self, room: Room) -> str:
         pending, due = await self._memory.pending(room.room_id)
         return status.status(
-            lifetime(room.setting, self._bounds),
+            lifetime(room.setting, self._limits),
             pending=pending,
             next_in=None if due is None else due - self._clock.now(),
             permission=await self._permission(room.room_id),

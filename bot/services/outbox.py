@@ -84,7 +84,7 @@ class OutboxDelivery:
         clock: Clock,
         *,
         prefix: str,
-        bounds: LifetimeLimits,
+        limits: LifetimeLimits,
         random: Random,
         identity: Identity | None = None,
         files: Files | None = None,
@@ -98,12 +98,12 @@ class OutboxDelivery:
             memory,
             clock,
             prefix=prefix,
-            bounds=bounds,
+            limits=limits,
             identity=identity,
             files=files,
             load=load,
         )
-        self._bounds = bounds
+        self._limits = limits
         self._random = random
         self.wake = asyncio.Event()
 
@@ -180,14 +180,14 @@ class OutboxDelivery:
         there, digest, sender = self._read(current)
         # Some homeservers do not tell the sender of state; with them the command is written.
         foreign = sender not in {"", self._homeserver.own_id} and digest != entry.args["base"]
-        removed = is_gone(current or {}) and lifetime(room.stated, self._bounds) is not None
+        removed = is_gone(current or {}) and lifetime(room.stated, self._limits) is not None
         # What somebody has changed since may have come with the timeline already.
         if foreign or removed or not room.commanded:
             await self._memory.take_back(entry, not_held(entry.key, entry.args))
             return
         marks = [(EventID(mark[0]), int(mark[1])) for mark in entry.args.get("marks", [])]
         content = policy_content(wanted, marks)
-        same = there == wanted or (wanted == 0 and current is None and self._bounds.default is None)
+        same = there == wanted or (wanted == 0 and current is None and self._limits.default is None)
         # Where something else held in between, who walks back later has to know.
         held = same and all(setting == wanted for _, setting in marks)
         if not held and (current is None or current.get("content") != content):

@@ -71,14 +71,14 @@ class Permissions:
         memory: Memory,
         clock: Clock,
         *,
-        bounds: LifetimeLimits,
+        limits: LifetimeLimits,
         random: Random,
         wake_others: Callable[[], None],
     ) -> None:
         self._homeserver = homeserver
         self._memory = memory
         self._clock = clock
-        self._bounds = bounds
+        self._limits = limits
         self._random = random
         self._wake_others = wake_others
         self.follow: Follow | None = None
@@ -167,7 +167,7 @@ class Permissions:
         if suspended == room.suspended or (suspended and room.greeting):
             return []
         pending, _ = await self._memory.pending(room.room_id)
-        if lifetime(room.setting, self._bounds) is None and pending == 0:
+        if lifetime(room.setting, self._limits) is None and pending == 0:
             return []  # there is nothing to remove here, so nothing is paused
         kind = "suspended" if suspended else "resumed"
         log.info("a room is %s", kind)

@@ -93,7 +93,7 @@ class RoomUpgrades:
         memory: Memory,
         clock: Clock,
         *,
-        door: Admission,
+        admission: Admission,
         random: Random,
         wake_others: Callable[[], None],
     ) -> None:
@@ -101,7 +101,7 @@ class RoomUpgrades:
         self._memory = memory
         self._successors = memory.successors
         self._clock = clock
-        self._door = door
+        self._admission = admission
         self._random = random
         self._wake_others = wake_others
         self.wake = asyncio.Event()
@@ -152,7 +152,7 @@ class RoomUpgrades:
             return
         sender = UserID(str(tombstone.get("sender", "")))
         known = await self._memory.room(named)
-        admitted = await self._door.admits(Invite(room_id=named, inviter=sender))
+        admitted = await self._admission.admits(Invite(room_id=named, inviter=sender))
         stage = Stage.OUTSIDE if admitted else Stage.AWAITED
         found = Successor(
             room_id=named,
@@ -191,7 +191,7 @@ class RoomUpgrades:
             stage = Stage.AWAITED if await self._memory.room(one.room_id) is None else Stage.INSIDE
             await self._successors.move(one, stage, where=one.predecessor)
             return
-        if not await self._door.has_space():
+        if not await self._admission.has_space():
             await self._successors.move(
                 one, Stage.AWAITED, self._closed(one), where=one.predecessor
             )

@@ -105,7 +105,7 @@ class Sweeper:
         reader: EventReader,
         clock: Clock,
         *,
-        bounds: LifetimeLimits,
+        limits: LifetimeLimits,
         random: Random,
         wake_others: Callable[[], None],
         again: Sequence[Millis] = AGAIN,
@@ -114,7 +114,7 @@ class Sweeper:
         self._memory = memory
         self._reader = reader
         self._clock = clock
-        self._bounds = bounds
+        self._limits = limits
         self._wake_others = wake_others
         self._again = again
         self._pages = HistoryPages(homeserver, clock, random=random)
@@ -152,7 +152,7 @@ class Sweeper:
             back = PolicyBackward(
                 setting=sweep.setting, until=list(sweep.before), defaults=sweep.defaults
             )
-            new_timers, files = back.decide(items, bounds=self._bounds)
+            new_timers, files = back.decide(items, limits=self._limits)
             unset = back.setting is None and _never_held(back.defaults, events)
             over = reached or unset or token in {None, sweep.token} or self._far(events, sweep)
             # Asked before anything is remembered: what lies beyond the end is not to be read.
@@ -196,7 +196,7 @@ class Sweeper:
         """Whether the sweep has come to where nothing can be missing any more."""
         if not events:
             return False
-        reach = self._clock.now() - self._bounds.maximum if sweep.whole else sweep.since - REACH
+        reach = self._clock.now() - self._limits.maximum if sweep.whole else sweep.since - REACH
         new_timers = [event.get("origin_server_ts") for event in events]
         if not all(isinstance(at, int) and at < reach for at in new_timers):
             return False

@@ -85,8 +85,8 @@ class Invitations:
     async def _next(self, stage: InviteStage, busy: Collection[RoomID]) -> Invitation | None:
         rooms = as_list(busy)
         async with self._db.transaction() as db:
-            bounds = (rooms, BUSY_OF_SERVER, rooms, BUSY_OF_ONE)
-            row = await db.one(NEXT, stage, rooms, *bounds)
+            limits = (rooms, BUSY_OF_SERVER, rooms, BUSY_OF_ONE)
+            row = await db.one(NEXT, stage, rooms, *limits)
         if row is None:
             return None
         return Invitation(

@@ -80,11 +80,11 @@ class Store(Timers, Permissions, LeftRooms, Outbox, Commands, RoomDefaults, File
     """All that is remembered, over one database. Every method is one transaction."""
 
     def __init__(
-        self, database: Database, *, bounds: LifetimeLimits, own_id: UserID, verify: bool = False
+        self, database: Database, *, limits: LifetimeLimits, own_id: UserID, verify: bool = False
     ) -> None:
         self._db = database
         self.verify = verify
-        self._bounds = bounds
+        self._limits = limits
         self._own_id = own_id
         self.gaps = Gaps(database, self._apply)
         self.keys = MegolmSessions(database)
@@ -97,14 +97,14 @@ class Store(Timers, Permissions, LeftRooms, Outbox, Commands, RoomDefaults, File
 
     @classmethod
     async def open(
-        cls, path: Path, *, bounds: LifetimeLimits, own_id: UserID, verify: bool = False
+        cls, path: Path, *, limits: LifetimeLimits, own_id: UserID, verify: bool = False
     ) -> Store:
         """Open the database at `path`; raises `StoreError`.
 
         `verify`: have a sample of what was redacted read back before it is done.
         """
         database = await Database.open(path)
-        return cls(database, bounds=bounds, own_id=own_id, verify=verify)
+        return cls(database, limits=limits, own_id=own_id, verify=verify)
 
     async def close(self) -> None:
         """Leave the file without a journal."""
@@ -153,7 +153,7 @@ class Store(Timers, Permissions, LeftRooms, Outbox, Commands, RoomDefaults, File
                 await db.rows(REMOVED, room_id)
                 await take_inviter(db, room_id)  # it was withdrawn, or declined
             begun = self._default_begun
-            changed = [] if begun else await change_default(db, self._bounds.default, now)
+            changed = [] if begun else await change_default(db, self._limits.default, now)
             for update in updates:
                 await self._commit_update(db, update, now)
             for row in changed:
@@ -169,7 +169,7 @@ class Store(Timers, Permissions, LeftRooms, Outbox, Commands, RoomDefaults, File
 
     async def _begin_default(self, db: Database, row: int) -> None:
         """The operator's default holds for what comes after all that was said in a room."""
-        default = self._bounds.default
+        default = self._limits.default
         if await self.gaps.is_reading(db, row):
             segment = await db.one("SELECT segment FROM rooms WHERE id = ?", row)
             assert segment is not None
@@ -214,7 +214,7 @@ class Store(Timers, Permissions, LeftRooms, Outbox, Commands, RoomDefaults, File
 
         What waits unread from an earlier time in the room has the default of that time.
         """
-        default, said = self._bounds.default, default_said(update.found + update.items)
+        default, said = self._limits.default, default_said(update.found + update.items)
         if not fresh and not update.entered:
             if said is not None:
                 await told_default(db, row, said)
@@ -240,8 +240,8 @@ class Store(Timers, Permissions, LeftRooms, Outbox, Commands, RoomDefaults, File
         if not items:
             return
         state = await self._state(db, row)
-        bounds = await self._bounds_there(db, row)
-        result = decide(state, items, bounds=bounds, own_id=self._own_id)
+        limits = await self._bounds_there(db, row)
+        result = decide(state, items, limits=limits, own_id=self._own_id)
         await self._write(db, row, result, now, again=again)
 
     async def _write(
@@ -264,7 +264,7 @@ class Store(Timers, Permissions, LeftRooms, Outbox, Commands, RoomDefaults, File
         """Return the bounds, with the default that holds where the room's timeline is known to."""
         found = await db.one("SELECT inherited FROM rooms WHERE id = ?", row)
         assert found is not None
-        return replace(self._bounds, default=found[0])
+        return replace(self._limits, default=found[0])
 
     async def _state(self, db: Database, row: int) -> RoomState:
         """Return how the room stands where its timeline is known up to."""

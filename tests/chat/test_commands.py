@@ -26,7 +26,7 @@ from bot.core.timeline import OFF
 from bot.core.types import EventID
 
 SECOND, MINUTE, HOUR, DAY = 1_000, 60_000, 3_600_000, 86_400_000
-BOUNDS = LifetimeLimits(minimum=SECOND, maximum=365 * DAY)
+LIMITS = LifetimeLimits(minimum=SECOND, maximum=365 * DAY)
 
 
 def kind(text: str, prefix: str = "!expire") -> str | None:
@@ -225,7 +225,7 @@ def test_what_may_mean_off_or_a_month_is_told_the_way(rest: str) -> None:
     found = parse(f"!expire {rest}", "!expire")
     assert found is not None
     assert found.kind == "invalid"
-    said = notices.invalid("!expire", BOUNDS, found.args["reason"])
+    said = notices.invalid("!expire", LIMITS, found.args["reason"])
     assert "!expire off ends it." in said
     assert ("30 days" in said) == ("month" in rest)
 

@@ -17,7 +17,7 @@ from bot.core.timeline import OFF, Setting
 from bot.core.types import Millis
 
 SECOND, MINUTE, HOUR, DAY = 1_000, 60_000, 3_600_000, 86_400_000
-BOUNDS = LifetimeLimits(minimum=MINUTE, maximum=7 * DAY)
+LIMITS = LifetimeLimits(minimum=MINUTE, maximum=7 * DAY)
 WEAK, STRONG = Permission(have=0, need=50), Permission(have=50, need=50)
 
 SECONDS = st.integers(1, LONGEST // SECOND).map(lambda count: count * SECOND)
@@ -175,16 +175,16 @@ def test_no_name_passes_for_words_of_the_bot(name: str, user_id: str) -> None:
     ],
 )
 def test_a_change_is_announced(setting: Setting, more: dict[str, object], expected: str) -> None:
-    assert notices.announcement("alice", setting, BOUNDS, **more) == expected  # type: ignore[arg-type]
+    assert notices.announcement("alice", setting, LIMITS, **more) == expected  # type: ignore[arg-type]
 
 
-@given(setting=SETTINGS, bounds=ALL_BOUNDS, pending=st.integers(0, 10**9))
+@given(setting=SETTINGS, limits=ALL_BOUNDS, pending=st.integers(0, 10**9))
 def test_any_change_can_be_announced(
-    setting: Setting, bounds: LifetimeLimits, pending: int
+    setting: Setting, limits: LifetimeLimits, pending: int
 ) -> None:
     for permission in (None, WEAK, STRONG):
         said = notices.announcement(
-            "alice", setting, bounds, pending=pending, permission=permission
+            "alice", setting, limits, pending=pending, permission=permission
         )
         assert said.endswith(".")
         assert "  " not in said
@@ -281,19 +281,19 @@ def test_any_status_can_be_said(
     assert said
 
 
-@given(bounds=ALL_BOUNDS)
-def test_the_example_that_is_given_would_be_accepted(bounds: LifetimeLimits) -> None:
-    assert bounds.allows(notices.example(bounds))
-    for said in (notices.outside("!expire", bounds), notices.invalid("!expire", bounds)):
+@given(limits=ALL_BOUNDS)
+def test_the_example_that_is_given_would_be_accepted(limits: LifetimeLimits) -> None:
+    assert limits.allows(notices.example(limits))
+    for said in (notices.outside("!expire", limits), notices.invalid("!expire", limits)):
         [_, rest] = said.split("!expire ", 1)
         line = "!expire " + rest.split(",", 1)[0]
         found = parse(line, "!expire")
         assert found is not None
-        assert found.setting == notices.example(bounds)
+        assert found.setting == notices.example(limits)
 
 
 def test_an_answer_to_nonsense_gives_the_reason_and_a_way_out() -> None:
-    said = notices.invalid("!expire", BOUNDS, "A number needs a unit.")
+    said = notices.invalid("!expire", LIMITS, "A number needs a unit.")
     assert said.startswith("A number needs a unit. Try !expire 1d")
     assert "between 1 minute and 1 week" in said
 
@@ -344,7 +344,7 @@ def test_the_welcome_says_what_the_bot_does_and_needs(
 
 
 def test_the_help_names_every_command() -> None:
-    said = notices.help_text("!bye", BOUNDS)
+    said = notices.help_text("!bye", LIMITS)
     assert len(said.splitlines()) == len(TABLE) + 1
     for row in TABLE:
         assert row.help in said

@@ -340,6 +340,6 @@ def test_limits_come_from_the_environment_too(tmp_path: Path) -> None:
         "EPHEMERAL_BOT_COMMANDS__PER_MINUTE": "5",
     }
     settings = load(path, environ=environ)
-    assert (settings.guests.per_hour, settings.guests.max_rooms) == (7, None)
-    assert settings.guests.rooms_per_inviter is None
+    assert (settings.invite_policy.per_hour, settings.invite_policy.max_rooms) == (7, None)
+    assert settings.invite_policy.rooms_per_inviter is None
     assert settings.commands.per_minute == 5

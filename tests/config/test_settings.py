@@ -48,7 +48,7 @@ def test_the_least_settings_are_enough(read: Callable[..., Settings]) -> None:
     assert settings.pickle_key() is None
     assert settings.data_dir == Path("data")
     assert settings.command_prefix == "!expire"
-    assert settings.bounds == LifetimeLimits(minimum=5_000, maximum=365 * DAY, default=None)
+    assert settings.limits == LifetimeLimits(minimum=5_000, maximum=365 * DAY, default=None)
     assert (settings.log.level, settings.log.format) == ("info", "text")
 
 
@@ -61,7 +61,7 @@ def test_every_key_can_be_written_in_the_file(read: Callable[..., Settings]) -> 
     assert settings.data_dir == Path("/data")
     assert settings.command_prefix == "!vanish"
     assert settings.allow == ["@alice:*"]
-    assert settings.bounds == LifetimeLimits(minimum=60_000, maximum=14 * DAY, default=DAY)
+    assert settings.limits == LifetimeLimits(minimum=60_000, maximum=14 * DAY, default=DAY)
     assert settings.pickle_key() == bytes.fromhex(PICKLE_KEY)
     assert (settings.log.level, settings.log.format) == ("debug", "json")
 

@@ -17,13 +17,13 @@ from bot.core.types import EventID, Millis, UserID
 
 ALICE, BOT = UserID("@alice:example.org"), UserID("@bot:example.org")
 SECOND, MINUTE, HOUR = 1_000, 60_000, 3_600_000
-BOUNDS = LifetimeLimits(minimum=10 * SECOND, maximum=HOUR)
+LIMITS = LifetimeLimits(minimum=10 * SECOND, maximum=HOUR)
 DEFAULT = LifetimeLimits(minimum=10 * SECOND, maximum=HOUR, default=5 * MINUTE)
 NOW = 1_800_000_000_000
 
 
-def walk(*items: Item, state: RoomState | None = None, bounds: LifetimeLimits = BOUNDS) -> Decision:
-    return decide(state or RoomState(), list(items), bounds=bounds, own_id=BOT)
+def walk(*items: Item, state: RoomState | None = None, limits: LifetimeLimits = LIMITS) -> Decision:
+    return decide(state or RoomState(), list(items), limits=limits, own_id=BOT)
 
 
 def message(name: object, sent: Millis = NOW) -> Message:
@@ -52,24 +52,24 @@ def spans(found: Decision) -> dict[str, Millis]:
 
 
 @pytest.mark.parametrize(
-    ("setting", "bounds", "expected"),
+    ("setting", "limits", "expected"),
     [
-        (None, BOUNDS, None),
+        (None, LIMITS, None),
         (None, DEFAULT, 5 * MINUTE),
-        (OFF, BOUNDS, None),
+        (OFF, LIMITS, None),
         (OFF, DEFAULT, None),
         (MINUTE, DEFAULT, MINUTE),
-        (1, BOUNDS, 10 * SECOND),
-        (10 * SECOND, BOUNDS, 10 * SECOND),
-        (HOUR, BOUNDS, HOUR),
-        (HOUR + 1, BOUNDS, HOUR),
-        (LARGEST, BOUNDS, HOUR),
+        (1, LIMITS, 10 * SECOND),
+        (10 * SECOND, LIMITS, 10 * SECOND),
+        (HOUR, LIMITS, HOUR),
+        (HOUR + 1, LIMITS, HOUR),
+        (LARGEST, LIMITS, HOUR),
     ],
 )
 def test_the_lifetime_in_force(
-    setting: Setting, bounds: LifetimeLimits, expected: Millis | None
+    setting: Setting, limits: LifetimeLimits, expected: Millis | None
 ) -> None:
-    assert lifetime(setting, bounds) == expected
+    assert lifetime(setting, limits) == expected
 
 
 @given(setting=st.none() | st.integers(min_value=0, max_value=LARGEST))
@@ -192,7 +192,7 @@ def test_a_lifetime_outside_the_bounds_counts_as_the_nearest() -> None:
 
 
 def test_a_default_lifetime_holds_until_the_room_says_otherwise() -> None:
-    found = walk(message(1), change(OFF, "a"), message(2), bounds=DEFAULT)
+    found = walk(message(1), change(OFF, "a"), message(2), limits=DEFAULT)
     assert spans(found) == {"1": 5 * MINUTE}
 
 
@@ -230,7 +230,7 @@ def test_every_message_gets_its_timer_or_stays_by_the_last_setting_before_it(
     for number, step in enumerate(steps):
         if step != "message":
             setting = step[1]
-        elif (span := lifetime(setting, BOUNDS)) is not None:
+        elif (span := lifetime(setting, LIMITS)) is not None:
             expected[str(number)] = span
     assert spans(walk(*_items(steps))) == expected
 

@@ -15,13 +15,13 @@ from bot.core.types import EventID, Millis, UserID
 
 ALICE, BOT = UserID("@alice:example.org"), UserID("@bot:example.org")
 SECOND, MINUTE, HOUR = 1_000, 60_000, 3_600_000
-BOUNDS = LifetimeLimits(minimum=10 * SECOND, maximum=HOUR)
+LIMITS = LifetimeLimits(minimum=10 * SECOND, maximum=HOUR)
 DEFAULT = LifetimeLimits(minimum=10 * SECOND, maximum=HOUR, default=5 * MINUTE)
 NOW = 1_800_000_000_000
 
 
-def walk(*items: Item, state: RoomState | None = None, bounds: LifetimeLimits = BOUNDS) -> Decision:
-    return decide(state or RoomState(), list(items), bounds=bounds, own_id=BOT)
+def walk(*items: Item, state: RoomState | None = None, limits: LifetimeLimits = LIMITS) -> Decision:
+    return decide(state or RoomState(), list(items), limits=limits, own_id=BOT)
 
 
 def message(name: object, sent: Millis = NOW) -> Message:
@@ -67,21 +67,21 @@ def test_a_change_by_somebody_is_told_once_with_who_and_what() -> None:
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "bounds"),
+    ("before", "after", "limits"),
     [
-        (MINUTE, MINUTE, BOUNDS),
-        (None, OFF, BOUNDS),
-        (OFF, None, BOUNDS),
-        (1, 2, BOUNDS),
-        (LARGEST, HOUR, BOUNDS),
+        (MINUTE, MINUTE, LIMITS),
+        (None, OFF, LIMITS),
+        (OFF, None, LIMITS),
+        (1, 2, LIMITS),
+        (LARGEST, HOUR, LIMITS),
         (None, 5 * MINUTE, DEFAULT),
     ],
 )
 def test_a_change_that_changes_nothing_is_not_told(
-    before: Setting, after: Setting, bounds: LifetimeLimits
+    before: Setting, after: Setting, limits: LifetimeLimits
 ) -> None:
     state = RoomState(setting=before, policy_digest="before")
-    found = walk(change(after, "a"), state=state, bounds=bounds)
+    found = walk(change(after, "a"), state=state, limits=limits)
     assert found.outgoing == []
     assert found.state == known(after, "a", revision=1)
 
@@ -116,7 +116,7 @@ def test_what_cannot_be_read_changes_nothing_and_is_told(held: int) -> None:
 def test_what_cannot_be_read_leaves_what_the_homeserver_says_it_replaced() -> None:
     found = walk(change(HOUR, "a", note="unreadable"), message(1))
     assert spans(found) == {"1": HOUR}
-    assert spans(walk(change(None, "a", note="unreadable"), message(1), bounds=DEFAULT))
+    assert spans(walk(change(None, "a", note="unreadable"), message(1), limits=DEFAULT))
 
 
 def test_a_command_counts_on_though_somebody_writes_what_cannot_be_read() -> None:

@@ -22,7 +22,7 @@ from tests.support.fake_homeserver import ALICE, BOT, FakeHomeserver
 from tests.support.harness import whatever_is_due
 
 NOW = 1_800_000_000_000
-BOUNDS = LifetimeLimits(minimum=1_000, maximum=86_400_000, default=60_000)
+LIMITS = LifetimeLimits(minimum=1_000, maximum=86_400_000, default=60_000)
 
 SCALARS = (
     st.none()
@@ -83,7 +83,7 @@ EVENTS = st.fixed_dictionaries(
 async def read(events: list[Event], store: Store, *, encrypted: bool) -> list[Item]:
     homeserver = FakeHomeserver()
     room = homeserver.make_room()
-    reader = EventReader(homeserver, prefix="!expire", bounds=BOUNDS, digest=store.digest)
+    reader = EventReader(homeserver, prefix="!expire", limits=LIMITS, digest=store.digest)
     for event in events:
         wants_review(event, BOT)
         is_own_join(event, BOT)
@@ -103,7 +103,7 @@ def should_expire(event: Event) -> bool:
 
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    made = await Store.open(tmp_path / "timers.db", bounds=BOUNDS, own_id=UserID(BOT))
+    made = await Store.open(tmp_path / "timers.db", limits=LIMITS, own_id=UserID(BOT))
     yield made
     await made.close()
 

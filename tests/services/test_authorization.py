@@ -7,14 +7,14 @@ import pytest
 from bot.core.timeline import Command
 from bot.services.event_reader import EventReader
 from tests.support.fake_homeserver import ALICE, BOB
-from tests.support.harness import BOUNDS, MINUTE, Harness
+from tests.support.harness import LIMITS, MINUTE, Harness
 
 
 def strict(harness: Harness, *, signed_only: bool = True) -> EventReader:
     return EventReader(
         harness.homeserver,
         prefix="!expire",
-        bounds=BOUNDS,
+        limits=LIMITS,
         digest=harness.store.digest,
         signed_only=signed_only,
     )

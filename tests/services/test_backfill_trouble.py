@@ -98,7 +98,7 @@ async def test_a_page_that_cannot_be_had_now_is_had_later(
 ) -> None:
     sent = say(harness, room, 9)
     harness.homeserver.fail_next(trouble, trouble, trouble, on="page_back")
-    async with harness.running(harness.sync, harness.backfill, harness.rooms):
+    async with harness.running(harness.sync, harness.backfill, harness.permissions):
         assert await dues(harness, sent) == [None] * 9
         for _ in range(3):
             await harness.advance(MINUTE)

@@ -31,7 +31,7 @@ from tests.support.harness import DAY, MINUTE, SECOND, Harness
 
 async def configure(harness: Harness, default: Millis | None) -> None:
     """Stop the bot, let the operator write this into its settings, and start it again."""
-    harness.bounds = replace(harness.bounds, default=default)
+    harness.limits = replace(harness.limits, default=default)
     harness.clock.advance(10 * SECOND)
     await harness.restart()
     await pass_by(harness, 1, SECOND)
@@ -120,7 +120,7 @@ async def test_a_gap_that_is_still_unread_when_the_default_comes_is_spared(
     stays = [harness.homeserver.send(room, f"{one}") for one in range(12)]
     async with harness.running(harness.sync):
         pass
-    harness.bounds = replace(harness.bounds, default=MINUTE)
+    harness.limits = replace(harness.limits, default=MINUTE)
     harness.clock.advance(10 * SECOND)
     await harness.restart()
     async with harness.running(harness.sync):
@@ -134,7 +134,7 @@ async def test_a_gap_that_is_still_unread_when_the_default_comes_is_spared(
 async def test_a_lost_disk_with_a_new_default_touches_nothing_said_before(harness: Harness) -> None:
     room = await begin(harness)
     stays = await talk(harness, room)
-    harness.bounds = replace(harness.bounds, default=MINUTE)
+    harness.limits = replace(harness.limits, default=MINUTE)
     await lose_disk(harness)
     await pass_by(harness, 3, HOUR)
     goes = await talk(harness, room)
@@ -254,7 +254,7 @@ async def test_what_waits_unread_when_the_default_is_taken_out_stays(harness: Ha
 async def test_a_default_that_goes_with_the_disk_is_not_carried_out(harness: Harness) -> None:
     room = await begin(harness, HOUR)
     stays = await talk(harness, room)
-    harness.bounds = replace(harness.bounds, default=None)
+    harness.limits = replace(harness.limits, default=None)
     await lose_disk(harness)
     await pass_by(harness, 3, HOUR)
     assert gone(harness, room, stays) == 0
@@ -361,7 +361,7 @@ async def test_it_is_believed_of_nobody_else(harness: Harness) -> None:
     stays = await talk(harness, room)
     content = defaults_content(((0, MINUTE),))
     harness.homeserver.set_state(room, DEFAULT_EVENT, content, sender=ALICE)
-    harness.bounds = replace(harness.bounds, default=MINUTE)
+    harness.limits = replace(harness.limits, default=MINUTE)
     await lose_disk(harness)
     await pass_by(harness, 3, MINUTE)
     assert gone(harness, room, stays) == 0
@@ -376,7 +376,7 @@ async def test_a_bot_that_is_asked_back_begins_anew(harness: Harness) -> None:
     await pass_by(harness, 2, MINUTE)
     stays = await talk(harness, room)
     assert told(harness, room) == {"since": [[0, None]]}
-    harness.bounds = replace(harness.bounds, default=HOUR)
+    harness.limits = replace(harness.limits, default=HOUR)
     await lose_disk(harness)
     await pass_by(harness, 3, HOUR)
     assert gone(harness, room, stays) == 0
@@ -386,7 +386,7 @@ async def test_a_clock_that_was_ahead_leaves_no_default_in_the_future(harness: H
     room = await begin(harness)
     now = harness.clock.now()
     harness.clock.advance(DAY)
-    harness.bounds = replace(harness.bounds, default=MINUTE)
+    harness.limits = replace(harness.limits, default=MINUTE)
     await harness.restart()
     await pass_by(harness, 1, SECOND)
     await harness.store.clock_set_back(DAY, now, after=0, upto=0)

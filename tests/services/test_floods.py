@@ -81,7 +81,7 @@ async def invited(harness: Harness, *inviters: UserID) -> list[str]:
 async def test_one_accounts_flood_of_invitations_is_declined_and_others_are_welcome(
     harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
-    harness.guests = replace(harness.guests, per_inviter=3)
+    harness.invite_policy = replace(harness.invite_policy, per_inviter=3)
     harness.keep_anew()
     await harness.store.commit("s0", harness.clock.now(), [])
     async with harness.running(*harness.everything):
@@ -93,7 +93,7 @@ async def test_one_accounts_flood_of_invitations_is_declined_and_others_are_welc
 
 
 async def test_all_invitations_together_are_limited(harness: Harness) -> None:
-    harness.guests = replace(harness.guests, per_hour=4)
+    harness.invite_policy = replace(harness.invite_policy, per_hour=4)
     harness.keep_anew()
     await harness.store.commit("s0", harness.clock.now(), [])
     many = [UserID(f"@{number}:example.org") for number in range(6)]
@@ -106,7 +106,7 @@ async def test_all_invitations_together_are_limited(harness: Harness) -> None:
 async def test_a_full_bot_declines_until_it_has_left_a_room(
     harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
-    harness.guests = replace(harness.guests, max_rooms=2)
+    harness.invite_policy = replace(harness.invite_policy, max_rooms=2)
     harness.keep_anew()
     await harness.store.commit("s0", harness.clock.now(), [])
     async with harness.running(*harness.everything):
@@ -119,7 +119,7 @@ async def test_a_full_bot_declines_until_it_has_left_a_room(
 async def test_an_invitation_over_the_limit_that_cannot_be_declined_now_is_not_accepted_later(
     harness: Harness,
 ) -> None:
-    harness.guests = replace(harness.guests, per_inviter=1)
+    harness.invite_policy = replace(harness.invite_policy, per_inviter=1)
     harness.keep_anew()
     await harness.store.commit("s0", harness.clock.now(), [])
     async with harness.running(*harness.everything):
@@ -131,7 +131,7 @@ async def test_an_invitation_over_the_limit_that_cannot_be_declined_now_is_not_a
 
 
 async def test_an_invitation_that_is_tried_again_counts_once(harness: Harness) -> None:
-    harness.guests = replace(harness.guests, per_inviter=2)
+    harness.invite_policy = replace(harness.invite_policy, per_inviter=2)
     harness.keep_anew()
     await harness.store.commit("s0", harness.clock.now(), [])
     async with harness.running(*harness.everything):
@@ -161,7 +161,7 @@ async def test_reviews_go_on_among_invitations(harness: Harness) -> None:
     await harness.store.commit("s0", harness.clock.now(), [])
     await harness.enter(room, MINUTE)
     invites = [Invite(room_id=RoomID(f"!{n}:example.org"), inviter=ALICE) for n in range(50)]
-    async with harness.running(harness.rooms, harness.invitations):
+    async with harness.running(harness.permissions, harness.invitations):
         harness.homeserver.hold("join")
         await harness.store.commit("s1", harness.clock.now(), [], invites)
         harness.wake()
@@ -399,7 +399,7 @@ class Keyless:
 
 
 async def test_successors_count_as_invitations(harness: Harness) -> None:
-    harness.guests = replace(harness.guests, per_inviter=2)
+    harness.invite_policy = replace(harness.invite_policy, per_inviter=2)
     harness.keep_anew()
     rooms = [harness.homeserver.make_room() for _ in range(4)]
     await harness.store.commit("s0", harness.clock.now(), [])

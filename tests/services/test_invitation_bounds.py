@@ -91,7 +91,7 @@ async def test_who_fills_the_bound_of_all_shuts_out_nobody(harness: Harness) -> 
 async def test_one_account_holds_the_bot_in_only_so_many_rooms(
     harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
-    harness.guests = replace(harness.guests, rooms_per_inviter=2)
+    harness.invite_policy = replace(harness.invite_policy, rooms_per_inviter=2)
     harness.keep_anew()
     async with harness.running(*harness.everything):
         rooms = [harness.homeserver.make_room(joined=False) for _ in range(4)]
@@ -111,7 +111,7 @@ async def test_one_account_holds_the_bot_in_only_so_many_rooms(
 
 
 async def test_a_chain_of_upgrades_counts_for_who_makes_it(harness: Harness) -> None:
-    harness.guests = replace(harness.guests, rooms_per_inviter=3)
+    harness.invite_policy = replace(harness.invite_policy, rooms_per_inviter=3)
     harness.keep_anew()
     async with harness.running(*harness.everything):
         room = harness.homeserver.make_room(joined=False, public=True)

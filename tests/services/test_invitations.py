@@ -154,7 +154,7 @@ async def test_a_homeserver_that_is_away_for_days_costs_no_invitation(harness: H
 async def test_while_the_homeserver_is_away_all_invitations_wait_together(harness: Harness) -> None:
     for _ in range(50):
         harness.homeserver.make_room(joined=False)
-    harness.guests = replace(harness.guests, per_inviter=100)
+    harness.invite_policy = replace(harness.invite_policy, per_inviter=100)
     harness.keep_anew()
     away = [Unreachable(reason="refused")] * 10_000
     harness.homeserver.fail_next(*away, on="join")
@@ -198,7 +198,7 @@ async def test_whoever_invites_again_and_again_has_the_bot_try_no_longer(harness
 
 async def test_what_was_declined_is_not_accepted_later(harness: Harness) -> None:
     """Not when the hour is over that had too many invitations, nor after a restart."""
-    harness.guests = replace(harness.guests, per_inviter=1)
+    harness.invite_policy = replace(harness.invite_policy, per_inviter=1)
     harness.keep_anew()
     first, second = (harness.homeserver.make_room(joined=False) for _ in range(2))
     harness.homeserver.fail_next(*[DEAD] * 6, on="leave")

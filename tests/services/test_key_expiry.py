@@ -21,13 +21,13 @@ from tests.support.encryption_engines import ROOM, Bot, Peer, Writer, commits_of
 from tests.support.fake_clock import FakeClock
 
 GRACE = 30_000
-BOUNDS = LifetimeLimits(minimum=1_000, maximum=60_000)
+LIMITS = LifetimeLimits(minimum=1_000, maximum=60_000)
 OWN = UserID("@bot:example.org")
 
 
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    made = await Store.open(tmp_path / "timers.db", bounds=BOUNDS, own_id=OWN)
+    made = await Store.open(tmp_path / "timers.db", limits=LIMITS, own_id=OWN)
     yield made
     await made.close()
 
@@ -88,7 +88,7 @@ async def test_a_key_is_taken_away_after_the_grace_and_not_before(
     event = writer.write("!expire 5s")
     assert await bot.reads(event) == "!expire 5s"
     await commit(store, [KeyUse(session_id=writer.session.id, index=0, at=clock.now())], 0)
-    ratchet = KeyExpiry(bot.crypto, store, clock, grace=GRACE, bounds=BOUNDS)
+    ratchet = KeyExpiry(bot.crypto, store, clock, grace=GRACE, limits=LIMITS)
     assert await ratchet.turn() == clock.now() + GRACE
     clock.advance(GRACE - 1)
     await ratchet.turn()
@@ -112,7 +112,7 @@ async def test_only_the_session_that_was_read_is_moved_on(tmp_path: Path, store:
     ]
     late = KeyUse(session_id=read_one.session.id, index=2, at=clock.now() + 1)
     await commit(store, [*opened, late], 0)
-    ratchet = KeyExpiry(bot.crypto, store, clock, grace=GRACE, bounds=BOUNDS)
+    ratchet = KeyExpiry(bot.crypto, store, clock, grace=GRACE, limits=LIMITS)
     clock.advance(GRACE)
     await ratchet.turn()
     assert [await bot.reads(event) for event in events[read_one]] == [None, None, "2", "3"]
@@ -144,7 +144,7 @@ async def test_keys_that_rest_too_long_are_deleted(tmp_path: Path, store: Store)
     writer = Writer(alice)
     bot.feed(alice.tell(bot, "m.room_key", writer.room_key()))
     await commit(store, [], clock.now())
-    ratchet = KeyExpiry(bot.crypto, store, clock, grace=GRACE, bounds=BOUNDS)
+    ratchet = KeyExpiry(bot.crypto, store, clock, grace=GRACE, limits=LIMITS)
     await ratchet.turn()
     clock.advance(UNUSED_FOR)
     await ratchet.turn()
@@ -163,7 +163,7 @@ async def test_keys_of_a_room_that_the_bot_is_not_in_are_deleted_soon(
     here, nowhere = Writer(alice), Writer(alice)
     for writer, where in ((here, ROOM), (nowhere, "!nowhere:example.org")):
         bot.feed(alice.tell(bot, "m.room_key", writer.room_key(where)))
-    ratchet = KeyExpiry(bot.crypto, store, clock, grace=GRACE, bounds=BOUNDS)
+    ratchet = KeyExpiry(bot.crypto, store, clock, grace=GRACE, limits=LIMITS)
     await ratchet.turn()
     assert len(bot.crypto.sessions) == 2  # it may be about to join
     await commit(store, [], clock.now())
@@ -173,7 +173,7 @@ async def test_keys_of_a_room_that_the_bot_is_not_in_are_deleted_soon(
 
 
 def reader_over(homeserver: Homeserver, store: Store) -> EventReader:
-    return EventReader(homeserver, prefix="!expire", bounds=BOUNDS, digest=store.digest)
+    return EventReader(homeserver, prefix="!expire", limits=LIMITS, digest=store.digest)
 
 
 async def looked_at(late: LateKeys) -> Millis | None:

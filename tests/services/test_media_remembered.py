@@ -27,7 +27,7 @@ from bot.services.outbox import OutboxDelivery
 from bot.store import Store
 from bot.store.gaps import CHUNK
 from tests.support.fake_homeserver import ALICE, BOT, Clear
-from tests.support.harness import BOUNDS, MINUTE, SECOND, Harness, Opener
+from tests.support.harness import LIMITS, MINUTE, SECOND, Harness, Opener
 
 ROOM = RoomID("!room:example.org")
 NOW = 1_800_000_000_000
@@ -64,7 +64,7 @@ async def files(store: Store) -> list[Any]:
 
 def test_files_are_stamped_as_they_are() -> None:
     items = shown("one", "file-one")
-    result = decide(RoomState(setting=MINUTE), items, bounds=BOUNDS, own_id=BOT)
+    result = decide(RoomState(setting=MINUTE), items, limits=LIMITS, own_id=BOT)
     assert result.files == [items[1]]
 
 
@@ -286,7 +286,7 @@ async def test_the_room_is_told_what_becomes_of_files(harness: Harness) -> None:
         harness.store,
         harness.clock,
         prefix="!expire",
-        bounds=harness.bounds,
+        limits=harness.limits,
         random=Random(1),
         files=deleter,
     )

@@ -419,7 +419,7 @@ async def test_a_rebuild_leaves_a_room_that_never_answers_to_the_bot(
     Pages(harness, room, lambda _: SILENT)
     settings = SimpleNamespace(
         command_prefix="!expire",
-        bounds=harness.bounds,
+        limits=harness.limits,
         media=SimpleNamespace(delete=False),
         commands=SimpleNamespace(per_minute=30),
     )

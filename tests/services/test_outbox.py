@@ -143,7 +143,7 @@ async def test_a_command_that_changes_nothing_writes_nothing(
 
 
 async def test_off_overrides_a_default_lifetime(harness: Harness, room: RoomID) -> None:
-    harness.bounds = LifetimeLimits(minimum=SECOND, maximum=DAY, default=DAY)
+    harness.limits = LifetimeLimits(minimum=SECOND, maximum=DAY, default=DAY)
     await harness.restart()
     async with harness.running(*harness.everything):
         before = await harness.said_in(room, "covered by the default")

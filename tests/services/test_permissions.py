@@ -37,7 +37,7 @@ def about_power(harness: Harness, room: RoomID) -> list[str]:
 async def test_a_forbidden_redaction_suspends_the_room_and_is_told_once(harness: Harness) -> None:
     room = harness.homeserver.make_room(power=0)
     await messages(harness, room, 20)
-    async with harness.running(harness.redactor, harness.rooms, harness.outbox):
+    async with harness.running(harness.redactor, harness.permissions, harness.outbox):
         for _ in range(30):
             await harness.advance(MINUTE)
     [told] = about_power(harness, room)
@@ -109,7 +109,7 @@ async def test_a_suspended_room_does_not_hold_up_another(harness: Harness) -> No
     weak, strong = harness.homeserver.make_room(power=0), harness.homeserver.make_room()
     await messages(harness, weak, 50)
     sent = await messages(harness, strong, 5)
-    async with harness.running(harness.redactor, harness.rooms, harness.outbox):
+    async with harness.running(harness.redactor, harness.permissions, harness.outbox):
         assert gone(harness, strong, sent) == 5
 
 
@@ -191,7 +191,7 @@ async def test_a_change_of_power_during_a_review_is_reviewed_as_well(harness: Ha
         await harness.commit(RoomUpdate(room_id=room, items=[], review=True))
         return await look()
 
-    async with harness.running(harness.redactor, harness.rooms):
+    async with harness.running(harness.redactor, harness.permissions):
         await harness.rest()
         harness.homeserver.joined_rooms = slowly  # type: ignore[method-assign]
         harness.homeserver.set_power(room, BOT, 0)
@@ -207,7 +207,7 @@ async def test_a_room_whose_state_cannot_be_read_now_is_looked_at_later(harness:
     room = harness.homeserver.make_room(power=0)
     await messages(harness, room, 1)
     harness.homeserver.fail_next(*[Unreachable(reason="reset")] * 3, on="power")
-    async with harness.running(harness.redactor, harness.rooms):
+    async with harness.running(harness.redactor, harness.permissions):
         for _ in range(5):
             await harness.advance(MINUTE)
     known = await harness.store.room(room)
@@ -219,7 +219,7 @@ async def test_a_room_met_without_power_is_not_told_that_something_was_lost(
     harness: Harness,
 ) -> None:
     """Where a default lifetime holds, the welcome says what is missing."""
-    harness.bounds = LifetimeLimits(minimum=SECOND, maximum=DAY, default=DAY)
+    harness.limits = LifetimeLimits(minimum=SECOND, maximum=DAY, default=DAY)
     await harness.restart()
     await harness.store.commit("s0", harness.clock.now(), [])
     room = harness.homeserver.make_room(power=0)
@@ -254,7 +254,7 @@ async def test_a_room_left_while_the_bot_was_away_is_forgotten_at_the_start(
     harness.homeserver.kick(room)
     if gone_for_good:
         del harness.homeserver.rooms[room]
-    async with harness.running(harness.rooms):
+    async with harness.running(harness.permissions):
         assert await harness.store.room(room) is not None
         await harness.advance(LOOK_TWICE)
         assert await harness.store.room(room) is None
@@ -330,7 +330,7 @@ async def test_a_homeserver_that_does_not_answer_at_the_start_costs_no_room(
     room = harness.homeserver.make_room()
     await messages(harness, room, 1, due=DAY)
     harness.homeserver.fail_next(Unreachable(reason="refused"), on="joined_rooms")
-    async with harness.running(harness.rooms):
+    async with harness.running(harness.permissions):
         await harness.advance(MINUTE)
     assert await harness.pending(room) == 1
 
@@ -340,7 +340,7 @@ async def test_a_room_that_is_closed_but_not_left_is_kept(harness: Harness) -> N
     await messages(harness, room, 1, due=DAY)
     await harness.store.ask_review(room)
     harness.homeserver.fail_next(Forbidden(), Forbidden(), on="power")
-    async with harness.running(harness.rooms):
+    async with harness.running(harness.permissions):
         await harness.advance(MINUTE)
         await harness.advance(MINUTE)
     assert await harness.pending(room) == 1

@@ -134,7 +134,7 @@ async def test_a_message_that_is_forbidden_for_no_known_reason_is_tried_now_and_
     room = harness.homeserver.make_room()
     stuck = await messages(harness, room, 1, due=-MINUTE)
     harness.homeserver.fail_next(*[Forbidden()] * 20, on="redact")
-    async with harness.running(harness.redactor, harness.rooms):
+    async with harness.running(harness.redactor, harness.permissions):
         for _ in range(120):
             await harness.advance(SECOND)
         assert 4 <= len(harness.homeserver.times("redact")) <= 9

@@ -213,7 +213,7 @@ async def test_without_a_lifetime_the_new_room_is_greeted_like_any_other(harness
 async def test_what_was_turned_off_stays_off_where_the_operator_has_a_default(
     harness: Harness,
 ) -> None:
-    harness.bounds = LifetimeLimits(minimum=SECOND, maximum=DAY, default=DAY)
+    harness.limits = LifetimeLimits(minimum=SECOND, maximum=DAY, default=DAY)
     await harness.restart()
     old = await old_room(harness, None, public=True)
     async with harness.running(*harness.everything):
@@ -410,7 +410,7 @@ async def test_nothing_foreign_is_inherited_along_a_chain(harness: Harness) -> N
     third = harness.homeserver.upgrade(second)
     harness.homeserver.bury(liar, second)
     harness.homeserver.set_member(second, BOT, "join")
-    async with harness.running(harness.sync, harness.rooms):
+    async with harness.running(harness.sync, harness.permissions):
         pass  # both rooms are reviewed before anybody looks whether the liar lies
     [claim] = await harness.store.successors.of(third)
     assert claim.predecessor == second

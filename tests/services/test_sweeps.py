@@ -138,7 +138,7 @@ async def test_a_walk_goes_on_through_what_is_overdue_for_longer_than_any_lifeti
     room = harness.homeserver.make_room()
     harness.homeserver.set_lifetime(room, DAY)
     sent = [harness.homeserver.send(room, f"{number}") for number in range(20)]
-    harness.clock.advance(2 * harness.bounds.maximum)
+    harness.clock.advance(2 * harness.limits.maximum)
     async with harness.running(*harness.everything):
         await harness.rest()
     assert all(harness.homeserver.is_redacted(room, one) for one in sent)
@@ -216,7 +216,7 @@ async def test_a_walk_ends_where_there_is_only_what_was_removed_long_ago(harness
     for number in range(40):
         gone = harness.homeserver.send(room, f"{number}")
         harness.homeserver.redact_as(room, gone, ALICE)
-    harness.clock.advance(2 * harness.bounds.maximum)
+    harness.clock.advance(2 * harness.limits.maximum)
     async with harness.running(harness.sync, harness.sweeper):
         assert await harness.store.sweeps.left() == 0
     assert len(harness.homeserver.times("page_back")) == 1

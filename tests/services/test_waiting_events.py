@@ -17,12 +17,12 @@ from tests.support.harness import MINUTE, Harness
 
 ROOM = RoomID("!room")
 ALICE = UserID("@alice:example.org")
-BOUNDS = LifetimeLimits(minimum=1_000, maximum=10**12)
+LIMITS = LifetimeLimits(minimum=1_000, maximum=10**12)
 
 
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    made = await Store.open(tmp_path / "timers.db", bounds=BOUNDS, own_id=UserID("@bot:x"))
+    made = await Store.open(tmp_path / "timers.db", limits=LIMITS, own_id=UserID("@bot:x"))
     yield made
     await made.close()
 

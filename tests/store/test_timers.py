@@ -36,8 +36,8 @@ NOW = 1_800_000_000_000
 
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    bounds = LifetimeLimits(minimum=1_000, maximum=365 * 86_400_000)
-    made = await Store.open(tmp_path / "timers.db", bounds=bounds, own_id=UserID("@bot:x"))
+    limits = LifetimeLimits(minimum=1_000, maximum=365 * 86_400_000)
+    made = await Store.open(tmp_path / "timers.db", limits=limits, own_id=UserID("@bot:x"))
     yield made
     await made.close()
 
@@ -318,8 +318,8 @@ async def test_a_process_that_was_killed_before_tidying_tidies_when_it_is_back(
         target = tmp_path / "later" / file.name
         target.parent.mkdir(exist_ok=True)
         target.write_bytes(file.read_bytes())
-    bounds = LifetimeLimits(minimum=1, maximum=2)
-    later = await Store.open(target.parent / "timers.db", bounds=bounds, own_id=UserID("@bot:x"))
+    limits = LifetimeLimits(minimum=1, maximum=2)
+    later = await Store.open(target.parent / "timers.db", limits=limits, own_id=UserID("@bot:x"))
     await later.wipe()
     assert b"NEEDLE" not in await on_disk(target.parent)
     await later.close()

@@ -35,7 +35,7 @@ from tests.support.fake_homeserver import ALICE, BOT, FakeClock, FakeHomeserver
 SECOND = 1_000
 MINUTE = 60 * SECOND
 DAY = 86_400_000
-BOUNDS = LifetimeLimits(minimum=SECOND, maximum=365 * DAY)
+LIMITS = LifetimeLimits(minimum=SECOND, maximum=365 * DAY)
 
 
 Opener = Callable[[Path], Awaitable[Store]]
@@ -64,13 +64,13 @@ class Woken(Service, Protocol):
 class Harness:
     """Builds the services as `bot.app` does."""
 
-    def __init__(self, path: Path, store: Store, bounds: LifetimeLimits) -> None:
+    def __init__(self, path: Path, store: Store, limits: LifetimeLimits) -> None:
         self.path = path
-        self.bounds = bounds
+        self.limits = limits
         self.clock = FakeClock()
         self.homeserver = FakeHomeserver(self.clock)
         self.allow: list[str] = ["@*:example.org"]
-        self.guests = InvitePolicy(allow=[])
+        self.invite_policy = InvitePolicy(allow=[])
         self.per_minute = 30
         self.rest_after = 60
         self.media_server: str | None = None
@@ -78,17 +78,17 @@ class Harness:
         self._keep(store)
 
     @classmethod
-    async def build(cls, path: Path, bounds: LifetimeLimits = BOUNDS) -> Harness:
-        return cls(path, await Store.open(path, bounds=bounds, own_id=BOT), bounds)
+    async def build(cls, path: Path, limits: LifetimeLimits = LIMITS) -> Harness:
+        return cls(path, await Store.open(path, limits=limits, own_id=BOT), limits)
 
     def _keep(self, store: Store) -> None:
         """Make a new process's worth of services."""
-        homeserver, clock, bounds, random = self.homeserver, self.clock, self.bounds, Random(1)
+        homeserver, clock, limits, random = self.homeserver, self.clock, self.limits, Random(1)
         self.store = store
         self.reader = EventReader(
             homeserver,
             prefix="!expire",
-            bounds=bounds,
+            limits=limits,
             digest=store.digest,
             media_server=self.media_server,
             per_minute=self.per_minute,
@@ -99,7 +99,7 @@ class Harness:
             store,
             self.reader,
             clock,
-            bounds=bounds,
+            limits=limits,
             random=random,
             wake_others=self.wake,
         )
@@ -112,7 +112,7 @@ class Harness:
             store,
             clock,
             prefix="!expire",
-            bounds=bounds,
+            limits=limits,
             random=random,
             load=self.redactor,
         )
@@ -122,27 +122,29 @@ class Harness:
         self.relations = PendingRelations(
             homeserver, store, clock, random=random, wake_others=self.wake
         )
-        self.rooms = Permissions(
+        self.permissions = Permissions(
             homeserver,
             store,
             clock,
-            bounds=bounds,
+            limits=limits,
             random=random,
             wake_others=self.wake,
         )
-        guests = replace(self.guests, allow=self.allow)
-        self.invitations = Invitations(homeserver, store, clock, guests=guests, random=random)
+        invite_policy = replace(self.invite_policy, allow=self.allow)
+        self.invitations = Invitations(
+            homeserver, store, clock, invite_policy=invite_policy, random=random
+        )
         self.empty_rooms = EmptyRooms(homeserver, store, clock)
         self.database_maintenance = DatabaseMaintenance(store, clock, wake_others=self.wake)
         self.room_upgrades = RoomUpgrades(
             homeserver,
             store,
             clock,
-            door=self.invitations,
+            admission=self.invitations,
             random=random,
             wake_others=self.wake,
         )
-        self.rooms.follow = self.room_upgrades.reviewed
+        self.permissions.follow = self.room_upgrades.reviewed
         told = (self.redactor.clock_was_set, self.wake)
         self.clock_watch = ClockWatch(clock, store, clock_was_set=told)
 
@@ -162,7 +164,7 @@ class Harness:
             self.backfill,
             self.outbox,
             self.deferred_authorization,
-            self.rooms,
+            self.permissions,
             self.relations,
             self.sweeper,
             self.invitations,
@@ -177,7 +179,7 @@ class Harness:
         await self.store.close()
         if file is not None:
             self.path.write_bytes(file)
-        self._keep(await Store.open(self.path, bounds=self.bounds, own_id=BOT))
+        self._keep(await Store.open(self.path, limits=self.limits, own_id=BOT))
 
     @asynccontextmanager
     async def running(self, *services: Service) -> AsyncIterator[None]:

@@ -44,7 +44,7 @@ async def read(kind: str, content: dict[str, Any]) -> tuple[list[Item], list[Eve
     reader = EventReader(
         Homeserver(kind, content),  # type: ignore[arg-type]
         prefix="!expire",
-        bounds=LifetimeLimits(minimum=1_000, maximum=10_000),
+        limits=LifetimeLimits(minimum=1_000, maximum=10_000),
         digest=str,
         hear_verification=lambda _, event, *, encrypted: heard.append(event),
         media_server="example.org",

@@ -41,7 +41,7 @@ async def read(event: dict[str, Any], *, encrypted: bool) -> tuple[list[Any], li
     reader = EventReader(
         Homeserver(),  # type: ignore[arg-type]
         prefix="!expire",
-        bounds=LifetimeLimits(minimum=1_000, maximum=10_000),
+        limits=LifetimeLimits(minimum=1_000, maximum=10_000),
         digest=str,
         hear_verification=hear,
     )
