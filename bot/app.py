@@ -16,6 +16,7 @@ from bot.clock import SystemClock
 from bot.config import Settings
 from bot.deciding import Deciding
 from bot.departures import Departures
+from bot.disputes import Disputes
 from bot.housekeeping import Housekeeping, keep_tidy
 from bot.identity import Identity
 from bot.intake import Intake
@@ -215,7 +216,7 @@ async def _work(
 
     def wake() -> None:
         services = (redactor, backfill, sweeper, rooms, speaker, late, deciding, ratchet, kin)
-        doors = (invitations, departures, upgrades, housekeeping)
+        doors = (disputes, invitations, departures, upgrades, housekeeping)
         for service in (*services, *doors, timekeeper):
             service.wake.set()
         if attachments is not None:
@@ -256,6 +257,9 @@ async def _work(
         load=redactor,
     )
     rooms = Rooms(matrix, store, clock, bounds=bounds, random=random, wake_others=wake)
+    disputes = Disputes(
+        matrix, store, clock, read=reader.state_change, random=random, wake_others=wake
+    )
     invitations = Invitations(matrix, store, clock, guests=settings.guests, random=random)
     departures = Departures(matrix, store, clock)
     upgrades = Upgrades(matrix, store, clock, door=invitations, random=random, wake_others=wake)
@@ -267,8 +271,9 @@ async def _work(
     sweeper = Sweeper(matrix, store, reader, clock, bounds=bounds, random=random, wake_others=wake)
     kin = Kin(matrix, store, clock, random=random, wake_others=wake)
     ratchet = Ratchet(matrix.crypto, store, clock, grace=settings.encryption.grace, bounds=bounds)
-    told = (redactor.clock_was_set, ratchet.clock_was_set, wake)
-    timekeeper = Timekeeper(clock, store, clock_was_set=told)
+    timekeeper = Timekeeper(
+        clock, store, clock_was_set=(redactor.clock_was_set, ratchet.clock_was_set, wake)
+    )
     disk = Disk(clock, random)
     async with asyncio.TaskGroup() as group:
         finishing = [group.create_task(disk.insist(one.run)) for one in (intake, redactor)]
@@ -285,6 +290,7 @@ async def _work(
             upgrades.run,
             timekeeper.run,
             invitations.run,
+            disputes.run,
             departures.run,
             housekeeping.run,
             lambda: keep_tidy(store, clock),

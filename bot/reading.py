@@ -7,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from bot.defaults import DEFAULT_EVENT, DefaultSaid, read_defaults
-from bot.events import is_encryption, is_nothing, read_event, replaced
+from bot.events import is_encryption, is_nothing, is_policy, read_event, replaced
 from bot.hearing import Hearing, HearVerification, Homeserver, Reading
 from bot.judging import Judge
-from bot.model import POLICY_EVENT, Bounds, Event, EventID, Millis, RoomID, UserID
+from bot.model import Bounds, Event, EventID, Millis, RoomID, UserID
 from bot.policy import read_marks
 from bot.timeline import (
     Attached,
@@ -153,7 +153,7 @@ class Reader:
         if event.get("type") == DEFAULT_EVENT and event.get("state_key") == "":
             own = self.is_own(event)
             return [DefaultSaid(defaults=read_defaults(event.get("content")))] if own else []
-        if event.get("type") != POLICY_EVENT or event.get("state_key") != "":
+        if not is_policy(event):
             return []
         setting, note = read_event(event)
         change = Change(

@@ -13,6 +13,7 @@ from typing import Protocol
 from bot.backfill import Backfill
 from bot.deciding import Deciding
 from bot.departures import Departures
+from bot.disputes import Disputes
 from bot.housekeeping import Housekeeping
 from bot.intake import Intake
 from bot.invitations import Invitations
@@ -125,6 +126,14 @@ class House:
             random=random,
             wake_others=self.wake,
         )
+        self.disputes = Disputes(
+            homeserver,
+            store,
+            clock,
+            read=self.reader.state_change,
+            random=random,
+            wake_others=self.wake,
+        )
         guests = replace(self.guests, allow=self.allow)
         self.invitations = Invitations(homeserver, store, clock, guests=guests, random=random)
         self.departures = Departures(homeserver, store, clock)
@@ -160,6 +169,7 @@ class House:
             self.rooms,
             self.kin,
             self.sweeper,
+            self.disputes,
             self.invitations,
             self.departures,
             self.housekeeping,

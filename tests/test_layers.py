@@ -58,6 +58,7 @@ LAYERS = {
         "rooms",
         "invitations",
         "departures",
+        "disputes",
         "housekeeping",
         "identity",
         "patience",

@@ -36,7 +36,7 @@ from bot.store.keys import FIRST, Keys, remember_opened, remember_unheard
 from bot.store.kin import Kin, add_timers, drop_targets, take_back
 from bot.store.left_rooms import LeftRooms, come_back
 from bot.store.moments import Moments
-from bot.store.standing import HELD_BY, NEWS_OF_MEMBERS, REMOVED, ROOM, Standing
+from bot.store.standing import DISPUTED, HELD_BY, NEWS_OF_MEMBERS, REMOVED, ROOM, Standing
 from bot.store.successors import Successors, enter, forget_successors
 from bot.store.sweeps import Sweeps, begin_sweep
 from bot.store.timers import Timers
@@ -55,7 +55,8 @@ SAVE_META: Final = (
 )
 ROOMS: Final = (
     "SELECT room_id, setting, encrypted, suspended, last_digest, policy_digest, review, greeting,"
-    " stuck, removed, stated, commanded, defaults, told_defaults FROM rooms"
+    " stuck, removed, stated, commanded, defaults, told_defaults,"
+    " revision FROM rooms"
 )
 ENTER: Final = "INSERT OR IGNORE INTO rooms (room_id) VALUES (?) RETURNING 1"
 STATE: Final = (
@@ -227,6 +228,8 @@ class Store(Timers, Standing, LeftRooms, Debts, Commands, RoomDefaults, Files, M
         inviter = await take_inviter(db, stretch.room_id)
         if inviter is not None:
             await db.rows(HELD_BY, self.digest(inviter), row)
+        if stretch.disputed:
+            await db.rows(DISPUTED, now, row)
         if stretch.alone is not None:
             await db.rows(NEWS_OF_MEMBERS, stretch.alone, now + LOOK_AFTER, row)
 
@@ -302,4 +305,5 @@ def _room(row: Row) -> Room:
         commanded=bool(row[11]),
         defaults=load_defaults(row[12]),
         told_defaults=load_defaults(row[13]),
+        revision=row[14],
     )
