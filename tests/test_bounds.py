@@ -225,3 +225,17 @@ async def test_two_homeservers_may_have_been_apart_for_30_days(
     await hole(house, room)
     async with house.running(house.backfill, house.sweeper):
         assert (missed in await house.timers()) is found
+
+
+@pytest.mark.parametrize(("number", "kept"), [(20, 20), (21, 20)])
+async def test_20_invitations_of_one_account_wait(store: Store, number: int, kept: int) -> None:
+    invites = [Invite(room_id=RoomID(f"!{n}"), inviter=UserID("@a:b")) for n in range(number)]
+    await store.commit("s1", NOW, [], invites)
+    assert await count(store, "invites") == kept
+
+
+@pytest.mark.parametrize(("number", "kept"), [(100, 100), (101, 100)])
+async def test_100_invitations_of_one_server_wait(store: Store, number: int, kept: int) -> None:
+    invites = [Invite(room_id=RoomID(f"!{n}"), inviter=UserID(f"@{n}:b")) for n in range(number)]
+    await store.commit("s1", NOW, [], invites)
+    assert await count(store, "invites") == kept
