@@ -17,7 +17,7 @@ from pydantic import SecretStr
 from bot import app
 from bot.config import Settings
 from bot.config.settings import Encryption, Lifetimes, Media
-from bot.lock import OccupiedError
+from bot.lock import OccupiedError, hold
 from bot.matrix.device import load_identity
 from bot.matrix.olm import CarefulClient
 from bot.matrix.session import connect
@@ -38,10 +38,20 @@ from bot.ratchet import Ratchet
 from bot.store import Store, StoreError
 from tests.account import Account
 from tests.fakes import ALICE, BOT
-from tests.stand_in import NO_SUCH_THING, NOT_KNOWN, Answer, Asked, Json, StandIn, error
+from tests.stand_in import (
+    NO_SUCH_THING,
+    NOT_ALLOWED,
+    NOT_KNOWN,
+    Answer,
+    Asked,
+    Json,
+    StandIn,
+    error,
+)
 
 ROOM, PICTURE = "!room:example.org", "picture-of-alice"
 LIFETIME = 1_000
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def state(kind: str, content: Json, key: str = "", sender: str = ALICE) -> Json:
@@ -71,7 +81,7 @@ class Homeserver:
         """The types of what was sent to devices."""
         self.signatures = 0
         self.files = {PICTURE}
-        self.deletes = True
+        self.deletes, self.refuses = True, False
         self.coming: list[Json] = []
         """The timeline that the next sync brings."""
         self.to_device: list[Json] = []
@@ -112,7 +122,9 @@ class Homeserver:
             return error(401, "M_UNKNOWN_TOKEN")
         return self._sync(asked) if asked.where == ("sync",) else self._other(asked)
 
-    def _login(self, body: Json) -> Json:
+    def _login(self, body: Json) -> Answer | Json:
+        if self.refuses:
+            return NOT_ALLOWED
         self.given += 1
         self.tokens = {f"token-{self.given}"}
         device = body.get("device_id") or "BOTDEVICE"
@@ -255,9 +267,12 @@ async def scene(
     # What does not end by itself ends the test, and not the bot.
     monkeypatch.setattr(app, "STOP_WITHIN", 1_000.0)
     monkeypatch.setattr(app, "END_WITHIN", 1_000.0)
+    # A signal that the bot does not hear ends no test either.
+    before = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
     yield Scene(stand_in, tmp_path)
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number, handler in before.items():
         asyncio.get_running_loop().remove_signal_handler(number)
+        signal.signal(number, handler)
 
 
 def said(scene: Scene, event_id: str, **content: Any) -> Callable[[], bool]:
@@ -365,6 +380,37 @@ async def test_a_device_that_was_deleted_is_signed_again_and_people_can_verify_i
 
 
 # --- how it ends ---------------------------------------------------------------------------------
+
+
+async def test_it_says_by_its_status_why_it_does_not_begin(scene: Scene) -> None:
+    with hold(scene.folder / "data"):
+        assert await app.run(scene.settings) == 4
+    scene.homeserver.refuses = True
+    assert await app.run(scene.settings) == 3
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+async def test_who_is_told_twice_to_stop_takes_no_longer(
+    scene: Scene, number: int, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[float] = []
+
+    class Seconds(float):
+        def __radd__(self, now: float) -> float:
+            told.append(now)
+            return now + (0.05 if len(told) == 1 else 1_000)
+
+    monkeypatch.setattr(app, "END_WITHIN", Seconds())
+    stand_in.silent = True
+    running = asyncio.create_task(app.run(scene.settings))
+    async with asyncio.timeout(50):
+        while not stand_in.asked:
+            assert not running.done()
+            await asyncio.sleep(0.01)
+        for one in (number, *SIGNALS):
+            os.kill(os.getpid(), one)
+        assert await running == app.OK
+    assert len(told) == 1
 
 
 def grouped(*errors: Exception) -> Exception:

@@ -458,3 +458,25 @@ async def test_big_shares_are_told_in_numbers_only(
     await house.say()
     assert "a room's key was given to 5 devices" in caplog.text
     assert "example.org" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (Failed(status=500), Failed(status=500)),
+        (Unreachable(reason="x"), Unreachable(reason="x")),
+        (Done(body={}), Failed(status=200)),
+        (Done(body={"joined": []}), Failed(status=200)),
+    ],
+)
+async def test_nothing_is_encrypted_to_members_that_are_not_known(
+    house: House, answer: Outcome, expected: Outcome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def members(*given: Any, **more: Any) -> Outcome:
+        return answer if given[1].endswith("/joined_members") else await ask(*given, **more)
+
+    house.crowd.fill(ROOM, 3)
+    ask = house.matrix.crypto.room_keys._request
+    monkeypatch.setattr(house.matrix.crypto.room_keys, "_request", members)
+    assert await house.say() == expected
+    assert house.crowd.events == []

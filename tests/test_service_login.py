@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from bot.matrix import appservice
 from bot.matrix.appservice import NO_DEVICE, NO_SERVICE, NOT_ITS_USER, serve
 from bot.matrix.client import Matrix
 from bot.matrix.device import Credentials, Identity, load_identity
@@ -113,16 +112,11 @@ async def insist(request: Callable[[], Awaitable[Outcome]]) -> Outcome:
 async def scene(
     stand_in: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Scene]:
-    async def at_once(seconds: float) -> None:
-        pauses.append(seconds)
-
-    pauses: list[float] = []
-    monkeypatch.setattr(appservice.asyncio, "sleep", at_once)
+    monkeypatch.setattr("bot.matrix.login.DOUBT_FOR", 0.0)
     made = Scene(stand_in, tmp_path / "data")
     yield made
     for client in made.clients:
         await client.close()
-    assert set(pauses) <= {3.0}
 
 
 async def redact(matrix: Matrix) -> Outcome:

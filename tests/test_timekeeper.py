@@ -411,3 +411,25 @@ async def test_an_old_copy_of_the_database_reads_on_from_where_it_ends(
         assert is_gone(house, room, late)
         await house.advance(MINUTE)
         assert await house.timers() == {}
+
+
+async def test_the_machines_clock_is_waited_for_no_longer_than_is_left() -> None:
+    clock, wake = SystemClock(), asyncio.Event()
+    async with asyncio.timeout(50):
+        await clock.wait(wake, clock.now())
+        await clock.wait(wake, clock.now() - 60_000)
+        began, elapsed = clock.now(), clock.elapsed()
+        while clock.now() < began + 20:
+            await clock.wait(wake, began + 20)
+        assert clock.elapsed() - elapsed >= 15
+        wake.set()
+        await clock.wait(wake, None)
+        await clock.wait(wake, clock.now() + 3_600_000)
+    assert abs(clock.now() - time.time() * 1000) < 10_000
+    wake.clear()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await clock.wait(wake, clock.now() + 3_600_000)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await clock.wait(wake, None)

@@ -287,3 +287,19 @@ async def _fresh(open_store: Opener, path: Path) -> Store:
 
 def _item(kind: int | None, number: int) -> Item:
     return messages(number)[0] if kind is None else command(kind * MINUTE, f"c{number}")
+
+
+@pytest.mark.parametrize(("within", "before"), [("policy 5", MINUTE), ("another", 5 * MINUTE)])
+async def test_what_was_set_within_a_gap_does_not_count_from_its_beginning(
+    store: Store, within: str, before: int
+) -> None:
+    """A sync says what holds at its end, and not where in the gap that was set."""
+    found = Change(setting=5 * MINUTE, sender=ALICE, digest="policy 5", quiet=True)
+    gap = Gap(room_id=ROOM, token="t", stop_digest="x", stop_at=0, since=0, until=NOW)
+    stretch = Stretch(room_id=ROOM, items=messages("tail"), gap=gap, found=[found])
+    await store.commit("s2", NOW, [stretch])
+    set_there = Change(setting=5 * MINUTE, sender=ALICE, digest=within, quiet=True)
+    await read(store, [*messages("before"), set_there, *messages("after")], done=True)
+    await take_over(store)
+    later = dict.fromkeys(("after", "tail"), 5 * MINUTE)
+    assert await lifetimes(store) == {"before": before} | later
