@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,8 @@ from bot.matrix.client import Matrix
 from bot.matrix.device import Credentials, Identity, load_identity
 from bot.matrix.login import DEVICE_NAME
 from bot.matrix.olm import CarefulClient
-from bot.matrix.session import connect, open_session, stand_by
-from bot.model import Done, EventID, LoginError, Outcome, OutcomeError, RoomID, UserID
+from bot.matrix.session import connect, lock_secret, open_session, stand_by
+from bot.model import DiskError, Done, EventID, LoginError, Outcome, OutcomeError, RoomID, UserID
 from tests.stand_in import GONE_WRONG, NO_SUCH_THING, NOT_ALLOWED, Answer, Asked, Json, StandIn
 from tests.stand_in import error as failed
 
@@ -282,3 +284,47 @@ async def test_a_token_that_has_ended_for_good_ends_the_bot(scene: Scene) -> Non
         await redact(matrix)
     assert str(again.value) == NO_SERVICE
     assert scene.stored.access_token == TOKEN
+
+
+async def test_a_folder_of_another_account_is_refused(scene: Scene) -> None:
+    await scene.open()
+    scene.given = replace(scene.given, user_id=UserID("@other:example.org"))
+    with pytest.raises(LoginError) as refused:
+        await scene.open()
+    assert str(refused.value) == (
+        f"{scene.folder} belongs to {BOT}: give @other:example.org a data_dir of its own"
+    )
+
+
+async def test_a_crypto_store_that_is_gone_makes_a_new_device(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    await scene.open()
+    first = scene.stored.device_id
+    shutil.rmtree(scene.folder / "crypto")
+    await scene.open()
+    assert scene.stored.device_id != first
+    assert "the crypto store is gone: logging in as a new device" in caplog.messages
+    assert scene.service.steps().count("PUT devices") == 2
+
+
+async def test_a_crypto_store_that_is_no_database_is_said(scene: Scene) -> None:
+    await scene.open()
+    [store] = (scene.folder / "crypto").glob("*.db")
+    for one in store.parent.glob("*.db*"):
+        one.unlink()
+    store.write_bytes(b"no database" * 100)
+    with pytest.raises(DiskError, match=r"put a backup in its place, or move device\.json"):
+        await scene.open()
+
+
+def test_the_secret_is_made_once_and_nobody_else_reads_what_it_locks(scene: Scene) -> None:
+    made = lock_secret(scene.folder, None)
+    assert len(bytes.fromhex(made)) == 32
+    assert lock_secret(scene.folder, None) == made
+    assert lock_secret(scene.folder, bytes(range(32))) == bytes(range(32)).hex()
+    assert (scene.folder / "crypto" / "pickle.key").read_text() == made + "\n"
+    other = scene.folder / "deep" / "down"
+    scene.clients.append(connect(scene.given, other, made))
+    scene.clients.append(connect(scene.given, other, made))
+    assert (other / "crypto").stat().st_mode & 0o777 == 0o700

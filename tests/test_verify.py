@@ -109,3 +109,10 @@ async def test_a_redaction_that_did_not_happen_makes_no_message_go_before_its_ti
         assert not house.homeserver.is_redacted(room, SAMPLED)
         await house.advance(MINUTE)
         assert house.homeserver.is_redacted(room, SAMPLED)
+
+
+@pytest.mark.parametrize(
+    ("event_id", "is_one"), [("d", True), ("e", False), ("n", True), ("m", False)]
+)
+def test_the_sample_is_the_same_in_every_process(event_id: str, is_one: bool) -> None:
+    assert sampled(EventID(event_id)) is is_one
