@@ -17,6 +17,7 @@ from pydantic import SecretStr
 from bot import app
 from bot.config import Settings
 from bot.config.settings import Encryption, Lifetimes, Media
+from bot.custody import CustodyError
 from bot.lock import OccupiedError, hold
 from bot.matrix.device import load_identity
 from bot.matrix.olm import CarefulClient
@@ -35,6 +36,7 @@ from bot.model import (
 )
 from bot.patience import StoppedError
 from bot.ratchet import Ratchet
+from bot.rebuild import rebuild
 from bot.store import Store, StoreError
 from tests.account import Account
 from tests.fakes import ALICE, BOT
@@ -84,6 +86,8 @@ class Homeserver:
         self.deletes, self.refuses = True, False
         self.coming: list[Json] = []
         """The timeline that the next sync brings."""
+        self.earlier: list[Json] = []
+        """What stands before it, newest first."""
         self.to_device: list[Json] = []
         self.place = self.syncs = 0
         self.news = asyncio.Event()
@@ -207,7 +211,7 @@ class Homeserver:
                 found = [one for one in self.state if (one["type"], one["state_key"]) == wanted]
                 return found[0] if found else NO_SUCH_THING
             case "GET", "messages":
-                return {"chunk": []}
+                return {"chunk": self.earlier}
             case "GET", "members":
                 return {"chunk": [one for one in self.state if one["type"] == "m.room.member"]}
             case "GET", "joined_members":
@@ -491,3 +495,37 @@ async def test_the_address_where_the_homeserver_answers_is_used(
     assert (await app.locate(settings, insist)).homeserver == "https://m.example.org"
     with pytest.raises(OutcomeError):
         await app.locate(settings, insist)
+
+
+# --- reading back --------------------------------------------------------------------------------
+
+
+async def test_an_operator_may_have_every_room_read_back(scene: Scene) -> None:
+    homeserver = scene.homeserver
+    said: list[str] = []
+    assert await rebuild(scene.settings, said.append) == app.OK
+    assert said == [
+        "Reading back in 1 room.",
+        "Read 0 events: 0 messages had no timer and got one.",
+    ]
+    said.clear()
+    homeserver.say("$missed")
+    homeserver.earlier, homeserver.coming = homeserver.coming, []
+    assert await rebuild(scene.settings, said.append) == app.OK
+    assert said[1:] == ["Read 1 event: 1 message had no timer and got one."]
+    assert await scene.count("timers") == 1
+    assert homeserver.redacted == []
+
+
+async def test_reading_back_says_when_nobody_answers_and_holds_the_folder(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def nobody(_: str) -> Outcome:
+        return Failed(status=502)
+
+    with hold(scene.folder / "data"), pytest.raises(CustodyError, match="bot is running"):
+        await rebuild(scene.settings, print)
+    monkeypatch.setattr(app, "find", nobody)
+    with pytest.raises(CustodyError) as failed:
+        await rebuild(scene.settings, print)
+    assert str(failed.value) == "the homeserver did not answer (status 502); try again"

@@ -362,3 +362,10 @@ def test_the_welcome_word_for_word(
     needs = f"I need the right to remove messages{tail}. {last}"
     said = words.welcome("!expire", standing, lifetime, back)
     assert said == "\n".join([first, needs, *more])
+
+
+def test_the_new_room_hears_how_it_goes_on() -> None:
+    assert words.moved(None, STRONG) == "Messages stay here as in the old room."
+    moved = "Messages disappear here as in the old room: after 1 hour."
+    assert words.moved(HOUR, None) == words.moved(HOUR, STRONG) == moved
+    assert words.moved(HOUR, WEAK) == f"{moved} {words.paused(WEAK)}"
