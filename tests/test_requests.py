@@ -135,6 +135,13 @@ REQUESTS: list[tuple[Call, str, tuple[str, ...], Any, Any]] = [
         {},
         {"timer": 5},
     ),
+    (
+        lambda m: m.set_defaults(ROOM, {"a": 1}),
+        "PUT",
+        (*IN_ROOM, "state", "io.github.matrix-ephemeral-bot.default", ""),
+        {},
+        {"a": 1},
+    ),
     (lambda m: m.join(ROOM), "POST", ("join", ROOM), {}, {}),
     (
         lambda m: m.join(ROOM, "a&b.org"),
