@@ -345,3 +345,21 @@ async def test_what_comes_for_a_room_that_is_gone_meanwhile_changes_nothing(
     await store.look_for_others(gone, 7)
     await store.default_told(gone, ())
     assert await everything() == before
+
+
+async def test_what_is_due_when_the_bot_comes_back_is_backlog_and_what_follows_is_not(
+    house: House, room: RoomID
+) -> None:
+    now = house.clock.now()
+    for number, due in enumerate((-1, 0, 1)):
+        await house.remember(room, EventID(f"${number}"), due=now + 1_000 + due)
+    async with house.store._db.transaction() as db:
+        await db.rows("UPDATE timers SET backlog = 0")
+    await house.store.forget(room, now)
+    back = Stretch(room_id=room, items=[], entered=True)
+    await house.store.commit("s9", now + 1_000, [back])
+    while await house.store.put_in_order():
+        pass
+    async with house.store._db.transaction() as db:
+        found = await db.rows("SELECT event_id, backlog FROM timers ORDER BY event_id")
+    assert found == [("$0", 1), ("$1", 1), ("$2", 0)]

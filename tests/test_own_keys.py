@@ -11,7 +11,7 @@ from nio.event_builders import ToDeviceMessage
 from peewee import PeeweeException
 
 from bot.matrix.keystore import CryptoStore
-from bot.model import OutcomeError, Refused, Unreachable
+from bot.model import Done, OutcomeError, Refused, Unreachable
 from tests.engines import ROOM, Bot, Peer, Writer
 
 
@@ -258,3 +258,18 @@ async def test_what_keeps_the_keys_from_the_homeserver_is_told_without_its_text(
     bot.client.outgoing_to_device_messages.append(ToDeviceMessage("m.dummy", "@a:b", "X", {}))
     await bot.crypto.keep_up()
     assert caplog.messages[-1] == f"encryption keys wait for the homeserver ({said})"
+
+
+async def test_keys_that_the_homeserver_lost_are_told_of_once(bot: Bot) -> None:
+    told: list[int] = []
+    bot.crypto.upkeep.on_anew = lambda: told.append(len(uploads(bot)))
+    await bot.crypto.keep_up()
+    assert told == []
+    bot.crypto.doubt_keys()
+    bot.answers = [Done(body={"device_keys": {}})]
+    await bot.crypto.keep_up()
+    assert told == [2]
+    bot.crypto.feed(counts(0))
+    await bot.crypto.keep_up()
+    assert len(uploads(bot)) == 3
+    assert told == [2]

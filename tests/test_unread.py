@@ -303,3 +303,14 @@ async def test_what_was_set_within_a_gap_does_not_count_from_its_beginning(
     await take_over(store)
     later = dict.fromkeys(("after", "tail"), 5 * MINUTE)
     assert await lifetimes(store) == {"before": before} | later
+
+
+async def test_what_waits_behind_a_gap_belongs_to_what_it_belonged_to(store: Store) -> None:
+    await say(store, *messages("tail"), gap=True)
+    child = Message(event_id=EventID("$child"), sent=NOW, parent=EventID("$with a space"))
+    await read(store, [*messages("page", "with a space"), child], done=True)
+    await take_over(store)
+    found = dict(await rows(store, "SELECT event_id, parent FROM timers"))
+    alone = dict.fromkeys(("$page", "$with a space", "$tail"), None)
+    assert found == alone | {"$child": "$with a space"}
+    assert await rows(store, "SELECT * FROM orphans") == []
