@@ -449,7 +449,7 @@ async def test_only_what_was_seen_to_arrive_is_timed_by_the_bots_own_clock(house
         await house.rest()
         await house.advance(MINUTE)
     async with house.store._db.transaction() as db:
-        found = dict(await db.rows("SELECT event_id, local FROM timers"))
+        found: dict[str, int] = dict(await db.rows("SELECT event_id, local FROM timers"))
     assert found.keys() >= {*before, live, *gap}
     assert found[live] == 1
     assert [found[one] for one in (*before, *gap[:2])] == [0] * 6
