@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bot.model import EventID, Failed, Millis, Outcome, RateLimited, RoomID, Unreachable
+from bot.model import EventID, Failed, Millis, Outcome, RateLimited, RoomID, Timer, Unreachable
 from bot.model import Forbidden as No
 from bot.pace import Lanes
 from tests.house import MINUTE, SECOND, House
@@ -228,3 +228,26 @@ async def test_a_clock_that_is_set_back_does_not_stop_the_telling(
         house.redactor.wake.set()
         await house.rest()
     assert any(one.startswith("redacted 1,") for one in caplog.messages)
+
+
+async def test_what_fails_while_the_next_are_looked_for_holds_them_up(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room, due = house.homeserver.make_room(), house.store.due
+    sent = await messages(house, room, 2)
+    pause = house.clock.now() + 5 * SECOND
+
+    async def failing(now: Millis, share: int, *, backlog: bool) -> list[Timer]:
+        found = await due(now, share, backlog=backlog)
+        house.redactor._pace.paused(RateLimited(retry_after=1), pause, now, again=False)
+        return found
+
+    monkeypatch.setattr(house.store, "due", failing)
+    async with house.running(house.redactor):
+        assert house.homeserver.times("redact") == []
+        monkeypatch.undo()
+        house.wake()
+        await house.advance(5 * SECOND - 1)
+        assert house.homeserver.times("redact") == []
+        await house.advance(1)
+        assert gone(house, room, sent) >= 1
