@@ -81,6 +81,12 @@ async def read_again(store: Store, items: list[Item]) -> None:
     setting=0,
     encrypted=False,
 )
+@example(  # the same, and the edit itself turns out to stay
+    before=[("change", 1)],
+    after=[*[("message", 0)] * 5, ("part", 8), ("part", 0)],
+    setting=0,
+    encrypted=False,
+)
 @given(before=Timeline, after=Timeline, setting=Lifetimes, encrypted=st.booleans())
 async def test_a_late_command_gives_the_timers_of_one_that_was_not_late(
     open_store: Opener,

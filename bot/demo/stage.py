@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -22,6 +23,8 @@ PAUSE: Final = 0.55
 """Seconds between two lines."""
 LOOK_EVERY: Final = 0.1
 """Seconds between two questions to the homeserver about what is due."""
+ID: Final = re.compile(r" \(@\S+\)")
+"""The id behind a name, for which the picture has no room."""
 GIVE_UP_AFTER: Final[Millis] = 30_000
 """How late a message may go before it counts as one that stays."""
 
@@ -81,7 +84,8 @@ class Play:
                 self._lifetime = LIFETIME
             event_id = await device.send(self.room, line.kind, line.content_after(sent))
             sent.append(event_id)
-            await self._add(event_id, line.who, line.what, line.text)
+            parent = sent[line.to] if line.to is not None and line.relation else None
+            await self._add(event_id, line.who, line.what, line.text, parent)
             if line.answer:
                 await self.alice.until_heard(self.room, line.answer)
                 await self._listen()
@@ -93,20 +97,28 @@ class Play:
         known = {message.event_id for message in self.messages}
         for heard in self.alice.timeline(self.room):
             if heard.sender == self.bot.user_id and heard.event_id not in known:
-                await self._add(heard.event_id, "bot", "notice", heard.body.splitlines()[0])
+                said = ID.sub("", heard.body.splitlines()[0])
+                await self._add(heard.event_id, "bot", "notice", said)
 
-    async def _add(self, event_id: EventID, sender: str, what: str, text: str) -> None:
+    async def _add(
+        self, event_id: EventID, sender: str, what: str, text: str, parent: EventID | None = None
+    ) -> None:
+        """Add a message. An edit or a reaction is due with the message that it belongs to."""
         event = await self.alice.event(self.room, event_id)
         if any(message.event_id == event_id for message in self.messages):
             return
         sent: Millis = event["origin_server_ts"]
+        due = None if self._lifetime is None else sent + self._lifetime
+        for other in self.messages:
+            if other.event_id == parent and due is not None and other.due is not None:
+                due = min(due, other.due)
         message = Message(
             event_id=event_id,
             sender=sender,
             what=what,
             text=text,
             sent=sent,
-            due=None if self._lifetime is None else sent + self._lifetime,
+            due=due,
             returned=excerpt(event),
         )
         self.messages.append(message)

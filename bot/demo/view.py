@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from bot.model import Millis
 
-WIDTH: Final = 100
+WIDTH: Final = 112
 """Columns; a narrower terminal gets what it has."""
 AROUND: Final = 7
 """Lines that are not messages."""

@@ -32,7 +32,11 @@ UNSENT: Final = (
     "SELECT id FROM timers WHERE room = ? AND sent_at IS NULL"
     " AND event_id IN (SELECT value FROM json_each(?))"
 )
-PARENT: Final = "SELECT due FROM timers WHERE room = ? AND event_id = ?"
+# The timer of a message that waits to be read once more says nothing: it may be taken back.
+PARENT: Final = (
+    "SELECT due FROM timers t WHERE room = ? AND event_id = ? AND NOT EXISTS"
+    " (SELECT 1 FROM unread u WHERE u.room = t.room AND u.event_id = t.event_id)"
+)
 ADOPT: Final = (
     "INSERT OR IGNORE INTO timers (room, event_id, due, next, backlog, parent, looked, local)"
     " SELECT o.room, o.event_id, p.due, p.next, p.backlog, o.parent, TRUE, FALSE FROM orphans o"
