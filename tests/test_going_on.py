@@ -178,6 +178,7 @@ async def test_a_late_message_that_cannot_be_read_is_tried_for_an_hour_if_that_m
     told = answer.outcome if isinstance(answer, OutcomeError) and waits_for else None
     assert reason == (describe(told) if told else None)
     while await store.keys.waiting():
+        assert clock.now() - start <= waits_for, "it would wait for ever"
         assert await store.next_debt() is None
         assert await looked_at(late) == clock.now() + 5 * SECOND
         clock.advance(5 * SECOND)
