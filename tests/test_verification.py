@@ -47,6 +47,7 @@ async def test_over_to_device_messages_it_is_verified_and_says_the_emoji_in_its_
         bot.ask("one")  # a sync that was cut off brings it again
         assert await bot.quiet()
     assert f"{ALICE} verifies the bot: compare {', '.join(alice.emoji)} (or " in caplog.text
+    assert caplog.text.count("verifies the bot: compare") == 1
     assert f"the verification by {ALICE} is done" in caplog.text
 
 
