@@ -10,6 +10,7 @@ from bot.matrix.discovery import find
 from bot.matrix.session import LoginError
 from bot.model import Done, Unreachable
 from tests.sites import HOMESERVER, VERSIONS, WELL_KNOWN, Site, leads_to
+from tests.stand_in import StandIn, error
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -106,3 +107,23 @@ async def test_a_certificate_that_nobody_trusts_is_said(tmp_path: Path) -> None:
         outcome = await find(site.url)
     assert isinstance(outcome, Unreachable)
     assert outcome.reason.startswith("the certificate is not trusted: ")
+
+
+@pytest.mark.parametrize(
+    ("status", "errcode", "why"),
+    [
+        (429, "M_LIMIT_EXCEEDED", "status 429"),
+        (404, "M_NOT_FOUND", "status 404 M_NOT_FOUND"),
+        (403, "M_FORBIDDEN", "status 403 M_FORBIDDEN"),
+        (500, "M_UNKNOWN", "status 500"),
+        (400, "M_UNKNOWN", "status 400"),
+    ],
+)
+async def test_why_nobody_answers_there_is_said(
+    stand_in: StandIn, status: int, errcode: str, why: str
+) -> None:
+    stand_in.answers = [error(status, errcode)]
+    async with Site(leads_to(stand_in.url)) as site:
+        outcome = await find(site.url)
+    led = f"its .well-known leads to {stand_in.url}, which is no homeserver now"
+    assert outcome == Unreachable(reason=f"{led}: {why}")

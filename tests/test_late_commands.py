@@ -7,7 +7,17 @@ from typing import Any
 import pytest
 
 from bot.late import ASK_AFTER, GIVE_UP_AFTER, Late
-from bot.model import Event, EventID, Locked, Millis, RoomID, UserID
+from bot.model import (
+    Event,
+    EventID,
+    Locked,
+    Millis,
+    OutcomeError,
+    RoomID,
+    Unreachable,
+    UserID,
+)
+from bot.power import Power
 from bot.timeline import OFF
 from tests.fakes import ALICE, BOB, Clear
 from tests.house import DAY, MINUTE, SECOND, House
@@ -285,3 +295,29 @@ async def test_the_file_of_a_message_that_stays_stays(house: House) -> None:
         await keys.hand_over(off)
     async with house.store._db.transaction() as db:
         assert await db.rows("SELECT * FROM files") == []
+
+
+async def test_a_late_command_that_cannot_be_judged_yet_counts_once_it_can(keys: Keys) -> None:
+    house, away = keys.house, True
+    power = house.homeserver.power
+
+    async def silent(room_id: RoomID) -> Power:
+        if away:
+            raise OutcomeError(Unreachable(reason="status 504"))
+        return await power(room_id)
+
+    async with house.running(*keys.everything):
+        command = await keys.say("!expire 5m", locked=True)
+        after = await keys.say("after")
+        house.homeserver.power = silent  # type: ignore[method-assign]
+        await keys.hand_over(command)
+        await house.advance(10 * SECOND)
+        assert await house.store.keys.waiting() == []
+        assert await setting(house, keys.room) is None
+        away = False
+        for _ in range(3):
+            await house.advance(10 * SECOND)
+        assert await setting(house, keys.room) == 5 * MINUTE
+        start = house.clock.now() - 40 * SECOND
+        dues = await house.timers()
+        assert dues[command] == dues[after] == start + 5 * MINUTE

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from bot.model import EventID, RoomID
+from bot.policy import Owed, Stamp
 from bot.store.left_rooms import KEPT_FOR, LEFT_OF_ONE, PORTION
-from bot.timeline import Stretch
+from bot.timeline import Attached, Stretch, Sweep
+from bot.wayback import WayBack
 from tests.fakes import ALICE, BOT
 from tests.house import DAY, MINUTE, SECOND, House
 
@@ -313,3 +315,51 @@ async def test_a_room_may_be_left_again_while_an_earlier_time_is_deleted(
     while await house.store.end_left(house.clock.now()):
         pass
     assert await house.timers() == {}
+
+
+async def test_what_comes_for_a_room_that_is_gone_meanwhile_changes_nothing(
+    house: House, room: RoomID
+) -> None:
+    gone = RoomID("!gone:example.org")
+    store, sweep = house.store, Sweep(room_id=gone, whole=True, since=0, until=9, token="t")
+    stamp = Stamp(event_id=EventID("$x"), due=1)
+    file = Attached(event_id=EventID("$x"), media_ids=["file"], owner="owner")
+
+    async def everything() -> dict[str, list[Any]]:
+        async with store._db.transaction() as db:
+            names = await db.rows("SELECT name FROM sqlite_master WHERE type = 'table'")
+            return {name: await db.rows(f"SELECT * FROM {name}") for (name,) in names}
+
+    before = await everything()
+    await store.sweeps.begin(sweep)
+    way = WayBack(setting=MINUTE)
+    read = store.sweeps.read_on(sweep, [stamp], [file], 5, token="t", way=way, events=1)
+    assert await read == 0
+    await store.sweeps.again(sweep, 7)
+    await store.sweeps.later(sweep, 7)
+    await store.sweeps.end(sweep)
+    await store.sweeps.give_up(sweep)
+    await store.reviewed(gone, suspended=True, owed=[Owed(key="k", kind="lost", args={})])
+    await store.review_later(gone, 7)
+    await store.ask_review(gone)
+    await store.look_for_others(gone, 7)
+    await store.default_told(gone, ())
+    assert await everything() == before
+
+
+async def test_what_is_due_when_the_bot_comes_back_is_backlog_and_what_follows_is_not(
+    house: House, room: RoomID
+) -> None:
+    now = house.clock.now()
+    for number, due in enumerate((-1, 0, 1)):
+        await house.remember(room, EventID(f"${number}"), due=now + 1_000 + due)
+    async with house.store._db.transaction() as db:
+        await db.rows("UPDATE timers SET backlog = 0")
+    await house.store.forget(room, now)
+    back = Stretch(room_id=room, items=[], entered=True)
+    await house.store.commit("s9", now + 1_000, [back])
+    while await house.store.put_in_order():
+        pass
+    async with house.store._db.transaction() as db:
+        found = await db.rows("SELECT event_id, backlog FROM timers ORDER BY event_id")
+    assert found == [("$0", 1), ("$1", 1), ("$2", 0)]

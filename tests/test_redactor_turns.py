@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bot.model import EventID, Failed, Millis, Outcome, RateLimited, RoomID, Unreachable
+from bot.model import EventID, Failed, Millis, Outcome, RateLimited, RoomID, Timer, Unreachable
 from bot.model import Forbidden as No
 from bot.pace import Lanes
 from tests.house import MINUTE, SECOND, House
@@ -179,3 +179,75 @@ async def test_a_clock_that_is_set_back_does_not_stop_the_counting(house: House)
         house.redactor.clock_was_set()
         await house.rest()
         assert house.redactor._counted_at == counted - 60 * MINUTE
+
+
+async def test_a_message_that_is_refused_is_told_of_once(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    room = house.homeserver.make_room()
+    await messages(house, room, 1)
+    house.homeserver.fail_next(*[No(reason="M_FORBIDDEN")] * 9, on="redact")
+    told = "a message cannot be redacted (status 403 M_FORBIDDEN)"
+    async with house.running(house.redactor):
+        for tries in range(1, 9):
+            await house.advance(10 * MINUTE if tries > 1 else 0)
+            assert len(house.homeserver.times("redact")) == tries
+            assert caplog.messages.count(told) == (tries >= 4)
+
+
+async def test_a_message_that_is_too_old_is_no_news_for_the_operator(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    room = house.homeserver.make_room()
+    await messages(house, room, 1)
+    house.homeserver.fail_next(*[No(reason="M_FORBIDDEN", older_than=5)] * 9, on="redact")
+    async with house.running(house.redactor):
+        for _ in range(8):
+            await house.advance(60 * MINUTE)
+    assert len(house.homeserver.times("redact")) >= 7
+    assert not any("cannot be redacted" in one for one in caplog.messages)
+
+
+async def test_a_clock_that_is_set_back_does_not_stop_the_telling(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "bot.redactor")
+    room = house.homeserver.make_room()
+    house.redactor._tally.since = house.clock.now()
+    async with house.running(house.redactor):
+        house.clock.jump(-60 * MINUTE)
+        house.redactor.clock_was_set()
+        await messages(house, room, 1)
+        house.wake()
+        await house.rest()
+        await house.advance(MINUTE - 1)
+        house.redactor.wake.set()
+        await house.rest()
+        assert not any(one.startswith("redacted 1,") for one in caplog.messages)
+        await house.advance(1)
+        house.redactor.wake.set()
+        await house.rest()
+    assert any(one.startswith("redacted 1,") for one in caplog.messages)
+
+
+async def test_what_fails_while_the_next_are_looked_for_holds_them_up(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room, due = house.homeserver.make_room(), house.store.due
+    sent = await messages(house, room, 2)
+    pause = house.clock.now() + 5 * SECOND
+
+    async def failing(now: Millis, share: int, *, backlog: bool) -> list[Timer]:
+        found = await due(now, share, backlog=backlog)
+        house.redactor._pace.paused(RateLimited(retry_after=1), pause, now, again=False)
+        return found
+
+    monkeypatch.setattr(house.store, "due", failing)
+    async with house.running(house.redactor):
+        assert house.homeserver.times("redact") == []
+        monkeypatch.undo()
+        house.wake()
+        await house.advance(5 * SECOND - 1)
+        assert house.homeserver.times("redact") == []
+        await house.advance(1)
+        assert gone(house, room, sent) >= 1

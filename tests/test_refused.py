@@ -162,3 +162,19 @@ async def test_what_the_homeserver_purged_and_no_longer_finds_is_not_missed(hous
             await house.advance(5 * SECOND)
         assert purged not in await house.timers()
     assert told(house, room) == []
+
+
+@pytest.mark.parametrize(
+    ("refused", "expected"),
+    [([], (0, 0)), ([0], (1, 0)), ([0, 0], (2, 0)), ([0, 5_000], (2, 5_000)), ([7, 5], (2, 7))],
+)
+async def test_refusals_are_counted_with_their_age_if_that_is_the_reason(
+    house: House, refused: list[int], expected: tuple[int, int]
+) -> None:
+    room, now = house.homeserver.make_room(), house.clock.now()
+    await house.remember(room, *(EventID(f"${number}") for number in range(3)), due=now)
+    timers = await house.store.due(now, 9, backlog=True)
+    for timer, older_than in zip(timers, refused, strict=False):
+        await house.store.refused(timer, now + 1_000, older_than)
+    assert await house.store.refusals(room) == expected
+    assert await house.store.refusals(RoomID("!other")) == (0, 0)

@@ -17,7 +17,16 @@ from bot.matrix.crypto import Crypto
 from bot.matrix.devices import CLAIMED, KEYLESS_FOR, PEOPLE
 from bot.matrix.room_keys import ALONE_AFTER, FREE, PORTION, REST
 from bot.matrix.turns import Turns
-from bot.model import Done, Failed, Outcome, RateLimited, RoomID, Unreachable
+from bot.model import (
+    Done,
+    Failed,
+    Outcome,
+    OutcomeError,
+    RateLimited,
+    RoomID,
+    TokenRejectedError,
+    Unreachable,
+)
 from tests.crowd import Answer, Crowd, Json, Member
 from tests.engines import ROOM, Bot, commits_of
 
@@ -458,3 +467,64 @@ async def test_big_shares_are_told_in_numbers_only(
     await house.say()
     assert "a room's key was given to 5 devices" in caplog.text
     assert "example.org" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (Failed(status=500), Failed(status=500)),
+        (Unreachable(reason="x"), Unreachable(reason="x")),
+        (Done(body={}), Failed(status=200)),
+        (Done(body={"joined": []}), Failed(status=200)),
+    ],
+)
+async def test_nothing_is_encrypted_to_members_that_are_not_known(
+    house: House, answer: Outcome, expected: Outcome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def members(*given: Any, **more: Any) -> Outcome:
+        return answer if given[1].endswith("/joined_members") else await ask(*given, **more)
+
+    house.crowd.fill(ROOM, 3)
+    ask = house.matrix.crypto.room_keys._request
+    monkeypatch.setattr(house.matrix.crypto.room_keys, "_request", members)
+    assert await house.say() == expected
+    assert house.crowd.events == []
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (ValueError("somebody's text"), Failed(status=0, errcode="ValueError")),
+        (OutcomeError(Failed(status=500)), Failed(status=500)),
+        (TimeoutError(), Unreachable(reason="TimeoutError")),
+    ],
+)
+async def test_whatever_members_keys_are_made_of_words_come_to_an_outcome(
+    house: House,
+    error: Exception,
+    expected: Outcome,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def share(_: object) -> Any:
+        raise error
+
+    house.crowd.fill(ROOM, 3)
+    monkeypatch.setattr(house.matrix.crypto.room_keys, "share", share)
+    assert await house.say() == expected
+    assert house.crowd.events == []
+    assert "somebody's text" not in caplog.text
+    monkeypatch.undo()
+    assert await house.say() == Done(body={"event_id": "$event1"})
+
+
+async def test_a_token_that_has_ended_is_no_outcome_of_words(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def share(_: object) -> Any:
+        raise TokenRejectedError("M_UNKNOWN_TOKEN")
+
+    house.crowd.fill(ROOM, 3)
+    monkeypatch.setattr(house.matrix.crypto.room_keys, "share", share)
+    with pytest.raises(TokenRejectedError):
+        await house.say()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from bot.model import (
@@ -14,6 +16,7 @@ from bot.model import (
     RateLimited,
     Refused,
     RoomID,
+    TokenRejectedError,
     Unreachable,
     UserID,
 )
@@ -235,3 +238,36 @@ async def test_a_notice_that_was_said_is_not_told_as_a_failure(
         await house.said_in(room, "!expire status")
     assert house.homeserver.heard(room)
     assert not [one for one in caplog.messages if "could not be sent" in one]
+
+
+async def test_words_that_fail_in_an_odd_way_are_tried_again(
+    house: House, room: RoomID, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tried: list[Millis] = []
+    say = house.homeserver.say
+
+    async def fails(*given: Any, **more: Any) -> Outcome:
+        tried.append(house.clock.now())
+        if len(tried) < 3:
+            raise ValueError("somebody's text")
+        return await say(*given, **more)
+
+    monkeypatch.setattr(house.homeserver, "say", fails)
+    await command(house, room, "!expire help")
+    async with house.running(house.speaker):
+        for _ in range(6):
+            await house.advance(MINUTE)
+    assert len(tried) == 3
+    assert SECOND // 2 <= tried[1] - tried[0] <= 2 * MINUTE
+    assert len(house.homeserver.heard(room)) == 1
+    assert await house.store.next_debt() is None
+    assert "somebody's text" not in caplog.text
+
+
+async def test_a_token_that_has_ended_leaves_what_is_owed(house: House, room: RoomID) -> None:
+    await command(house, room, "!expire help")
+    house.homeserver.fail_next(TokenRejectedError("M_UNKNOWN_TOKEN"), on="say")
+    with pytest.raises(ExceptionGroup):
+        async with house.running(house.speaker):
+            pass
+    assert await house.store.next_debt() is not None

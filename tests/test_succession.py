@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from bot.model import POLICY_EVENT, Bounds, Failed, Forbidden, RateLimited, RoomID, Unreachable
+from bot.model import (
+    POLICY_EVENT,
+    Bounds,
+    Failed,
+    Forbidden,
+    NotFound,
+    OutcomeError,
+    RateLimited,
+    RoomID,
+    Unreachable,
+)
 from bot.store.successors import MOST_OF_ONE
 from bot.succession import predecessor, replacement
 from tests.fakes import ALICE, BOB, BOT
@@ -484,3 +495,67 @@ async def test_pairs_end_a_month_after_the_older_room_was_left(house: House) -> 
         await house.rest()
     [greeting] = house.homeserver.heard(new)
     assert greeting.startswith(WELCOME)
+
+
+async def test_a_bot_that_is_in_as_many_rooms_as_it_may_says_that_it_stays_outside(
+    house: House,
+) -> None:
+    old = await old_room(house, public=True)
+    house.guests = replace(house.guests, max_rooms=1)
+    house.keep_anew()
+    async with house.running(*house.everything):
+        new = house.homeserver.upgrade(old)
+        await house.advance(MINUTE)
+    assert not is_in(house, new)
+    assert house.homeserver.times("join") == []
+    [said] = house.homeserver.heard(old)
+    assert CLOSED in said
+
+
+async def test_a_join_that_fails_again_and_again_is_given_up_and_said(house: House) -> None:
+    old = await old_room(house, public=True)
+    house.homeserver.fail_next(*[Failed(status=500)] * 99, on="join")
+    async with house.running(*house.everything):
+        new = house.homeserver.upgrade(old)
+        for _ in range(200):
+            await house.advance(10 * MINUTE)
+    assert not is_in(house, new)
+    assert 5 <= len(house.homeserver.times("join")) <= 20
+    [said] = house.homeserver.heard(old)
+    assert CLOSED in said
+
+
+@pytest.mark.parametrize(
+    ("answer", "moved"), [(Forbidden(), True), (NotFound(), True), (Failed(status=500), False)]
+)
+async def test_an_old_room_that_may_not_be_looked_at_is_believed(
+    house: House, answer: Any, moved: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = await old_room(house, public=True)
+    state = house.homeserver.state
+
+    async def closed(room_id: RoomID, kind: str, key: str = "") -> Any:
+        if (room_id, kind) == (old, "m.room.tombstone") and is_in(house, new):
+            raise OutcomeError(answer)
+        return await state(room_id, kind, key)
+
+    monkeypatch.setattr(house.homeserver, "state", closed)
+    async with house.running(*house.everything):
+        new = house.homeserver.upgrade(old)
+        await house.rest()
+        for _ in range(3):
+            await house.advance(MINUTE)
+    assert (house.homeserver.lifetime_of(new) == TAKEN) is moved
+    assert house.homeserver.heard(new) == [MOVED] * moved
+
+
+async def test_a_lifetime_that_is_never_taken_leaves_the_new_room_greeted(house: House) -> None:
+    old = await old_room(house, public=True)
+    house.homeserver.fail_next(*[Failed(status=500)] * 99, on="set_policy")
+    async with house.running(*house.everything):
+        new = house.homeserver.upgrade(old)
+        for _ in range(200):
+            await house.advance(10 * MINUTE)
+    assert house.homeserver.lifetime_of(new) is None
+    assert 5 <= len(house.homeserver.times("set_policy")) <= 20
+    assert all(MOVED not in one for one in house.homeserver.heard(new))

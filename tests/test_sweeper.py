@@ -334,3 +334,28 @@ def test_a_default_that_began_later_covers_nothing_before(house: House) -> None:
     assert not _never_held(((began, DAY),), [])
     assert not _never_held(((began, DAY),), [*events, {"origin_server_ts": began}])
     assert not _never_held(((began, DAY),), [*events, {}])
+
+
+@pytest.mark.parametrize("end", [None, "the same"])
+async def test_a_walk_ends_where_a_page_leads_no_further(
+    house: House, end: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = house.homeserver.make_room()
+    house.homeserver.set_lifetime(room, DAY)
+    missed = house.homeserver.send(room, "missed")
+    for number in range(2 * house.homeserver.limit):
+        house.homeserver.send(room, f"{number}")
+    [page] = [one for one in house.homeserver.rooms[room].events if one["event_id"] == missed]
+    asked: list[str] = []
+
+    async def page_back(_: RoomID, token: str, __: int) -> tuple[list[Event], str | None]:
+        asked.append(token)
+        assert len(asked) <= 3, "it would go on for ever"
+        return [page], end and token
+
+    monkeypatch.setattr(house.homeserver, "page_back", page_back)
+    async with house.running(house.intake, house.sweeper):
+        for _ in range(5):
+            await house.advance(DAY // 100)
+    assert missed in await house.timers()
+    assert await house.store.sweeps.left() == 0

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from bot.housekeeping import keep_tidy
 from bot.model import Bounds, EventID, Millis, RoomID, Timer, UserID
 from bot.store import Store
 from bot.store.database import Row
@@ -24,7 +25,7 @@ from bot.store.sweeps import NEXT as NEXT_SWEEP
 from bot.store.timers import DUE, FIRST, NEXT, PENDING
 from bot.store.unread import NEXT_GAP, READY, TAKE
 from bot.timeline import Change, Gap, Item, Message, Redaction, Stretch
-from tests.house import whatever_is_due
+from tests.house import House, whatever_is_due
 
 ALICE = UserID("@alice:example.org")
 ROOM, OTHER = RoomID("!room:example.org"), RoomID("!other:example.org")
@@ -319,3 +320,39 @@ async def test_a_process_that_was_killed_before_tidying_tidies_when_it_is_back(
     await later.tidy()
     assert b"NEEDLE" not in await on_disk(target.parent)
     await later.close()
+
+
+async def test_what_is_deleted_is_wiped_soon_or_every_ten_minutes_where_all_is_busy(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wiped: list[Millis] = []
+    clean = house.store._db._clean
+
+    async def wipe() -> None:
+        wiped.append(house.clock.now() - start)
+        await clean()
+
+    async def delete(table: str) -> None:
+        async with house.store._db.transaction() as db:
+            await db.rows(f"DELETE FROM {table}")
+
+    class Keeper:
+        async def run(self) -> None:
+            await keep_tidy(house.store, house.clock)
+
+    monkeypatch.setattr(house.store._db, "_clean", wipe)
+    room, start = house.homeserver.make_room(), house.clock.now()
+    async with house.running(Keeper()):
+        for _ in range(6):
+            await house.advance(10_000)
+        assert wiped == [10_000], "what another process may have left"
+        await house.remember(room, EventID("$one"), due=start + 9_000_000)
+        for _ in range(125):
+            await delete("handled")
+            await house.advance(10_000)
+        assert wiped[1:] == [660_000, 1_260_000]
+        await delete("timers")
+        await house.advance(9_999)
+        assert len(wiped) == 3
+        await house.advance(1)
+        assert len(wiped) == 4

@@ -17,6 +17,7 @@ from bot.model import (
     OutcomeError,
     RateLimited,
     RoomID,
+    TokenRejectedError,
     Unreachable,
     UserID,
 )
@@ -418,3 +419,44 @@ async def test_one_room_without_power_levels_holds_up_no_other(
         await bot.start()
         await alice.until_notice(room, bot.user_id, "set disappearing messages to 1 hour.")
         assert (await alice.get_state(room, POLICY_EVENT))["timer"] == HOUR
+
+
+async def test_what_fails_in_an_odd_way_is_given_up_and_said(
+    house: House,
+    room: RoomID,
+    silence: Callable[[Outcome | None], None],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def fails(*_: object) -> None:
+        raise ValueError("somebody's text")
+
+    silence(AWAY)
+    async with house.running(house.intake):
+        await house.said_in(room, "!expire 5m")
+    silence(None)
+    monkeypatch.setattr(house.deciding._judge, "decide", fails)
+    async with house.running(house.deciding, house.speaker):
+        for _ in range(9):
+            await house.advance(MINUTE)
+        assert house.homeserver.heard(room) == []
+        for _ in range(60):
+            await house.advance(MINUTE)
+    assert any(UNJUDGED in one for one in house.homeserver.heard(room))
+    assert await setting(house, room) == HOUR
+    assert await house.store.next_undecided() is None
+    assert "somebody's text" not in caplog.text
+
+
+async def test_a_token_that_has_ended_gives_no_command_up(
+    house: House, room: RoomID, silence: Callable[[Outcome | None], None]
+) -> None:
+    silence(AWAY)
+    async with house.running(house.intake):
+        await house.said_in(room, "!expire 5m")
+    silence(None)
+    house.homeserver.fail_next(TokenRejectedError("M_UNKNOWN_TOKEN"), on="power")
+    with pytest.raises(ExceptionGroup):
+        async with house.running(house.deciding):
+            await house.advance(MINUTE)
+    assert await house.store.next_undecided() is not None

@@ -8,6 +8,8 @@ import pytest
 
 from bot.model import EventID, RoomID, Unreachable
 from bot.store.kin import sampled
+from bot.timeline import Redaction, Stretch
+from tests.fakes import BOT
 from tests.house import MINUTE, SECOND, House
 
 SAMPLED = next(EventID(f"$s{n}") for n in range(99) if sampled(EventID(f"$s{n}")))
@@ -109,3 +111,23 @@ async def test_a_redaction_that_did_not_happen_makes_no_message_go_before_its_ti
         assert not house.homeserver.is_redacted(room, SAMPLED)
         await house.advance(MINUTE)
         assert house.homeserver.is_redacted(room, SAMPLED)
+
+
+@pytest.mark.parametrize(
+    ("event_id", "is_one"), [("d", True), ("e", False), ("n", True), ("m", False)]
+)
+def test_the_sample_is_the_same_in_every_process(event_id: str, is_one: bool) -> None:
+    assert sampled(EventID(event_id)) is is_one
+
+
+async def test_what_is_read_back_is_the_one_message_and_no_other(house: House) -> None:
+    house.store.verify = True
+    room = house.homeserver.make_room()
+    await house.remember(room, SAMPLED, EventID("$other"), due=house.clock.now() + MINUTE)
+    gone = Redaction(target=SAMPLED, target_digest="", sender=BOT, digest="redaction")
+    await house.commit(Stretch(room_id=room, items=[gone]))
+    async with house.store._db.transaction() as db:
+        found: dict[str, int] = dict(
+            await db.rows("SELECT event_id, sent_at IS NOT NULL FROM timers")
+        )
+    assert found == {SAMPLED: 1, "$other": 0}
