@@ -33,6 +33,7 @@ from bot.services.clock_watch import ClockWatch
 from bot.services.database_maintenance import DatabaseMaintenance, keep_wiping
 from bot.services.deferred_authorization import DeferredAuthorization
 from bot.services.device_signing import DeviceSigning
+from bot.services.disputes import Disputes
 from bot.services.empty_rooms import EmptyRooms
 from bot.services.event_reader import EventReader
 from bot.services.invitations import Invitations
@@ -215,7 +216,7 @@ async def _work(
 
     def wake() -> None:
         reading = (backfill, sweeper, late_keys, deferred, relations)
-        telling = (outbox, permissions, invitations, empty_rooms, room_upgrades)
+        telling = (outbox, permissions, disputes, invitations, empty_rooms, room_upgrades)
         for service in (redactor, *reading, *telling, key_expiry, maintenance, clock_watch):
             service.wake.set()
         if media_deletion is not None:
@@ -256,6 +257,9 @@ async def _work(
         load=redactor,
     )
     permissions = Permissions(matrix, store, clock, limits=limits, random=random, wake_others=wake)
+    disputes = Disputes(
+        matrix, store, clock, read=reader.state_change, random=random, wake_others=wake
+    )
     invitations = Invitations(
         matrix, store, clock, invite_policy=settings.invite_policy, random=random
     )
@@ -275,8 +279,9 @@ async def _work(
     key_expiry = KeyExpiry(
         matrix.crypto, store, clock, grace=settings.encryption.grace, limits=limits
     )
-    told = (redactor.clock_was_set, key_expiry.clock_was_set, wake)
-    clock_watch = ClockWatch(clock, store, clock_was_set=told)
+    clock_watch = ClockWatch(
+        clock, store, clock_was_set=(redactor.clock_was_set, key_expiry.clock_was_set, wake)
+    )
     disk = Disk(clock, random)
     async with asyncio.TaskGroup() as group:
         finishing = [group.create_task(disk.insist(one.run)) for one in (sync, redactor)]
@@ -293,6 +298,7 @@ async def _work(
             room_upgrades.run,
             clock_watch.run,
             invitations.run,
+            disputes.run,
             empty_rooms.run,
             maintenance.run,
             lambda: keep_wiping(store, clock),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from bot.core.lifetimes import POLICY_EVENT
 from bot.core.policy import UNREADABLE, read_setting
 from bot.core.sync_batch import RoomBatch
 from bot.core.timeline import Setting, is_gone, is_state, says_more
@@ -51,6 +52,20 @@ def is_verification(event: Event) -> bool:
 def is_encryption(event: Event) -> bool:
     """Whether the state event turns on encryption (spec: client-server API v1.13, 11.12.1)."""
     return event.get("type") == "m.room.encryption" and event.get("state_key") == ""
+
+
+def is_policy(event: Event) -> bool:
+    """Whether the state event says how long messages live in the room."""
+    return event.get("type") == POLICY_EVENT and event.get("state_key") == ""
+
+
+def policies_of_others(batch: RoomBatch, own_id: UserID) -> list[str]:
+    """Return the ids of the lifetimes that others set, or that other homeservers see in the room.
+
+    Each may be older than what the room's state is resolved to.
+    """
+    theirs = [event for event in batch.timeline if event.get("sender") != own_id]
+    return [str(one.get("event_id", "")) for one in [*batch.state, *theirs] if is_policy(one)]
 
 
 def read_event(event: Event) -> tuple[Setting, str]:

@@ -76,7 +76,8 @@ class Room:
     """A sync said that the bot is no longer in the room."""
     stated: Setting = None
     commanded: bool = False
-    """Both as of `RoomState`."""
+    revision: int = 0
+    """These three as of `RoomState`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

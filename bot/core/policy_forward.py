@@ -221,7 +221,8 @@ class _Walk:
                 "was": before,
                 "note": change.note,
             }
-            key = f"change:{cause or change.digest}"
+            # The same event may come to hold once more, and is told once more then.
+            key = f"change:{cause or change.digest}:{state.revision}"
             self.outgoing.append(Outgoing(key=key, kind="changed", args=args))
         self.state = replace(
             stated, setting=setting, commanded=False, awaits="", revision=state.revision + 1

@@ -226,6 +226,8 @@ class RoomUpdate:
     """The room was seen to be encrypted; never taken back (spec: client-server API, 11.12)."""
     review: bool = False
     """Power or membership changed: look at the room's state afresh."""
+    disputed: bool = False
+    """The room's state may hold another lifetime than the timeline ends with: ask for it."""
     sweep: Sweep | None = None
     """Messages may be missing that no gap leads to."""
     entered: bool = False

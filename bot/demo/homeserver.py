@@ -238,8 +238,9 @@ class Homeserver:
     def _failure(self, status: int, log_start: int) -> HomeserverError:
         with self.log_path.open("rb") as log:
             log.seek(log_start)
-            tail = "\n".join(log.read().decode(errors="replace").splitlines()[-20:])
-        kind = PortTakenError if "Address already in use" in tail else HomeserverError
+            said = log.read().decode(errors="replace")
+        tail = "\n".join(said.splitlines()[-20:])
+        kind = PortTakenError if "Address already in use" in said else HomeserverError
         return kind(f"Synapse did not start (exit status {status}); its last lines:\n{tail}")
 
 

@@ -80,10 +80,16 @@ class Device:
         self._client.restore_login(self.user_id, self.account.device_id, self.account.access_token)
         self._client.add_event_callback(self._hear, nio.RoomMessage)
         self._client.add_event_callback(self._keep, nio.MegolmEvent)
-        self._syncing = asyncio.create_task(
-            self._client.sync_forever(timeout=30_000, full_state=True)
-        )
+        self._syncing = asyncio.create_task(self._sync())
         await self.until(lambda: self._client.olm_account_shared, "the device keys")
+
+    async def _sync(self) -> None:
+        """Sync for ever; nio ends where two ask for the same keys, and one finds none left."""
+        whole = True
+        while True:
+            with contextlib.suppress(nio.LocalProtocolError):
+                await self._client.sync_forever(timeout=30_000, full_state=whole)
+            whole = False
 
     async def close(self) -> None:
         """Stop syncing and close the connections. May be called more than once."""
@@ -149,7 +155,8 @@ class Device:
             # The sync has yet to bring who joined; the old session is not shared with them.
             self._client.invalidate_outbound_session(room)
         if self._client.should_query_keys:
-            await self._client.keys_query()
+            with contextlib.suppress(nio.LocalProtocolError):  # it was asked for meanwhile
+                await self._client.keys_query()
         answer = await self._client.room_send(room, kind, content, ignore_unverified_devices=True)
         if not isinstance(answer, nio.RoomSendResponse):
             raise DeviceError(f"{self.user_id} could not send {kind}: {answer}")

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from bot.core.default_lifetime import DEFAULT_EVENT, DefaultSaid, read_defaults
-from bot.core.events import is_encryption, is_nothing, read_event, replaced
-from bot.core.lifetimes import POLICY_EVENT, LifetimeLimits
+from bot.core.events import is_encryption, is_nothing, is_policy, read_event, replaced
+from bot.core.lifetimes import LifetimeLimits
 from bot.core.policy import read_marks
 from bot.core.timeline import (
     Change,
@@ -158,7 +158,7 @@ class EventReader:
         if event.get("type") == DEFAULT_EVENT and event.get("state_key") == "":
             own = self.is_own(event)
             return [DefaultSaid(defaults=read_defaults(event.get("content")))] if own else []
-        if event.get("type") != POLICY_EVENT or event.get("state_key") != "":
+        if not is_policy(event):
             return []
         setting, note = read_event(event)
         change = Change(

@@ -9,7 +9,7 @@ from typing import Final
 
 from bot.core.policy import OutboxItem, Outgoing, RoomState
 from bot.core.policy_forward import not_held
-from bot.core.timeline import Command, Item, MediaReference, Message, Undecryptable
+from bot.core.timeline import Change, Command, Item, MediaReference, Message, Undecryptable
 from bot.core.types import EventID, Millis, RoomID, UserID
 from bot.core.undecided import PendingCommand, UndecidedCommand
 from bot.store.database import Database, Row, run
@@ -18,7 +18,7 @@ from bot.store.handled_commands import count_once, remember_handled
 from bot.store.media import attach
 from bot.store.megolm_sessions import FIRST, HEARD, remember_opened, reread
 from bot.store.outbox import enqueue
-from bot.store.permissions import ROOM
+from bot.store.permissions import LOOK_AT_POLICY, ROOM
 
 SYNCED: Final = "SELECT value FROM meta WHERE key = 'token'"
 REVISION: Final = "SELECT revision FROM rooms WHERE id = ?"
@@ -32,6 +32,8 @@ TAKE_BACK: Final = (
     "UPDATE rooms SET setting = stated, commanded = 0, awaits = '' WHERE id = ? AND commanded"
 )
 
+LOOK_AGAIN: Final[Millis] = 10_000
+"""When to compare a room's lifetime with its state, if that cannot be done now."""
 MOST_WAITING: Final = 500
 MOST_OF_ONE: Final = 50
 """Commands of one room, and of one sender there, that wait for the homeserver at once."""
@@ -175,6 +177,26 @@ class Commands:
             own = Message(event_id=pending.command.event_id, sent=pending.command.sent)
             if await self._count_late(db, room, int(found[0]), [said, own], now):
                 await db.rows(THOSE_AFTER, row, pending.id, found[0])
+
+    async def policy_stands(
+        self, room_id: RoomID, change: Change, now: Millis, *, revision: int
+    ) -> None:
+        """The room's state holds another lifetime than its timeline ended with: it counts from now.
+
+        Nothing happens if another has come to hold since `revision`, or will behind a gap; then
+        the two are compared once more.
+        """
+        async with self._db.transaction() as db:
+            room = await db.one(ROOM, room_id)
+            if room is None:
+                return
+            row = int(room[0])
+            again = await self.gaps.is_reading(db, row)
+            if not again and await db.one(REVISION, row) == (revision,):
+                await self._apply(db, row, [change], now)
+                await db.rows(LOOK_AT_POLICY, None, False, room_id)
+            else:
+                await db.rows(LOOK_AT_POLICY, now + LOOK_AGAIN, True, room_id)
 
     # --- in force, and not in the room's state yet ---------------------------------------
 

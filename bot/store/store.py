@@ -40,7 +40,7 @@ from bot.store.left_rooms import LeftRooms, come_back
 from bot.store.media import Files, attach
 from bot.store.megolm_sessions import FIRST, MegolmSessions, remember_opened, remember_undecryptable
 from bot.store.outbox import Outbox, enqueue
-from bot.store.permissions import HELD_BY, NEWS_OF_MEMBERS, REMOVED, ROOM, Permissions
+from bot.store.permissions import DISPUTED, HELD_BY, NEWS_OF_MEMBERS, REMOVED, ROOM, Permissions
 from bot.store.relations import Relations, add_timers, drop_targets, take_back
 from bot.store.successors import Successors, enter, forget_successors
 from bot.store.sweeps import Sweeps, begin_sweep
@@ -57,7 +57,8 @@ SAVE_META: Final = (
 )
 ROOMS: Final = (
     "SELECT room_id, setting, encrypted, suspended, last_digest, policy_digest, review, greeting,"
-    " stuck, removed, stated, commanded, defaults, told_defaults FROM rooms"
+    " stuck, removed, stated, commanded, defaults, told_defaults,"
+    " revision FROM rooms"
 )
 ENTER: Final = "INSERT OR IGNORE INTO rooms (room_id) VALUES (?) RETURNING 1"
 STATE: Final = (
@@ -229,6 +230,8 @@ class Store(Timers, Permissions, LeftRooms, Outbox, Commands, RoomDefaults, File
         inviter = await take_inviter(db, update.room_id)
         if inviter is not None:
             await db.rows(HELD_BY, self.digest(inviter), row)
+        if update.disputed:
+            await db.rows(DISPUTED, now, row)
         if update.alone is not None:
             await db.rows(NEWS_OF_MEMBERS, update.alone, now + LOOK_AFTER, row)
 
@@ -304,4 +307,5 @@ def _room(row: Row) -> Room:
         commanded=bool(row[11]),
         defaults=load_defaults(row[12]),
         told_defaults=load_defaults(row[13]),
+        revision=row[14],
     )

@@ -349,3 +349,34 @@ def test_the_help_names_every_command() -> None:
     for row in TABLE:
         assert row.help in said
         assert all(f"!bye {name}".rstrip() in said or name in said for name in row.names)
+
+
+HELP = "!expire help says more."
+EVERY = "every new message goes after a day."
+HERE = "I make messages disappear: here, every new one goes after 1 hour."
+
+
+@pytest.mark.parametrize(
+    ("permission", "lifetime", "back", "rows"),
+    [
+        (None, None, 0, [f"I make messages disappear: say !expire 1d, and {EVERY}", HELP]),
+        (None, HOUR, 1, [HERE, HELP, "What waited when I was removed still goes: 1 message."]),
+        (STRONG, HOUR, 0, [HERE, HELP]),
+        (WEAK, HOUR, 2, [HERE, HELP, "What waited when I was removed still goes: 2 messages."]),
+    ],
+)
+def test_the_welcome_word_for_word(
+    permission: Permission | None, lifetime: Millis | None, back: int, rows: list[str]
+) -> None:
+    tail = {None: "", STRONG: ", which I have", WEAK: " (power level 50; I have 0)"}[permission]
+    first, last, *more = rows
+    needs = f"I need the right to remove messages{tail}. {last}"
+    said = notices.welcome("!expire", permission, lifetime, back)
+    assert said == "\n".join([first, needs, *more])
+
+
+def test_the_new_room_hears_how_it_goes_on() -> None:
+    assert notices.moved(None, STRONG) == "Messages stay here as in the old room."
+    moved = "Messages disappear here as in the old room: after 1 hour."
+    assert notices.moved(HOUR, None) == notices.moved(HOUR, STRONG) == moved
+    assert notices.moved(HOUR, WEAK) == f"{moved} {notices.paused(WEAK)}"

@@ -155,6 +155,21 @@ async def test_a_lifetime_can_be_set_from_another_homeserver(federation: Federat
     await assert_all_go(shared, [command, *sent], 30)
 
 
+async def test_a_message_from_before_a_change_elsewhere_has_the_lifetime_that_holds_here(
+    federation: Federation,
+) -> None:
+    """Its homeserver did not know of the change: Synapse shows the older state beside it."""
+    shared = await share(federation, "1h")
+    async with federation.outage():
+        sent = await say(shared.ben, shared.room, 1)
+        await shared.alice.send(shared.room, "!expire 4s")
+        said = "to 4 seconds"
+        await shared.alice.until_notice(shared.room, shared.bot.user_id, said, 20)
+    sent += await say(shared.ben, shared.room, 1)
+    await until_there(shared.alice, shared.room, sent[-1])
+    await assert_all_go(shared, sent, 15)
+
+
 async def test_a_message_that_arrives_late_counts_from_its_arrival(federation: Federation) -> None:
     shared = await share(federation, "2s")
     async with federation.outage():

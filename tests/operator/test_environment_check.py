@@ -17,6 +17,7 @@ from bot.matrix.http.nio_client import Client
 from bot.matrix.synapse.admin import Admin
 from bot.operator.environment_check import surroundings
 from tests.on_synapse.test_lifecycle import settle_in
+from tests.support.federation import self_signed
 from tests.support.people import wait_until
 from tests.support.web_servers import BOT, VERSIONS, WELL_KNOWN, Proxy, Site, config, leads_to
 
@@ -204,3 +205,38 @@ async def test_a_place_that_leads_nowhere_is_waited_for(bots: Bots) -> None:
         await wait_until(waits)
         assert not [path for path in site.asked if path.endswith("/login")]
         assert await bot.stop() == 0
+
+
+def test_a_proxy_and_authorities_are_named_where_they_count(tmp_path: Path) -> None:
+    (file, _), folder, empty = self_signed(tmp_path), tmp_path / "one", tmp_path / "two"
+    for one in (folder, empty):
+        one.mkdir()
+    (folder / "0a1b2c3d.17").write_text("")
+    given = {"SSL_CERT_FILE": str(file), "SSL_CERT_DIR": f"{empty}::{folder}"}
+    both = [
+        f"certificate authorities: those in {file} (SSL_CERT_FILE)",
+        f"certificate authorities: those in {empty}::{folder} (SSL_CERT_DIR)",
+    ]
+
+    def said(url: str, **environ: str) -> list[str]:
+        found = list(surroundings(url, environ))
+        assert all(one.good for one in found)
+        return [one.what for one in found]
+
+    assert said("https://example.org") == []
+    assert said("https://example.org", **given) == both
+    assert said("http://example.org", **given) == []
+    plain = {"HTTP_PROXY": "http://proxy.test:1"}
+    assert said("http://example.org", **given, **plain) == [
+        "proxy http://proxy.test:1 is used, as HTTP_PROXY says"
+    ]
+    safe = {"http_proxy": "https://proxy.test:1"}
+    assert said("http://example.org", **given, **safe)[1:] == both
+    missing = {"SSL_CERT_FILE": f"{file}x", "SSL_CERT_DIR": f"{folder}:{folder}x"}
+    assert [(one.good, one.what) for one in surroundings("https://example.org", missing)] == [
+        (False, f"certificate authorities: {name} is {value}, which {WHY}")
+        for name, value in missing.items()
+    ]
+
+
+WHY = "cannot be read (No such file or directory)"

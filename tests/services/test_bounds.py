@@ -228,3 +228,35 @@ async def test_two_homeservers_may_have_been_apart_for_30_days(
     await hole(harness, room)
     async with harness.running(harness.backfill, harness.sweeper):
         assert (missed in await harness.timers()) is found
+
+
+@pytest.mark.parametrize(("number", "kept"), [(20, 20), (21, 20)])
+async def test_20_invitations_of_one_account_wait(store: Store, number: int, kept: int) -> None:
+    invites = [Invite(room_id=RoomID(f"!{n}"), inviter=UserID("@a:b")) for n in range(number)]
+    await store.commit("s1", NOW, [], invites)
+    assert await count(store, "invites") == kept
+
+
+@pytest.mark.parametrize(("number", "kept"), [(100, 100), (101, 100)])
+async def test_100_invitations_of_one_server_wait(store: Store, number: int, kept: int) -> None:
+    invites = [Invite(room_id=RoomID(f"!{n}"), inviter=UserID(f"@{n}:b")) for n in range(number)]
+    await store.commit("s1", NOW, [], invites)
+    assert await count(store, "invites") == kept
+
+
+async def test_an_account_makes_room_only_at_the_cost_of_one_that_has_more(store: Store) -> None:
+    async def invite(account: int, *numbers: int) -> None:
+        inviter = UserID(f"@{account}:b")
+        invites = [Invite(room_id=RoomID(f"!{account}-{n}"), inviter=inviter) for n in numbers]
+        await store.commit("s1", NOW, [], invites)
+
+    async def of(account: int) -> int:
+        return await count(store, f"invites WHERE inviter = '@{account}:b'")
+
+    for account in range(10):
+        await invite(account, *range(10))
+    await invite(3, 10)
+    assert [await of(account) for account in range(11)] == [10] * 10 + [0]
+    await invite(10, *range(12))
+    assert [await of(account) for account in range(11)] == [9] * 10 + [10]
+    assert await count(store, "invites") == 100

@@ -427,3 +427,47 @@ async def test_an_old_copy_of_the_database_reads_on_from_where_it_ends(
         assert is_gone(harness, room, late)
         await harness.advance(MINUTE)
         assert await harness.timers() == {}
+
+
+async def test_the_machines_clock_is_waited_for_no_longer_than_is_left() -> None:
+    clock, wake = SystemClock(), asyncio.Event()
+    async with asyncio.timeout(50):
+        await clock.wait(wake, clock.now())
+        await clock.wait(wake, clock.now() - 60_000)
+        began, elapsed = clock.now(), clock.elapsed()
+        while clock.now() < began + 20:
+            await clock.wait(wake, began + 20)
+        assert clock.elapsed() - elapsed >= 15
+        wake.set()
+        await clock.wait(wake, None)
+        await clock.wait(wake, clock.now() + 3_600_000)
+    assert abs(clock.now() - time.time() * 1000) < 10_000
+    wake.clear()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await clock.wait(wake, clock.now() + 3_600_000)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await clock.wait(wake, None)
+
+
+async def test_only_what_was_seen_to_arrive_is_timed_by_the_bots_own_clock(
+    harness: Harness,
+) -> None:
+    harness.homeserver.limit, harness.homeserver.page = 2, 2
+    room = harness.homeserver.make_room()
+    harness.homeserver.set_lifetime(room, 2 * HOUR)
+    before = [harness.homeserver.send(room, f"before {number}") for number in range(4)]
+    async with harness.running(harness.sync, harness.backfill, harness.sweeper):
+        live = harness.homeserver.send(room, "seen")
+        await harness.rest()
+        harness.homeserver.hold("sync")
+        gap = [harness.homeserver.send(room, f"in a gap {number}") for number in range(4)]
+        harness.homeserver.release("sync")
+        await harness.rest()
+        await harness.advance(MINUTE)
+    async with harness.store._db.transaction() as db:
+        found: dict[str, int] = dict(await db.rows("SELECT event_id, local FROM timers"))
+    assert found.keys() >= {*before, live, *gap}
+    assert found[live] == 1
+    assert [found[one] for one in (*before, *gap[:2])] == [0] * 6

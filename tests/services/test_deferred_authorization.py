@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bot.core.lifetimes import POLICY_EVENT
-from bot.core.outcomes import Failed, Outcome, OutcomeError, RateLimited, Unreachable
+from bot.core.outcomes import (
+    Failed,
+    Outcome,
+    OutcomeError,
+    RateLimited,
+    TokenRejectedError,
+    Unreachable,
+)
 from bot.core.power_levels import Power
 from bot.core.timeline import OFF
 from bot.core.types import RoomID, UserID
@@ -411,3 +418,44 @@ async def test_one_room_without_power_levels_holds_up_no_other(
         await bot.start()
         await alice.until_notice(room, bot.user_id, "set disappearing messages to 1 hour.")
         assert (await alice.get_state(room, POLICY_EVENT))["timer"] == HOUR
+
+
+async def test_what_fails_in_an_odd_way_is_given_up_and_said(
+    harness: Harness,
+    room: RoomID,
+    silence: Callable[[Outcome | None], None],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def fails(*_: object) -> None:
+        raise ValueError("somebody's text")
+
+    silence(AWAY)
+    async with harness.running(harness.sync):
+        await harness.said_in(room, "!expire 5m")
+    silence(None)
+    monkeypatch.setattr(harness.deferred_authorization._authorizer, "decide", fails)
+    async with harness.running(harness.deferred_authorization, harness.outbox):
+        for _ in range(9):
+            await harness.advance(MINUTE)
+        assert harness.homeserver.heard(room) == []
+        for _ in range(60):
+            await harness.advance(MINUTE)
+    assert any(UNJUDGED in one for one in harness.homeserver.heard(room))
+    assert await setting(harness, room) == HOUR
+    assert await harness.store.next_undecided() is None
+    assert "somebody's text" not in caplog.text
+
+
+async def test_a_token_that_has_ended_gives_no_command_up(
+    harness: Harness, room: RoomID, silence: Callable[[Outcome | None], None]
+) -> None:
+    silence(AWAY)
+    async with harness.running(harness.sync):
+        await harness.said_in(room, "!expire 5m")
+    silence(None)
+    harness.homeserver.fail_next(TokenRejectedError("M_UNKNOWN_TOKEN"), on="power")
+    with pytest.raises(ExceptionGroup):
+        async with harness.running(harness.deferred_authorization):
+            await harness.advance(MINUTE)
+    assert await harness.store.next_undecided() is not None

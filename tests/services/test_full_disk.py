@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import sqlite3
 from collections.abc import AsyncIterator, Callable
@@ -216,3 +217,36 @@ def test_damage_that_a_service_meets_is_said_in_one_line(caplog: pytest.LogCaptu
     group = ExceptionGroup("", [ExceptionGroup("", [StoreError("timers.db: malformed")])])
     assert _status(group, stopped=False) == FAILED
     assert [record.getMessage() for record in caplog.records] == ["timers.db: malformed"]
+
+
+async def test_damage_that_only_a_look_through_finds_is_moved_aside(
+    open_store: Opener, tmp_path: Path
+) -> None:
+    path = tmp_path / "timers.db"
+    await (await open_store(path)).close()
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("PRAGMA writable_schema = ON")
+    [(page,)] = other.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'gaps'")
+    other.execute("UPDATE sqlite_schema SET rootpage = ? WHERE name = 'orphans'", (page,))
+    other.close()
+    with pytest.raises(StoreError, match="database disk image is malformed; it was moved to"):
+        await open_store(path)
+    [aside] = tmp_path.glob("timers.db.damaged-*")
+    assert not path.exists()
+    await open_store(path)
+    assert aside.stat().st_size > 4096
+
+
+async def test_damage_that_cannot_be_moved_aside_is_said(
+    open_store: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(_: Path, __: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    path = tmp_path / "timers.db"
+    path.write_bytes(b"no database" * 1_000)
+    monkeypatch.setattr(Path, "rename", refused)
+    why = r"; move it out of the way: that failed \(Permission denied\)"
+    with pytest.raises(StoreError, match=why):
+        await open_store(path)
+    assert path.read_bytes() == b"no database" * 1_000

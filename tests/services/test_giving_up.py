@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from bot.core.outcomes import Failed, Forbidden, Unreachable
+from bot.core.outcome_text import describe
+from bot.core.outcomes import Failed, Forbidden, OutcomeError, TokenRejectedError, Unreachable
 from bot.core.timeline import Message, RoomUpdate
-from bot.core.types import EventID, RoomID
+from bot.core.types import Event, EventID, RoomID
 from bot.services.late_keys import LateKeys
 from tests.services.test_key_expiry import Homeserver, looked_at, read, reader_over
 from tests.support.encryption_engines import Peer, Writer
@@ -122,3 +123,81 @@ async def test_a_key_is_asked_for_twice_and_then_no_more(
     entry = await store.next_to_deliver()
     assert entry is not None
     assert entry.kind == "unheard"
+
+
+class Unready(Homeserver):
+    """Has the key, and answers what is laid down instead of the event."""
+
+    def __init__(self, answer: Exception) -> None:
+        super().__init__()
+        self.answer: Exception | None = answer
+
+    def has_key(self, room_id: RoomID, session_id: str) -> bool:
+        return True
+
+    async def event(self, room_id: RoomID, event_id: EventID) -> Event | None:
+        if self.answer is not None:
+            self.asked.append(event_id)
+            raise self.answer
+        return await super().event(room_id, event_id)
+
+
+@pytest.mark.parametrize(
+    ("answer", "waits_for"),
+    [
+        (OutcomeError(Failed(status=500)), HOUR),
+        (OutcomeError(Unreachable(reason="away")), HOUR),
+        (OutcomeError(Forbidden()), 0),
+        (ValueError("somebody's text"), 0),
+    ],
+)
+async def test_a_late_message_that_cannot_be_read_is_tried_for_an_hour_if_that_may_help(
+    open_store: Opener,
+    tmp_path: Path,
+    answer: Exception,
+    waits_for: int,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    store = await open_store(tmp_path / "timers.db")
+    locked, homeserver, clock = Homeserver(), Unready(answer), FakeClock()
+    woken: list[int] = []
+    event = Writer(Peer("alice", tmp_path / "alice")).write("!expire 5s")
+    await read(reader_over(locked, store), store, [event], clock.now())
+    start = clock.now()
+    reader = reader_over(homeserver, store)
+    late = LateKeys(homeserver, store, reader, clock, wake_others=lambda: woken.append(1))
+    turn = await late.next_turn()
+    assert turn is not None
+    reason = await late.go_through(turn)
+    told = answer.outcome if isinstance(answer, OutcomeError) and waits_for else None
+    assert reason == (describe(told) if told else None)
+    while await store.keys.waiting():
+        assert clock.now() - start <= waits_for, "it would wait for ever"
+        assert await store.next_to_deliver() is None
+        assert await looked_at(late) == clock.now() + 5 * SECOND
+        clock.advance(5 * SECOND)
+        await looked_at(late)
+    assert clock.now() - start == waits_for
+    entry = await store.next_to_deliver()
+    assert entry is not None
+    assert entry.kind == "unheard"
+    assert woken == [1]
+    assert len(homeserver.asked) == 1 + waits_for // (5 * SECOND)
+    given_up = "a late message is given up (ValueError)"
+    assert (given_up in caplog.messages) == isinstance(answer, ValueError)
+    assert "somebody's text" not in caplog.text
+
+
+async def test_a_token_that_has_ended_is_no_reason_to_give_a_late_message_up(
+    open_store: Opener, tmp_path: Path
+) -> None:
+    store, clock = await open_store(tmp_path / "timers.db"), FakeClock()
+    homeserver = Unready(TokenRejectedError("M_UNKNOWN_TOKEN"))
+    event = Writer(Peer("alice", tmp_path / "alice")).write("!expire 5s")
+    await read(reader_over(Homeserver(), store), store, [event], clock.now())
+    late = LateKeys(
+        homeserver, store, reader_over(homeserver, store), clock, wake_others=lambda: None
+    )
+    with pytest.raises(TokenRejectedError):
+        await looked_at(late)
+    assert len(await store.keys.waiting()) == 1

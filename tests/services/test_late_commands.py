@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from bot.core.outcomes import OutcomeError, Unreachable
+from bot.core.power_levels import Power
 from bot.core.sync_batch import MissingRoomKey
 from bot.core.timeline import OFF
 from bot.core.types import Event, EventID, Millis, RoomID, UserID
@@ -290,3 +292,29 @@ async def test_the_file_of_a_message_that_stays_stays(harness: Harness) -> None:
         await keys.hand_over(off)
     async with harness.store._db.transaction() as db:
         assert await db.rows("SELECT * FROM files") == []
+
+
+async def test_a_late_command_that_cannot_be_judged_yet_counts_once_it_can(keys: Keys) -> None:
+    harness, away = keys.harness, True
+    power = harness.homeserver.power
+
+    async def silent(room_id: RoomID) -> Power:
+        if away:
+            raise OutcomeError(Unreachable(reason="status 504"))
+        return await power(room_id)
+
+    async with harness.running(*keys.everything):
+        command = await keys.say("!expire 5m", locked=True)
+        after = await keys.say("after")
+        harness.homeserver.power = silent  # type: ignore[method-assign]
+        await keys.hand_over(command)
+        await harness.advance(10 * SECOND)
+        assert await harness.store.keys.waiting() == []
+        assert await setting(harness, keys.room) is None
+        away = False
+        for _ in range(3):
+            await harness.advance(10 * SECOND)
+        assert await setting(harness, keys.room) == 5 * MINUTE
+        start = harness.clock.now() - 40 * SECOND
+        dues = await harness.timers()
+        assert dues[command] == dues[after] == start + 5 * MINUTE

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from bot.core.timeline import RoomUpdate
+from bot.core.policy import NewTimer, Outgoing
+from bot.core.policy_backward import PolicyBackward
+from bot.core.timeline import MediaReference, RoomUpdate, Sweep
 from bot.core.types import EventID, RoomID
 from bot.store.left_rooms import KEPT_FOR, LEFT_OF_ONE, PORTION
 from tests.support.fake_homeserver import ALICE, BOT
@@ -321,3 +323,51 @@ async def test_a_room_may_be_left_again_while_an_earlier_time_is_deleted(
     while await harness.store.end_left(harness.clock.now()):
         pass
     assert await harness.timers() == {}
+
+
+async def test_what_comes_for_a_room_that_is_gone_meanwhile_changes_nothing(
+    harness: Harness, room: RoomID
+) -> None:
+    gone = RoomID("!gone:example.org")
+    store, sweep = harness.store, Sweep(room_id=gone, whole=True, since=0, until=9, token="t")
+    stamp = NewTimer(event_id=EventID("$x"), due=1)
+    file = MediaReference(event_id=EventID("$x"), media_ids=["file"], owner="owner")
+
+    async def everything() -> dict[str, list[Any]]:
+        async with store._db.transaction() as db:
+            names = await db.rows("SELECT name FROM sqlite_master WHERE type = 'table'")
+            return {name: await db.rows(f"SELECT * FROM {name}") for (name,) in names}
+
+    before = await everything()
+    await store.sweeps.begin(sweep)
+    way = PolicyBackward(setting=MINUTE)
+    read = store.sweeps.read_on(sweep, [stamp], [file], 5, token="t", way=way, events=1)
+    assert await read == 0
+    await store.sweeps.again(sweep, 7)
+    await store.sweeps.later(sweep, 7)
+    await store.sweeps.end(sweep)
+    await store.sweeps.give_up(sweep)
+    await store.reviewed(gone, suspended=True, outgoing=[Outgoing(key="k", kind="lost", args={})])
+    await store.review_later(gone, 7)
+    await store.ask_review(gone)
+    await store.look_for_others(gone, 7)
+    await store.default_told(gone, ())
+    assert await everything() == before
+
+
+async def test_what_is_due_when_the_bot_comes_back_is_backlog_and_what_follows_is_not(
+    harness: Harness, room: RoomID
+) -> None:
+    now = harness.clock.now()
+    for number, due in enumerate((-1, 0, 1)):
+        await harness.remember(room, EventID(f"${number}"), due=now + 1_000 + due)
+    async with harness.store._db.transaction() as db:
+        await db.rows("UPDATE timers SET backlog = 0")
+    await harness.store.forget(room, now)
+    back = RoomUpdate(room_id=room, items=[], entered=True)
+    await harness.store.commit("s9", now + 1_000, [back])
+    while await harness.store.put_in_order():
+        pass
+    async with harness.store._db.transaction() as db:
+        found = await db.rows("SELECT event_id, backlog FROM timers ORDER BY event_id")
+    assert found == [("$0", 1), ("$1", 1), ("$2", 0)]

@@ -377,3 +377,31 @@ async def test_what_was_deleted_is_told_in_numbers_once_a_minute(
     assert await told("picture-number-four", BOB, first=MINUTE) == [first, second]
     third = "deleted 0 files; left 1 that are not their sender's"
     assert await told("picture-number-five", BOB, first=MINUTE) == [first, second, third]
+
+
+async def test_nothing_is_told_where_nothing_was_deleted(
+    shelf: Shelf, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "bot.services.media_deletion")
+    shelf.harness.clock.advance(MINUTE)
+    shelf.show(PICTURE)  # which is gone already
+    await shelf.go(0, 5 * SECOND, 2 * MINUTE)
+    assert not any(one.startswith("deleted ") for one in caplog.messages)
+
+
+@pytest.mark.parametrize(("after", "rows"), [(MINUTE - 1, 0), (MINUTE, 1)])
+async def test_as_many_deleted_as_left_are_told_when_a_minute_is_over(
+    shelf: Shelf, caplog: pytest.LogCaptureFixture, after: int, rows: int
+) -> None:
+    caplog.set_level("INFO", "bot.services.media_deletion")
+    shelf.service._said_at = shelf.harness.clock.now()
+    shelf.service._deleted = shelf.service._kept = 1
+    shelf.harness.clock.advance(after)
+    shelf.show(PICTURE, BOB)  # of no use, and no more to do: it is only looked at
+    shelf.service._summarise()
+    told = ["deleted 1 files; left 1 that are not their sender's"] * rows
+    assert [one for one in caplog.messages if one.startswith("deleted ")] == told
+
+
+def test_whose_files_are_deleted_is_known(shelf: Shelf) -> None:
+    assert shelf.service.server == "example.org"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from bot.core.lifetimes import POLICY_EVENT, LifetimeLimits
-from bot.core.outcomes import Failed, Outcome, RateLimited, Refused, Unreachable
+from bot.core.outcomes import Failed, Outcome, RateLimited, Refused, TokenRejectedError, Unreachable
 from bot.core.types import EventID, Millis, RoomID, UserID
 from tests.support.fake_homeserver import ALICE, BOB, BOT
 from tests.support.harness import DAY, MINUTE, SECOND, Harness
@@ -229,3 +231,39 @@ async def test_a_notice_that_was_said_is_not_told_as_a_failure(
         await harness.said_in(room, "!expire status")
     assert harness.homeserver.heard(room)
     assert not [one for one in caplog.messages if "could not be sent" in one]
+
+
+async def test_words_that_fail_in_an_odd_way_are_tried_again(
+    harness: Harness,
+    room: RoomID,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tried: list[Millis] = []
+    say = harness.homeserver.say
+
+    async def fails(*given: Any, **more: Any) -> Outcome:
+        tried.append(harness.clock.now())
+        if len(tried) < 3:
+            raise ValueError("somebody's text")
+        return await say(*given, **more)
+
+    monkeypatch.setattr(harness.homeserver, "say", fails)
+    await command(harness, room, "!expire help")
+    async with harness.running(harness.outbox):
+        for _ in range(6):
+            await harness.advance(MINUTE)
+    assert len(tried) == 3
+    assert SECOND // 2 <= tried[1] - tried[0] <= 2 * MINUTE
+    assert len(harness.homeserver.heard(room)) == 1
+    assert await harness.store.next_to_deliver() is None
+    assert "somebody's text" not in caplog.text
+
+
+async def test_a_token_that_has_ended_leaves_what_is_owed(harness: Harness, room: RoomID) -> None:
+    await command(harness, room, "!expire help")
+    harness.homeserver.fail_next(TokenRejectedError("M_UNKNOWN_TOKEN"), on="say")
+    with pytest.raises(ExceptionGroup):
+        async with harness.running(harness.outbox):
+            pass
+    assert await harness.store.next_to_deliver() is not None

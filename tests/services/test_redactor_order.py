@@ -10,6 +10,7 @@ import pytest
 from bot.core.outcomes import Failed, Outcome, RateLimited, Unreachable
 from bot.core.outcomes import Forbidden as No
 from bot.core.throughput import Lanes
+from bot.core.timers import Timer
 from bot.core.types import EventID, Millis, RoomID
 from tests.services.test_redactor import gone, messages
 from tests.services.test_relations import order_of_redactions, relate
@@ -180,3 +181,75 @@ async def test_a_clock_that_is_set_back_does_not_stop_the_counting(harness: Harn
         harness.redactor.clock_was_set()
         await harness.rest()
         assert harness.redactor._counted_at == counted - 60 * MINUTE
+
+
+async def test_a_message_that_is_refused_is_told_of_once(
+    harness: Harness, caplog: pytest.LogCaptureFixture
+) -> None:
+    room = harness.homeserver.make_room()
+    await messages(harness, room, 1)
+    harness.homeserver.fail_next(*[No(reason="M_FORBIDDEN")] * 9, on="redact")
+    told = "a message cannot be redacted (status 403 M_FORBIDDEN)"
+    async with harness.running(harness.redactor):
+        for tries in range(1, 9):
+            await harness.advance(10 * MINUTE if tries > 1 else 0)
+            assert len(harness.homeserver.times("redact")) == tries
+            assert caplog.messages.count(told) == (tries >= 4)
+
+
+async def test_a_message_that_is_too_old_is_no_news_for_the_operator(
+    harness: Harness, caplog: pytest.LogCaptureFixture
+) -> None:
+    room = harness.homeserver.make_room()
+    await messages(harness, room, 1)
+    harness.homeserver.fail_next(*[No(reason="M_FORBIDDEN", older_than=5)] * 9, on="redact")
+    async with harness.running(harness.redactor):
+        for _ in range(8):
+            await harness.advance(60 * MINUTE)
+    assert len(harness.homeserver.times("redact")) >= 7
+    assert not any("cannot be redacted" in one for one in caplog.messages)
+
+
+async def test_a_clock_that_is_set_back_does_not_stop_the_telling(
+    harness: Harness, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "bot.services.redactor")
+    room = harness.homeserver.make_room()
+    harness.redactor._tally.since = harness.clock.now()
+    async with harness.running(harness.redactor):
+        harness.clock.jump(-60 * MINUTE)
+        harness.redactor.clock_was_set()
+        await messages(harness, room, 1)
+        harness.wake()
+        await harness.rest()
+        await harness.advance(MINUTE - 1)
+        harness.redactor.wake.set()
+        await harness.rest()
+        assert not any(one.startswith("redacted 1,") for one in caplog.messages)
+        await harness.advance(1)
+        harness.redactor.wake.set()
+        await harness.rest()
+    assert any(one.startswith("redacted 1,") for one in caplog.messages)
+
+
+async def test_what_fails_while_the_next_are_looked_for_holds_them_up(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room, due = harness.homeserver.make_room(), harness.store.due
+    sent = await messages(harness, room, 2)
+    pause = harness.clock.now() + 5 * SECOND
+
+    async def failing(now: Millis, share: int, *, backlog: bool) -> list[Timer]:
+        found = await due(now, share, backlog=backlog)
+        harness.redactor._pace.paused(RateLimited(retry_after=1), pause, now, again=False)
+        return found
+
+    monkeypatch.setattr(harness.store, "due", failing)
+    async with harness.running(harness.redactor):
+        assert harness.homeserver.times("redact") == []
+        monkeypatch.undo()
+        harness.wake()
+        await harness.advance(5 * SECOND - 1)
+        assert harness.homeserver.times("redact") == []
+        await harness.advance(1)
+        assert gone(harness, room, sent) >= 1

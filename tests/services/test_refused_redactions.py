@@ -165,3 +165,19 @@ async def test_what_the_homeserver_purged_and_no_longer_finds_is_not_missed(
             await harness.advance(5 * SECOND)
         assert purged not in await harness.timers()
     assert told(harness, room) == []
+
+
+@pytest.mark.parametrize(
+    ("refused", "expected"),
+    [([], (0, 0)), ([0], (1, 0)), ([0, 0], (2, 0)), ([0, 5_000], (2, 5_000)), ([7, 5], (2, 7))],
+)
+async def test_refusals_are_counted_with_their_age_if_that_is_the_reason(
+    harness: Harness, refused: list[int], expected: tuple[int, int]
+) -> None:
+    room, now = harness.homeserver.make_room(), harness.clock.now()
+    await harness.remember(room, *(EventID(f"${number}") for number in range(3)), due=now)
+    timers = await harness.store.due(now, 9, backlog=True)
+    for timer, older_than in zip(timers, refused, strict=False):
+        await harness.store.refused(timer, now + 1_000, older_than)
+    assert await harness.store.refusals(room) == expected
+    assert await harness.store.refusals(RoomID("!other")) == (0, 0)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from bot.core.lifetimes import POLICY_EVENT, LifetimeLimits
-from bot.core.outcomes import Failed, Forbidden, RateLimited, Unreachable
+from bot.core.outcomes import Failed, Forbidden, NotFound, OutcomeError, RateLimited, Unreachable
 from bot.core.successors import predecessor, replacement
 from bot.core.types import RoomID
 from bot.store.successors import MOST_OF_ONE
@@ -494,3 +495,67 @@ async def test_pairs_end_a_month_after_the_older_room_was_left(harness: Harness)
         await harness.rest()
     [greeting] = harness.homeserver.heard(new)
     assert greeting.startswith(WELCOME)
+
+
+async def test_a_bot_that_is_in_as_many_rooms_as_it_may_says_that_it_stays_outside(
+    harness: Harness,
+) -> None:
+    old = await old_room(harness, public=True)
+    harness.invite_policy = replace(harness.invite_policy, max_rooms=1)
+    harness.keep_anew()
+    async with harness.running(*harness.everything):
+        new = harness.homeserver.upgrade(old)
+        await harness.advance(MINUTE)
+    assert not is_in(harness, new)
+    assert harness.homeserver.times("join") == []
+    [said] = harness.homeserver.heard(old)
+    assert CLOSED in said
+
+
+async def test_a_join_that_fails_again_and_again_is_given_up_and_said(harness: Harness) -> None:
+    old = await old_room(harness, public=True)
+    harness.homeserver.fail_next(*[Failed(status=500)] * 99, on="join")
+    async with harness.running(*harness.everything):
+        new = harness.homeserver.upgrade(old)
+        for _ in range(200):
+            await harness.advance(10 * MINUTE)
+    assert not is_in(harness, new)
+    assert 5 <= len(harness.homeserver.times("join")) <= 20
+    [said] = harness.homeserver.heard(old)
+    assert CLOSED in said
+
+
+@pytest.mark.parametrize(
+    ("answer", "moved"), [(Forbidden(), True), (NotFound(), True), (Failed(status=500), False)]
+)
+async def test_an_old_room_that_may_not_be_looked_at_is_believed(
+    harness: Harness, answer: Any, moved: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = await old_room(harness, public=True)
+    state = harness.homeserver.state
+
+    async def closed(room_id: RoomID, kind: str, key: str = "") -> Any:
+        if (room_id, kind) == (old, "m.room.tombstone") and is_in(harness, new):
+            raise OutcomeError(answer)
+        return await state(room_id, kind, key)
+
+    monkeypatch.setattr(harness.homeserver, "state", closed)
+    async with harness.running(*harness.everything):
+        new = harness.homeserver.upgrade(old)
+        await harness.rest()
+        for _ in range(3):
+            await harness.advance(MINUTE)
+    assert (harness.homeserver.lifetime_of(new) == TAKEN) is moved
+    assert harness.homeserver.heard(new) == [MOVED] * moved
+
+
+async def test_a_lifetime_that_is_never_taken_leaves_the_new_room_greeted(harness: Harness) -> None:
+    old = await old_room(harness, public=True)
+    harness.homeserver.fail_next(*[Failed(status=500)] * 99, on="set_policy")
+    async with harness.running(*harness.everything):
+        new = harness.homeserver.upgrade(old)
+        for _ in range(200):
+            await harness.advance(10 * MINUTE)
+    assert harness.homeserver.lifetime_of(new) is None
+    assert 5 <= len(harness.homeserver.times("set_policy")) <= 20
+    assert all(MOVED not in one for one in harness.homeserver.heard(new))

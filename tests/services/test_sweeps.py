@@ -327,3 +327,28 @@ def test_a_default_that_began_later_covers_nothing_before(harness: Harness) -> N
     assert not _never_held(((began, DAY),), [])
     assert not _never_held(((began, DAY),), [*events, {"origin_server_ts": began}])
     assert not _never_held(((began, DAY),), [*events, {}])
+
+
+@pytest.mark.parametrize("end", [None, "the same"])
+async def test_a_walk_ends_where_a_page_leads_no_further(
+    harness: Harness, end: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = harness.homeserver.make_room()
+    harness.homeserver.set_lifetime(room, DAY)
+    missed = harness.homeserver.send(room, "missed")
+    for number in range(2 * harness.homeserver.limit):
+        harness.homeserver.send(room, f"{number}")
+    [page] = [one for one in harness.homeserver.rooms[room].events if one["event_id"] == missed]
+    asked: list[str] = []
+
+    async def page_back(_: RoomID, token: str, __: int) -> tuple[list[Event], str | None]:
+        asked.append(token)
+        assert len(asked) <= 3, "it would go on for ever"
+        return [page], end and token
+
+    monkeypatch.setattr(harness.homeserver, "page_back", page_back)
+    async with harness.running(harness.sync, harness.sweeper):
+        for _ in range(5):
+            await harness.advance(DAY // 100)
+    assert missed in await harness.timers()
+    assert await harness.store.sweeps.left() == 0

@@ -7,8 +7,10 @@ import logging
 import pytest
 
 from bot.core.outcomes import Unreachable
+from bot.core.timeline import Redaction, RoomUpdate
 from bot.core.types import EventID, RoomID
 from bot.store.relations import sampled
+from tests.support.fake_homeserver import BOT
 from tests.support.harness import MINUTE, SECOND, Harness
 
 SAMPLED = next(EventID(f"$s{n}") for n in range(99) if sampled(EventID(f"$s{n}")))
@@ -110,3 +112,23 @@ async def test_a_redaction_that_did_not_happen_makes_no_message_go_before_its_ti
         assert not harness.homeserver.is_redacted(room, SAMPLED)
         await harness.advance(MINUTE)
         assert harness.homeserver.is_redacted(room, SAMPLED)
+
+
+@pytest.mark.parametrize(
+    ("event_id", "is_one"), [("d", True), ("e", False), ("n", True), ("m", False)]
+)
+def test_the_sample_is_the_same_in_every_process(event_id: str, is_one: bool) -> None:
+    assert sampled(EventID(event_id)) is is_one
+
+
+async def test_what_is_read_back_is_the_one_message_and_no_other(harness: Harness) -> None:
+    harness.store.verify = True
+    room = harness.homeserver.make_room()
+    await harness.remember(room, SAMPLED, EventID("$other"), due=harness.clock.now() + MINUTE)
+    gone = Redaction(target=SAMPLED, target_digest="", sender=BOT, digest="redaction")
+    await harness.commit(RoomUpdate(room_id=room, items=[gone]))
+    async with harness.store._db.transaction() as db:
+        found: dict[str, int] = dict(
+            await db.rows("SELECT event_id, sent_at IS NOT NULL FROM timers")
+        )
+    assert found == {SAMPLED: 1, "$other": 0}

@@ -287,3 +287,30 @@ async def _fresh(open_store: Opener, path: Path) -> Store:
 
 def _item(kind: int | None, number: int) -> Item:
     return messages(number)[0] if kind is None else command(kind * MINUTE, f"c{number}")
+
+
+@pytest.mark.parametrize(("within", "before"), [("policy 5", MINUTE), ("another", 5 * MINUTE)])
+async def test_what_was_set_within_a_gap_does_not_count_from_its_beginning(
+    store: Store, within: str, before: int
+) -> None:
+    """A sync says what holds at its end, and not where in the gap that was set."""
+    found = Change(setting=5 * MINUTE, sender=ALICE, digest="policy 5", quiet=True)
+    gap = Gap(room_id=ROOM, token="t", stop_digest="x", stop_at=0, since=0, until=NOW)
+    update = RoomUpdate(room_id=ROOM, items=messages("tail"), gap=gap, found=[found])
+    await store.commit("s2", NOW, [update])
+    set_there = Change(setting=5 * MINUTE, sender=ALICE, digest=within, quiet=True)
+    await read(store, [*messages("before"), set_there, *messages("after")], done=True)
+    await take_over(store)
+    later = dict.fromkeys(("after", "tail"), 5 * MINUTE)
+    assert await lifetimes(store) == {"before": before} | later
+
+
+async def test_what_waits_behind_a_gap_belongs_to_what_it_belonged_to(store: Store) -> None:
+    await say(store, *messages("tail"), gap=True)
+    child = Message(event_id=EventID("$child"), sent=NOW, parent=EventID("$with a space"))
+    await read(store, [*messages("page", "with a space"), child], done=True)
+    await take_over(store)
+    found = dict(await rows(store, "SELECT event_id, parent FROM timers"))
+    alone = dict.fromkeys(("$page", "$with a space", "$tail"), None)
+    assert found == alone | {"$child": "$with a space"}
+    assert await rows(store, "SELECT * FROM orphans") == []

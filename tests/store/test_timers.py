@@ -13,6 +13,7 @@ from bot.core.lifetimes import LifetimeLimits
 from bot.core.timeline import Change, Gap, Item, Message, Redaction, RoomUpdate
 from bot.core.timers import Timer
 from bot.core.types import EventID, Millis, RoomID, UserID
+from bot.services.database_maintenance import keep_wiping
 from bot.store import Store
 from bot.store.database import Row
 from bot.store.gaps import NEXT_GAP, READY, TAKE
@@ -26,7 +27,7 @@ from bot.store.relations import NEXT_PENDING
 from bot.store.successors import NEXT as SUCCESSOR
 from bot.store.sweeps import NEXT as NEXT_SWEEP
 from bot.store.timers import DUE, FIRST, NEXT, PENDING
-from tests.support.harness import whatever_is_due
+from tests.support.harness import Harness, whatever_is_due
 
 ALICE = UserID("@alice:example.org")
 ROOM, OTHER = RoomID("!room:example.org"), RoomID("!other:example.org")
@@ -323,3 +324,39 @@ async def test_a_process_that_was_killed_before_tidying_tidies_when_it_is_back(
     await later.wipe()
     assert b"NEEDLE" not in await on_disk(target.parent)
     await later.close()
+
+
+async def test_what_is_deleted_is_wiped_soon_or_every_ten_minutes_where_all_is_busy(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wiped: list[Millis] = []
+    clean = harness.store._db._clean
+
+    async def wipe() -> None:
+        wiped.append(harness.clock.now() - start)
+        await clean()
+
+    async def delete(table: str) -> None:
+        async with harness.store._db.transaction() as db:
+            await db.rows(f"DELETE FROM {table}")
+
+    class Keeper:
+        async def run(self) -> None:
+            await keep_wiping(harness.store, harness.clock)
+
+    monkeypatch.setattr(harness.store._db, "_clean", wipe)
+    room, start = harness.homeserver.make_room(), harness.clock.now()
+    async with harness.running(Keeper()):
+        for _ in range(6):
+            await harness.advance(10_000)
+        assert wiped == [10_000], "what another process may have left"
+        await harness.remember(room, EventID("$one"), due=start + 9_000_000)
+        for _ in range(125):
+            await delete("handled")
+            await harness.advance(10_000)
+        assert wiped[1:] == [660_000, 1_260_000]
+        await delete("timers")
+        await harness.advance(9_999)
+        assert len(wiped) == 3
+        await harness.advance(1)
+        assert len(wiped) == 4

@@ -163,7 +163,8 @@ class FakeHomeserver(FakeRequests):
 
     async def state(self, room_id: RoomID, kind: str, key: str = "") -> Event | None:
         async with self.question("state", room_id):
-            return copy.deepcopy(self._readable(room_id).state().get((kind, key)))
+            room = self._readable(room_id)
+            return copy.deepcopy((room.state() | room.resolved).get((kind, key)))
 
     async def name_of(self, room_id: RoomID, user_id: UserID) -> str:
         async with self.request("name_of", room_id) as failure:

@@ -28,6 +28,8 @@ class FakeRoom:
         """Where each event stands in the homeserver's stream; as many as `events`."""
         self.events: list[Event] = []
         self.transactions: dict[str, EventID] = {}
+        self.resolved: dict[tuple[str, str], Event] = {}
+        """What the state is resolved to, where that is not what the timeline ends with."""
 
     def state(self, before: int | None = None) -> dict[tuple[str, str], Event]:
         """Return the state as it is, or as it was before a place in the stream."""

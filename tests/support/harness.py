@@ -19,6 +19,7 @@ from bot.services.backfill import Backfill
 from bot.services.clock_watch import ClockWatch
 from bot.services.database_maintenance import DatabaseMaintenance
 from bot.services.deferred_authorization import DeferredAuthorization
+from bot.services.disputes import Disputes
 from bot.services.empty_rooms import EmptyRooms
 from bot.services.event_reader import EventReader
 from bot.services.invitations import Invitations
@@ -130,6 +131,14 @@ class Harness:
             random=random,
             wake_others=self.wake,
         )
+        self.disputes = Disputes(
+            homeserver,
+            store,
+            clock,
+            read=self.reader.state_change,
+            random=random,
+            wake_others=self.wake,
+        )
         invite_policy = replace(self.invite_policy, allow=self.allow)
         self.invitations = Invitations(
             homeserver, store, clock, invite_policy=invite_policy, random=random
@@ -167,6 +176,7 @@ class Harness:
             self.permissions,
             self.relations,
             self.sweeper,
+            self.disputes,
             self.invitations,
             self.empty_rooms,
             self.database_maintenance,

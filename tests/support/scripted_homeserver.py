@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -52,7 +52,7 @@ NO_SUCH_THING = error(404, "M_NOT_FOUND")
 NOT_ALLOWED = error(403, "M_FORBIDDEN")
 NOT_KNOWN = error(404, "M_UNRECOGNIZED")
 
-Handler = Callable[[Asked], Answer | Json]
+Handler = Callable[[Asked], Answer | Json | Awaitable[Answer | Json]]
 
 
 class StandIn:
@@ -81,6 +81,8 @@ class StandIn:
         if self.silent:
             await self._over.wait()
         found = self.handler(asked)
+        if isinstance(found, Awaitable):
+            found = await found
         answer = found if isinstance(found, Answer) else Answer(200, found)
         raw = isinstance(answer.body, bytes)
         return web.Response(

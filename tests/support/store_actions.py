@@ -173,6 +173,8 @@ async def apply(
     return await act(await one, *more, **rest)
 
 
+NOT_KNOWN = Change(setting=1, sender=ALICE, digest="stands")
+
 ACTS: dict[str, list[Act]] = {
     "store.end_left": [end_left],
     "store.put_in_order": [put_in_order],
@@ -182,6 +184,17 @@ ACTS: dict[str, list[Act]] = {
         lambda s, r: s.look_for_others(r, None),
     ],
     "store.next_alone": [lambda s, _: s.next_alone()],
+    "store.next_dispute": [lambda s, _: s.next_dispute()],
+    "store.look_at_policy": [
+        lambda s, r: s.look_at_policy(r, FAR),
+        lambda s, r: s.look_at_policy(r, None),
+    ],
+    "store.policy_stands": [
+        lambda s, r: s.policy_stands(r, NOT_KNOWN, NOW, revision=0),
+        lambda s, r: s.policy_stands(r, NOT_KNOWN, NOW, revision=1),
+        lambda s, r: s.policy_stands(r, NOT_KNOWN, NOW, revision=2),
+        lambda s, r: s.policy_stands(r, NOT_KNOWN, NOW, revision=3),
+    ],
     "store.next_review": [lambda s, _: s.next_review()],
     "store.review_later": [lambda s, r: s.review_later(r, FAR)],
     "invitations.undecided": [lambda s, _: s.invitations.undecided()],

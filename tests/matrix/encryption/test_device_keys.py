@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
+from nio.event_builders import ToDeviceMessage
 from peewee import PeeweeException
 
-from bot.core.outcomes import Refused, Unreachable
+from bot.core.outcomes import Done, OutcomeError, Refused, Unreachable
 from bot.matrix.encryption.crypto_store import CryptoStore
 from tests.support.encryption_engines import ROOM, Bot, Peer, Writer
 
@@ -207,3 +209,67 @@ def test_a_crypto_store_that_cannot_be_used_leaves_no_connection_open(tmp_path: 
     with pytest.raises(PeeweeException):
         CryptoStore("@bot:example.org", "DEVICE", str(tmp_path), "secret", damaged.name)
     assert damaged not in [entry.resolve() for entry in Path("/proc/self/fd").iterdir()]
+
+
+async def test_a_room_key_is_asked_for_once_unless_it_is_to_be_asked_again(
+    tmp_path: Path, bot: Bot
+) -> None:
+    writer = Writer(Peer("alice", tmp_path / "alice"))
+    event = writer.write("?")
+    waiting = bot.client.outgoing_to_device_messages
+
+    def asked() -> list[str]:
+        return [one.content["request_id"] for one in waiting]
+
+    bot.crypto.ask_for_key(ROOM, event)
+    [message] = waiting
+    bot.client.olm.outgoing_key_requests[writer.session.id] = message  # as when it was sent
+    bot.crypto.ask_for_key(ROOM, event)
+    bot.crypto.ask_for_key(ROOM, {"type": "m.room.message", "content": {}, "sender": "@a:b"})
+    assert asked() == [writer.session.id]
+    bot.crypto.ask_for_key(ROOM, event, again=True)
+    assert asked() == [writer.session.id, f"{writer.session.id}-again"]
+    bot.crypto.ask_for_key(ROOM, Writer(writer.peer).write("!"), again=True)
+    assert len(waiting) == 3
+
+
+@pytest.mark.parametrize(
+    ("failure", "said"),
+    [
+        (aiohttp.ClientConnectionError("status 502"), "status 502"),
+        (aiohttp.ClientConnectionError("somebody's text"), "ClientConnectionError"),
+        (aiohttp.ClientPayloadError("status 502"), "ClientPayloadError"),
+        (TimeoutError("status 502"), "TimeoutError"),
+        (OutcomeError(Unreachable(reason="status 504")), "status 504"),
+    ],
+)
+async def test_what_keeps_the_keys_from_the_homeserver_is_told_without_its_text(
+    bot: Bot,
+    failure: Exception,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def fails(_: object) -> None:
+        raise failure
+
+    caplog.set_level("INFO", "bot")
+    monkeypatch.setattr(bot.client, "to_device", fails)
+    bot.client.outgoing_to_device_messages.append(ToDeviceMessage("m.dummy", "@a:b", "X", {}))
+    await bot.crypto.keep_up()
+    assert caplog.messages[-1] == f"encryption keys wait for the homeserver ({said})"
+
+
+async def test_keys_that_the_homeserver_lost_are_told_of_once(bot: Bot) -> None:
+    told: list[int] = []
+    bot.crypto.device_keys.on_anew = lambda: told.append(len(uploads(bot)))
+    await bot.crypto.keep_up()
+    assert told == []
+    bot.crypto.doubt_keys()
+    bot.answers = [Done(body={"device_keys": {}})]
+    await bot.crypto.keep_up()
+    assert told == [2]
+    bot.crypto.feed(counts(0))
+    await bot.crypto.keep_up()
+    assert len(uploads(bot)) == 3
+    assert told == [2]

@@ -11,7 +11,15 @@ from typing import Any
 import aiohttp
 import pytest
 
-from bot.core.outcomes import Done, Failed, Outcome, RateLimited, Unreachable
+from bot.core.outcomes import (
+    Done,
+    Failed,
+    Outcome,
+    OutcomeError,
+    RateLimited,
+    TokenRejectedError,
+    Unreachable,
+)
 from bot.core.types import RoomID
 from bot.matrix.client import SEND_WITHIN, Matrix
 from bot.matrix.encryption import device_lists, room_keys
@@ -461,3 +469,64 @@ async def test_big_shares_are_told_in_numbers_only(
     await harness.say()
     assert "a room's key was given to 5 devices" in caplog.text
     assert "example.org" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (Failed(status=500), Failed(status=500)),
+        (Unreachable(reason="x"), Unreachable(reason="x")),
+        (Done(body={}), Failed(status=200)),
+        (Done(body={"joined": []}), Failed(status=200)),
+    ],
+)
+async def test_nothing_is_encrypted_to_members_that_are_not_known(
+    harness: Harness, answer: Outcome, expected: Outcome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def members(*given: Any, **more: Any) -> Outcome:
+        return answer if given[1].endswith("/joined_members") else await ask(*given, **more)
+
+    harness.crowd.fill(ROOM, 3)
+    ask = harness.matrix.crypto.room_keys._request
+    monkeypatch.setattr(harness.matrix.crypto.room_keys, "_request", members)
+    assert await harness.say() == expected
+    assert harness.crowd.events == []
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (ValueError("somebody's text"), Failed(status=0, errcode="ValueError")),
+        (OutcomeError(Failed(status=500)), Failed(status=500)),
+        (TimeoutError(), Unreachable(reason="TimeoutError")),
+    ],
+)
+async def test_whatever_members_keys_are_made_of_words_come_to_an_outcome(
+    harness: Harness,
+    error: Exception,
+    expected: Outcome,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def share(_: object) -> Any:
+        raise error
+
+    harness.crowd.fill(ROOM, 3)
+    monkeypatch.setattr(harness.matrix.crypto.room_keys, "share", share)
+    assert await harness.say() == expected
+    assert harness.crowd.events == []
+    assert "somebody's text" not in caplog.text
+    monkeypatch.undo()
+    assert await harness.say() == Done(body={"event_id": "$event1"})
+
+
+async def test_a_token_that_has_ended_is_no_outcome_of_words(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def share(_: object) -> Any:
+        raise TokenRejectedError("M_UNKNOWN_TOKEN")
+
+    harness.crowd.fill(ROOM, 3)
+    monkeypatch.setattr(harness.matrix.crypto.room_keys, "share", share)
+    with pytest.raises(TokenRejectedError):
+        await harness.say()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
+from typing import Any
 
 import aiohttp
+import pytest
 from aiohttp import web
 
-from bot.matrix.http.connections import new_session
+from bot.matrix.http.connections import new_session, reason
 
 MANY = 120
 """More than aiohttp's own pool has."""
@@ -43,3 +46,47 @@ async def test_many_requests_that_hang_hold_up_no_other() -> None:
         assert [task.result() for task in slow] == ["done"] * MANY
     finally:
         await runner.cleanup()
+
+
+class Key:
+    """Whom a connection is for; the parts of aiohttp's own that its errors look at."""
+
+    host, port, ssl, is_ssl = "matrix.example.org", 443, True, True
+
+
+KEY: Any = Key()
+ASKED: Any = None
+
+
+def proxied(status: int) -> aiohttp.ClientHttpProxyError:
+    return aiohttp.ClientHttpProxyError(ASKED, (), status=status, message="somebody's text")
+
+
+def untrusted(said: str | None) -> aiohttp.ClientConnectorCertificateError:
+    error = ssl.SSLCertVerificationError("somebody's text")
+    if said is not None:
+        error.verify_message = said
+    return aiohttp.ClientConnectorCertificateError(KEY, error)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (aiohttp.ClientProxyConnectionError(KEY, OSError()), "the proxy does not answer"),
+        (proxied(407), "the proxy wants another user or password"),
+        (proxied(403), "the proxy does not let it through, status 403"),
+        (untrusted(None), "the certificate is not trusted"),
+        (untrusted(""), "the certificate is not trusted"),
+        (untrusted("it has expired"), "the certificate is not trusted: it has expired"),
+        (
+            aiohttp.ClientConnectorDNSError(KEY, OSError()),
+            "no address is known for matrix.example.org",
+        ),
+        (aiohttp.ClientConnectorError(KEY, OSError()), "ClientConnectorError"),
+        (ValueError("somebody's text"), "ValueError"),
+    ],
+)
+def test_what_is_wrong_with_a_connection_is_told_in_our_words(
+    error: Exception, expected: str
+) -> None:
+    assert reason(error) == expected

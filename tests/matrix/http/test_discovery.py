@@ -9,6 +9,7 @@ import pytest
 from bot.core.outcomes import Done, Unreachable
 from bot.matrix.http.discovery import find
 from bot.matrix.login.session import LoginError
+from tests.support.scripted_homeserver import StandIn, error
 from tests.support.web_servers import HOMESERVER, VERSIONS, WELL_KNOWN, Site, leads_to
 
 if TYPE_CHECKING:
@@ -106,3 +107,23 @@ async def test_a_certificate_that_nobody_trusts_is_said(tmp_path: Path) -> None:
         outcome = await find(site.url)
     assert isinstance(outcome, Unreachable)
     assert outcome.reason.startswith("the certificate is not trusted: ")
+
+
+@pytest.mark.parametrize(
+    ("status", "errcode", "why"),
+    [
+        (429, "M_LIMIT_EXCEEDED", "status 429"),
+        (404, "M_NOT_FOUND", "status 404 M_NOT_FOUND"),
+        (403, "M_FORBIDDEN", "status 403 M_FORBIDDEN"),
+        (500, "M_UNKNOWN", "status 500"),
+        (400, "M_UNKNOWN", "status 400"),
+    ],
+)
+async def test_why_nobody_answers_there_is_said(
+    stand_in: StandIn, status: int, errcode: str, why: str
+) -> None:
+    stand_in.answers = [error(status, errcode)]
+    async with Site(leads_to(stand_in.url)) as site:
+        outcome = await find(site.url)
+    led = f"its .well-known leads to {stand_in.url}, which is no homeserver now"
+    assert outcome == Unreachable(reason=f"{led}: {why}")

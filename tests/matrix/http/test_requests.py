@@ -134,6 +134,13 @@ REQUESTS: list[tuple[Call, str, tuple[str, ...], Any, Any]] = [
         {},
         {"timer": 5},
     ),
+    (
+        lambda m: m.set_defaults(ROOM, {"a": 1}),
+        "PUT",
+        (*IN_ROOM, "state", "io.github.matrix-ephemeral-bot.default", ""),
+        {},
+        {"a": 1},
+    ),
     (lambda m: m.join(ROOM), "POST", ("join", ROOM), {}, {}),
     (
         lambda m: m.join(ROOM, "a&b.org"),
@@ -504,3 +511,19 @@ async def test_a_sync_without_a_token_is_none(
         await device.sync("s0", 0)
     assert raised.value.outcome == outcome
     assert not device.crypto.wake.is_set()
+
+
+async def test_only_of_a_long_sync_too_long_messages_are_left_out(
+    matrix: Watched, stand_in: StandIn
+) -> None:
+    few = {"to_device": {"events": [{"body": "x" * 70_000}]}}
+    many = few | {"rest": "y" * 1_100_000}
+    for body, trim, expected in (
+        (few, True, few),
+        (few, False, few),
+        (many, False, many),
+        (many, True, many | {"to_device": {"events": [None]}}),
+    ):
+        stand_in.answers = [body]
+        outcome = await matrix.request("GET", "/x", trim=trim)
+        assert outcome == Done(body=expected)

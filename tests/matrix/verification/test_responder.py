@@ -48,6 +48,7 @@ async def test_over_to_device_messages_it_is_verified_and_says_the_emoji_in_its_
         bot.ask("one")  # a sync that was cut off brings it again
         assert await bot.quiet()
     assert f"{ALICE} verifies the bot: compare {', '.join(alice.emoji)} (or " in caplog.text
+    assert caplog.text.count("verifies the bot: compare") == 1
     assert f"the verification by {ALICE} is done" in caplog.text
 
 
@@ -241,3 +242,36 @@ def test_no_event_raises_into_the_sync(events: list[dict[str, Any]]) -> None:
                 bot.side.hear_room(ROOM, event, encrypted=False)
 
     asyncio.run(hear())
+
+
+async def test_an_odd_failure_ends_that_verification_only(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "bot")
+    async with running() as bot:
+        request = bot.homeserver.request
+
+        async def fails(method: str, where: str, body: Any) -> Outcome:
+            raise ValueError("somebody's text")
+
+        bot.homeserver.request = fails  # type: ignore[method-assign]
+        bot.ask("one")
+        assert await bot.quiet()
+        assert caplog.messages[-1].endswith("was given up (ValueError)")
+        assert "somebody's text" not in caplog.text
+        bot.homeserver.request = request  # type: ignore[method-assign]
+        bot.ask("two")
+        assert (await bot.homeserver.next())[1] == "ready"
+
+
+async def test_who_cannot_be_turned_away_is_left_alone(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "bot")
+    async with running() as bot:
+        for number in range(25):
+            bot.homeserver.fails = [Refused(status=400)]
+            bot.hear("key", {"transaction_id": f"lost {number}"})
+            assert await bot.quiet()
+        told = [one for one in caplog.messages if one.startswith("a verification was not answered")]
+        assert told == ["a verification was not answered (status 400)"] * 25
+        bot.hear("key", {"transaction_id": "another"})
+        assert (await bot.homeserver.next())[1] == "cancel"
