@@ -309,7 +309,7 @@ async def test_it_logs_in_redacts_answers_and_ends_in_order(
             raise DiskError("full")
 
     monkeypatch.setattr(app, "connect", connected)
-    monkeypatch.setattr(app, "Ratchet", Noted)
+    monkeypatch.setattr(app, "KeyExpiry", Noted)
     homeserver = scene.homeserver
 
     def asked_for_help() -> bool:
