@@ -149,10 +149,11 @@ class Store(Timers, Permissions, LeftRooms, Outbox, Commands, RoomDefaults, File
     ) -> None:
         """Remember one sync as a whole: timers, changes, gaps, and the token itself."""
         async with self._db.transaction() as db:
-            await remember_invites(db, invited)
             for room_id in left:
                 await db.rows(REMOVED, room_id)
                 await take_inviter(db, room_id)  # it was withdrawn, or declined
+            # Synapse shows a room in both lists where an invitation followed within one sync.
+            await remember_invites(db, invited)
             begun = self._default_begun
             changed = [] if begun else await change_default(db, self._limits.default, now)
             for update in updates:

@@ -226,6 +226,19 @@ async def test_an_invitation_to_a_room_that_the_bot_is_in_leads_not_out_of_it(
         assert is_in(harness, room) == "join"
 
 
+async def test_an_invitation_that_follows_a_ban_within_one_sync_counts(
+    harness: Harness,
+) -> None:
+    """Synapse tells such a room as one that was left, too."""
+    room = harness.homeserver.make_room(joined=False)
+    invite = Invite(room_id=room, inviter=ALICE)
+    for number in range(2):
+        await harness.store.commit(f"t{number}", harness.clock.now(), [], [invite], [room])
+        waits = await harness.store.invitations.undecided()
+        assert waits is not None
+        assert waits.room_id == room
+
+
 async def test_a_room_that_threw_the_bot_out_may_invite_it_again(harness: Harness) -> None:
     async with harness.running(*harness.everything):
         room = harness.homeserver.make_room(joined=False)
