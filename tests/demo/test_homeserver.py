@@ -41,8 +41,9 @@ async def test_two_people_talk_encrypted_until_one_redacts(people: People) -> No
 
 async def test_one_who_joins_later_reads_what_is_said_from_then_on(people: People) -> None:
     alice, bob = await people.encrypted("alice"), await people.encrypted("bob")
-    room = await alice.create_room(encrypted=True, invite=[bob])
+    room = await alice.create_room(encrypted=True)
     await alice.send_text(room, "before")
+    await alice.invite(room, bob.user_id)
     await bob.join(room)
     await alice.send_text(room, "after")
 

@@ -60,7 +60,7 @@ async def limited(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Hom
 
 
 @pytest.fixture
-async def invite_policy(limited: Homeserver, tmp_path: Path) -> AsyncIterator[People]:
+async def guests(limited: Homeserver, tmp_path: Path) -> AsyncIterator[People]:
     made = People(limited, tmp_path)
     yield made
     await made.close()
@@ -122,9 +122,9 @@ async def until_gone(alice: Person, room: str, sent: Sequence[str], within: floa
 
 
 async def test_it_hears_and_redacts_in_every_room_faster_than_the_limit(
-    limited: Homeserver, invite_policy: People, service: Maker
+    limited: Homeserver, guests: People, service: Maker
 ) -> None:
-    bot, alice = service(NAMES[0]), await invite_policy.encrypted("alice")
+    bot, alice = service(NAMES[0]), await guests.encrypted("alice")
     await administer(limited, "POST", "v1", "users", alice.user_id, "override_ratelimit", body={})
     await bot.start()
     plain = await room_with(alice, bot, encrypted=False)
@@ -144,10 +144,8 @@ async def test_it_hears_and_redacts_in_every_room_faster_than_the_limit(
     assert bot.status() is None
 
 
-async def test_its_device_is_signed_and_stays_the_same(
-    invite_policy: People, service: Maker
-) -> None:
-    bot, alice = service(NAMES[1]), await invite_policy("alice")
+async def test_its_device_is_signed_and_stays_the_same(guests: People, service: Maker) -> None:
+    bot, alice = service(NAMES[1]), await guests("alice")
     await bot.start()
     await signed(bot)
     keys = await own_keys(alice, bot.user_id)
@@ -196,9 +194,9 @@ async def test_it_takes_over_the_account_and_the_device_that_a_password_had(
 
 
 async def test_a_device_that_is_deleted_is_made_again(
-    limited: Homeserver, invite_policy: People, service: Maker
+    limited: Homeserver, guests: People, service: Maker
 ) -> None:
-    bot, alice = service(NAMES[3]), await invite_policy("alice")
+    bot, alice = service(NAMES[3]), await guests("alice")
     assert "account will be made when the bot first runs" in bot_command(bot, "check").stdout
     await bot.start()
     await signed(bot)
