@@ -82,10 +82,10 @@ async def run(names: list[str], seconds: float, patience: float, together: int) 
         async with Homeserver(folder / "synapse") as homeserver:
             people, bots = People(homeserver, folder), Bots(homeserver, folder)
             ordeal = Ordeal(homeserver, people, bots)
-            sender_bounds = asyncio.Semaphore(together)
+            places = asyncio.Semaphore(together)
 
             async def one(name: str) -> Result:
-                async with sender_bounds:
+                async with places:
                     return await ordeal.go(name, FAULTS[name], seconds, patience)
 
             print(HEAD)

@@ -33,7 +33,6 @@ from bot.services.clock_watch import ClockWatch
 from bot.services.database_maintenance import DatabaseMaintenance, keep_wiping
 from bot.services.deferred_authorization import DeferredAuthorization
 from bot.services.device_signing import DeviceSigning
-from bot.services.disputes import Disputes
 from bot.services.empty_rooms import EmptyRooms
 from bot.services.event_reader import EventReader
 from bot.services.invitations import Invitations
@@ -43,6 +42,7 @@ from bot.services.media_deletion import MediaDeletion
 from bot.services.outbox import OutboxDelivery
 from bot.services.pending_relations import PendingRelations
 from bot.services.permissions import Permissions
+from bot.services.policy_check import PolicyCheck
 from bot.services.redactor import Redactor
 from bot.services.room_upgrades import RoomUpgrades
 from bot.services.supervisor import Disk, StoppedError, wait_for_homeserver
@@ -216,7 +216,7 @@ async def _work(
 
     def wake() -> None:
         reading = (backfill, sweeper, late_keys, deferred, relations)
-        telling = (outbox, permissions, disputes, invitations, empty_rooms, room_upgrades)
+        telling = (outbox, permissions, policy_check, invitations, empty_rooms, room_upgrades)
         for service in (redactor, *reading, *telling, key_expiry, maintenance, clock_watch):
             service.wake.set()
         if media_deletion is not None:
@@ -257,7 +257,7 @@ async def _work(
         load=redactor,
     )
     permissions = Permissions(matrix, store, clock, limits=limits, random=random, wake_others=wake)
-    disputes = Disputes(
+    policy_check = PolicyCheck(
         matrix, store, clock, read=reader.state_change, random=random, wake_others=wake
     )
     invitations = Invitations(
@@ -298,7 +298,7 @@ async def _work(
             room_upgrades.run,
             clock_watch.run,
             invitations.run,
-            disputes.run,
+            policy_check.run,
             empty_rooms.run,
             maintenance.run,
             lambda: keep_wiping(store, clock),

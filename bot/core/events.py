@@ -59,10 +59,10 @@ def is_policy(event: Event) -> bool:
     return event.get("type") == POLICY_EVENT and event.get("state_key") == ""
 
 
-def policies_of_others(batch: RoomBatch, own_id: UserID) -> list[str]:
-    """Return the ids of the lifetimes that others set, or that other homeservers see in the room.
+def policies_to_check(batch: RoomBatch, own_id: UserID) -> list[str]:
+    """Return the ids of the policy events that others sent, or that a sync shows as state.
 
-    Each may be older than what the room's state is resolved to.
+    The room's state may be resolved to another one (spec: room version 2, state resolution).
     """
     theirs = [event for event in batch.timeline if event.get("sender") != own_id]
     return [str(one.get("event_id", "")) for one in [*batch.state, *theirs] if is_policy(one)]

@@ -221,8 +221,9 @@ class _Walk:
                 "was": before,
                 "note": change.note,
             }
-            # The same event may come to hold once more, and is told once more then.
-            key = f"change:{cause or change.digest}:{state.revision}"
+            key = f"change:{cause or change.digest}"
+            if change.resolved:  # it was told when the timeline showed it, and is told again
+                key += f":{state.revision}"
             self.outgoing.append(Outgoing(key=key, kind="changed", args=args))
         self.state = replace(
             stated, setting=setting, commanded=False, awaits="", revision=state.revision + 1

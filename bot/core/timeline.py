@@ -55,6 +55,8 @@ class Change:
     """What held until then; `None` also where the homeserver does not say."""
     note: str = ""
     """`after_read` or `unreadable` when the content asks for what the bot cannot do."""
+    resolved: bool = False
+    """State resolution kept it, though the timeline ended with another one."""
     marks: tuple[SettingStart, ...] = ()
     """Where the bot's own change was commanded, the oldest first, for who walks back."""
 
@@ -226,8 +228,8 @@ class RoomUpdate:
     """The room was seen to be encrypted; never taken back (spec: client-server API, 11.12)."""
     review: bool = False
     """Power or membership changed: look at the room's state afresh."""
-    disputed: bool = False
-    """The room's state may hold another lifetime than the timeline ends with: ask for it."""
+    check_policy: bool = False
+    """The room's state may hold another lifetime than the timeline ends with: compare them."""
     sweep: Sweep | None = None
     """Messages may be missing that no gap leads to."""
     entered: bool = False

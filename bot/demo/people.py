@@ -84,7 +84,7 @@ class Device:
         await self.until(lambda: self._client.olm_account_shared, "the device keys")
 
     async def _sync(self) -> None:
-        """Sync for ever; nio ends where two ask for the same keys, and one finds none left."""
+        """Sync for ever. nio raises when two key queries begin at once: the second has no users."""
         whole = True
         while True:
             with contextlib.suppress(nio.LocalProtocolError):

@@ -23,8 +23,8 @@ PAUSE: Final = 0.55
 """Seconds between two lines."""
 LOOK_EVERY: Final = 0.1
 """Seconds between two questions to the homeserver about what is due."""
-ID: Final = re.compile(r" \(@\S+\)")
-"""The id behind a name, for which the picture has no room."""
+USER_ID: Final = re.compile(r" \(@\S+\)")
+"""The user id that the bot writes after a name; the picture has no room for it."""
 GIVE_UP_AFTER: Final[Millis] = 30_000
 """How late a message may go before it counts as one that stays."""
 
@@ -97,7 +97,7 @@ class Play:
         known = {message.event_id for message in self.messages}
         for heard in self.alice.timeline(self.room):
             if heard.sender == self.bot.user_id and heard.event_id not in known:
-                said = ID.sub("", heard.body.splitlines()[0])
+                said = USER_ID.sub("", heard.body.splitlines()[0])
                 await self._add(heard.event_id, "bot", "notice", said)
 
     async def _add(

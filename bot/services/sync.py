@@ -14,7 +14,7 @@ from bot.core.events import (
     is_encryption,
     is_joined,
     is_own_join,
-    policies_of_others,
+    policies_to_check,
     seems_alone,
     wants_review,
 )
@@ -204,7 +204,7 @@ class Sync:
             for item in self._reader.state_change(event, quiet=known is None or first)
         ]
         if known is not None and not first and not batch.limited:
-            # Nothing lies between: it is how another homeserver saw the room some time ago.
+            # Nothing was left out, so this is the older state of a fork (Synapse shows that).
             found = []
         if first and known is not None and known.policy_digest and not found:
             # The state event that the lifetime came from is not there any more.
@@ -226,7 +226,7 @@ class Sync:
         tail = [item for item in [*found, *sealed] if item not in early]
         told = before if known is None else [e for e in before if not is_joined(e)]
         own_id = self._homeserver.own_id
-        policies = policies_of_others(batch, own_id)
+        policies = policies_to_check(batch, own_id)
         review = any(wants_review(event, own_id) for event in told + timeline)
         return RoomUpdate(
             room_id=batch.room_id,
@@ -236,7 +236,7 @@ class Sync:
             sweep=self._sweep(batch, known, found, live=live, first=first, since=since, now=now),
             encrypted=encrypted or any(is_encryption(e) for e in before + timeline),
             review=review or known is None or first,
-            disputed=known is not None
+            check_policy=known is not None
             and any(self._reader.digest(one) != known.policy_digest for one in policies),
             entered=known is None and not first,
             alone=seems_alone(batch, own_id, new=known is None),

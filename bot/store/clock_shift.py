@@ -48,7 +48,7 @@ WAITING: Final = (
     "UPDATE files SET next = :now WHERE next > :now",
     "UPDATE rooms SET review_at = :now WHERE review_at > :now",
     "UPDATE rooms SET alone_at = :now WHERE alone_at > :now",
-    "UPDATE rooms SET disputed_at = :now WHERE disputed_at > :now",
+    "UPDATE rooms SET policy_check_at = :now WHERE policy_check_at > :now",
 )
 """What waits after a failure is tried at once."""
 SINCE: Final = (

@@ -18,7 +18,7 @@ from bot.store.handled_commands import count_once, remember_handled
 from bot.store.media import attach
 from bot.store.megolm_sessions import FIRST, HEARD, remember_opened, reread
 from bot.store.outbox import enqueue
-from bot.store.permissions import LOOK_AT_POLICY, ROOM
+from bot.store.permissions import CHECK_POLICY_AT, ROOM
 
 SYNCED: Final = "SELECT value FROM meta WHERE key = 'token'"
 REVISION: Final = "SELECT revision FROM rooms WHERE id = ?"
@@ -178,25 +178,26 @@ class Commands:
             if await self._count_late(db, room, int(found[0]), [said, own], now):
                 await db.rows(THOSE_AFTER, row, pending.id, found[0])
 
-    async def policy_stands(
+    async def policy_resolved(
         self, room_id: RoomID, change: Change, now: Millis, *, revision: int
-    ) -> None:
-        """The room's state holds another lifetime than its timeline ended with: it counts from now.
+    ) -> bool:
+        """Apply from now on what the room's state was resolved to; return whether it was applied.
 
-        Nothing happens if another has come to hold since `revision`, or will behind a gap; then
-        the two are compared once more.
+        It is not while the room has a gap, or if the lifetime has changed since `revision`; then
+        the two are compared again later.
         """
         async with self._db.transaction() as db:
             room = await db.one(ROOM, room_id)
             if room is None:
-                return
+                return False
             row = int(room[0])
-            again = await self.gaps.is_reading(db, row)
-            if not again and await db.one(REVISION, row) == (revision,):
-                await self._apply(db, row, [change], now)
-                await db.rows(LOOK_AT_POLICY, None, False, room_id)
-            else:
-                await db.rows(LOOK_AT_POLICY, now + LOOK_AGAIN, True, room_id)
+            reading = await self.gaps.is_reading(db, row)
+            if reading or await db.one(REVISION, row) != (revision,):
+                await db.rows(CHECK_POLICY_AT, now + LOOK_AGAIN, True, room_id)
+                return False
+            await self._apply(db, row, [change], now)
+            await db.rows(CHECK_POLICY_AT, None, False, room_id)
+            return True
 
     # --- in force, and not in the room's state yet ---------------------------------------
 

@@ -48,7 +48,7 @@ OUTLIVE: Final = "UPDATE files SET room = NULL WHERE timer IS NULL AND room = ?"
 LEAVE: Final = (
     "UPDATE rooms SET room_id = ? || room_id, left_at = ?, suspended = 1, review = 0,"
     " review_at = 0, review_attempts = 0, removed = 0, alone_at = NULL, came_back = 0,"
-    " disputed_at = NULL, disputes = 0,"
+    " policy_check_at = NULL, policy_checks = 0,"
     " greeting = 0, stuck = 0, setting = stated, commanded = 0, awaits = '', policy_digest = ''"
     " WHERE id = ?"
 )

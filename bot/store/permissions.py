@@ -50,15 +50,17 @@ NEXT_ALONE: Final = (
     "SELECT room_id, 0, alone_at FROM rooms INDEXED BY rooms_alone WHERE alone_at IS NOT NULL"
     " AND room_id NOT IN (SELECT value FROM json_each(?)) ORDER BY alone_at, id LIMIT 1"
 )
-DISPUTED: Final = "UPDATE rooms SET disputed_at = coalesce(disputed_at, ?) WHERE id = ?"
-NEXT_DISPUTE: Final = (
-    "SELECT room_id, disputes, disputed_at FROM rooms INDEXED BY rooms_disputed"
-    " WHERE disputed_at IS NOT NULL"
-    " AND room_id NOT IN (SELECT value FROM json_each(?)) ORDER BY disputed_at, id LIMIT 1"
+ASK_POLICY_CHECK: Final = (
+    "UPDATE rooms SET policy_check_at = coalesce(policy_check_at, ?) WHERE id = ?"
 )
-LOOK_AT_POLICY: Final = (
-    "UPDATE rooms SET disputed_at = ?, disputes = CASE WHEN ? THEN disputes + 1 ELSE 0 END"
-    " WHERE room_id = ?"
+NEXT_POLICY_CHECK: Final = (
+    "SELECT room_id, policy_checks, policy_check_at FROM rooms INDEXED BY rooms_policy_check"
+    " WHERE policy_check_at IS NOT NULL"
+    " AND room_id NOT IN (SELECT value FROM json_each(?)) ORDER BY policy_check_at, id LIMIT 1"
+)
+CHECK_POLICY_AT: Final = (
+    "UPDATE rooms SET policy_check_at = ?,"
+    " policy_checks = CASE WHEN ? THEN policy_checks + 1 ELSE 0 END WHERE room_id = ?"
 )
 WAITS: Final = (
     "SELECT EXISTS (SELECT 1 FROM gaps WHERE room = r.id)"
@@ -146,17 +148,17 @@ class Permissions:
         """Look then whether the bot is alone in the room; `None`: it is not."""
         await run(self._db, "UPDATE rooms SET alone_at = ? WHERE room_id = ?", at, room_id)
 
-    async def next_dispute(self, busy: Collection[RoomID] = ()) -> Review | None:
+    async def next_policy_check(self, busy: Collection[RoomID] = ()) -> Review | None:
         """Return the room whose lifetime is to be compared with its state next, none of `busy`."""
         async with self._db.transaction() as db:
-            row = await db.one(NEXT_DISPUTE, as_list(busy))
+            row = await db.one(NEXT_POLICY_CHECK, as_list(busy))
         if row is None:
             return None
         return Review(room_id=RoomID(row[0]), attempts=row[1], next=row[2])
 
-    async def look_at_policy(self, room_id: RoomID, at: Millis | None) -> None:
+    async def check_policy_at(self, room_id: RoomID, at: Millis | None) -> None:
         """Compare the room's lifetime with its state then; `None`: they agree."""
-        await run(self._db, LOOK_AT_POLICY, at, at is not None, room_id)
+        await run(self._db, CHECK_POLICY_AT, at, at is not None, room_id)
 
     async def has_work(self, room_id: RoomID) -> bool:
         """Whether anything waits in the room that the bot can still do."""

@@ -129,7 +129,7 @@ async def add_timers(
 
 
 async def _adopt(db: Database, row: int, parents: Sequence[EventID]) -> None:
-    """These messages have timers now: what asked about them goes with them, and asks no more."""
+    """Give the children that waited for these messages the timers that these have now."""
     for _ in range(DEPTH):
         if not parents:
             return

@@ -285,9 +285,9 @@ MIGRATIONS: Final = (
     ALTER TABLE rooms ADD COLUMN told_defaults TEXT NOT NULL DEFAULT '[]';
     ALTER TABLE sweeps ADD COLUMN defaults TEXT NOT NULL DEFAULT '[]';
     ALTER TABLE undecided ADD COLUMN thread TEXT NOT NULL DEFAULT '';
-    ALTER TABLE rooms ADD COLUMN disputed_at INTEGER;
-    ALTER TABLE rooms ADD COLUMN disputes INTEGER NOT NULL DEFAULT 0;
-    CREATE INDEX rooms_disputed ON rooms (disputed_at) WHERE disputed_at IS NOT NULL;
+    ALTER TABLE rooms ADD COLUMN policy_check_at INTEGER;
+    ALTER TABLE rooms ADD COLUMN policy_checks INTEGER NOT NULL DEFAULT 0;
+    CREATE INDEX rooms_policy_check ON rooms (policy_check_at) WHERE policy_check_at IS NOT NULL;
     """,
 )
 """Each entry moves the schema one version on; `PRAGMA user_version` counts them."""

@@ -40,7 +40,14 @@ from bot.store.left_rooms import LeftRooms, come_back
 from bot.store.media import Files, attach
 from bot.store.megolm_sessions import FIRST, MegolmSessions, remember_opened, remember_undecryptable
 from bot.store.outbox import Outbox, enqueue
-from bot.store.permissions import DISPUTED, HELD_BY, NEWS_OF_MEMBERS, REMOVED, ROOM, Permissions
+from bot.store.permissions import (
+    ASK_POLICY_CHECK,
+    HELD_BY,
+    NEWS_OF_MEMBERS,
+    REMOVED,
+    ROOM,
+    Permissions,
+)
 from bot.store.relations import Relations, add_timers, drop_targets, take_back
 from bot.store.successors import Successors, enter, forget_successors
 from bot.store.sweeps import Sweeps, begin_sweep
@@ -231,8 +238,8 @@ class Store(Timers, Permissions, LeftRooms, Outbox, Commands, RoomDefaults, File
         inviter = await take_inviter(db, update.room_id)
         if inviter is not None:
             await db.rows(HELD_BY, self.digest(inviter), row)
-        if update.disputed:
-            await db.rows(DISPUTED, now, row)
+        if update.check_policy:
+            await db.rows(ASK_POLICY_CHECK, now, row)
         if update.alone is not None:
             await db.rows(NEWS_OF_MEMBERS, update.alone, now + LOOK_AFTER, row)
 

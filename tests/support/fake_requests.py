@@ -14,9 +14,9 @@ from tests.support.fake_rooms import BOT, FakeRooms
 
 
 def _open() -> asyncio.Event:
-    sender_bounds = asyncio.Event()
-    sender_bounds.set()
-    return sender_bounds
+    gate = asyncio.Event()
+    gate.set()
+    return gate
 
 
 class FakeRequests(FakeRooms):
@@ -57,9 +57,9 @@ class FakeRequests(FakeRooms):
     def release(self, method: str) -> None:
         """Let go on what is held up."""
         self.give_way(method)
-        for (stuck, _), sender_bounds in self._stuck.items():
+        for (stuck, _), gate in self._stuck.items():
             if stuck == method:
-                sender_bounds.set()
+                gate.set()
 
     def times(self, method: str) -> list[Millis]:
         """Return when a method was asked for."""

@@ -19,13 +19,13 @@ from bot.services.backfill import Backfill
 from bot.services.clock_watch import ClockWatch
 from bot.services.database_maintenance import DatabaseMaintenance
 from bot.services.deferred_authorization import DeferredAuthorization
-from bot.services.disputes import Disputes
 from bot.services.empty_rooms import EmptyRooms
 from bot.services.event_reader import EventReader
 from bot.services.invitations import Invitations
 from bot.services.outbox import OutboxDelivery
 from bot.services.pending_relations import PendingRelations
 from bot.services.permissions import Permissions
+from bot.services.policy_check import PolicyCheck
 from bot.services.redactor import Redactor
 from bot.services.room_upgrades import RoomUpgrades
 from bot.services.sweeps import Sweeper
@@ -131,7 +131,7 @@ class Harness:
             random=random,
             wake_others=self.wake,
         )
-        self.disputes = Disputes(
+        self.policy_check = PolicyCheck(
             homeserver,
             store,
             clock,
@@ -176,7 +176,7 @@ class Harness:
             self.permissions,
             self.relations,
             self.sweeper,
-            self.disputes,
+            self.policy_check,
             self.invitations,
             self.empty_rooms,
             self.database_maintenance,

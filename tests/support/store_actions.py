@@ -184,16 +184,16 @@ ACTS: dict[str, list[Act]] = {
         lambda s, r: s.look_for_others(r, None),
     ],
     "store.next_alone": [lambda s, _: s.next_alone()],
-    "store.next_dispute": [lambda s, _: s.next_dispute()],
-    "store.look_at_policy": [
-        lambda s, r: s.look_at_policy(r, FAR),
-        lambda s, r: s.look_at_policy(r, None),
+    "store.next_policy_check": [lambda s, _: s.next_policy_check()],
+    "store.check_policy_at": [
+        lambda s, r: s.check_policy_at(r, FAR),
+        lambda s, r: s.check_policy_at(r, None),
     ],
-    "store.policy_stands": [
-        lambda s, r: s.policy_stands(r, NOT_KNOWN, NOW, revision=0),
-        lambda s, r: s.policy_stands(r, NOT_KNOWN, NOW, revision=1),
-        lambda s, r: s.policy_stands(r, NOT_KNOWN, NOW, revision=2),
-        lambda s, r: s.policy_stands(r, NOT_KNOWN, NOW, revision=3),
+    "store.policy_resolved": [
+        lambda s, r: s.policy_resolved(r, NOT_KNOWN, NOW, revision=0),
+        lambda s, r: s.policy_resolved(r, NOT_KNOWN, NOW, revision=1),
+        lambda s, r: s.policy_resolved(r, NOT_KNOWN, NOW, revision=2),
+        lambda s, r: s.policy_resolved(r, NOT_KNOWN, NOW, revision=3),
     ],
     "store.next_review": [lambda s, _: s.next_review()],
     "store.review_later": [lambda s, r: s.review_later(r, FAR)],

@@ -1,10 +1,11 @@
-"""Asks what a room's lifetime is where its timeline and its state may say different things."""
+"""Compares a room's lifetime with its state, where the timeline may have ended with another."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from random import Random
 from typing import Final, Protocol
 
@@ -24,7 +25,7 @@ log = logging.getLogger(__name__)
 WITHIN: Final[Millis] = 75_000
 """How long one look may take."""
 LOOK_TWICE: Final[Millis] = 10_000
-"""How long a homeserver may be behind with one answer: what it says has to stand so long."""
+"""How long to wait before the second look: a homeserver may be behind with one answer."""
 
 
 class Homeserver(Protocol):
@@ -37,19 +38,19 @@ class Memory(Protocol):
     """What this service asks of the store."""
 
     async def room(self, room_id: RoomID) -> Room | None: ...  # noqa: D102
-    async def next_dispute(self, busy: Collection[RoomID]) -> Review | None: ...  # noqa: D102
-    async def look_at_policy(self, room_id: RoomID, at: Millis | None) -> None: ...  # noqa: D102
-    async def policy_stands(  # noqa: D102
+    async def next_policy_check(self, busy: Collection[RoomID]) -> Review | None: ...  # noqa: D102
+    async def check_policy_at(self, room_id: RoomID, at: Millis | None) -> None: ...  # noqa: D102
+    async def policy_resolved(  # noqa: D102
         self, room_id: RoomID, change: Change, now: Millis, *, revision: int
-    ) -> None: ...
+    ) -> bool: ...
 
 
-class Disputes:
-    """Lets a room's state hold where the timeline ended with another event.
+class PolicyCheck:
+    """Applies the state event that a room's state was resolved to, if the timeline showed another.
 
-    Where homeservers set a lifetime at the same time, the one that came last with the timeline
-    need not be the one that the room's state is resolved to (spec: room version 2, state
-    resolution). Nobody is told of that by a sync.
+    When people on two homeservers set a lifetime at the same time, the event that came last in the
+    timeline may not be the one that state resolution keeps (spec: room version 2, state
+    resolution). A sync does not say so.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class Disputes:
         self._random = random
         self._wake_others = wake_others
         self._seen: dict[RoomID, str] = {}
-        """What the room's state said when it was looked at first, where that was news."""
+        """Digest of the state event that the first look found, where it was not the known one."""
         self.wake = asyncio.Event()
 
     async def run(self) -> None:
@@ -78,7 +79,7 @@ class Disputes:
         await Worker(
             self._clock,
             self.wake,
-            self._memory.next_dispute,
+            self._memory.next_policy_check,
             self.look,
             lane=lambda one: one.room_id,
             overdue=lambda one: self._later(one, Unreachable(reason="time limit")),
@@ -90,6 +91,7 @@ class Disputes:
         """Ask for the room's state event; return why that is put off, if it is."""
         room = await self._memory.room(one.room_id)
         if room is None:
+            self._seen.pop(one.room_id, None)
             return None
         try:
             event = await self._homeserver.state(one.room_id, POLICY_EVENT)
@@ -98,29 +100,30 @@ class Disputes:
         change = self._news(room, event)
         if change is None:
             self._seen.pop(one.room_id, None)
-            await self._memory.look_at_policy(one.room_id, None)
+            await self._memory.check_policy_at(one.room_id, None)
         elif self._seen.get(one.room_id) != change.digest:
             self._seen[one.room_id] = change.digest
-            await self._memory.look_at_policy(one.room_id, self._clock.now() + LOOK_TWICE)
+            await self._memory.check_policy_at(one.room_id, self._clock.now() + LOOK_TWICE)
         else:
             del self._seen[one.room_id]
             now = self._clock.now()
-            await self._memory.policy_stands(one.room_id, change, now, revision=room.revision)
-            log.info("a room's state holds another lifetime than its timeline ended with")
-            self._wake_others()
+            if await self._memory.policy_resolved(one.room_id, change, now, revision=room.revision):
+                log.info("a room's state holds another lifetime than its timeline ended with")
+                self._wake_others()
         return None
 
     def _news(self, room: Room, event: Event | None) -> Change | None:
         """Return what the room's state says, if that is not what the bot knows.
 
-        What was commanded and is on its way to the room's state comes to hold by itself.
+        A commanded lifetime that is still to be written changes the state by itself.
         """
         if room.commanded or event is None or not event.get("event_id"):
             return None
         found = [item for item in self._read(event) if isinstance(item, Change)]
-        return next((one for one in found if one.digest != room.policy_digest), None)
+        news = next((one for one in found if one.digest != room.policy_digest), None)
+        return news and replace(news, resolved=True)
 
     async def _later(self, one: Review, outcome: Outcome) -> str:
         wait = retry_in(outcome, one.attempts, chance=self._random.random())
-        await self._memory.look_at_policy(one.room_id, self._clock.now() + wait)
+        await self._memory.check_policy_at(one.room_id, self._clock.now() + wait)
         return describe(outcome)

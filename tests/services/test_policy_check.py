@@ -10,8 +10,9 @@ from bot.core.lifetimes import POLICY_EVENT
 from bot.core.outcomes import Failed
 from bot.core.policy import Room
 from bot.core.sync_batch import RoomBatch, SyncBatch
+from bot.core.timeline import Change, Gap, RoomUpdate
 from bot.core.types import Event, Millis, RoomID, UserID
-from bot.services.disputes import LOOK_TWICE
+from bot.services.policy_check import LOOK_TWICE
 from tests.support.fake_homeserver import ALICE, BOB
 from tests.support.harness import DAY, MINUTE, SECOND, Harness
 
@@ -52,7 +53,7 @@ async def known(harness: Harness, room: RoomID) -> Room:
 
 async def asked(harness: Harness, room: RoomID) -> bool:
     """Whether the room's state is to be asked for its lifetime."""
-    found = await harness.store.next_dispute()
+    found = await harness.store.next_policy_check()
     return found is not None and found.room_id == room
 
 
@@ -122,25 +123,69 @@ async def test_an_answer_that_lags_behind_once_does_not_count(
     assert (await known(harness, room)).setting == DAY
 
 
+async def test_changes_that_a_sync_repeats_are_told_once(harness: Harness, room: RoomID) -> None:
+    changes = [lifetime_of(harness, room, DAY), lifetime_of(harness, room, 2 * MINUTE, BOB)]
+    async with harness.running(*harness.everything):
+        pass
+    told = harness.homeserver.heard(room)
+    await read(harness, room, timeline=changes)
+    async with harness.running(*harness.everything):
+        await harness.advance(HOUR)
+    assert harness.homeserver.heard(room) == told
+
+
 async def test_a_homeserver_that_does_not_tell_is_asked_until_it_does(
     harness: Harness, room: RoomID
 ) -> None:
     harness.homeserver.rooms[room].resolved[KEY] = policies(harness, room)[0]
     harness.homeserver.fail_next(*[Failed(status=504)] * 3, on="state")
+    harness.homeserver.asked.clear()
     lifetime_of(harness, room, DAY, BOB)
     async with harness.running(*harness.everything):
+        asked_at_once = [what for what, _ in harness.homeserver.asked].count("state")
         for _ in range(10):
             await harness.advance(MINUTE)
+    assert asked_at_once == 1
     assert (await known(harness, room)).setting == HOUR
+
+
+async def test_a_command_that_is_still_to_be_written_is_not_overruled(
+    harness: Harness, room: RoomID
+) -> None:
+    harness.homeserver.rooms[room].resolved[KEY] = policies(harness, room)[0]
+    lifetime_of(harness, room, MINUTE, BOB)
+    harness.homeserver.fail_next(*[Failed(status=504)] * 3, on="set_policy")
+    async with harness.running(*harness.everything):
+        harness.homeserver.send(room, "!expire 1d")
+        await harness.rest()
+        await harness.advance(LOOK_TWICE)
+        assert (await known(harness, room)).commanded
+        assert (await known(harness, room)).setting == DAY
+
+
+async def test_behind_a_gap_the_two_are_compared_again_later(
+    harness: Harness, room: RoomID
+) -> None:
+    change = harness.reader.state_change(policies(harness, room)[0])[0]
+    assert isinstance(change, Change)
+    now, revision = harness.clock.now(), (await known(harness, room)).revision
+    gap = Gap(room_id=room, token="t", stop_digest="", stop_at=0, since=now, until=now)
+    await harness.commit(RoomUpdate(room_id=room, items=[], gap=gap))
+    applied = harness.store.policy_resolved
+    assert not await applied(room, change, now, revision=revision)
+    assert (await known(harness, room)).setting == MINUTE
+    assert await asked(harness, room)
 
 
 async def test_what_was_set_since_is_not_taken_back(harness: Harness, room: RoomID) -> None:
     held = policies(harness, room)[0]
     change = harness.reader.state_change(held)[0]
+    assert isinstance(change, Change)
     before = (await known(harness, room)).revision
     lifetime_of(harness, room, DAY)
     async with harness.running(harness.sync):
         pass
-    await harness.store.policy_stands(room, change, harness.clock.now(), revision=before)  # type: ignore[arg-type]
+    applied = harness.store.policy_resolved
+    assert not await applied(room, change, harness.clock.now(), revision=before)
     assert (await known(harness, room)).setting == DAY
     assert await asked(harness, room)
