@@ -1,4 +1,4 @@
-"""Asks the homeserver what is so: a room's state, its members, an event and what belongs to it."""
+"""Looks things up on the homeserver: a room's state, its members, an event and its relations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pays what the bot owes to rooms: sets their lifetime, announces, answers, warns."""
+"""Delivers the outbox: sets lifetimes in rooms, announces, answers, warns."""
 
 from __future__ import annotations
 

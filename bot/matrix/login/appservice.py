@@ -1,4 +1,4 @@
-"""Is a device by the token of an application service: its account and device are made as needed."""
+"""Logs in by the token of an application service; makes the account and its device as needed."""
 
 from __future__ import annotations
 
