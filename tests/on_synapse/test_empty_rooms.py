@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 
 import pytest
 
@@ -13,7 +14,7 @@ pytestmark = pytest.mark.synapse
 
 
 def rooms(bot: BotProcess) -> set[str]:
-    with sqlite3.connect(bot.data_dir / "timers.db") as db:
+    with closing(sqlite3.connect(bot.data_dir / "timers.db")) as db:
         return {row[0] for row in db.execute("SELECT room_id FROM rooms")}
 
 

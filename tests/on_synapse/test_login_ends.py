@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -209,7 +210,7 @@ async def test_a_token_that_the_homeserver_refuses_to_sync_from_is_given_up(
     await alice.until_notice(room, bot.user_id, "disappearing messages to 3 seconds")
     await bot.stop()
     missed = [await alice.send(room, f"{number}") for number in range(3)]
-    with sqlite3.connect(bot.data_dir / "timers.db") as db:
+    with closing(sqlite3.connect(bot.data_dir / "timers.db")) as db, db:
         db.execute("UPDATE meta SET value = 'nonsense' WHERE key = 'token'")
     await bot.start()
     for event_id in missed:
