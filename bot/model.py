@@ -72,6 +72,8 @@ class Timer:
     """Whether the homeserver refuses to redact it, though the room's state allows it."""
     looked: bool = True
     """Whether what belongs to the message is known, so that it can go first."""
+    room: int = 0
+    """The number of its room in the store."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

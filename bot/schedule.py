@@ -17,7 +17,6 @@ from bot.model import (
     Outcome,
     RateLimited,
     Refused,
-    RoomID,
     Timer,
     Unreachable,
 )
@@ -171,20 +170,6 @@ def transaction_id(event_id: EventID, generation: int) -> str:
     """
     material = f"{event_id}\n{generation}".encode()
     return "redact-" + blake2b(material, digest_size=18).hexdigest()
-
-
-def take_turns(timers: list[Timer], last: RoomID | None) -> list[Timer]:
-    """Order due timers so that rooms take turns, beginning after the room served last."""
-    lanes: dict[RoomID, list[Timer]] = {}
-    for timer in timers:
-        lanes.setdefault(timer.room_id, []).append(timer)
-    rooms = sorted(lanes)
-    if last is not None:
-        rooms = [room for room in rooms if room > last] + [room for room in rooms if room <= last]
-    longest = max(map(len, lanes.values()), default=0)
-    return [
-        lanes[room][rank] for rank in range(longest) for room in rooms if rank < len(lanes[room])
-    ]
 
 
 TOKEN: Final = re.compile(r"[sm]([0-9]{1,18})(?:~[0-9]{1,9}\.[0-9]{1,18})*(?:_[0-9m~.]*)+")

@@ -14,6 +14,7 @@ from bot.backfill import Backfill
 from bot.deciding import Deciding
 from bot.departures import Departures
 from bot.disputes import Disputes
+from bot.due import split
 from bot.housekeeping import Housekeeping
 from bot.intake import Intake
 from bot.invitations import Invitations
@@ -40,9 +41,16 @@ Opener = Callable[[Path], Awaitable[Store]]
 """Opens a store; closes it after the test, unless the test did."""
 
 
+async def due_of(store: Store, now: Millis, share: int = 100, *, backlog: bool) -> list[Timer]:
+    """Return up to so many timers of each room that may go, of the live ones or the backlog."""
+    rooms = await store.rooms_due(now, 0, 1_000, backlog=backlog)
+    ready, _ = split(await store.due(now, rooms, share, backlog=backlog), now)
+    return [one.timer for one in sorted(ready, key=lambda one: (one.next, one.timer.id))]
+
+
 async def whatever_is_due(store: Store, now: Millis, share: int) -> list[Timer]:
     """Return what is due of both lanes, oldest first."""
-    lanes = [await store.due(now, share, backlog=backlog) for backlog in (False, True)]
+    lanes = [await due_of(store, now, share, backlog=backlog) for backlog in (False, True)]
     return sorted([*lanes[0], *lanes[1]], key=lambda timer: timer.due)
 
 

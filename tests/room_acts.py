@@ -13,6 +13,7 @@ from bot.store import Store
 from bot.succession import Stage
 from bot.timeline import Change, Encrypted, Item, Stretch
 from bot.wayback import WayBack
+from tests.house import due_of
 from tests.rooms_apart import (
     ALICE,
     DAY,
@@ -230,7 +231,9 @@ ACTS: dict[str, list[Act]] = {
     "store.default_told": [lambda s, r: s.default_told(r, ((0, 1),))],
     "store.done_with": [lambda s, r: apply(s.done_with, its_file(r))],
     "store.drop": [lambda s, r: apply(s.drop, timer(s, r, "late"))],
-    "store.due": [lambda s, _: s.due(FAR, 3)],
+    "store.rooms_due": [lambda s, _: s.rooms_due(FAR, 0, 3)],
+    "store.due": [lambda s, _: due_of(s, FAR, 3, backlog=False)],
+    "store.children_due": [lambda s, _: s.children_due(FAR, [1, 2, 3], 3)],
     "store.file_later": [lambda s, r: apply(s.file_later, its_file(r), FAR)],
     "store.forget": [lambda s, r: s.forget(r, NOW)],
     "store.heard": [

@@ -26,6 +26,7 @@ LAYERS = {
         "pending",
         "policy",
         "schedule",
+        "due",
         "commands",
         "words",
         "report",
@@ -53,6 +54,7 @@ LAYERS = {
         "lost_rooms",
         "backfill",
         "redactor",
+        "selection",
         "notices",
         "speaker",
         "rooms",
@@ -83,7 +85,17 @@ LAYERS = {
         "timekeeper",
     },
 }
-SHARED = {"clock", "worker", "reading", "hearing", "judging", "notices", "pages", "lost_rooms"}
+SHARED = {
+    "selection",
+    "clock",
+    "worker",
+    "reading",
+    "hearing",
+    "judging",
+    "notices",
+    "pages",
+    "lost_rooms",
+}
 """The services that other services may import."""
 
 OUTSIDE = {

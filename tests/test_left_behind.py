@@ -13,7 +13,7 @@ from bot.store.left_rooms import KEPT_FOR, LEFT_OF_ONE, PORTION
 from bot.timeline import Attached, Stretch, Sweep
 from bot.wayback import WayBack
 from tests.fakes import ALICE, BOT
-from tests.house import DAY, MINUTE, SECOND, House
+from tests.house import DAY, MINUTE, SECOND, House, due_of
 
 HOUR = 60 * MINUTE
 
@@ -279,10 +279,10 @@ async def test_leaving_and_coming_back_touch_no_timer(house: House, room: RoomID
     portions = 0
     while await house.store.put_in_order():
         portions += 1
-        live = await house.store.due(house.clock.now(), 10, backlog=False)
+        live = await due_of(house.store, house.clock.now(), 10, backlog=False)
         assert not live or portions > len(many) // PORTION  # the room waits until it is in order
     assert portions == len(many) // PORTION + 1
-    assert len(await house.store.due(house.clock.now(), 10, backlog=True)) == 10
+    assert len(await due_of(house.store, house.clock.now(), 10, backlog=True)) == 10
 
 
 async def test_what_is_kept_for_one_account_has_a_bound_and_shuts_out_nobody(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-from bot.model import EventID, Failed, Millis, Outcome, RateLimited, RoomID, Timer, Unreachable
+from bot.due import Candidate
+from bot.model import EventID, Failed, Millis, Outcome, RateLimited, RoomID, Unreachable
 from bot.model import Forbidden as No
 from bot.pace import Lanes
 from tests.house import MINUTE, SECOND, House
@@ -237,8 +239,10 @@ async def test_what_fails_while_the_next_are_looked_for_holds_them_up(
     sent = await messages(house, room, 2)
     pause = house.clock.now() + 5 * SECOND
 
-    async def failing(now: Millis, share: int, *, backlog: bool) -> list[Timer]:
-        found = await due(now, share, backlog=backlog)
+    async def failing(
+        now: Millis, rooms: Sequence[int], share: int, *, backlog: bool
+    ) -> list[Candidate]:
+        found = await due(now, rooms, share, backlog=backlog)
         house.redactor._pace.paused(RateLimited(retry_after=1), pause, now, again=False)
         return found
 

@@ -8,7 +8,7 @@ import pytest
 
 from bot.model import EventID, Forbidden, NotFound, RoomID
 from tests.fakes import BOT
-from tests.house import DAY, MINUTE, SECOND, House
+from tests.house import DAY, MINUTE, SECOND, House, due_of
 
 HOUR = 60 * MINUTE
 TOO_OLD = (
@@ -173,7 +173,7 @@ async def test_refusals_are_counted_with_their_age_if_that_is_the_reason(
 ) -> None:
     room, now = house.homeserver.make_room(), house.clock.now()
     await house.remember(room, *(EventID(f"${number}") for number in range(3)), due=now)
-    timers = await house.store.due(now, 9, backlog=True)
+    timers = await due_of(house.store, now, backlog=True)
     for timer, older_than in zip(timers, refused, strict=False):
         await house.store.refused(timer, now + 1_000, older_than)
     assert await house.store.refusals(room) == expected

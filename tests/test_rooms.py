@@ -149,7 +149,7 @@ async def test_the_timers_of_a_suspended_room_are_not_looked_at(house: House) ->
         connection = house.store._db._connection
         await connection.set_progress_handler(step, 1)
         for backlog in (False, True):
-            assert await house.store.due(house.clock.now(), 8, backlog=backlog) == []
+            assert await house.store.rooms_due(house.clock.now(), 0, 8, backlog=backlog) == []
         assert await house.store.next_due(house.clock.now()) is None
         await connection.set_progress_handler(lambda: 0, 1_000_000)
         return steps

@@ -22,7 +22,7 @@ from bot.store.left_rooms import OVERDUE as OVERDUE_LEFT
 from bot.store.standing import NEXT_ALONE, NEXT_REVIEW, REFUSALS
 from bot.store.successors import NEXT as SUCCESSOR
 from bot.store.sweeps import NEXT as NEXT_SWEEP
-from bot.store.timers import DUE, FIRST, NEXT, PENDING
+from bot.store.timers import CHILDREN, DUE, FIRST, NEXT, PENDING, ROOMS_DUE
 from bot.store.unread import NEXT_GAP, READY, TAKE
 from bot.timeline import Change, Gap, Item, Message, Redaction, Stretch
 from tests.house import House, whatever_is_due
@@ -97,9 +97,18 @@ async def test_the_next_due_time_is_the_earliest_after_the_one_given(store: Stor
     await remember(store, ROOM, one=5, two=9)
     await remember(store, OTHER, three=7)
     times = [NOW]
-    while (after := await store.next_due(times[-1])) is not None:
+    while (after := await store.next_due(times[-1], [1, 2])) is not None:
         times.append(after)
     assert times == [NOW, NOW + 5, NOW + 7, NOW + 9]
+
+
+async def test_a_room_in_which_something_is_due_is_not_waited_for_unless_asked(
+    store: Store,
+) -> None:
+    await remember(store, ROOM, now=5, later=9)
+    assert await store.next_due(NOW + 5) is None
+    assert await store.next_due(NOW + 5, [1]) == NOW + 9
+    assert await store.next_due(NOW + 5, [2]) is None
 
 
 async def test_a_postponed_timer_waits_alone_and_counts_its_attempts(store: Store) -> None:
@@ -108,7 +117,7 @@ async def test_a_postponed_timer_waits_alone_and_counts_its_attempts(store: Stor
     await store.postpone(stuck, NOW + 50)
     assert await due(store) == ["$fine"]
     assert await due(store, NOW + 49) == ["$fine"]
-    assert await store.next_due(NOW) == NOW + 50
+    assert await store.next_due(NOW, [1]) == NOW + 50
     [stuck, _] = await whatever_is_due(store, NOW + 50, 9)
     assert (stuck.attempts, stuck.due, stuck.sent_at) == (1, NOW - 1, None)
 
@@ -169,8 +178,10 @@ async def test_a_forgotten_room_leaves_nothing(store: Store) -> None:
 @pytest.mark.parametrize(
     ("sql", "args", "table"),
     [
-        (DUE, {"backlog": 0, "now": NOW, "patient": NOW, "share": 8, "few": 5}, "timers"),
-        (NEXT, {"after": NOW}, "timers"),
+        (ROOMS_DUE, {"backlog": 0, "now": NOW, "last": 0, "most": 8}, "timers"),
+        (DUE, {"backlog": 0, "now": NOW, "of": "[1]", "share": 8}, "timers"),
+        (CHILDREN, {"now": NOW, "of": "[1]", "share": 8}, "timers"),
+        (NEXT, {"after": NOW, "rooms": "[1]"}, "timers"),
         (TAKE, (1, 500), "unread"),
         (READY, (0,), "unread"),
     ],
@@ -181,7 +192,7 @@ async def test_what_is_due_is_found_through_an_index(
     await remember(store, ROOM, **{f"e{number}": number for number in range(300)})
     if analysed:
         await rows(store, "ANALYZE")
-    aliases = {"timers": ("timers", "t"), "unread": ("unread",)}[table]
+    aliases = {"timers": ("timers", "t", "c", "k", "p"), "unread": ("unread",)}[table]
     plan = f"EXPLAIN QUERY PLAN {sql}"
     given = rows(store, plan, **args) if isinstance(args, dict) else rows(store, plan, *args)
     for *_, step in await given:

@@ -7,20 +7,21 @@ import json
 import logging
 import secrets
 import sqlite3
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar, cast
 
 import aiosqlite
 
+from bot.store import due_rooms
 from bot.store.disk import StoreError, explain, keep_aside
 from bot.store.schema import MIGRATIONS
 
 log = logging.getLogger(__name__)
 
 Row = tuple[Any, ...]
-
+T = TypeVar("T")
 
 PRAGMAS: Final = (
     "PRAGMA journal_mode = WAL",
@@ -32,10 +33,22 @@ PRAGMAS: Final = (
 )
 
 
+STATEMENTS: Final = 512
+"""Statements that are kept prepared: more than there are."""
+
+
+class Connection(aiosqlite.Connection):
+    """A connection whose thread can be given more than one statement at a time."""
+
+    async def in_thread(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Run `work` in the connection's thread, where nothing comes between its statements."""
+        return cast("T", await self._execute(work, self._conn))  # type: ignore[no-untyped-call]
+
+
 class Database:
     """One connection, one transaction at a time, reads included: what is read is committed."""
 
-    def __init__(self, connection: aiosqlite.Connection, path: Path, secret: bytes) -> None:
+    def __init__(self, connection: Connection, path: Path, secret: bytes) -> None:
         self._connection = connection
         self._lock = asyncio.Lock()
         self._path = path
@@ -51,7 +64,11 @@ class Database:
         version of the bot, and `DiskError` when it cannot be read or written now. A damaged file
         is moved aside.
         """
-        connection = aiosqlite.connect(path, isolation_level=None)
+
+        def connect() -> sqlite3.Connection:
+            return sqlite3.connect(path, isolation_level=None, cached_statements=STATEMENTS)
+
+        connection = Connection(connect, iter_chunk_size=64)
         try:
             await connection
             for pragma in PRAGMAS:
@@ -59,6 +76,7 @@ class Database:
             await _migrate(connection, path)
             secret = await _secret(connection)
             await _look_through(connection)
+            await due_rooms.begin(connection)
         except sqlite3.Error as error:
             await connection.close()
             found = explain(error, path)
@@ -96,6 +114,22 @@ class Database:
                 if isinstance(error, sqlite3.Error):
                     raise explain(error, self._path) from error
                 raise
+
+    async def whole(self, work: Callable[[Database], Coroutine[Any, Any, T]]) -> T:
+        """Run `work` as one transaction, as `transaction` does, but in the connection's thread.
+
+        Going there and back costs more than most statements do; this goes once. `work` may await
+        nothing but what it runs on the database that it is given. Cancelled, it is done all the
+        same, or not at all. Raises `DiskError` when the disk does not take it now.
+        """
+        async with self._lock:
+            inside = _Inside(self._connection, self._path, self.secret)
+            try:
+                return await self._connection.in_thread(lambda raw: inside.run(raw, work))
+            except sqlite3.Error as error:
+                raise explain(error, self._path) from error
+            finally:
+                self._dirty = self._dirty or inside.deletes
 
     async def rows(self, sql: str, *args: Any, **named: Any) -> list[Row]:
         """Run one statement inside the current transaction; return its rows.
@@ -137,6 +171,54 @@ class Database:
         self._dirty = False
 
 
+class _Inside(Database):
+    """The database as it is seen from within its own thread."""
+
+    deletes = False
+    _raw: sqlite3.Connection | None = None
+
+    def run(self, raw: sqlite3.Connection, work: Callable[[Database], Coroutine[Any, Any, T]]) -> T:
+        """Run a transaction from its beginning to its end."""
+        self._raw = raw
+        raw.execute("BEGIN IMMEDIATE")
+        try:
+            result = _run_through(work(self))
+            raw.execute("COMMIT")
+        except BaseException:
+            raw.rollback()
+            raise
+        return result
+
+    async def rows(self, sql: str, *args: Any, **named: Any) -> list[Row]:
+        """Run one statement."""
+        self._note(sql)
+        return self._statement.execute(sql, named or args).fetchall()
+
+    async def many(self, sql: str, rows: list[Row] | list[dict[str, Any]]) -> None:
+        """Run one statement once a row."""
+        if rows:
+            self._note(sql)
+            self._statement.executemany(sql, rows)
+
+    @property
+    def _statement(self) -> sqlite3.Connection:
+        assert self._raw is not None
+        return self._raw
+
+    def _note(self, sql: str) -> None:
+        self.deletes = self.deletes or sql.lstrip().startswith("DELETE")
+
+
+def _run_through(work: Coroutine[Any, Any, T]) -> T:
+    """Run what never has to wait."""
+    try:
+        work.send(None)
+    except StopIteration as end:
+        return cast("T", end.value)
+    work.close()
+    raise AssertionError("a transaction waits for something else than the database")
+
+
 def as_list(busy: Collection[str]) -> str:
     """Return ids of what somebody is at work on, as SQL takes them: for `json_each`."""
     return json.dumps(list(busy))
@@ -144,8 +226,7 @@ def as_list(busy: Collection[str]) -> str:
 
 async def run(database: Database, sql: str, *args: Any) -> None:
     """Run one statement as a transaction of its own."""
-    async with database.transaction() as db:
-        await db.rows(sql, *args)
+    await database.whole(lambda db: db.rows(sql, *args))
 
 
 async def _migrate(connection: aiosqlite.Connection, path: Path) -> None:

@@ -184,7 +184,8 @@ class Kin:
 
         `looked`: that is all of it.
         """
-        async with self._db.transaction() as db:
+
+        async def work(db: Database) -> None:
             found = await db.one("SELECT room, due, backlog FROM timers WHERE id = ?", timer.id)
             if found is None:
                 return
@@ -193,6 +194,8 @@ class Kin:
                 values = (due, due, backlog, timer.event_id, False, False)
                 await db.rows(ADD_CHILD + SOONER, row, child, *values)
             await db.rows("UPDATE timers SET looked = ? WHERE id = ?", looked, timer.id)
+
+        await self._db.whole(work)
 
     async def next_orphan(self, busy: Collection[RoomID] = ()) -> Orphan | None:
         """Return the message whose parent is to be asked about next, not of `busy` rooms."""

@@ -289,5 +289,11 @@ MIGRATIONS: Final = (
     ALTER TABLE rooms ADD COLUMN disputes INTEGER NOT NULL DEFAULT 0;
     CREATE INDEX rooms_disputed ON rooms (disputed_at) WHERE disputed_at IS NOT NULL;
     """,
+    """
+    DROP INDEX timers_next;
+    CREATE INDEX timers_next ON timers (room, backlog, next, sent_at);
+    CREATE INDEX timers_untried ON timers (room, parent)
+        WHERE parent IS NOT NULL AND sent_at IS NULL AND attempts = 0;
+    """,
 )
 """Each entry moves the schema one version on; `PRAGMA user_version` counts them."""
