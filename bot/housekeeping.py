@@ -13,8 +13,17 @@ TIDY_EVERY: Final[Millis] = 10_000
 """How often the database is looked at for deleted rows to be wiped."""
 
 
+class Kin(Protocol):
+    """What this service asks of the store for what belongs to messages."""
+
+    async def bereft(self) -> bool: ...  # noqa: D102
+
+
 class Memory(Protocol):
     """What this service asks of the store."""
+
+    @property
+    def kin(self) -> Kin: ...  # noqa: D102
 
     async def any_timer(self) -> bool: ...  # noqa: D102
     async def tidy(self) -> None: ...  # noqa: D102
@@ -24,7 +33,7 @@ class Memory(Protocol):
 
 
 class Housekeeping:
-    """Works through rooms that were left: what waits in them goes on, or has its end."""
+    """Does what would take too long at once: in rooms that were left, and where much is due."""
 
     def __init__(self, memory: Memory, clock: Clock, *, wake_others: Callable[[], None]) -> None:
         self._memory = memory
@@ -36,10 +45,11 @@ class Housekeeping:
         """Keep order until cancelled."""
         while True:
             self.wake.clear()
-            if await self._memory.put_in_order():
-                while await self._memory.put_in_order():
-                    pass  # who waits for the database has a turn between
-                self._wake_others()
+            for portion in (self._memory.kin.bereft, self._memory.put_in_order):
+                if await portion():
+                    while await portion():
+                        pass  # who waits for the database has a turn between
+                    self._wake_others()
             while await self._memory.end_left(self._clock.now()):
                 pass
             await self._clock.wait(self.wake, await self._memory.next_end())

@@ -73,6 +73,16 @@ async def come_back(store: Store, room: RoomID) -> None:
     await store.commit("s1", NOW, [Stretch(room_id=room, items=[], entered=True)])
 
 
+async def bereft(store: Store, room: RoomID) -> None:
+    async with store._db.transaction() as db:
+        row = await db.one("SELECT id FROM rooms WHERE room_id = ?", room)
+        assert row is not None
+        values = (row[0], "$parent", NOW, 0)
+        await db.rows("INSERT INTO bereft (room, parent, at, after) VALUES (?, ?, ?, ?)", *values)
+    while await store.kin.bereft():
+        pass
+
+
 async def put_in_order(store: Store, room: RoomID) -> None:
     """Come back when what waited is overdue."""
     await store.forget(room, NOW)
@@ -296,6 +306,7 @@ ACTS: dict[str, list[Act]] = {
             s.kin.found, timer(s, r, "late"), [message("live").event_id], looked=True
         )
     ],
+    "kin.bereft": [bereft],
     "kin.later": [lambda s, r: apply(s.kin.later, orphan(s, r), FAR)],
     "kin.next_orphan": [lambda s, _: s.kin.next_orphan()],
     "sweeps.again": [lambda s, r: s.sweeps.again(sweep(r), FAR)],

@@ -18,6 +18,7 @@ from bot.model import (
     RoomID,
     Unreachable,
 )
+from bot.store.kin import PORTION
 from bot.timeline import belongs_to, descendants
 from tests.fakes import ALICE
 from tests.house import MINUTE, SECOND, House
@@ -409,3 +410,31 @@ def test_descendants_are_those_that_hang_together_with_the_root() -> None:
     parents = {"b": "a", "c": "b", "x": "y", "a": "c"}
     tree = {EventID(child): EventID(parent) for child, parent in parents.items()}
     assert descendants(EventID("a"), tree) == ["b", "c"]
+
+
+async def test_of_a_message_with_very_many_reactions_all_go_when_it_is_gone(house: House) -> None:
+    room, many = await live_in(house, DAY), 3 * PORTION + 1
+    async with house.running(*house.everything):
+        whole = await house.said_in(room, "hello")
+        parts = [relate(house, room, "m.annotation", whole) for _ in range(many)]
+        await house.rest()
+        house.homeserver.redact_as(room, whole, ALICE)
+        await house.rest()
+        assert all(house.homeserver.is_redacted(room, part) for part in parts)
+        async with house.store._db.transaction() as db:
+            assert await db.rows("SELECT * FROM bereft") == []
+
+
+async def test_of_very_many_reactions_a_portion_at_a_time_is_made_due(house: House) -> None:
+    room, many = await live_in(house, DAY), 3 * PORTION + 1
+    async with house.running(house.intake):
+        whole = await house.said_in(room, "hello")
+        for _ in range(many):
+            relate(house, room, "m.annotation", whole)
+        await house.rest()
+        house.homeserver.redact_as(room, whole, ALICE)
+        await house.rest()
+    due = [await house.store.overdue(house.clock.now())]
+    while await house.store.kin.bereft():
+        due.append(await house.store.overdue(house.clock.now()))
+    assert due == [PORTION, 2 * PORTION, 3 * PORTION, many]

@@ -58,7 +58,7 @@ ROOMS: Final = (
     " stuck, removed, stated, commanded, defaults, told_defaults,"
     " revision FROM rooms"
 )
-ENTER: Final = "INSERT OR IGNORE INTO rooms (room_id) VALUES (?) RETURNING 1"
+ENTER: Final = "INSERT INTO rooms (room_id) VALUES (?)"
 STATE: Final = (
     "SELECT setting, stated, policy_digest, commanded, awaits, revision, encrypted_here FROM rooms"
     " WHERE id = ?"
@@ -146,7 +146,8 @@ class Store(Timers, Standing, LeftRooms, Debts, Commands, RoomDefaults, Files, M
         left: Sequence[RoomID] = (),
     ) -> None:
         """Remember one sync as a whole: timers, changes, gaps, and the token itself."""
-        async with self._db.transaction() as db:
+
+        async def work(db: Database) -> None:
             await remember_invites(db, invited)
             for room_id in left:
                 await db.rows(REMOVED, room_id)
@@ -164,6 +165,8 @@ class Store(Timers, Standing, LeftRooms, Debts, Commands, RoomDefaults, Files, M
                 await forget_never_came(db, now)
                 await forget_successors(db, now)
                 self._swept_at = now
+
+        await self._db.whole(work)
         self._default_begun = True
 
     async def _begin_default(self, db: Database, row: int) -> None:
@@ -179,8 +182,11 @@ class Store(Timers, Standing, LeftRooms, Debts, Commands, RoomDefaults, Files, M
 
     async def _commit_stretch(self, db: Database, stretch: Stretch, now: Millis) -> None:
         back = await come_back(db, stretch.room_id, now) if stretch.entered else 0
-        fresh = bool(await db.rows(ENTER, stretch.room_id))
         room = await db.one(ROOM, stretch.room_id)
+        fresh = room is None
+        if room is None:
+            await db.rows(ENTER, stretch.room_id)
+            room = await db.one(ROOM, stretch.room_id)
         assert room is not None
         row, segment = int(room[0]), int(room[6])
         begins = await self._meet_default(db, row, stretch, now, fresh=fresh)
@@ -243,14 +249,15 @@ class Store(Timers, Standing, LeftRooms, Debts, Commands, RoomDefaults, Files, M
         state = await self._state(db, row)
         bounds = await self._bounds_there(db, row)
         result = stamp(state, items, bounds=bounds, own_id=self._own_id)
+        if result.state != state or result.suspends or result.default != bounds.default:
+            # The verdict may be old by now: have the bot's power looked at again.
+            lacks = (result.suspends, result.suspends)
+            await db.rows(SAVE_STATE, *_state_row(result.state), result.default, *lacks, row)
         await self._write(db, row, result, now, again=again)
 
     async def _write(
         self, db: Database, row: int, result: Stamped, now: Millis, *, again: bool
     ) -> None:
-        # The verdict may be old by now: have the bot's power looked at again.
-        lacks = (result.suspends, result.suspends)
-        await db.rows(SAVE_STATE, *_state_row(result.state), result.default, *lacks, row)
         if again:
             await take_back(db, row, result.stays)
         await add_timers(db, row, result.timers, now, again=again)

@@ -43,8 +43,9 @@ NEXT: Final = (
     " FROM json_each(:rooms) room CROSS JOIN json_each('[0, 1]') lane)"
 )
 OVERDUE: Final = (
-    "SELECT count(*) FROM (SELECT 1 FROM rooms r CROSS JOIN timers t ON t.room = r.id"
-    " AND t.backlog IN (0, 1) AND t.next <= ? WHERE NOT r.suspended AND t.sent_at IS NULL LIMIT ?)"
+    "SELECT count(*) FROM (SELECT 1 FROM due_rooms d CROSS JOIN timers t ON t.room = d.room"
+    " AND t.backlog = d.backlog AND t.next <= :now AND t.sent_at IS NULL"
+    " WHERE d.backlog IN (0, 1) AND d.next <= :now LIMIT :most)"
 )
 DROP: Final = "DELETE FROM timers WHERE id = ?"
 SENT: Final = "UPDATE timers SET sent_at = ?, next = ?, attempts = 0 WHERE id = ?"
@@ -113,9 +114,11 @@ class Timers:
         return [_candidate(row) for row in found]
 
     async def overdue(self, now: Millis) -> int:
-        """Return how many messages are due in rooms that may act, and not removed yet."""
-        async with self._db.transaction() as db:
-            row = await db.one(OVERDUE, now, MANY)
+        """Return how many messages are due in rooms that may act, and not removed yet.
+
+        As many as `MANY` are counted.
+        """
+        row = await self._db.whole(lambda db: db.one(OVERDUE, now=now, most=MANY))
         return int(row[0]) if row else 0
 
     async def next_due(self, after: Millis, rooms: Collection[int] = ()) -> Millis | None:
