@@ -11,6 +11,9 @@ from bot.model import Millis
 
 TIDY_EVERY: Final[Millis] = 10_000
 """How often the database is looked at for deleted rows to be wiped."""
+WHILE_BUSY: Final[Millis] = 5 * 60_000
+"""How often they are wiped while timers wait. What one round has missed, because SQLite moved it
+meanwhile, the next one finds: nothing stays for more than ten minutes."""
 
 
 class Kin(Protocol):
@@ -62,6 +65,6 @@ async def keep_tidy(memory: Memory, clock: Clock) -> None:
     while True:
         await clock.wait(never, clock.now() + TIDY_EVERY)
         busy = await memory.any_timer()
-        if not busy or clock.elapsed() - last >= 60 * TIDY_EVERY:
+        if not busy or clock.elapsed() - last >= WHILE_BUSY:
             await memory.tidy()
             last = clock.elapsed()

@@ -11,7 +11,7 @@ import pytest
 
 from bot.housekeeping import keep_tidy
 from bot.model import Bounds, EventID, Millis, RoomID, Timer, UserID
-from bot.store import Store
+from bot.store import Store, wiping
 from bot.store.database import Row
 from bot.store.debts import NEXT_SETTING, NEXT_WORDS
 from bot.store.files import NEXT_FILE
@@ -260,10 +260,12 @@ async def on_disk(folder: Path) -> bytes:
     return b"".join(file.read_bytes() for file in folder.iterdir())
 
 
+@pytest.mark.parametrize("small", [2_000, 0])
 @pytest.mark.parametrize("way", ["drop", "redaction", "forget"])
 async def test_no_id_of_a_message_that_is_gone_can_be_read_from_the_disk(
-    store: Store, tmp_path: Path, way: str
+    store: Store, tmp_path: Path, way: str, small: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(wiping, "SMALL", small)  # a large file is wiped in portions
     rooms = [RoomID(f"!room-{number}:example.org") for number in range(3)]
     random = Random(7)
     for turn in range(90):
@@ -333,11 +335,11 @@ async def test_a_process_that_was_killed_before_tidying_tidies_when_it_is_back(
     await later.close()
 
 
-async def test_what_is_deleted_is_wiped_soon_or_every_ten_minutes_where_all_is_busy(
+async def test_what_is_deleted_is_wiped_soon_or_every_five_minutes_while_busy(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wiped: list[Millis] = []
-    clean = house.store._db._clean
+    clean = house.store._db._wipe
 
     async def wipe() -> None:
         wiped.append(house.clock.now() - start)
@@ -351,7 +353,7 @@ async def test_what_is_deleted_is_wiped_soon_or_every_ten_minutes_where_all_is_b
         async def run(self) -> None:
             await keep_tidy(house.store, house.clock)
 
-    monkeypatch.setattr(house.store._db, "_clean", wipe)
+    monkeypatch.setattr(house.store._db, "_wipe", wipe)
     room, start = house.homeserver.make_room(), house.clock.now()
     async with house.running(Keeper()):
         for _ in range(6):
@@ -361,9 +363,9 @@ async def test_what_is_deleted_is_wiped_soon_or_every_ten_minutes_where_all_is_b
         for _ in range(125):
             await delete("handled")
             await house.advance(10_000)
-        assert wiped[1:] == [660_000, 1_260_000]
+        assert wiped[1:] == [360_000, 660_000, 960_000, 1_260_000]
         await delete("timers")
         await house.advance(9_999)
-        assert len(wiped) == 3
+        assert len(wiped) == 5
         await house.advance(1)
-        assert len(wiped) == 4
+        assert len(wiped) == 6

@@ -9,14 +9,17 @@ import secrets
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
 import aiosqlite
 
+from bot.model import DiskError
 from bot.store import due_rooms
 from bot.store.disk import StoreError, explain, keep_aside
 from bot.store.schema import MIGRATIONS
+from bot.store.wiping import FIRST, BusyError, Wiper, rewrite_if_small
 
 log = logging.getLogger(__name__)
 
@@ -48,11 +51,12 @@ class Connection(aiosqlite.Connection):
 class Database:
     """One connection, one transaction at a time, reads included: what is read is committed."""
 
-    def __init__(self, connection: Connection, path: Path, secret: bytes) -> None:
+    def __init__(self, connection: Connection, path: Path, secret: bytes, wiper: Wiper) -> None:
         self._connection = connection
         self._lock = asyncio.Lock()
         self._path = path
         self._dirty = True  # a process that was killed may have left something
+        self._wiper = wiper
         self.secret = secret
         """Random key of this database's digests."""
 
@@ -77,6 +81,7 @@ class Database:
             secret = await _secret(connection)
             await _look_through(connection)
             await due_rooms.begin(connection)
+            wiper = Wiper(path)
         except sqlite3.Error as error:
             await connection.close()
             found = explain(error, path)
@@ -84,17 +89,19 @@ class Database:
         except BaseException:
             await connection.close()
             raise
-        return cls(connection, path, secret)
+        return cls(connection, path, secret, wiper)
 
     async def close(self) -> None:
         """Leave no journal behind, and close."""
-        async with self._lock:
-            try:
-                await self._clean()
-            except sqlite3.Error as error:
-                log.warning("what was deleted could not be wiped from the disk (%s)", error)
-            finally:
+        try:
+            self._dirty = True
+            await self.tidy()
+        except (DiskError, StoreError, sqlite3.Error) as error:
+            log.warning("what was deleted could not be wiped from the disk (%s)", error)
+        finally:
+            async with self._lock:
                 await self._connection.close()
+                self._wiper.close()
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Database]:
@@ -123,7 +130,7 @@ class Database:
         same, or not at all. Raises `DiskError` when the disk does not take it now.
         """
         async with self._lock:
-            inside = _Inside(self._connection, self._path, self.secret)
+            inside = _Inside(self._connection, self._path, self.secret, self._wiper)
             try:
                 return await self._connection.in_thread(lambda raw: inside.run(raw, work))
             except sqlite3.Error as error:
@@ -153,22 +160,32 @@ class Database:
             await (await self._connection.executemany(sql, rows)).close()
 
     async def tidy(self) -> None:
-        """Rewrite the file and empty its journal, so that nothing deleted can be read from them.
+        """See that nothing that was deleted up to now can be read from the file or its journal.
 
-        `secure_delete` alone leaves copies where SQLite moved rows between pages, and old
-        pages in the write-ahead log. Raises `DiskError`: it takes as much room as the file.
+        A small file is written anew. In a large one what was left is overwritten, a portion at a
+        time, and who waits for the database has a turn between. Raises `DiskError`.
         """
-        async with self._lock:
-            if self._dirty:
-                try:
-                    await self._clean()
-                except sqlite3.Error as error:
-                    raise explain(error, self._path) from error
+        if not self._dirty:
+            return
+        self._dirty = False  # what is deleted from now on is for the next time
+        try:
+            await self._wipe()
+        except BusyError:
+            self._dirty = True
+        except sqlite3.Error as error:
+            self._dirty = True
+            raise explain(error, self._path) from error
+        except BaseException:
+            self._dirty = True
+            raise
 
-    async def _clean(self) -> None:
-        await self._connection.execute_fetchall("VACUUM")
-        await self._connection.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
-        self._dirty = False
+    async def _wipe(self) -> None:
+        async with self._lock:
+            small = await self._connection.in_thread(rewrite_if_small)
+        page = None if small else FIRST
+        while page is not None:
+            async with self._lock:
+                page = await self._connection.in_thread(partial(self._wiper.wipe, page))
 
 
 class _Inside(Database):
