@@ -29,6 +29,7 @@ class Memory(Protocol):
     def kin(self) -> Kin: ...  # noqa: D102
 
     async def any_timer(self) -> bool: ...  # noqa: D102
+    async def look_through(self) -> None: ...  # noqa: D102
     async def tidy(self) -> None: ...  # noqa: D102
     async def put_in_order(self) -> bool: ...  # noqa: D102
     async def end_left(self, now: Millis) -> bool: ...  # noqa: D102
@@ -62,6 +63,7 @@ async def keep_tidy(memory: Memory, clock: Clock) -> None:
     """Wipe from the disk what was deleted: soon when nothing is left to do, else now and then."""
     never = asyncio.Event()
     last = clock.elapsed()
+    await memory.look_through()
     while True:
         await clock.wait(never, clock.now() + TIDY_EVERY)
         busy = await memory.any_timer()

@@ -52,6 +52,7 @@ NOT_OF_A_ROOM = {
     "store.latest_timer",
     "store.open",
     "store.position",
+    "store.look_through",
     "store.tidy",
     "keys.forgotten",
     "keys.next_opened",

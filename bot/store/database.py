@@ -17,6 +17,7 @@ import aiosqlite
 
 from bot.model import DiskError
 from bot.store import due_rooms
+from bot.store.damage import look_through_beside, look_through_if_small
 from bot.store.disk import StoreError, explain, keep_aside
 from bot.store.schema import MIGRATIONS
 from bot.store.wiping import FIRST, BusyError, Wiper, rewrite_if_small
@@ -57,6 +58,7 @@ class Database:
         self._path = path
         self._dirty = True  # a process that was killed may have left something
         self._wiper = wiper
+        self._looked_through = True
         self.secret = secret
         """Random key of this database's digests."""
 
@@ -79,7 +81,7 @@ class Database:
                 await connection.execute_fetchall(pragma)
             await _migrate(connection, path)
             secret = await _secret(connection)
-            await _look_through(connection)
+            looked_through = await connection.in_thread(look_through_if_small)
             await due_rooms.begin(connection)
             wiper = Wiper(path)
         except sqlite3.Error as error:
@@ -89,7 +91,9 @@ class Database:
         except BaseException:
             await connection.close()
             raise
-        return cls(connection, path, secret, wiper)
+        database = cls(connection, path, secret, wiper)
+        database._looked_through = looked_through
+        return database
 
     async def close(self) -> None:
         """Leave no journal behind, and close."""
@@ -159,6 +163,16 @@ class Database:
             self._dirty = self._dirty or sql.lstrip().startswith("DELETE")
             await (await self._connection.executemany(sql, rows)).close()
 
+    async def look_through(self) -> None:
+        """Find damage in a file that was too large to be looked through when it was opened.
+
+        Beside the work, by a connection of its own. Raises `StoreError`; then the file was moved
+        aside, and the next start begins anew.
+        """
+        if not self._looked_through:
+            self._looked_through = True
+            await asyncio.to_thread(look_through_beside, self._path)
+
     async def tidy(self) -> None:
         """See that nothing that was deleted up to now can be read from the file or its journal.
 
@@ -175,6 +189,9 @@ class Database:
         except sqlite3.Error as error:
             self._dirty = True
             raise explain(error, self._path) from error
+        except OSError as error:
+            self._dirty = True
+            raise DiskError(f"{self._path}: {error.strerror}; look at the disk") from error
         except BaseException:
             self._dirty = True
             raise
@@ -261,15 +278,6 @@ async def _migrate(connection: aiosqlite.Connection, path: Path) -> None:
                 f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {number}; COMMIT;"
             )
         ).close()
-
-
-async def _look_through(connection: aiosqlite.Connection) -> None:
-    """Find damage before it is met one day in the middle of work."""
-    found = [tuple(row) for row in await connection.execute_fetchall("PRAGMA quick_check(1)")]
-    if found != [("ok",)]:
-        error = sqlite3.DatabaseError("database disk image is malformed")
-        error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
-        raise error
 
 
 async def _secret(connection: aiosqlite.Connection) -> bytes:

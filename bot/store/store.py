@@ -109,6 +109,10 @@ class Store(Timers, Standing, LeftRooms, Debts, Commands, RoomDefaults, Files, M
         """Leave the file without a journal."""
         await self._db.close()
 
+    async def look_through(self) -> None:
+        """Find damage that was not looked for when a large file was opened."""
+        await self._db.look_through()
+
     async def tidy(self) -> None:
         """See that nothing deleted can still be read from the disk."""
         await self._db.tidy()
