@@ -25,12 +25,12 @@ from itertools import pairwise
 from pathlib import Path
 
 from benchmarks.verdict import Fate, fates, requests, spread
+from bot.core.lifetimes import POLICY_EVENT
 from bot.demo.homeserver import Homeserver
-from bot.model import POLICY_EVENT
-from tests.fault_proxy import PAGE, FaultProxy
-from tests.ordeal import LIMITED, UNKNOWN
-from tests.peers import EncryptedPerson, People, Person
-from tests.process import BotProcess, Bots
+from tests.support.bot_process import BotProcess, Bots
+from tests.support.fault_proxy import PAGE, FaultProxy
+from tests.support.fault_trial import LIMITED, UNKNOWN
+from tests.support.people import EncryptedPerson, People, Person
 
 LIFETIMES = (2_000, 5_000, 10_000, 20_000)
 """Of a plain and an encrypted room each."""

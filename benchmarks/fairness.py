@@ -26,11 +26,12 @@ import aiohttp
 
 from benchmarks.mountain import trial
 from benchmarks.verdict import fates, spread
+from bot.core.lifetimes import POLICY_EVENT
+from bot.core.types import EventID, RoomID
 from bot.demo.homeserver import Homeserver
 from bot.demo.synapse_config import Limits
-from bot.model import POLICY_EVENT, EventID, RoomID
-from tests.peers import People, Person
-from tests.process import BotProcess, Bots
+from tests.support.bot_process import BotProcess, Bots
+from tests.support.people import People, Person
 
 LIFETIME, SHORT = 10_000, 5_000
 MB = 15

@@ -21,10 +21,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bot.demo.homeserver import Homeserver
-from tests.fault_proxy import FaultProxy
-from tests.ordeal import FAULTS, Ordeal, Result
-from tests.peers import People
-from tests.process import Bots
+from tests.support.bot_process import Bots
+from tests.support.fault_proxy import FaultProxy
+from tests.support.fault_trial import FAULTS, Ordeal, Result
+from tests.support.people import People
 
 HELD, FULL, RESTARTED = "a database held by another", "a full disk", "a homeserver killed often"
 HEAD = "fault                        sent gone early lost twice  asked  peak/s  healed in"
@@ -82,10 +82,10 @@ async def run(names: list[str], seconds: float, patience: float, together: int) 
         async with Homeserver(folder / "synapse") as homeserver:
             people, bots = People(homeserver, folder), Bots(homeserver, folder)
             ordeal = Ordeal(homeserver, people, bots)
-            gate = asyncio.Semaphore(together)
+            sender_bounds = asyncio.Semaphore(together)
 
             async def one(name: str) -> Result:
-                async with gate:
+                async with sender_bounds:
                     return await ordeal.go(name, FAULTS[name], seconds, patience)
 
             print(HEAD)

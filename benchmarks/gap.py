@@ -25,11 +25,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.verdict import Fate, fates, requests
+from bot.core.lifetimes import POLICY_EVENT
 from bot.demo.homeserver import Homeserver
-from bot.model import POLICY_EVENT
-from tests.fault_proxy import FaultProxy
-from tests.peers import People, Person
-from tests.process import BotProcess, Bots
+from tests.support.bot_process import BotProcess, Bots
+from tests.support.fault_proxy import FaultProxy
+from tests.support.people import People, Person
 
 SHORT, LONG = 20_000, 86_400_000
 BEFORE = 3

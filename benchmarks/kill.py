@@ -17,8 +17,8 @@ from collections import Counter
 from pathlib import Path
 
 from bot.demo.homeserver import Homeserver
-from tests.peers import People, Person
-from tests.process import Bots
+from tests.support.bot_process import Bots
+from tests.support.people import People, Person
 
 LIFETIME = 5_000
 

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from bot.demo.homeserver import Homeserver
-from tests.fault_proxy import FaultProxy
-from tests.ordeal import Result, judge, make_room, until_gone
-from tests.person import Person
-from tests.process import BotProcess
+from tests.support.bot_process import BotProcess
+from tests.support.fault_proxy import FaultProxy
+from tests.support.fault_trial import Result, judge, make_room, until_gone
+from tests.support.person import Person
 
 SHORT = {"refreshable_access_token_lifetime": "8s"}
 AGED: dict[str, Any] = {

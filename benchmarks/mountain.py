@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 
-from bot.clock import SystemClock
-from bot.model import EventID, Outcome, RoomID
+from bot.core.outcomes import Outcome
+from bot.core.types import EventID, RoomID
+from bot.services.clock import SystemClock
 from bot.store import Store
-from tests.fakes import BOT, FakeHomeserver
-from tests.house import BOUNDS, House
+from tests.support.fake_homeserver import BOT, FakeHomeserver
+from tests.support.harness import LIMITS, Harness
 
 COST, LOOK = 0.025, 0.005
 """Seconds that a Synapse works for a redaction, and for a question, one after the other."""
@@ -72,18 +73,18 @@ class Laborious(FakeHomeserver):
         return await super().relations(room_id, event_id)
 
 
-class TimelyHouse(House):
+class TimelyHouse(Harness):
     """The services by the machine's clock."""
 
     def __init__(self, path: Path, homeserver: Laborious, store: Store) -> None:
-        super().__init__(path, store, BOUNDS)
+        super().__init__(path, store, LIMITS)
         self.clock = SystemClock()  # type: ignore[assignment]
         self.homeserver = homeserver
         self._keep(store)
 
     @classmethod
     async def open(cls, path: Path, homeserver: Laborious) -> TimelyHouse:
-        return cls(path, homeserver, await Store.open(path, bounds=BOUNDS, own_id=BOT))
+        return cls(path, homeserver, await Store.open(path, limits=LIMITS, own_id=BOT))
 
     @asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
@@ -110,13 +111,13 @@ async def trial(
     with tempfile.TemporaryDirectory() as folder:
         path, homeserver = Path(folder) / "timers.db", Laborious(SystemClock(), lifetime)
         room = homeserver.mountain if same_room else homeserver.live
-        house = await TimelyHouse.open(path, homeserver)
-        await house.intake.once()
-        await house.store.close()
+        harness = await TimelyHouse.open(path, homeserver)
+        await harness.sync.once()
+        await harness.store.close()
         pile_up(path, homeserver.mountain, timers, backlog=backlog)
-        house = await TimelyHouse.open(path, homeserver)
+        harness = await TimelyHouse.open(path, homeserver)
         sent: dict[EventID, int] = {}
-        async with house.working():
+        async with harness.working():
             await asyncio.sleep(2)
             before = memory()
             for number in range(messages):

@@ -24,11 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bot.demo.homeserver import Homeserver
-from tests.kinds import Kind, all_kinds
-from tests.peers import People, Person
-from tests.process import BotProcess, Bots
-from tests.remains import APIS, Remains, Sent, send_all
-from tests.test_nothing_left import (
+from tests.on_synapse.test_nothing_left import (
     encrypted_room,
     family,
     look_everywhere,
@@ -37,6 +33,10 @@ from tests.test_nothing_left import (
     set_lifetime,
     until_redacted,
 )
+from tests.support.bot_process import BotProcess, Bots
+from tests.support.event_kinds import Kind, all_kinds
+from tests.support.people import People, Person
+from tests.support.remains import APIS, Remains, Sent, send_all
 
 LIFETIME = 8
 PARENTS = ("text", "edit", "notice", "poll", "emote", "location", "thread reply")

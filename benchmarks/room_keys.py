@@ -21,11 +21,11 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+from bot.core.types import RoomID
 from bot.matrix.client import Matrix
-from bot.matrix.gate import Gate
-from bot.model import RoomID
-from tests.crowd import Crowd
-from tests.engines import Bot, Peer, Writer, commits_of
+from bot.matrix.encryption.bounds import SenderBounds
+from tests.support.big_room import Crowd
+from tests.support.encryption_engines import Bot, Peer, Writer, commits_of
 
 LONGEST = 50.0
 """Milliseconds that the event loop may be held in one piece."""
@@ -95,7 +95,7 @@ async def big_room(folder: Path, number: int) -> list[float]:
 async def flood(folder: Path, accounts: int, each: int) -> list[float]:
     """Take in `each` room keys of each account in one sync, with somebody's own key at its end."""
     bot = Bot(folder / "bot")
-    bot.crypto.gate = Gate(10**6)
+    bot.crypto.sender_bounds = SenderBounds(10**6)
     events = []
     for number in range(accounts):
         peer = Peer(f"mallory{number}", folder / f"peer{number}")
@@ -104,7 +104,7 @@ async def flood(folder: Path, accounts: int, each: int) -> list[float]:
         peer.store.database.close()
 
     async def take() -> str:
-        await bot.crypto.feed_by_turns({"to_device": {"events": events}})
+        await bot.crypto.feed_by_slices({"to_device": {"events": events}})
         return f"{len(bot.crypto.sessions)} keys taken in"
 
     async def take_rest() -> str:

@@ -25,15 +25,17 @@ from contextlib import closing
 from pathlib import Path
 from random import Random
 
-from bot.clock import SystemClock
-from bot.model import Bounds, Done, EventID, Outcome, RoomID, UserID
-from bot.redactor import Redactor
+from bot.core.lifetimes import LifetimeLimits
+from bot.core.outcomes import Done, Outcome
+from bot.core.timeline import Change, Item, Message, Redaction, RoomUpdate
+from bot.core.types import EventID, RoomID, UserID
+from bot.services.clock import SystemClock
+from bot.services.redactor import Redactor
 from bot.store import Store
-from bot.timeline import Change, Item, Message, Redaction, Stretch
 
 BOT, ALICE = UserID("@bot:example.org"), UserID("@alice:example.org")
 MINUTE, DAY = 60_000, 86_400_000
-BOUNDS = Bounds(minimum=1_000, maximum=365 * DAY)
+LIMITS = LifetimeLimits(minimum=1_000, maximum=365 * DAY)
 REDACTIONS, AT_MOST = 4_000, 15.0
 """A rate is measured over so many redactions, or so many seconds."""
 FAST, EVEN, EVENTS = 2_000, 0.8, 10_000
@@ -95,13 +97,13 @@ class Files:
 
     async def open(self, timers: int, rooms: int, *, due: int = -DAY) -> Store:
         """Open a copy of a database whose timers are due from so long after now on."""
-        return await Store.open(await self.copy(timers, rooms, due=due), bounds=BOUNDS, own_id=BOT)
+        return await Store.open(await self.copy(timers, rooms, due=due), limits=LIMITS, own_id=BOT)
 
     async def copy(self, timers: int, rooms: int, *, due: int = -DAY) -> Path:
         wanted = timers, rooms, due
         if wanted not in self._made:
             path = self._folder / f"{timers}-{rooms}-{due}.db"
-            store = await Store.open(path, bounds=BOUNDS, own_id=BOT)
+            store = await Store.open(path, limits=LIMITS, own_id=BOT)
             await enter(store, rooms)
             await store.close()
             fill(path, timers, rooms, due)
@@ -128,7 +130,8 @@ def now() -> int:
 async def enter(store: Store, rooms: int) -> None:
     """Let the bot be in rooms with a lifetime."""
     change: list[Item] = [Change(setting=MINUTE, sender=ALICE, digest="policy", quiet=True)]
-    await store.commit("s1", now(), [Stretch(room_id=room(n), items=change) for n in range(rooms)])
+    updates = [RoomUpdate(room_id=room(n), items=change) for n in range(rooms)]
+    await store.commit("s1", now(), updates)
 
 
 def fill(path: Path, timers: int, rooms: int, due: int) -> None:
@@ -204,8 +207,8 @@ async def sync(files: Files, verdict: Verdict) -> None:
         took = float("inf")
         for turn in range(5):
             numbers = iter(range(10**8 * (turn + 1), 10**9))
-            stretches = [
-                Stretch(
+            updates = [
+                RoomUpdate(
                     room_id=room(n),
                     items=[Message(event_id=event(next(numbers)), sent=now()) for _ in range(each)],
                     last_digest=f"last of {n} at {turn}",
@@ -213,7 +216,7 @@ async def sync(files: Files, verdict: Verdict) -> None:
                 for n in range(rooms)
             ]
             began = time.perf_counter()
-            await store.commit("s2", now(), stretches)
+            await store.commit("s2", now(), updates)
             took = min(took, time.perf_counter() - began)
         await store.close()
         what = f"events of a sync, {each} in each of {rooms:,} rooms"
@@ -237,10 +240,10 @@ async def reactions(files: Files, verdict: Verdict, children: int = 50_000) -> N
         Message(event_id=event(n), sent=now(), parent=EventID("$whole"))
         for n in range(10**6, 10**6 + children)
     ]
-    await store.commit("s2", now(), [Stretch(room_id=room(0), items=items)])
+    await store.commit("s2", now(), [RoomUpdate(room_id=room(0), items=items)])
     gone = Redaction(target=EventID("$whole"), target_digest="", sender=ALICE, digest="r")
-    stretch = Stretch(room_id=room(0), items=[gone])
-    took = await timed(lambda: store.commit("s3", now(), [stretch]), 1)
+    update = RoomUpdate(room_id=room(0), items=[gone])
+    took = await timed(lambda: store.commit("s3", now(), [update]), 1)
     verdict.at_most(f"a redaction of a message with {children:,} reactions", took, COUNT)
     await store.close()
 
@@ -274,8 +277,8 @@ async def wiping(files: Files, verdict: Verdict, timers: int) -> None:
     path = await files.copy(timers, 1)
     with closing(sqlite3.connect(path)) as db, db:
         db.execute("DELETE FROM timers WHERE id % 2")
-    store = await Store.open(path, bounds=BOUNDS, own_id=BOT)
-    worst, took, grown = await held_up(store, store.tidy)
+    store = await Store.open(path, limits=LIMITS, own_id=BOT)
+    worst, took, grown = await held_up(store, store.wipe)
     verdict.at_most(f"wiping holds others up, {timers:,} timers ({took:.2f} s in all)", worst, HELD)
     verdict.at_most(f"memory for wiping, {timers:,} timers", grown, MEMORY, "MB")
     await store.close()
@@ -287,7 +290,7 @@ async def once(files: Files, verdict: Verdict, many: int) -> None:
     with closing(sqlite3.connect(path)) as db, db:
         db.execute("UPDATE timers SET local = 1")  # all made by a clock that was ahead
     began = time.perf_counter()
-    store = await Store.open(path, bounds=BOUNDS, own_id=BOT)
+    store = await Store.open(path, limits=LIMITS, own_id=BOT)
     verdict.at_most(f"opening, {many:,} timers", time.perf_counter() - began, ONCE)
     latest = await store.latest_timer()
     worst, took, _ = await held_up(
@@ -299,7 +302,7 @@ async def once(files: Files, verdict: Verdict, many: int) -> None:
     verdict.at_most(f"the bot is removed from a room with {many:,} timers", kick, ONCE)
 
     async def come_back() -> None:
-        back = Stretch(room_id=room(0), items=[], entered=True)
+        back = RoomUpdate(room_id=room(0), items=[], entered=True)
         await store.commit("s2", now() + 2 * DAY, [back])
         while await store.put_in_order():
             pass

@@ -24,10 +24,10 @@ from typing import Any
 import vodozemac
 from nio.crypto.sessions import derive_pickle_key
 
+from bot.core.durations import HOUR, words
 from bot.demo.homeserver import Homeserver
-from bot.durations import HOUR, words
-from tests.peers import People
-from tests.process import Bots
+from tests.support.bot_process import Bots
+from tests.support.people import People
 
 GRACE = 10
 LENGTHS = (864, 886, 907, 928, 950, 971, 992)

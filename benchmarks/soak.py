@@ -33,9 +33,9 @@ from typing import Any
 import aiohttp
 
 from bot.demo.homeserver import Homeserver
-from tests.peers import EncryptedPerson, People, Person, wait_until
-from tests.person import ENCRYPTION, ApiError
-from tests.process import BotProcess, Bots
+from tests.support.bot_process import BotProcess, Bots
+from tests.support.people import EncryptedPerson, People, Person, wait_until
+from tests.support.person import ENCRYPTION, ApiError
 
 EVERY = 15
 """Seconds between two samples."""

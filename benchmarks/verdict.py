@@ -8,9 +8,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from tests.fault_proxy import FaultProxy
-from tests.ordeal import is_gone
-from tests.peers import Person
+from tests.support.fault_proxy import FaultProxy
+from tests.support.fault_trial import is_gone
+from tests.support.people import Person
 
 KINDS = {
     "redact": "/redact/",

@@ -10,28 +10,8 @@ from contextlib import asynccontextmanager, suppress
 from random import SystemRandom
 from typing import Any, Final
 
-from bot.attachments import Attachments
-from bot.backfill import Backfill
-from bot.clock import SystemClock
 from bot.config import Settings
-from bot.deciding import Deciding
-from bot.departures import Departures
-from bot.disputes import Disputes
-from bot.housekeeping import Housekeeping, keep_tidy
-from bot.identity import Identity
-from bot.intake import Intake
-from bot.invitations import Invitations
-from bot.kin import Kin
-from bot.late import Late
-from bot.lock import LockError, OccupiedError, hold
-from bot.matrix.admin import Admin
-from bot.matrix.client import Matrix
-from bot.matrix.cross_signing import CrossSigning
-from bot.matrix.discovery import find
-from bot.matrix.media import Media
-from bot.matrix.session import Credentials, connect, lock_secret, open_session
-from bot.matrix.verification import Verification
-from bot.model import (
+from bot.core.outcomes import (
     ChangedDeviceError,
     DiskError,
     Done,
@@ -40,16 +20,36 @@ from bot.model import (
     OutcomeError,
     TokenRejectedError,
 )
-from bot.patience import Disk, StoppedError, wait_for_homeserver
-from bot.ratchet import Ratchet
-from bot.reading import Reader
-from bot.redactor import Redactor
-from bot.rooms import Rooms
-from bot.speaker import Speaker
+from bot.matrix.client import Matrix
+from bot.matrix.http.discovery import find
+from bot.matrix.identity.cross_signing import CrossSigning
+from bot.matrix.login.session import Credentials, connect, lock_secret, open_session
+from bot.matrix.synapse.admin import Admin
+from bot.matrix.synapse.media import Media
+from bot.matrix.verification.responder import Verification
+from bot.services.backfill import Backfill
+from bot.services.clock import SystemClock
+from bot.services.clock_watch import ClockWatch
+from bot.services.database_maintenance import DatabaseMaintenance, keep_wiping
+from bot.services.deferred_authorization import DeferredAuthorization
+from bot.services.device_signing import DeviceSigning
+from bot.services.disputes import Disputes
+from bot.services.empty_rooms import EmptyRooms
+from bot.services.event_reader import EventReader
+from bot.services.invitations import Invitations
+from bot.services.key_expiry import KeyExpiry
+from bot.services.late_keys import LateKeys
+from bot.services.media_deletion import MediaDeletion
+from bot.services.outbox import OutboxDelivery
+from bot.services.pending_relations import PendingRelations
+from bot.services.permissions import Permissions
+from bot.services.redactor import Redactor
+from bot.services.room_upgrades import RoomUpgrades
+from bot.services.supervisor import Disk, StoppedError, wait_for_homeserver
+from bot.services.sweeps import Sweeper
+from bot.services.sync import Sync
 from bot.store import Store, StoreError
-from bot.sweeper import Sweeper
-from bot.timekeeper import Timekeeper
-from bot.upgrades import Upgrades
+from bot.store.folder_lock import LockError, OccupiedError, hold
 
 log = logging.getLogger(__name__)
 
@@ -74,18 +74,18 @@ async def run(settings: Settings) -> int:
     """Run the bot until SIGTERM or SIGINT; return the exit status."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    patience = asyncio.timeout(None)
+    timeout = asyncio.timeout(None)
 
     def told_to_stop() -> None:
         if not stop.is_set():
             stop.set()
             # Whatever is under way, a first login that is not answered too, has an end.
-            patience.reschedule(loop.time() + END_WITHIN)
+            timeout.reschedule(loop.time() + END_WITHIN)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told_to_stop)
     try:
-        async with patience:
+        async with timeout:
             with hold(settings.data_dir):
                 await _serve(settings, stop)
     except Exception as error:  # noqa: BLE001 - every end has its status and its line
@@ -179,7 +179,7 @@ async def _be(settings: Settings, stop: asyncio.Event) -> None:
 
     store = await Store.open(
         settings.data_dir / "timers.db",
-        bounds=settings.bounds,
+        limits=settings.limits,
         own_id=settings.user_id,
         verify=settings.verify,
     )
@@ -212,99 +212,107 @@ async def _work(
 ) -> None:
     """Run the services side by side until `stop`."""
     clock, random = SystemClock(), SystemRandom()
-    prefix, bounds = settings.command_prefix, settings.bounds
+    prefix, limits = settings.command_prefix, settings.limits
 
     def wake() -> None:
-        services = (redactor, backfill, sweeper, rooms, speaker, late, deciding, ratchet, kin)
-        doors = (disputes, invitations, departures, upgrades, housekeeping)
-        for service in (*services, *doors, timekeeper):
+        reading = (backfill, sweeper, late_keys, deferred, relations)
+        telling = (outbox, permissions, disputes, invitations, empty_rooms, room_upgrades)
+        for service in (redactor, *reading, *telling, key_expiry, maintenance, clock_watch):
             service.wake.set()
-        if attachments is not None:
-            attachments.wake.set()
+        if media_deletion is not None:
+            media_deletion.wake.set()
 
-    attachments = Attachments(media, store, clock, random=random) if media else None
-    if attachments is None:
+    media_deletion = MediaDeletion(media, store, clock, random=random) if media else None
+    if media_deletion is None:
         await store.forget_files()
 
     signing = CrossSigning(matrix, settings.data_dir, settings.recovery_key())
     verification = Verification(matrix, master=lambda: signing.master, now=clock.now)
     matrix.crypto.hear_verification = verification.hear_device
-    reader = Reader(
+    reader = EventReader(
         matrix,
         prefix=prefix,
-        bounds=bounds,
+        limits=limits,
         digest=store.digest,
         hear_verification=verification.hear_room,
         signed_only=settings.commands.require_signed_devices,
         media_server=media.server if media else None,
         per_minute=settings.commands.per_minute,
     )
-    intake = Intake(matrix, store, reader, clock, random=random, wake=wake)
+    sync = Sync(matrix, store, reader, clock, random=random, wake=wake)
     redactor = Redactor(matrix, store, clock, random=random, wake_rooms=wake)
     backfill = Backfill(matrix, store, reader, clock, random=random, wake_others=wake)
-    identity = Identity(signing, clock, random=random)
+    identity = DeviceSigning(signing, clock, random=random)
     unsigned = asyncio.Event()
-    matrix.crypto.upkeep.on_anew = unsigned.set
-    speaker = Speaker(
+    matrix.crypto.device_keys.on_anew = unsigned.set
+    outbox = OutboxDelivery(
         matrix,
         store,
         clock,
         prefix=prefix,
-        bounds=bounds,
+        limits=limits,
         random=random,
         identity=identity,
-        files=attachments,
+        files=media_deletion,
         load=redactor,
     )
-    rooms = Rooms(matrix, store, clock, bounds=bounds, random=random, wake_others=wake)
+    permissions = Permissions(matrix, store, clock, limits=limits, random=random, wake_others=wake)
     disputes = Disputes(
         matrix, store, clock, read=reader.state_change, random=random, wake_others=wake
     )
-    invitations = Invitations(matrix, store, clock, guests=settings.guests, random=random)
-    departures = Departures(matrix, store, clock)
-    upgrades = Upgrades(matrix, store, clock, door=invitations, random=random, wake_others=wake)
-    housekeeping = Housekeeping(store, clock, wake_others=wake)
-    rooms.follow = upgrades.reviewed
-    deciding = Deciding(store, reader.judge, clock, random=random, wake_others=wake)
-    late = Late(matrix, store, reader, clock, wake_others=wake)
-    matrix.crypto.tell_news = late.wake.set
-    sweeper = Sweeper(matrix, store, reader, clock, bounds=bounds, random=random, wake_others=wake)
-    kin = Kin(matrix, store, clock, random=random, wake_others=wake)
-    ratchet = Ratchet(matrix.crypto, store, clock, grace=settings.encryption.grace, bounds=bounds)
-    timekeeper = Timekeeper(
-        clock, store, clock_was_set=(redactor.clock_was_set, ratchet.clock_was_set, wake)
+    invitations = Invitations(
+        matrix, store, clock, invite_policy=settings.invite_policy, random=random
+    )
+    empty_rooms = EmptyRooms(matrix, store, clock)
+    room_upgrades = RoomUpgrades(
+        matrix, store, clock, admission=invitations, random=random, wake_others=wake
+    )
+    maintenance = DatabaseMaintenance(store, clock, wake_others=wake)
+    permissions.follow = room_upgrades.reviewed
+    deferred = DeferredAuthorization(
+        store, reader.authorizer, clock, random=random, wake_others=wake
+    )
+    late_keys = LateKeys(matrix, store, reader, clock, wake_others=wake)
+    matrix.crypto.tell_news = late_keys.wake.set
+    sweeper = Sweeper(matrix, store, reader, clock, limits=limits, random=random, wake_others=wake)
+    relations = PendingRelations(matrix, store, clock, random=random, wake_others=wake)
+    key_expiry = KeyExpiry(
+        matrix.crypto, store, clock, grace=settings.encryption.grace, limits=limits
+    )
+    clock_watch = ClockWatch(
+        clock, store, clock_was_set=(redactor.clock_was_set, key_expiry.clock_was_set, wake)
     )
     disk = Disk(clock, random)
     async with asyncio.TaskGroup() as group:
-        finishing = [group.create_task(disk.insist(one.run)) for one in (intake, redactor)]
+        finishing = [group.create_task(disk.insist(one.run)) for one in (sync, redactor)]
         ending: list[Callable[[], Coroutine[Any, Any, None]]] = [
             matrix.crypto.run,
             backfill.run,
-            rooms.run,
-            speaker.run,
-            late.run,
-            deciding.run,
-            kin.run,
+            permissions.run,
+            outbox.run,
+            late_keys.run,
+            deferred.run,
+            relations.run,
             sweeper.run,
-            ratchet.run,
-            upgrades.run,
-            timekeeper.run,
+            key_expiry.run,
+            room_upgrades.run,
+            clock_watch.run,
             invitations.run,
             disputes.run,
-            departures.run,
-            housekeeping.run,
-            lambda: keep_tidy(store, clock),
+            empty_rooms.run,
+            maintenance.run,
+            lambda: keep_wiping(store, clock),
             lambda: identity.keep(unsigned),
             verification.run,
-            *([attachments.run] if attachments else []),
+            *([media_deletion.run] if media_deletion else []),
         ]
         others = [group.create_task(disk.insist(service)) for service in ending]
         await stop.wait()
         log.info("stopping")
-        intake.stop()
+        sync.stop()
         redactor.stop()
         _, slow = await asyncio.wait(finishing, timeout=STOP_WITHIN)
         for task in [*slow, *others]:
             task.cancel()
     with suppress(DiskError):  # the next start does it
-        ratchet.scrub()
+        key_expiry.scrub()

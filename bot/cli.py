@@ -32,11 +32,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-identity = typer.Typer(
+identity_app = typer.Typer(
     help="Show, replace or keep safe the keys by which people recognise the bot.",
     no_args_is_help=True,
 )
-app.add_typer(identity, name="identity")
+app.add_typer(identity_app, name="identity")
 
 ConfigOption = Annotated[
     Path | None,
@@ -91,7 +91,7 @@ def check(
 ) -> None:
     """Check that the settings, the homeserver and the login work."""
     settings = _prepare(config)
-    from bot.checks import check as run_checks  # noqa: PLC0415
+    from bot.operator.check import check as run_checks  # noqa: PLC0415
 
     raise typer.Exit(0 if asyncio.run(run_checks(settings, admin_token_file)) else 1)
 
@@ -100,7 +100,7 @@ def check(
 def rebuild(config: ConfigOption = None) -> None:
     """Read back in every room for messages without a timer. The bot must be stopped."""
     settings = _prepare(config)
-    from bot.rebuild import rebuild as rebuild_timers  # noqa: PLC0415
+    from bot.operator.rebuild import rebuild as rebuild_timers  # noqa: PLC0415
 
     _carry_out(rebuild_timers(settings, typer.echo))
 
@@ -116,47 +116,47 @@ def lift_rate_limit(
 ) -> None:
     """Let the bot redact as fast as people write. Synapse only."""
     settings = _prepare(config)
-    from bot import limits  # noqa: PLC0415
+    from bot.operator import rate_limit  # noqa: PLC0415
 
-    _carry_out(limits.lift(settings, typer.echo, file=admin_token_file, undo=undo))
+    _carry_out(rate_limit.lift(settings, typer.echo, file=admin_token_file, undo=undo))
 
 
 @app.command()
 def registration(config: ConfigOption = None) -> None:
     """Print what a homeserver needs to take the bot as an application service."""
     settings = _prepare(config, token_to_come=True)
-    from bot import registration as service  # noqa: PLC0415
+    from bot.operator import registration as service  # noqa: PLC0415
 
     _carry_out(service.register(settings, typer.echo, _say))
 
 
-@identity.command()
+@identity_app.command()
 def show(config: ConfigOption = None) -> None:
     """Show the keys that people can compare, and whether the device is signed."""
     settings = _prepare(config)
-    from bot import custody  # noqa: PLC0415
+    from bot.operator import identity  # noqa: PLC0415
 
-    _carry_out(custody.show(settings, typer.echo))
+    _carry_out(identity.show(settings, typer.echo))
 
 
-@identity.command()
+@identity_app.command()
 def reset(
     config: ConfigOption = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask whether it is meant.")] = False,
 ) -> None:
     """Give the account a new identity. It takes the password, and the bot must be stopped."""
     settings = _prepare(config)
-    from bot import custody  # noqa: PLC0415
+    from bot.operator import identity  # noqa: PLC0415
 
-    operator = custody.Operator(
+    operator = identity.Operator(
         say=typer.echo,
         agrees=lambda question: yes or typer.confirm(question),
         password=lambda question: str(typer.prompt(question, hide_input=True, err=True)),
     )
-    _carry_out(custody.reset(settings, operator))
+    _carry_out(identity.reset(settings, operator))
 
 
-@identity.command()
+@identity_app.command()
 def backup(
     config: ConfigOption = None,
     recovery_key_file: Annotated[
@@ -169,9 +169,9 @@ def backup(
 ) -> None:
     """Keep the identity in the account's secret storage, under a recovery key."""
     settings = _prepare(config)
-    from bot import custody  # noqa: PLC0415
+    from bot.operator import identity  # noqa: PLC0415
 
-    _carry_out(custody.backup(settings, typer.echo, file=recovery_key_file, replace=replace))
+    _carry_out(identity.backup(settings, typer.echo, file=recovery_key_file, replace=replace))
 
 
 @app.command()
@@ -191,11 +191,11 @@ def demo(
 
 def _carry_out(work: Coroutine[Any, Any, int]) -> None:
     """Do what an operator asked for; exit with its status."""
-    from bot.custody import CustodyError  # noqa: PLC0415
+    from bot.operator.identity import OperatorError  # noqa: PLC0415
 
     try:
         status = asyncio.run(work)
-    except CustodyError as error:
+    except OperatorError as error:
         _say(str(error))
         status = error.status
     raise typer.Exit(status)
@@ -204,7 +204,7 @@ def _carry_out(work: Coroutine[Any, Any, int]) -> None:
 def _prepare(config: Path | None, *, token_to_come: bool = False) -> "Settings":
     """Return the settings with logging set up; exit with status 2 when they cannot be used."""
     from bot.config import ConfigError, load  # noqa: PLC0415
-    from bot.logs import configure  # noqa: PLC0415
+    from bot.config.logs import configure  # noqa: PLC0415
 
     # Before anything is written: the database and the keys are nobody else's to read.
     os.umask(0o077)

@@ -11,14 +11,14 @@ from hypothesis import HealthCheck, settings
 
 from bot.demo.homeserver import Homeserver
 from bot.store import Store
-from tests import engines
-from tests.bridge import Puppet, register_bridge
-from tests.fakes import BOT
-from tests.house import BOUNDS, House, Opener
-from tests.peers import People
-from tests.process import Bots
-from tests.stand_in import StandIn, stand_in_homeserver
-from tests.worlds import FakeWorld, SynapseWorld, World
+from tests.support import encryption_engines
+from tests.support.bot_process import Bots
+from tests.support.bridge import Puppet, register_bridge
+from tests.support.fake_homeserver import BOT
+from tests.support.harness import LIMITS, Harness, Opener
+from tests.support.people import People
+from tests.support.scripted_homeserver import StandIn, stand_in_homeserver
+from tests.support.worlds import FakeWorld, SynapseWorld, World
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
@@ -41,7 +41,7 @@ settings.load_profile("any machine")
 def no_crypto_store_stays_open() -> Iterator[None]:
     """Engines are made in passing; newer Pythons warn of a connection that nobody closed."""
     yield
-    engines.close_all()
+    encryption_engines.close_all()
 
 
 @pytest.fixture(scope="session")
@@ -119,7 +119,7 @@ async def open_store() -> AsyncIterator[Opener]:
     made: list[Store] = []
 
     async def opener(path: Path) -> Store:
-        made.append(await Store.open(path, bounds=BOUNDS, own_id=BOT))
+        made.append(await Store.open(path, limits=LIMITS, own_id=BOT))
         return made[-1]
 
     yield opener
@@ -129,9 +129,9 @@ async def open_store() -> AsyncIterator[Opener]:
 
 
 @pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[House]:
+async def harness(tmp_path: Path) -> AsyncIterator[Harness]:
     """The services over fakes and a database of their own; run those that the test is about."""
-    made = await House.build(tmp_path / "timers.db")
+    made = await Harness.build(tmp_path / "timers.db")
     yield made
     await made.store.close()
 

@@ -17,13 +17,8 @@ from pydantic import SecretStr
 from bot import app
 from bot.config import Settings
 from bot.config.settings import Encryption, Lifetimes, Media
-from bot.custody import CustodyError
-from bot.lock import OccupiedError, hold
-from bot.matrix.device import load_identity
-from bot.matrix.olm import CarefulClient
-from bot.matrix.session import connect
-from bot.model import (
-    POLICY_EVENT,
+from bot.core.lifetimes import POLICY_EVENT
+from bot.core.outcomes import (
     ChangedDeviceError,
     DiskError,
     Done,
@@ -32,15 +27,20 @@ from bot.model import (
     Outcome,
     OutcomeError,
     TokenRejectedError,
-    UserID,
 )
-from bot.patience import StoppedError
-from bot.ratchet import Ratchet
-from bot.rebuild import rebuild
+from bot.core.types import UserID
+from bot.matrix.encryption.engine import CarefulClient
+from bot.matrix.login.device import load_identity
+from bot.matrix.login.session import connect
+from bot.operator.identity import OperatorError
+from bot.operator.rebuild import rebuild
+from bot.services.key_expiry import KeyExpiry
+from bot.services.supervisor import StoppedError
 from bot.store import Store, StoreError
-from tests.account import Account
-from tests.fakes import ALICE, BOT
-from tests.stand_in import (
+from bot.store.folder_lock import OccupiedError, hold
+from tests.support.account import Account
+from tests.support.fake_homeserver import ALICE, BOT
+from tests.support.scripted_homeserver import (
     NO_SUCH_THING,
     NOT_ALLOWED,
     NOT_KNOWN,
@@ -256,7 +256,7 @@ class Scene:
 
     async def count(self, table: str) -> int:
         store = await Store.open(
-            self.folder / "data" / "timers.db", bounds=self.settings.bounds, own_id=UserID(BOT)
+            self.folder / "data" / "timers.db", limits=self.settings.limits, own_id=UserID(BOT)
         )
         async with store._db.transaction() as db:
             [(found,)] = await db.rows(f"SELECT count(*) FROM {table}")
@@ -303,13 +303,13 @@ async def test_it_logs_in_redacts_answers_and_ends_in_order(
         made.append(connect(*given))
         return made[-1]
 
-    class Noted(Ratchet):
+    class Noted(KeyExpiry):
         def scrub(self) -> None:
             scrubbed.append(caplog.messages[-1] == "stopping")
             raise DiskError("full")
 
     monkeypatch.setattr(app, "connect", connected)
-    monkeypatch.setattr(app, "Ratchet", Noted)
+    monkeypatch.setattr(app, "KeyExpiry", Noted)
     homeserver = scene.homeserver
 
     def asked_for_help() -> bool:
@@ -523,9 +523,9 @@ async def test_reading_back_says_when_nobody_answers_and_holds_the_folder(
     async def nobody(_: str) -> Outcome:
         return Failed(status=502)
 
-    with hold(scene.folder / "data"), pytest.raises(CustodyError, match="bot is running"):
+    with hold(scene.folder / "data"), pytest.raises(OperatorError, match="bot is running"):
         await rebuild(scene.settings, print)
     monkeypatch.setattr(app, "find", nobody)
-    with pytest.raises(CustodyError) as failed:
+    with pytest.raises(OperatorError) as failed:
         await rebuild(scene.settings, print)
     assert str(failed.value) == "the homeserver did not answer (status 502); try again"

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from typer.testing import CliRunner
 
-from bot import __version__, cli, logs
+from bot import __version__, cli
+from bot.config import logs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -114,7 +115,7 @@ def test_check_exits_with_one_when_something_does_not_work(
         await asyncio.sleep(0)
         return works
 
-    _stand_in(monkeypatch, "bot.checks", check=check)
+    _stand_in(monkeypatch, "bot.operator.check", check=check)
     (tmp_path / "config.yaml").write_text(SETTINGS)
     assert _invoke("check")[0] == status
 
@@ -130,14 +131,16 @@ def test_the_rate_limit_is_lifted_or_put_back_with_the_token_of_a_file(
         seen.append((settings.user_id, file, undo))
         return 0
 
-    monkeypatch.setattr("bot.limits.lift", lift)
+    monkeypatch.setattr("bot.operator.rate_limit.lift", lift)
     (tmp_path / "config.yaml").write_text(SETTINGS)
     assert _invoke("lift-rate-limit", "--admin-token-file", "token", *arguments)[0] == 0
     assert seen == [("@bot:example.org", Path("token"), "--undo" in arguments)]
     assert _invoke("lift-rate-limit")[0] == 2
 
 
-@pytest.mark.parametrize(("command", "module"), [("run", "bot.app"), ("check", "bot.checks")])
+@pytest.mark.parametrize(
+    ("command", "module"), [("run", "bot.app"), ("check", "bot.operator.check")]
+)
 def test_what_the_bot_writes_is_for_its_own_user_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, module: str
 ) -> None:
@@ -168,7 +171,7 @@ def test_the_default_file_may_be_absent_but_a_named_one_may_not(
         await asyncio.sleep(0)
         return True
 
-    _stand_in(monkeypatch, "bot.checks", check=check)
+    _stand_in(monkeypatch, "bot.operator.check", check=check)
     assert _invoke("check")[2].startswith("ephemeral-bot: config.yaml: no such file; copy")
     monkeypatch.setenv("EPHEMERAL_BOT_HOMESERVER", "https://matrix.example.org")
     monkeypatch.setenv("EPHEMERAL_BOT_USER_ID", "@bot:example.org")

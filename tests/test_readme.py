@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 import yaml
 
-from bot import app, cli, report, words
-from bot.commands import TABLE
+from bot import app, cli
+from bot.chat import notices, status
+from bot.chat.commands import TABLE
+from bot.chat.notices import Permission
 from bot.config import Settings
 from bot.config.loading import KEYS, PREFIX, variable
-from bot.durations import DAY, HOUR, MINUTE, compact
-from bot.model import POLICY_EVENT
-from bot.timeline import OFF
-from bot.words import Standing
-from tests.test_layers import PARTS
+from bot.core.durations import DAY, HOUR, MINUTE, compact
+from bot.core.lifetimes import POLICY_EVENT
+from bot.core.timeline import OFF
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -55,26 +55,26 @@ def commands() -> str:
 
 
 def says() -> str:
-    bounds, prefix = DEFAULTS.bounds, DEFAULTS.command_prefix
-    weak, strong = Standing(have=0, need=50), Standing(have=50, need=50)
-    waiting = report.status(
-        DAY, pending=12, next_in=3 * HOUR + 5 * MINUTE, standing=strong, reading=False
+    limits, prefix = DEFAULTS.limits, DEFAULTS.command_prefix
+    weak, strong = Permission(have=0, need=50), Permission(have=50, need=50)
+    waiting = status.status(
+        DAY, pending=12, next_in=3 * HOUR + 5 * MINUTE, permission=strong, reading=False
     )
-    alice, bob = (words.person(name, f"@{name.lower()}:example.org") for name in ("Alice", "Bob"))
+    alice, bob = (notices.person(name, f"@{name.lower()}:example.org") for name in ("Alice", "Bob"))
     rows = {
-        "it comes": words.welcome(prefix, weak, None),
-        "a lifetime is set": words.announcement(alice, DAY, bounds, standing=strong),
-        "it is turned off": words.announcement(alice, OFF, bounds, pending=12),
+        "it comes": notices.welcome(prefix, weak, None),
+        "a lifetime is set": notices.announcement(alice, DAY, limits, permission=strong),
+        "it is turned off": notices.announcement(alice, OFF, limits, pending=12),
         "somebody asks": waiting,
-        "somebody may not": words.refused(bob, 50, 0),
-        "a lifetime is too short": words.outside(prefix, bounds),
-        "it loses its rights": words.suspended(weak),
-        "it has them again": words.resumed(12),
-        "the server refuses": words.stuck(3 * DAY),
-        "it is invited again": words.welcome(prefix, strong, DAY, 12),
-        "the room was upgraded": words.moved(DAY, strong),
-        "it cannot set the lifetime there": words.needs(DAY, weak),
-        "it cannot join the new room": words.closed(),
+        "somebody may not": notices.refused(bob, 50, 0),
+        "a lifetime is too short": notices.outside(prefix, limits),
+        "it loses its rights": notices.suspended(weak),
+        "it has them again": notices.resumed(12),
+        "the server refuses": notices.stuck(3 * DAY),
+        "it is invited again": notices.welcome(prefix, strong, DAY, 12),
+        "the room was upgraded": notices.moved(DAY, strong),
+        "it cannot set the lifetime there": notices.needs(DAY, weak),
+        "it cannot join the new room": notices.closed(),
     }
     return table(
         ("when", "it says"), *((when, said.replace("\n", "<br>")) for when, said in rows.items())
@@ -136,12 +136,13 @@ def test_every_variable_that_is_named_exists(page: str) -> None:
 
 def test_every_exit_status_is_documented() -> None:
     statuses = {app.OK, app.FAILED, app.REFUSED, app.OCCUPIED, cli.CONFIG_ERROR}
-    assert {int(status) for status in rows_under("**Exit statuses**")} == statuses
+    assert {int(number) for number in rows_under("**Exit statuses**")} == statuses
 
 
-def test_the_reader_is_told_of_every_part_of_the_bot() -> None:
-    layers = README.read_text().partition("| layer |")[2].partition("\n\n")[0]
-    assert set(re.findall(r"`(\w+)`", layers)) == set(PARTS) - {"__main__"}
+def test_the_reader_is_told_of_every_folder_of_the_bot() -> None:
+    told = README.read_text().partition("**Reading the code.**")[2].partition("**Decisions**")[0]
+    folders = {path.parent.name for path in ROOT.glob("bot/*/__init__.py")}
+    assert folders <= set(re.findall(r"`(\w+)`", told))
 
 
 def test_the_state_event_is_named_as_the_code_names_it() -> None:

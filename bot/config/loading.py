@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from bot.config.settings import MAY_LACK, ConfigError, Settings
-from bot.proxies import ProxyError, find_proxy
+from bot.core.proxies import ProxyError, find_proxy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

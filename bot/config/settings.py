@@ -17,7 +17,6 @@ from pydantic import (
     model_validator,
 )
 
-from bot import recovery_key
 from bot.config.values import (
     AnyPath,
     Count,
@@ -29,8 +28,11 @@ from bot.config.values import (
     check_url,
     check_user_id,
 )
-from bot.durations import compact, parse
-from bot.model import Bounds, Guests, UserID
+from bot.core import recovery_key
+from bot.core.durations import compact, parse
+from bot.core.invitations import InvitePolicy
+from bot.core.lifetimes import LifetimeLimits
+from bot.core.types import UserID
 
 LOGINS: Final = ("password", "password_file", "access_token_file", "appservice.token_file")
 """The keys of which exactly one must be set."""
@@ -145,15 +147,15 @@ class Settings(_Section):
         return [f"*:{self.own_server}"] if self.invites.allow is None else self.invites.allow
 
     @property
-    def guests(self) -> Guests:
+    def invite_policy(self) -> InvitePolicy:
         """Whose invitations the bot accepts, and how many."""
-        return Guests(**(self.invites.model_dump() | {"allow": self.allow}))
+        return InvitePolicy(**(self.invites.model_dump() | {"allow": self.allow}))
 
     @property
-    def bounds(self) -> Bounds:
+    def limits(self) -> LifetimeLimits:
         """The lifetimes that rooms may have."""
         lifetime = self.lifetime
-        return Bounds(minimum=lifetime.min, maximum=lifetime.max, default=lifetime.default)
+        return LifetimeLimits(minimum=lifetime.min, maximum=lifetime.max, default=lifetime.default)
 
     def password_text(self) -> str | None:
         """Return the password, or None when the bot has an access token instead."""
@@ -186,7 +188,7 @@ class Settings(_Section):
         lifetime = self.lifetime
         if lifetime.min > lifetime.max:
             raise ValueError("lifetime.min: is above lifetime.max")
-        if lifetime.default is not None and not self.bounds.allows(lifetime.default):
+        if lifetime.default is not None and not self.limits.allows(lifetime.default):
             allowed = f"{compact(lifetime.min)} to {compact(lifetime.max)}"
             raise ValueError(
                 f"lifetime.default: is outside lifetime.min to lifetime.max, {allowed}"

@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, SecretStr
 
-from bot.durations import DurationError, parse
-from bot.model import Millis
+from bot.core.durations import DurationError, parse
+from bot.core.types import Millis
 
 _SERVER: Final = r"(?:\[[0-9A-Fa-f:.]{2,45}\]|[0-9A-Za-z.-]{1,230})(?::[0-9]{1,5})?"
 _USER_ID: Final = re.compile(rf"@[^:\s]{{1,200}}:{_SERVER}")

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import aiohttp
 
+from bot.core.types import UserID
 from bot.demo.synapse_config import write_config
-from bot.model import UserID
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -256,8 +256,8 @@ def _account(answer: Mapping[str, Any], password: str) -> Account:
 async def _answers(child: subprocess.Popen[bytes], url: str) -> bool:
     """Wait for an answer from `url`; False when the child ended before there was one."""
     # A stranger on the port may accept and never answer: look at the child again soon.
-    patience = aiohttp.ClientTimeout(total=2)
-    async with aiohttp.ClientSession(timeout=patience) as http:
+    timeout = aiohttp.ClientTimeout(total=2)
+    async with aiohttp.ClientSession(timeout=timeout) as http:
         while child.poll() is None:
             with contextlib.suppress(aiohttp.ClientError, TimeoutError):
                 async with http.get(f"{url}/_matrix/client/versions") as answer:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from bot.model import Event, EventID, Millis, UserID
+    from bot.core.types import Event, EventID, Millis, UserID
 
 EXCERPT: Final = 60
 """Characters kept of what the homeserver returns."""

@@ -12,7 +12,7 @@ import aiohttp
 import nio
 from nio.store import SqliteStore
 
-from bot.model import Event, EventID, RoomID, UserID
+from bot.core.types import Event, EventID, RoomID, UserID
 
 if TYPE_CHECKING:
     from collections.abc import Callable

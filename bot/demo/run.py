@@ -24,9 +24,9 @@ from bot.demo.screen import screen_for
 from bot.demo.stage import ROOM_NAME, Play, set_up
 
 if TYPE_CHECKING:
+    from bot.core.types import RoomID
     from bot.demo.homeserver import Account
     from bot.demo.screen import Screen
-    from bot.model import RoomID
 
 INTERRUPTED: Final = 130
 """The exit status after Ctrl-C, as shells have it."""

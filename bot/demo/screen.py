@@ -18,7 +18,7 @@ from bot.demo.message import Message, seconds
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from bot.model import Millis
+    from bot.core.types import Millis
 
 
 class Screen(Protocol):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from bot.model import EventID, Millis
+    from bot.core.types import EventID, Millis
 
 LIFETIME: Final[Millis] = 5_000
 COMMAND: Final = "!expire 5s"

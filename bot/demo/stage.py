@@ -13,10 +13,10 @@ from bot.demo.people import DeviceError
 from bot.demo.script import COMMAND, LIFETIME, SCRIPT
 
 if TYPE_CHECKING:
+    from bot.core.types import EventID, Millis, RoomID
     from bot.demo.people import Device
     from bot.demo.process import BotProcess
     from bot.demo.screen import Screen
-    from bot.model import EventID, Millis, RoomID
 
 ROOM_NAME: Final = "The vanishing room"
 PAUSE: Final = 0.55

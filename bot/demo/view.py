@@ -10,16 +10,16 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from bot.core.durations import words
 from bot.demo.message import Message, seconds
 from bot.demo.script import LIFETIME
-from bot.durations import words
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rich.console import RenderableType
 
-    from bot.model import Millis
+    from bot.core.types import Millis
 
 WIDTH: Final = 112
 """Columns; a narrower terminal gets what it has."""

@@ -8,33 +8,21 @@ import logging
 from dataclasses import replace
 from typing import Any, Final
 
-from bot.defaults import DEFAULT_EVENT
-from bot.matrix import answers
-from bot.matrix.body import LARGE
-from bot.matrix.crypto import Crypto
-from bot.matrix.http import ANSWER_WITHIN
+from bot.core.default_lifetime import DEFAULT_EVENT
+from bot.core.lifetimes import POLICY_EVENT
+from bot.core.outcome_text import describe
+from bot.core.outcomes import Done, Failed, Outcome, OutcomeError, TokenRejectedError, Unreachable
+from bot.core.sync_batch import MissingRoomKey, SyncBatch
+from bot.core.timeline import PAGE
+from bot.core.types import Event, EventID, Millis, RoomID, UserID
+from bot.matrix.encryption.crypto import Crypto
+from bot.matrix.encryption.megolm import Decrypted
+from bot.matrix.http import responses
+from bot.matrix.http.endpoints import path
+from bot.matrix.http.nio_client import Client
+from bot.matrix.http.requests import ANSWER_WITHIN
+from bot.matrix.http.response_body import LARGE
 from bot.matrix.lookups import Lookups
-from bot.matrix.megolm import Decrypted
-from bot.matrix.paths import path
-from bot.matrix.speaking import Client
-from bot.model import (
-    POLICY_EVENT,
-    Done,
-    Event,
-    EventID,
-    Failed,
-    Locked,
-    Millis,
-    Outcome,
-    OutcomeError,
-    RoomID,
-    SyncBatch,
-    TokenRejectedError,
-    Unreachable,
-    UserID,
-)
-from bot.schedule import describe
-from bot.timeline import PAGE
 
 log = logging.getLogger(__name__)
 
@@ -50,12 +38,12 @@ SYNC_FILTER: Final = json.dumps(
             "ephemeral": {"types": []},
             "state": {"lazy_load_members": True},
             # No filter by type: it would lose changes of the room's settings.
-            "timeline": {"limit": answers.TIMELINE},
+            "timeline": {"limit": responses.TIMELINE},
         },
     },
     separators=(",", ":"),
 )
-SHORT_FILTER: Final = SYNC_FILTER.replace(f'"limit":{answers.TIMELINE}', '"limit":5')
+SHORT_FILTER: Final = SYNC_FILTER.replace(f'"limit":{responses.TIMELINE}', '"limit":5')
 SHORT_PAGE: Final = 100
 """Events of the greatest size that fit into a page that is still read."""
 PAGE_BYTES: Final = LARGE // 4
@@ -105,7 +93,7 @@ class Matrix(Lookups):
         outcome = await self.request(
             "GET", where, within=within, most=LARGE, trim=True, parts=MOST_PARTS
         )
-        if outcome is answers.TOO_LARGE:
+        if outcome is responses.TOO_LARGE:
             # Whoever fills rooms may not stop the sync: less of each room; the rest is a gap.
             where = path("sync", query=query | {"filter": SHORT_FILTER})
             outcome = await self.request("GET", where, within=within, most=2 * LARGE, trim=True)
@@ -113,9 +101,9 @@ class Matrix(Lookups):
             raise OutcomeError(outcome)
         if not isinstance(outcome.body.get("next_batch"), str):
             raise OutcomeError(Failed(status=200))
-        await self.crypto.feed_by_turns(outcome.body)
+        await self.crypto.feed_by_slices(outcome.body)
         self.crypto.wake.set()
-        batch = answers.read_sync(outcome.body, self.own_id)
+        batch = responses.read_sync(outcome.body, self.own_id)
         return replace(batch, keys=self.crypto.has_news)
 
     async def page_back(
@@ -130,11 +118,11 @@ class Matrix(Lookups):
         try:
             body = await self._page(room_id, query)
         except OutcomeError as error:
-            if error.outcome is not answers.TOO_LARGE or (size or PAGE) <= SHORT_PAGE:
+            if error.outcome is not responses.TOO_LARGE or (size or PAGE) <= SHORT_PAGE:
                 raise
             body = await self._page(room_id, query | {"limit": SHORT_PAGE})
         end = body.get("end")
-        return answers.events(body.get("chunk")), end if isinstance(end, str) else None
+        return responses.events(body.get("chunk")), end if isinstance(end, str) else None
 
     async def _page(self, room_id: RoomID, query: dict[str, str | int]) -> Event:
         where = path("rooms", room_id, "messages", query=query)
@@ -142,7 +130,7 @@ class Matrix(Lookups):
 
     async def decrypt(
         self, room_id: RoomID, event: Event, *, meet: bool
-    ) -> Decrypted | Locked | None:
+    ) -> Decrypted | MissingRoomKey | None:
         """Return an encrypted event in clear, if it is readable; see `Crypto.decrypt`."""
         return await self.crypto.decrypt(room_id, event, meet=meet)
 

@@ -4,25 +4,15 @@ from __future__ import annotations
 
 from typing import Final
 
-from bot.matrix import answers
-from bot.matrix.http import Requests
-from bot.matrix.paths import BASE_V1, path
-from bot.matrix.trust import is_cross_signed
-from bot.model import (
-    POLICY_EVENT,
-    Done,
-    Event,
-    EventID,
-    Failed,
-    NotFound,
-    Outcome,
-    OutcomeError,
-    Refused,
-    RoomID,
-    UserID,
-)
-from bot.power import Power
-from bot.timeline import belongs_to, descendants, is_gone, is_state
+from bot.core.lifetimes import POLICY_EVENT
+from bot.core.outcomes import Done, Failed, NotFound, Outcome, OutcomeError, Refused
+from bot.core.power_levels import Power
+from bot.core.timeline import belongs_to, descendants, is_gone, is_state
+from bot.core.types import Event, EventID, RoomID, UserID
+from bot.matrix.device_trust import is_cross_signed
+from bot.matrix.http import responses
+from bot.matrix.http.endpoints import BASE_V1, path
+from bot.matrix.http.requests import Requests
 
 RELATED: Final = 100
 RELATED_PAGES: Final = 50
@@ -116,7 +106,7 @@ class Lookups(Requests):
         chunk = (await self.must("GET", where)).get("chunk")
         members = {
             str(event.get("state_key")): str((event.get("content") or {}).get("membership"))
-            for event in answers.events(chunk)
+            for event in responses.events(chunk)
             if isinstance(event.get("content") or {}, dict)
         }
         if not isinstance(chunk, list) or members.pop(self.own_id, "") != "join":
@@ -150,7 +140,7 @@ class Lookups(Requests):
             if not isinstance(outcome, Done):
                 raise OutcomeError(outcome)
             body = outcome.body
-            for event in answers.events(body.get("chunk")):
+            for event in responses.events(body.get("chunk")):
                 parent, child = belongs_to(event), event.get("event_id")
                 if parent and isinstance(child, str) and not is_state(event) and not is_gone(event):
                     found[EventID(child)] = parent

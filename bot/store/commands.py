@@ -7,18 +7,18 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Final
 
-from bot.model import EventID, Millis, RoomID, UserID
-from bot.pending import Pending, Undecided
-from bot.policy import Debt, Owed, RoomState
+from bot.core.policy import OutboxItem, Outgoing, RoomState
+from bot.core.policy_forward import not_held
+from bot.core.timeline import Change, Command, Item, MediaReference, Message, Undecryptable
+from bot.core.types import EventID, Millis, RoomID, UserID
+from bot.core.undecided import PendingCommand, UndecidedCommand
 from bot.store.database import Database, Row, run
-from bot.store.debts import owe
-from bot.store.files import attach
-from bot.store.handled import count_once, remember_handled
-from bot.store.keys import FIRST, HEARD, remember_opened, reread
-from bot.store.standing import LOOK_AT_POLICY, ROOM
-from bot.store.unread import Unread
-from bot.timeline import Attached, Change, Item, Message, Said, Unheard
-from bot.walk import not_held
+from bot.store.gaps import Gaps
+from bot.store.handled_commands import count_once, remember_handled
+from bot.store.media import attach
+from bot.store.megolm_sessions import FIRST, HEARD, remember_opened, reread
+from bot.store.outbox import enqueue
+from bot.store.permissions import LOOK_AT_POLICY, ROOM
 
 SYNCED: Final = "SELECT value FROM meta WHERE key = 'token'"
 REVISION: Final = "SELECT revision FROM rooms WHERE id = ?"
@@ -62,7 +62,7 @@ class Commands:
     """What waits to be read or decided, and what is in force but not in the room's state yet."""
 
     _db: Database
-    unread: Unread
+    gaps: Gaps
 
     async def _apply(
         self, db: Database, row: int, items: list[Item], now: Millis, *, again: bool = False
@@ -77,7 +77,7 @@ class Commands:
     # --- read late -----------------------------------------------------------------------
 
     async def heard(
-        self, room_id: RoomID, unheard: Unheard, items: list[Item], now: Millis
+        self, room_id: RoomID, undecryptable: Undecryptable, items: list[Item], now: Millis
     ) -> None:
         """A message that waited for its key was read, or given up: `items` are what it says.
 
@@ -85,21 +85,21 @@ class Commands:
         """
         async with self._db.transaction() as db:
             room = await db.one(ROOM, room_id)
-            if room is None or await self.unread.is_reading(db, int(room[0])):
+            if room is None or await self.gaps.is_reading(db, int(room[0])):
                 return  # what was said since is not known yet: wait for the gap
             row = int(room[0])
-            found = await db.one(HEARD, row, unheard.event_id)
+            found = await db.one(HEARD, row, undecryptable.event_id)
             if found is None:
                 return
             await remember_opened(db, items)
-            files = [item for item in items if isinstance(item, Attached)]
+            files = [item for item in items if isinstance(item, MediaReference)]
             await attach(db, row, files)
             then = RoomState(revision=found[0])
-            undecided = [(one, then) for one in items if isinstance(one, Undecided)]
+            undecided = [(one, then) for one in items if isinstance(one, UndecidedCommand)]
             await remember_undecided(db, row, undecided, now)
-            said = [item for item in items if isinstance(item, Said)]
-            sent = unheard.at if unheard.sent is None else unheard.sent
-            own = Message(event_id=unheard.event_id, sent=sent)
+            said = [item for item in items if isinstance(item, Command)]
+            sent = undecryptable.at if undecryptable.sent is None else undecryptable.sent
+            own = Message(event_id=undecryptable.event_id, sent=sent)
             await self._count_late(db, room, int(found[0]), [*said, own, *files], now)
 
     async def _count_late(
@@ -112,14 +112,14 @@ class Commands:
         """
         row = int(room[0])
         items = await count_once(db, items)
-        said = [item for item in items if isinstance(item, Said)]
+        said = [item for item in items if isinstance(item, Command)]
         if not any(item.setting is not None for item in said):
             await self._apply(db, row, list(said), now)
             return False
         revision = await db.one(REVISION, row)
         if revision != (then,):
             await remember_handled(db, [one.digest for one in said], [], now)
-            await owe(
+            await enqueue(
                 db, row, [not_held(one.digest, one.args | {"sender": one.sender}) for one in said]
             )
             return False
@@ -127,15 +127,15 @@ class Commands:
         assert token is not None
         (own,) = (item for item in items if isinstance(item, Message))
         gap = reread(RoomID(room[8]), token[0], self.digest(own.event_id), own.sent, now)
-        tail = await self.unread.begin(db, row, gap)
+        tail = await self.gaps.begin(db, row, gap)
         # It was found to count at its place, whatever holds where the room is now.
-        items = [replace(one, clear=False) if isinstance(one, Said) else one for one in items]
-        await self.unread.put(db, row, tail - 1, FIRST, items)
+        items = [replace(one, clear=False) if isinstance(one, Command) else one for one in items]
+        await self.gaps.put(db, row, tail - 1, FIRST, items)
         return True
 
     # --- decided late --------------------------------------------------------------------
 
-    async def next_undecided(self, busy: Collection[RoomID] = ()) -> Pending | None:
+    async def next_undecided(self, busy: Collection[RoomID] = ()) -> PendingCommand | None:
         """Return the command to be decided next, of each room the oldest, not of `busy` rooms.
 
         A room with a gap waits until that is read.
@@ -144,7 +144,7 @@ class Commands:
             row = await db.one(NEXT, json.dumps(list(busy)))
         if row is None:
             return None
-        command = Undecided(
+        command = UndecidedCommand(
             digest=row[2],
             event_id=EventID(row[3]),
             sender=UserID(row[4]),
@@ -155,20 +155,20 @@ class Commands:
             device_key=row[9],
             thread=row[12],
         )
-        return Pending(
+        return PendingCommand(
             id=row[0], room_id=RoomID(row[1]), command=command, attempts=row[10], next=row[11]
         )
 
-    async def undecided_later(self, pending: Pending, until: Millis) -> None:
+    async def undecided_later(self, pending: PendingCommand, until: Millis) -> None:
         """The homeserver did not answer."""
         sql = "UPDATE undecided SET next = ?, attempts = attempts + 1 WHERE id = ?"
         await run(self._db, sql, until, pending.id)
 
-    async def decided(self, pending: Pending, said: Said, now: Millis) -> None:
+    async def decided(self, pending: PendingCommand, said: Command, now: Millis) -> None:
         """A command that waited was decided, or given up: `said` is the verdict."""
         async with self._db.transaction() as db:
             room = await db.one(ROOM, pending.room_id)
-            if room is None or await self.unread.is_reading(db, int(room[0])):
+            if room is None or await self.gaps.is_reading(db, int(room[0])):
                 return
             row = int(room[0])
             found = await db.one(DECIDED, pending.id)
@@ -191,7 +191,7 @@ class Commands:
             if room is None:
                 return
             row = int(room[0])
-            again = await self.unread.is_reading(db, row)
+            again = await self.gaps.is_reading(db, row)
             if not again and await db.one(REVISION, row) == (revision,):
                 await self._apply(db, row, [change], now)
                 await db.rows(LOOK_AT_POLICY, None, False, room_id)
@@ -200,7 +200,7 @@ class Commands:
 
     # --- in force, and not in the room's state yet ---------------------------------------
 
-    async def written(self, debt: Debt, digest: str) -> None:
+    async def written(self, entry: OutboxItem, digest: str) -> None:
         """The room's state says what was commanded, by the event with this digest: now say so.
 
         Empty: no event needs to say it. Until that event has come with the timeline, nobody who
@@ -208,28 +208,28 @@ class Commands:
         debt's place.
         """
         async with self._db.transaction() as db:
-            row = await db.one(UNWRITTEN, debt.id)
+            row = await db.one(UNWRITTEN, entry.id)
             if row is not None:
-                await db.rows(WRITTEN, debt.id)
+                await db.rows(WRITTEN, entry.id)
                 await db.rows(SEEN, row[0], digest, digest)
                 await db.rows(AWAIT, digest, row[0])
 
-    async def take_back(self, debt: Debt, owed: Owed) -> None:
+    async def take_back(self, entry: OutboxItem, outgoing: Outgoing) -> None:
         """A commanded lifetime could not be written: what the room's state says holds again.
 
         What somebody has set since is not touched; nor is anything if the command is written, or
         if a later one has taken the debt's place.
         """
         async with self._db.transaction() as db:
-            row = await db.one(UNWRITTEN, debt.id)
+            row = await db.one(UNWRITTEN, entry.id)
             if row is not None:
                 await db.rows(TAKE_BACK, row[0])
-                await db.rows("DELETE FROM owed WHERE id = ?", debt.id)
-                await owe(db, row[0], [owed])
+                await db.rows("DELETE FROM owed WHERE id = ?", entry.id)
+                await enqueue(db, row[0], [outgoing])
 
 
 async def remember_undecided(
-    db: Database, row: int, found: Sequence[tuple[Undecided, RoomState]], now: Millis
+    db: Database, row: int, found: Sequence[tuple[UndecidedCommand, RoomState]], now: Millis
 ) -> None:
     """Note which commands wait for the homeserver, and how the room stood at their place.
 
@@ -243,7 +243,7 @@ async def remember_undecided(
         if crowd[0] >= MOST_WAITING or crowd[1] >= MOST_OF_ONE:
             await remember_handled(db, [one.digest], [], now)
             args = {"sender": one.sender} | ({"thread": one.thread} if one.thread else {})
-            await owe(db, row, [Owed(key=one.digest, kind="unjudged", args=args)])
+            await enqueue(db, row, [Outgoing(key=one.digest, kind="unjudged", args=args)])
             continue
         values = (row, one.digest, one.event_id, one.sender, one.setting, one.sent, one.at)
         await db.rows(WAIT, *values, one.device_id, one.device_key, one.thread, state.revision)

@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
-from bot.store.disk import StoreError, explain, keep_aside
+from bot.store.errors import StoreError, explain, keep_aside
 
 SOON_READ: Final = 40 * 2**20
 """Bytes that are looked through in less than 100 ms."""

@@ -15,10 +15,10 @@ from typing import Any, Final, TypeVar, cast
 
 import aiosqlite
 
-from bot.model import DiskError
+from bot.core.outcomes import DiskError
 from bot.store import due_rooms
 from bot.store.damage import look_through_beside, look_through_if_small
-from bot.store.disk import StoreError, explain, keep_aside
+from bot.store.errors import StoreError, explain, keep_aside
 from bot.store.schema import MIGRATIONS
 from bot.store.wiping import FIRST, BusyError, Wiper, rewrite_if_small
 
@@ -99,7 +99,7 @@ class Database:
         """Leave no journal behind, and close."""
         try:
             self._dirty = True
-            await self.tidy()
+            await self.wipe()
         except (DiskError, StoreError, sqlite3.Error) as error:
             log.warning("what was deleted could not be wiped from the disk (%s)", error)
         finally:
@@ -173,7 +173,7 @@ class Database:
             self._looked_through = True
             await asyncio.to_thread(look_through_beside, self._path)
 
-    async def tidy(self) -> None:
+    async def wipe(self) -> None:
         """See that nothing that was deleted up to now can be read from the file or its journal.
 
         A small file is written anew. In a large one what was left is overwritten, a portion at a
@@ -183,7 +183,7 @@ class Database:
             return
         self._dirty = False  # what is deleted from now on is for the next time
         try:
-            await self._wipe()
+            await self._wipe_file()
         except BusyError:
             self._dirty = True
         except sqlite3.Error as error:
@@ -196,7 +196,7 @@ class Database:
             self._dirty = True
             raise
 
-    async def _wipe(self) -> None:
+    async def _wipe_file(self) -> None:
         async with self._lock:
             small = await self._connection.in_thread(rewrite_if_small)
         page = None if small else FIRST

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Final
 
-from bot.model import Invitation, Invite, InviteStage, Millis, RoomID, UserID
+from bot.core.invitations import Invitation, Invite, InviteStage
+from bot.core.types import Millis, RoomID, UserID
 from bot.store.database import Database, as_list, run
 
 MOST_OF_ONE: Final = 20
@@ -84,8 +85,8 @@ class Invitations:
     async def _next(self, stage: InviteStage, busy: Collection[RoomID]) -> Invitation | None:
         rooms = as_list(busy)
         async with self._db.transaction() as db:
-            bounds = (rooms, BUSY_OF_SERVER, rooms, BUSY_OF_ONE)
-            row = await db.one(NEXT, stage, rooms, *bounds)
+            limits = (rooms, BUSY_OF_SERVER, rooms, BUSY_OF_ONE)
+            row = await db.one(NEXT, stage, rooms, *limits)
         if row is None:
             return None
         return Invitation(

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from bot.model import MANY, Millis, RoomID
+from bot.core.timers import MANY
+from bot.core.types import Millis, RoomID
 from bot.store.database import Database
 
 KEPT_FOR: Final[Millis] = 30 * 24 * 3_600_000
@@ -41,7 +42,7 @@ SWEEP_ON: Final = (
     " defaults = (SELECT defaults FROM rooms WHERE id = room) WHERE room = ?"
     " AND token IS NULL"
 )
-"""A walk that has not begun: it is to begin here, and not at the bot's return."""
+"""A sweep that has not begun: it is to begin here, and not at the bot's return."""
 OUTLIVE: Final = "UPDATE files SET room = NULL WHERE timer IS NULL AND room = ?"
 """The files of messages that are gone go too, without the room."""
 LEAVE: Final = (
@@ -79,8 +80,8 @@ EXPIRED: Final = "SELECT id FROM rooms WHERE left_at < ? LIMIT 1"
 TIMERS_OF: Final = "SELECT id FROM timers WHERE room = ? LIMIT ?"
 DROP_FILES: Final = "DELETE FROM files WHERE timer = ?"
 DROP_TIMERS: Final = "DELETE FROM timers WHERE id = ?"
-UNREAD_OF: Final = "SELECT segment, position FROM unread WHERE room = ? LIMIT ?"
-DROP_UNREAD: Final = "DELETE FROM unread WHERE room = ? AND segment = ? AND position = ?"
+GAP_ITEMS_OF: Final = "SELECT segment, position FROM unread WHERE room = ? LIMIT ?"
+DROP_GAP_ITEMS: Final = "DELETE FROM unread WHERE room = ? AND segment = ? AND position = ?"
 
 
 class LeftRooms:
@@ -137,9 +138,9 @@ class LeftRooms:
             timers = await db.rows(TIMERS_OF, row, PORTION)
             await db.many(DROP_FILES, timers)
             await db.many(DROP_TIMERS, timers)
-            unread = [] if timers else await db.rows(UNREAD_OF, row, PORTION)
-            await db.many(DROP_UNREAD, [(row, *one) for one in unread])
-            if not timers and not unread:
+            gaps = [] if timers else await db.rows(GAP_ITEMS_OF, row, PORTION)
+            await db.many(DROP_GAP_ITEMS, [(row, *one) for one in gaps])
+            if not timers and not gaps:
                 await db.rows("DELETE FROM rooms WHERE id = ?", row)
         return True
 

@@ -1,4 +1,4 @@
-"""What the bot remembers: the sync token, the rooms, the timers, and what it owes to people."""
+"""What the bot remembers: the sync token, the rooms, the timers, and what it is to tell people."""
 
 from __future__ import annotations
 
@@ -8,41 +8,43 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Final
 
-from bot.defaults import DefaultBegins
-from bot.model import Bounds, Invite, Millis, RoomID, UserID
-from bot.policy import Owed, Room, RoomState
+from bot.core.default_lifetime import DefaultBegins
+from bot.core.invitations import Invite
+from bot.core.lifetimes import LifetimeLimits
+from bot.core.policy import Outgoing, Room, RoomState
+from bot.core.policy_forward import Decision, decide
+from bot.core.timeline import Item, RoomUpdate
+from bot.core.types import Millis, RoomID, UserID
+from bot.store.clock_shift import ClockShift
 from bot.store.commands import Commands, remember_undecided
 from bot.store.database import Database, Row
-from bot.store.debts import Debts, owe
-from bot.store.defaults import (
+from bot.store.default_lifetimes import (
     RoomDefaults,
     change_default,
     default_said,
+    enqueue_default,
     inherit,
     load_defaults,
     meet_default,
-    owe_default,
     told_default,
 )
-from bot.store.files import Files, attach
-from bot.store.handled import count_once, forget_handled, remember_handled
+from bot.store.gaps import Gaps
+from bot.store.handled_commands import count_once, forget_handled, remember_handled
 from bot.store.invitations import (
     Invitations,
     forget_never_came,
     remember_invites,
     take_inviter,
 )
-from bot.store.keys import FIRST, Keys, remember_opened, remember_unheard
-from bot.store.kin import Kin, add_timers, drop_targets, take_back
 from bot.store.left_rooms import LeftRooms, come_back
-from bot.store.moments import Moments
-from bot.store.standing import DISPUTED, HELD_BY, NEWS_OF_MEMBERS, REMOVED, ROOM, Standing
+from bot.store.media import Files, attach
+from bot.store.megolm_sessions import FIRST, MegolmSessions, remember_opened, remember_undecryptable
+from bot.store.outbox import Outbox, enqueue
+from bot.store.permissions import DISPUTED, HELD_BY, NEWS_OF_MEMBERS, REMOVED, ROOM, Permissions
+from bot.store.relations import Relations, add_timers, drop_targets, take_back
 from bot.store.successors import Successors, enter, forget_successors
 from bot.store.sweeps import Sweeps, begin_sweep
 from bot.store.timers import Timers
-from bot.store.unread import Unread
-from bot.timeline import Item, Stretch
-from bot.walk import Stamped, stamp
 
 SWEEP_EVERY: Final = 3_600_000
 LOOK_AFTER: Final[Millis] = 30_000
@@ -75,19 +77,19 @@ SEEN: Final = (
 )
 
 
-class Store(Timers, Standing, LeftRooms, Debts, Commands, RoomDefaults, Files, Moments):
+class Store(Timers, Permissions, LeftRooms, Outbox, Commands, RoomDefaults, Files, ClockShift):
     """All that is remembered, over one database. Every method is one transaction."""
 
     def __init__(
-        self, database: Database, *, bounds: Bounds, own_id: UserID, verify: bool = False
+        self, database: Database, *, limits: LifetimeLimits, own_id: UserID, verify: bool = False
     ) -> None:
         self._db = database
         self.verify = verify
-        self._bounds = bounds
+        self._limits = limits
         self._own_id = own_id
-        self.unread = Unread(database, self._apply)
-        self.keys = Keys(database)
-        self.kin = Kin(database)
+        self.gaps = Gaps(database, self._apply)
+        self.keys = MegolmSessions(database)
+        self.relations = Relations(database)
         self.sweeps = Sweeps(database)
         self.successors = Successors(database)
         self.invitations = Invitations(database)
@@ -96,14 +98,14 @@ class Store(Timers, Standing, LeftRooms, Debts, Commands, RoomDefaults, Files, M
 
     @classmethod
     async def open(
-        cls, path: Path, *, bounds: Bounds, own_id: UserID, verify: bool = False
+        cls, path: Path, *, limits: LifetimeLimits, own_id: UserID, verify: bool = False
     ) -> Store:
         """Open the database at `path`; raises `StoreError`.
 
         `verify`: have a sample of what was redacted read back before it is done.
         """
         database = await Database.open(path)
-        return cls(database, bounds=bounds, own_id=own_id, verify=verify)
+        return cls(database, limits=limits, own_id=own_id, verify=verify)
 
     async def close(self) -> None:
         """Leave the file without a journal."""
@@ -113,15 +115,13 @@ class Store(Timers, Standing, LeftRooms, Debts, Commands, RoomDefaults, Files, M
         """Find damage that was not looked for when a large file was opened."""
         await self._db.look_through()
 
-    async def tidy(self) -> None:
+    async def wipe(self) -> None:
         """See that nothing deleted can still be read from the disk."""
-        await self._db.tidy()
+        await self._db.wipe()
 
     def digest(self, text: str) -> str:
         """Return a keyed hash of an id, to recognise it without keeping it."""
         return blake2b(text.encode(), key=self._db.secret, digest_size=16).hexdigest()
-
-    # --- reading the timeline ------------------------------------------------------------
 
     async def position(self) -> tuple[str | None, Millis]:
         """Return the sync token and when it was received (0: never)."""
@@ -145,21 +145,22 @@ class Store(Timers, Standing, LeftRooms, Debts, Commands, RoomDefaults, Files, M
         self,
         token: str,
         now: Millis,
-        stretches: list[Stretch],
+        updates: list[RoomUpdate],
         invited: Sequence[Invite] = (),
         left: Sequence[RoomID] = (),
     ) -> None:
         """Remember one sync as a whole: timers, changes, gaps, and the token itself."""
 
         async def work(db: Database) -> None:
-            await remember_invites(db, invited)
             for room_id in left:
                 await db.rows(REMOVED, room_id)
                 await take_inviter(db, room_id)  # it was withdrawn, or declined
+            # Synapse shows a room in both lists where an invitation followed within one sync.
+            await remember_invites(db, invited)
             begun = self._default_begun
-            changed = [] if begun else await change_default(db, self._bounds.default, now)
-            for stretch in stretches:
-                await self._commit_stretch(db, stretch, now)
+            changed = [] if begun else await change_default(db, self._limits.default, now)
+            for update in updates:
+                await self._commit_update(db, update, now)
             for row in changed:
                 await self._begin_default(db, row)
             await db.rows(SAVE_META, "token", token)
@@ -175,73 +176,72 @@ class Store(Timers, Standing, LeftRooms, Debts, Commands, RoomDefaults, Files, M
 
     async def _begin_default(self, db: Database, row: int) -> None:
         """The operator's default holds for what comes after all that was said in a room."""
-        default = self._bounds.default
-        if await self.unread.is_reading(db, row):
+        default = self._limits.default
+        if await self.gaps.is_reading(db, row):
             segment = await db.one("SELECT segment FROM rooms WHERE id = ?", row)
             assert segment is not None
-            await self.unread.append(db, row, segment[0], [DefaultBegins(lifetime=default)])
+            await self.gaps.append(db, row, segment[0], [DefaultBegins(lifetime=default)])
         else:
             await inherit(db, row, default)
-        await owe_default(db, row)
+        await enqueue_default(db, row)
 
-    async def _commit_stretch(self, db: Database, stretch: Stretch, now: Millis) -> None:
-        back = await come_back(db, stretch.room_id, now) if stretch.entered else 0
-        room = await db.one(ROOM, stretch.room_id)
-        fresh = room is None
-        if room is None:
-            await db.rows(ENTER, stretch.room_id)
-            room = await db.one(ROOM, stretch.room_id)
+    async def _commit_update(self, db: Database, update: RoomUpdate, now: Millis) -> None:
+        back = await come_back(db, update.room_id, now) if update.entered else 0
+        room = await db.one(ROOM, update.room_id)
+        if fresh := room is None:
+            await db.rows(ENTER, update.room_id)
+            room = await db.one(ROOM, update.room_id)
         assert room is not None
         row, segment = int(room[0]), int(room[6])
-        begins = await self._meet_default(db, row, stretch, now, fresh=fresh)
-        await remember_opened(db, stretch.items)
-        review = (stretch.review, stretch.review)
-        await db.rows(SEEN, stretch.encrypted, *review, stretch.last_digest, row)
-        if stretch.gap:
-            segment = await self.unread.begin(db, row, stretch.gap)
-            await self.unread.put(db, row, segment - 1, FIRST, stretch.found)
-        if await self.unread.is_reading(db, row):
+        begins = await self._meet_default(db, row, update, now, fresh=fresh)
+        await remember_opened(db, update.items)
+        review = (update.review, update.review)
+        await db.rows(SEEN, update.encrypted, *review, update.last_digest, row)
+        if update.gap:
+            segment = await self.gaps.begin(db, row, update.gap)
+            await self.gaps.put(db, row, segment - 1, FIRST, update.found)
+        if await self.gaps.is_reading(db, row):
             # What a command in the gap sets counts for what follows it: wait for the gap.
-            await self.unread.append(db, row, segment, begins + stretch.items)
+            await self.gaps.append(db, row, segment, begins + update.items)
         else:
-            await self._apply(db, row, begins + stretch.items, now)
-        if stretch.sweep:
-            await begin_sweep(db, row, stretch.sweep)
-        if fresh or stretch.entered:
-            await owe_default(db, row)
-        if stretch.entered:
+            await self._apply(db, row, begins + update.items, now)
+        if update.sweep:
+            await begin_sweep(db, row, update.sweep)
+        if fresh or update.entered:
+            await enqueue_default(db, row)
+        if update.entered:
             await db.rows("UPDATE rooms SET greeting = 1 WHERE id = ?", row)
-            if not await enter(db, stretch.room_id):
+            if not await enter(db, update.room_id):
                 args = {"back": back}
-                await owe(db, row, [Owed(key=f"welcome:{now}", kind="welcome", args=args)])
-        await self._welcomed(db, row, stretch, now)
+                await enqueue(db, row, [Outgoing(key=f"welcome:{now}", kind="welcome", args=args)])
+        await self._welcomed(db, row, update, now)
 
     async def _meet_default(
-        self, db: Database, row: int, stretch: Stretch, now: Millis, *, fresh: bool
+        self, db: Database, row: int, update: RoomUpdate, now: Millis, *, fresh: bool
     ) -> list[Item]:
         """Note since when the operator's default holds; return what stands before the new items.
 
         What waits unread from an earlier time in the room has the default of that time.
         """
-        default, said = self._bounds.default, default_said(stretch.found + stretch.items)
-        if not fresh and not stretch.entered:
+        default, said = self._limits.default, default_said(update.found + update.items)
+        if not fresh and not update.entered:
             if said is not None:
                 await told_default(db, row, said)
             return []
-        await meet_default(db, row, said or (), default, now, entered=stretch.entered)
+        await meet_default(db, row, said or (), default, now, entered=update.entered)
         if fresh:
             await inherit(db, row, default)
         return [DefaultBegins(lifetime=default)]
 
-    async def _welcomed(self, db: Database, row: int, stretch: Stretch, now: Millis) -> None:
+    async def _welcomed(self, db: Database, row: int, update: RoomUpdate, now: Millis) -> None:
         """Note who wanted the bot in the room, and whether it may be alone there."""
-        inviter = await take_inviter(db, stretch.room_id)
+        inviter = await take_inviter(db, update.room_id)
         if inviter is not None:
             await db.rows(HELD_BY, self.digest(inviter), row)
-        if stretch.disputed:
+        if update.disputed:
             await db.rows(DISPUTED, now, row)
-        if stretch.alone is not None:
-            await db.rows(NEWS_OF_MEMBERS, stretch.alone, now + LOOK_AFTER, row)
+        if update.alone is not None:
+            await db.rows(NEWS_OF_MEMBERS, update.alone, now + LOOK_AFTER, row)
 
     async def _apply(
         self, db: Database, row: int, items: list[Item], now: Millis, *, again: bool = False
@@ -251,16 +251,16 @@ class Store(Timers, Standing, LeftRooms, Debts, Commands, RoomDefaults, Files, M
         if not items:
             return
         state = await self._state(db, row)
-        bounds = await self._bounds_there(db, row)
-        result = stamp(state, items, bounds=bounds, own_id=self._own_id)
-        if result.state != state or result.suspends or result.default != bounds.default:
+        limits = await self._bounds_there(db, row)
+        result = decide(state, items, limits=limits, own_id=self._own_id)
+        if result.state != state or result.suspends or result.default != limits.default:
             # The verdict may be old by now: have the bot's power looked at again.
-            lacks = (result.suspends, result.suspends)
-            await db.rows(SAVE_STATE, *_state_row(result.state), result.default, *lacks, row)
+            values = (*_state_row(result.state), result.default, *[result.suspends] * 2)
+            await db.rows(SAVE_STATE, *values, row)
         await self._write(db, row, result, now, again=again)
 
     async def _write(
-        self, db: Database, row: int, result: Stamped, now: Millis, *, again: bool
+        self, db: Database, row: int, result: Decision, now: Millis, *, again: bool
     ) -> None:
         if again:
             await take_back(db, row, result.stays)
@@ -268,15 +268,15 @@ class Store(Timers, Standing, LeftRooms, Debts, Commands, RoomDefaults, Files, M
         await attach(db, row, result.files)
         await drop_targets(db, row, result.dropped, now, verify=self.verify)
         await remember_handled(db, result.handled, result.surplus, now)
-        await remember_unheard(db, row, result.unheard)
-        await owe(db, row, result.owed)
+        await remember_undecryptable(db, row, result.undecryptable)
+        await enqueue(db, row, result.outgoing)
         await remember_undecided(db, row, result.undecided, now)
 
-    async def _bounds_there(self, db: Database, row: int) -> Bounds:
+    async def _bounds_there(self, db: Database, row: int) -> LifetimeLimits:
         """Return the bounds, with the default that holds where the room's timeline is known to."""
         found = await db.one("SELECT inherited FROM rooms WHERE id = ?", row)
         assert found is not None
-        return replace(self._bounds, default=found[0])
+        return replace(self._limits, default=found[0])
 
     async def _state(self, db: Database, row: int) -> RoomState:
         """Return how the room stands where its timeline is known up to."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Final
 
-from bot.model import Millis, RoomID
-from bot.policy import Owed
+from bot.core.policy import Outgoing
+from bot.core.successors import Stage, Successor
+from bot.core.types import Millis, RoomID
 from bot.store.database import Database, Row, as_list, run
-from bot.store.debts import owe
-from bot.succession import Stage, Successor
+from bot.store.outbox import enqueue
 
 MOST_OF_ONE: Final = 10
 """Rooms that one room may name as its successor, one after another."""
@@ -76,7 +76,7 @@ class Successors:
         async with self._db.transaction() as db:
             return await _is_known(db, room_id, predecessor)
 
-    async def claim(self, found: Successor, *said: Owed, now: Millis) -> None:
+    async def claim(self, found: Successor, *said: Outgoing, now: Millis) -> None:
         """Remember a pair, once, and owe the old room what is to be said of it."""
         async with self._db.transaction() as db:
             if await _is_known(db, found.room_id, found.predecessor):
@@ -84,7 +84,7 @@ class Successors:
             await db.rows(FORGET_DONE, Stage.DONE)
             values = (found.room_id, found.predecessor, found.setting, found.via, found.stage)
             await db.rows(CLAIM, *values, found.inviter, now)
-            await _owe(db, found.predecessor, list(said))
+            await _enqueue(db, found.predecessor, list(said))
 
     async def next(self, busy: Collection[RoomID] = ()) -> Successor | None:
         """Return the successor that is to be seen to next, not one of `busy` rooms."""
@@ -102,12 +102,12 @@ class Successors:
         await run(self._db, FOLLOWED, one.room_id, one.predecessor)
 
     async def move(
-        self, one: Successor, stage: Stage, *said: Owed, where: RoomID, told: bool = False
+        self, one: Successor, stage: Stage, *said: Outgoing, where: RoomID, told: bool = False
     ) -> None:
         """Go on to a stage, and owe a room what is to be said of it, in one transaction."""
         async with self._db.transaction() as db:
             await db.rows(MOVE, stage, told, one.room_id, one.predecessor)
-            await _owe(db, where, list(said))
+            await _enqueue(db, where, list(said))
 
     async def later(self, one: Successor, until: Millis) -> None:
         """It could not be seen to now."""
@@ -141,10 +141,10 @@ async def _is_known(db: Database, room_id: RoomID, predecessor: RoomID) -> bool:
     return await db.one(KNOWN, room_id, predecessor, predecessor, MOST_OF_ONE) is not None
 
 
-async def _owe(db: Database, room_id: RoomID, said: list[Owed]) -> None:
+async def _enqueue(db: Database, room_id: RoomID, said: list[Outgoing]) -> None:
     row = await db.one("SELECT id FROM rooms WHERE room_id = ?", room_id)
     if row is not None:
-        await owe(db, int(row[0]), said)
+        await enqueue(db, int(row[0]), said)
 
 
 def _successor(row: Row) -> Successor:

@@ -1,4 +1,4 @@
-"""Remembers which rooms are swept: walked back through for messages that have no timer."""
+"""Remembers which rooms are swept: read backwards for messages that have no timer."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import json
 from collections.abc import Collection, Sequence
 from typing import Final
 
-from bot.model import EventID, Millis, RoomID
-from bot.policy import Owed, Stamp
+from bot.core.policy import NewTimer, Outgoing
+from bot.core.policy_backward import PolicyBackward
+from bot.core.timeline import MediaReference, Sweep
+from bot.core.types import EventID, Millis, RoomID
 from bot.store.database import Database, as_list, run
-from bot.store.debts import owe
-from bot.store.defaults import dump_defaults, load_defaults
-from bot.store.files import attach
-from bot.store.kin import add_timers
-from bot.timeline import Attached, Sweep
-from bot.wayback import WayBack
+from bot.store.default_lifetimes import dump_defaults, load_defaults
+from bot.store.media import attach
+from bot.store.outbox import enqueue
+from bot.store.relations import add_timers
 
 BEGIN: Final = (
     "INSERT INTO sweeps (room, whole, since, until, missed) VALUES (?, ?, ?, ?, ?)"
     " ON CONFLICT (room) DO UPDATE SET whole = max(whole, excluded.whole),"
     " missed = max(missed, excluded.missed),"
     " since = min(since, excluded.since), until = max(until, excluded.until),"
-    # A long walk through a room that is not known at all goes on; others follow it.
+    # A long sweep through a room that is not known at all goes on; others follow it.
     " token = CASE WHEN whole AND NOT excluded.whole THEN token END,"
     " fresh = CASE WHEN whole AND NOT excluded.whole THEN fresh ELSE 0 END,"
     " empty = 0, next = 0, attempts = 0"
@@ -35,7 +35,7 @@ NEXT: Final = (
     " WHERE r.left_at IS NULL AND s.room NOT IN"
     " (SELECT id FROM rooms WHERE room_id IN (SELECT value FROM json_each(?)))"
     " AND NOT EXISTS (SELECT 1 FROM gaps WHERE room = s.room)"
-    # A lifetime that a command has just set holds from its place on, which the walk cannot see.
+    # A lifetime that a command has just set holds from its place on, which the sweep cannot see.
     " AND (s.token IS NOT NULL OR NOT r.commanded) ORDER BY s.next, s.room LIMIT 1"
 )
 LATER: Final = (
@@ -116,15 +116,15 @@ class Sweeps:
     async def read_on(
         self,
         sweep: Sweep,
-        stamps: Sequence[Stamp],
-        files: Sequence[Attached],
+        new_timers: Sequence[NewTimer],
+        files: Sequence[MediaReference],
         now: Millis,
         *,
         token: str | None,
-        way: WayBack,
+        way: PolicyBackward,
         events: int,
     ) -> int:
-        """Remember one page of a walk: what is to get timers, and where the walk goes on.
+        """Remember one page of a sweep: what is to get timers, and where the sweep goes on.
 
         `events` is how many were read. Returns how many messages had no timer.
         """
@@ -132,10 +132,10 @@ class Sweeps:
             row = await db.one(ROW, sweep.room_id)
             if row is None:
                 return 0
-            own: list[EventID] = [one.event_id for one in stamps if one.due is not None]
+            own: list[EventID] = [one.event_id for one in new_timers if one.due is not None]
             known = await db.one(KNOWN, row[0], json.dumps(own))
             fresh = len(own) - (int(known[0]) if known else 0)
-            await add_timers(db, row[0], stamps, now, found=True)
+            await add_timers(db, row[0], new_timers, now, found=True)
             await attach(db, row[0], files)
             before = json.dumps(way.until)
             found = (dump_defaults(way.defaults), fresh, fresh, events, now)
@@ -143,7 +143,7 @@ class Sweeps:
         return fresh
 
     async def again(self, sweep: Sweep, at: Millis) -> None:
-        """The walk is over; another one begins at that time."""
+        """The sweep is over; another one begins at that time."""
         async with self._db.transaction() as db:
             row = await db.one(ROW, sweep.room_id)
             if row is not None:
@@ -169,8 +169,8 @@ class Sweeps:
             row = await db.one(ROW, sweep.room_id)
             if row is not None:
                 await db.rows("DELETE FROM sweeps WHERE room = ?", row[0])
-                owed = Owed(key=f"missed:{sweep.until}", kind="missed", args={})
-                await owe(db, row[0], [owed])
+                outgoing = Outgoing(key=f"missed:{sweep.until}", kind="missed", args={})
+                await enqueue(db, row[0], [outgoing])
 
     async def left(self) -> int:
         """Return how many rooms are still to be swept."""

@@ -6,8 +6,9 @@ import json
 from collections.abc import Collection, Sequence
 from typing import Final
 
-from bot.due import Candidate
-from bot.model import MANY, EventID, Millis, RoomID, Timer
+from bot.core.due import Candidate
+from bot.core.timers import MANY, Timer
+from bot.core.types import EventID, Millis, RoomID
 from bot.store.database import Database, Row, run
 
 ROOMS_DUE: Final = (

@@ -10,15 +10,15 @@ import pytest
 from tests.interop import install
 from tests.interop.jsclient import JsPeople
 from tests.interop.libolm import LibolmPeople
-from tests.peers import wait_until
-from tests.process import Bots
+from tests.support.bot_process import Bots
+from tests.support.people import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from bot.demo.homeserver import Homeserver
-    from tests.process import BotProcess
+    from tests.support.bot_process import BotProcess
 
 
 def command(install_it: Callable[[], list[str]]) -> list[str]:

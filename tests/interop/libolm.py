@@ -7,9 +7,9 @@ import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bot.model import EventID, RoomID, UserID
+from bot.core.types import EventID, RoomID, UserID
 from tests.interop.lines import LineClient
-from tests.person import Person, wait_until
+from tests.support.person import Person, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,11 +13,11 @@ import nio
 import pytest
 
 from tests.interop.jsclient import NO_SHIELD, JsPeople, JsPerson, Mode, Shield, Shown
-from tests.peers import EncryptedPerson, People, wait_until
+from tests.support.people import EncryptedPerson, People, wait_until
 
 if TYPE_CHECKING:
-    from bot.model import EventID, RoomID
-    from tests.process import BotProcess
+    from bot.core.types import EventID, RoomID
+    from tests.support.bot_process import BotProcess
 
 pytestmark = pytest.mark.synapse
 
@@ -154,6 +154,6 @@ async def test_without_a_signature_a_client_that_takes_signed_devices_shuts_the_
     assert nio_alone.timeline(room) == []
 
     answer = await nio_alone.send_text(room, "an answer")
-    unread = await shown(alice, room, answer)
-    assert (unread.failure, unread.shield) == ("UNSIGNED_SENDER_DEVICE", None)
-    assert "an answer" not in str(unread.content)
+    gaps = await shown(alice, room, answer)
+    assert (gaps.failure, gaps.shield) == ("UNSIGNED_SENDER_DEVICE", None)
+    assert "an answer" not in str(gaps.content)

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.peers import wait_until
+from tests.support.people import wait_until
 
 if TYPE_CHECKING:
     from tests.interop.libolm import LibolmPeople
-    from tests.process import BotProcess
+    from tests.support.bot_process import BotProcess
 
 pytestmark = pytest.mark.synapse
 

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.peers import wait_until
+from tests.support.people import wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from bot.demo.homeserver import Homeserver
     from tests.interop.jsclient import JsPeople
-    from tests.process import BotProcess
+    from tests.support.bot_process import BotProcess
 
-from tests.process import Bots
+from tests.support.bot_process import Bots
 
 pytestmark = pytest.mark.synapse
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from bot import recovery_key
-from tests.peers import People
-from tests.test_cross_signing import signed
-from tests.test_identity_cli import device, kept_key, master
+from bot.core import recovery_key
+from tests.on_synapse.test_cross_signing import signed
+from tests.operator.test_identity import device, kept_key, master
+from tests.support.people import People
 
 if TYPE_CHECKING:
-    from tests.process import BotProcess, Bots
+    from tests.support.bot_process import BotProcess, Bots
 
 pytestmark = pytest.mark.synapse
 

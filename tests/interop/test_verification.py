@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.person import wait_until
+from tests.support.person import wait_until
 
 if TYPE_CHECKING:
-    from bot.model import RoomID
+    from bot.core.types import RoomID
     from tests.interop.jsclient import JsPeople, JsPerson
-    from tests.process import BotProcess
+    from tests.support.bot_process import BotProcess
 
 pytestmark = pytest.mark.synapse
 

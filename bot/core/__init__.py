@@ -1,0 +1,1 @@
+"""What is decided: pure functions and data; the time is an argument."""

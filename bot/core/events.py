@@ -1,0 +1,145 @@
+"""Tells what an event is to the bot, as far as its type and content say."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from bot.core.lifetimes import POLICY_EVENT
+from bot.core.policy import UNREADABLE, read_setting
+from bot.core.sync_batch import RoomBatch
+from bot.core.timeline import Setting, is_gone, is_state, says_more
+from bot.core.types import Event, UserID
+
+SHAPES_ROOM: Final = frozenset({"m.room.power_levels", "m.room.create", "m.room.tombstone"})
+"""State that says what the bot may do."""
+
+LONGEST_COMMAND: Final = 1_024
+"""Characters of ciphertext in which every valid command fits, whatever its client adds."""
+LONGEST_REPLY: Final = 8_192
+"""The same of a reply: older clients add, twice, the notice of the bot that it replies to."""
+
+
+def is_nothing(event: Event) -> bool:
+    """Whether nothing of the event is left, or ever was, that a redaction could take away.
+
+    Homeservers show what was redacted long ago as empty, and not always with the reason.
+    """
+    if event.get("type") == "m.room.redaction":
+        return is_gone(event) or not says_more(event)
+    return is_gone(event) or event.get("content") == {}
+
+
+def may_be_command(content: dict[str, Any]) -> bool:
+    """Whether an encrypted event without its key may be a command: an edit is none.
+
+    What relates to another message does so in clear, and a long message is no valid command.
+    """
+    relation = content.get("m.relates_to")
+    relation = relation if isinstance(relation, dict) else {}
+    longest = LONGEST_REPLY if "m.in_reply_to" in relation else LONGEST_COMMAND
+    edits = relation.get("rel_type") == "m.replace"
+    return not edits and len(str(content.get("ciphertext", ""))) <= longest
+
+
+def is_verification(event: Event) -> bool:
+    """Whether the event is part of a verification (spec: client-server API v1.13, 11.12.2)."""
+    kind, content = event.get("type"), event.get("content")
+    if kind == "m.room.message":
+        return isinstance(content, dict) and content.get("msgtype") == "m.key.verification.request"
+    return isinstance(kind, str) and kind.startswith("m.key.verification.")
+
+
+def is_encryption(event: Event) -> bool:
+    """Whether the state event turns on encryption (spec: client-server API v1.13, 11.12.1)."""
+    return event.get("type") == "m.room.encryption" and event.get("state_key") == ""
+
+
+def is_policy(event: Event) -> bool:
+    """Whether the state event says how long messages live in the room."""
+    return event.get("type") == POLICY_EVENT and event.get("state_key") == ""
+
+
+def policies_of_others(batch: RoomBatch, own_id: UserID) -> list[str]:
+    """Return the ids of the lifetimes that others set, or that other homeservers see in the room.
+
+    Each may be older than what the room's state is resolved to.
+    """
+    theirs = [event for event in batch.timeline if event.get("sender") != own_id]
+    return [str(one.get("event_id", "")) for one in [*batch.state, *theirs] if is_policy(one)]
+
+
+def read_event(event: Event) -> tuple[Setting, str]:
+    """Read a state event. One that is unreadable leaves as it is what it replaced."""
+    setting, note = read_setting(event.get("content"))
+    return (replaced(event) if note == UNREADABLE else setting), note
+
+
+def replaced(event: Event) -> Setting:
+    """Return what held before the state event, as far as the homeserver says it."""
+    unsigned = event.get("unsigned")
+    before = unsigned.get("prev_content") if isinstance(unsigned, dict) else None
+    return read_setting(before)[0] if isinstance(before, dict) else None
+
+
+def is_creation(event: Event) -> bool:
+    """Whether the state event is a room's first, without which its state was not told in full."""
+    return event.get("type") == "m.room.create" and event.get("state_key") == ""
+
+
+def is_joined(event: Event) -> bool:
+    """Whether it says of a member that he is in the room, which of the bot itself is no news.
+
+    Synapse tells it again with what the bot sends: with every sync while it redacts in two rooms.
+    """
+    return event.get("type") == "m.room.member" and _membership(event) == "join"
+
+
+def seems_alone(batch: RoomBatch, own_id: UserID, *, new: bool) -> bool | None:
+    """Return whether nobody else may be in a room, by what a sync says; `None`: nothing.
+
+    Where the homeserver does not count the members, it may be so whenever somebody has left, and
+    in a `new` room. (spec: client-server API v1.13, 6.4 syncing, room summary)
+    """
+    if batch.members is not None:
+        return batch.members <= 1
+    left = any(
+        event.get("type") == "m.room.member"
+        and event.get("state_key") != own_id
+        and _membership(event) in {"leave", "ban"}
+        for event in batch.timeline
+    )
+    return True if left or new else None
+
+
+def _membership(event: Event) -> object:
+    content = event.get("content")
+    found = content.get("membership") if isinstance(content, dict) else None
+    return found if isinstance(found, str) else None
+
+
+def is_own_join(event: Event, own_id: UserID) -> bool:
+    """Whether the state event is the bot's own coming into the room."""
+    content = event.get("content")
+    return (
+        event.get("type") == "m.room.member"
+        and event.get("state_key") == own_id
+        and isinstance(content, dict)
+        and content.get("membership") == "join"
+        and not _was_joined(event)
+    )
+
+
+def _was_joined(event: Event) -> bool:
+    """Whether the member was in the room before, and only the name or the picture changed."""
+    unsigned = event.get("unsigned")
+    before = unsigned.get("prev_content") if isinstance(unsigned, dict) else None
+    return isinstance(before, dict) and before.get("membership") == "join"
+
+
+def wants_review(event: Event, own_id: UserID) -> bool:
+    """Whether the state event may change what the bot can do in the room."""
+    if not is_state(event):
+        return False
+    own = event.get("type") == "m.room.member" and event.get("state_key") == own_id
+    kind = event.get("type")
+    return own or (isinstance(kind, str) and kind in SHAPES_ROOM)

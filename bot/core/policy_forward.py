@@ -1,0 +1,229 @@
+"""Decides when messages are due: along the timeline, by the policy at each one's own place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from bot.core.default_lifetime import DefaultBegins
+from bot.core.lifetimes import LifetimeLimits
+from bot.core.policy import MOST_MARKS, UNREADABLE, NewTimer, Outgoing, RoomState, lifetime
+from bot.core.timeline import (
+    OFF,
+    SURPLUS,
+    Change,
+    Command,
+    Encrypted,
+    Item,
+    MediaReference,
+    Message,
+    Redaction,
+    Undecryptable,
+)
+from bot.core.types import EventID, Millis, UserID
+from bot.core.undecided import UndecidedCommand
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What a part of the timeline comes to, to be committed at once with its sync token."""
+
+    state: RoomState
+    timers: list[NewTimer]
+    dropped: list[EventID]
+    outgoing: list[Outgoing]
+    handled: list[str]
+    surplus: list[str]
+    """Digests of commands over the limit of their sender."""
+    undecryptable: list[tuple[Undecryptable, RoomState]]
+    """Messages that may turn out to be commands, each with how the room stood at its place."""
+    undecided: list[tuple[UndecidedCommand, RoomState]]
+    """Commands that wait for the homeserver, each with how the room stood at its place."""
+    stays: list[EventID]
+    """Messages that have no lifetime and belong to no other message."""
+    default: Millis | None
+    """The operator's default, for what follows."""
+    suspends: bool = False
+    files: list[MediaReference] = field(default_factory=list)
+    """The files that messages show; only those of messages with a timer are remembered."""
+
+
+def decide(
+    state: RoomState, items: list[Item], *, limits: LifetimeLimits, own_id: UserID
+) -> Decision:
+    """Walk along `items` in the timeline's order and give each message its timer.
+
+    The policy in force at a message's own place decides; later changes do not touch it.
+    `limits.default` is the operator's default at the first of `items`.
+    """
+    walk = _Walk(state, limits, own_id)
+    for item in items:
+        walk.pass_by(item)
+    return Decision(
+        state=walk.state,
+        timers=walk.timers,
+        dropped=walk.dropped,
+        outgoing=walk.outgoing,
+        handled=walk.handled,
+        surplus=walk.surplus,
+        undecryptable=walk.undecryptable,
+        undecided=walk.undecided,
+        stays=walk.stays,
+        default=walk.limits.default,
+        suspends=walk.suspends,
+        files=walk.files,
+    )
+
+
+def succeed(before: Iterable[Outgoing], outgoing: Outgoing) -> Outgoing:
+    """Let a lifetime that is to be set take the place of others, which were not set yet.
+
+    Nobody else remembers since where those held.
+    """
+    own = outgoing.args.get("marks", [])
+    places = {mark[0] for mark in own}
+    others = [mark for one in before if one.kind == "set" for mark in one.args.get("marks", [])]
+    marks = [mark for mark in others if mark[0] not in places] + own
+    return replace(outgoing, args=outgoing.args | {"marks": marks[-MOST_MARKS:]})
+
+
+def overtaken(before: Iterable[Outgoing], outgoing: Outgoing) -> list[Outgoing]:
+    """Return what to tell those whose lifetime, not set yet, gives way to another person's.
+
+    Who has changed their own mind needs no word: what is said of the last one answers all.
+    """
+    return [
+        not_held(one.key, one.args)
+        for one in before
+        if one.kind == "set" and one.args.get("sender") not in {None, outgoing.args["sender"]}
+    ]
+
+
+def not_held(key: str, said: dict[str, Any]) -> Outgoing:
+    """Return the answer to a command that came to nothing: the lifetime was changed meanwhile."""
+    args: dict[str, Any] = {name: said[name] for name in ("sender", "thread") if name in said}
+    return Outgoing(key=f"{key}:over", kind="overtaken", args=args)
+
+
+class _Walk:
+    """How the room stands at the place that was reached, and what has come of it so far."""
+
+    def __init__(self, state: RoomState, limits: LifetimeLimits, own_id: UserID) -> None:
+        self.state = state
+        self.limits = limits
+        self._own_id = own_id
+        self.timers: list[NewTimer] = []
+        self.dropped: list[EventID] = []
+        self.outgoing: list[Outgoing] = []
+        self.handled: list[str] = []
+        self.surplus: list[str] = []
+        self.undecryptable: list[tuple[Undecryptable, RoomState]] = []
+        self.undecided: list[tuple[UndecidedCommand, RoomState]] = []
+        self.stays: list[EventID] = []
+        self.suspends = False
+        self.files: list[MediaReference] = []
+
+    def pass_by(self, item: Item) -> None:
+        """Go on by one item; what concerns only keys, or who walks back, is passed over."""
+        match item:
+            case Message():
+                self._message(item)
+            # The state at the start of a timeline tells again what is known.
+            case Change() if not item.digest or item.digest != self.state.policy_digest:
+                self._change(item)
+            case Redaction():
+                self._redaction(item)
+            # A server can put words in clear into an encrypted room: they do not count.
+            case Command() if not (item.clear and self.state.encrypted):
+                self._said(item)
+            case UndecidedCommand() if not (item.clear and self.state.encrypted):
+                self.undecided.append((item, self.state))
+            case Undecryptable():
+                self.undecryptable.append((item, self.state))
+            case MediaReference():
+                self.files.append(item)
+            case Encrypted():
+                self.state = replace(self.state, encrypted=True)
+            case DefaultBegins():
+                self.limits = replace(self.limits, default=item.lifetime)
+
+    def _message(self, item: Message) -> None:
+        span = lifetime(self.state.setting, self.limits)
+        if span is None and item.parent is None:
+            self.stays.append(item.event_id)
+            return
+        due = None if span is None else item.sent + span
+        # Where nobody ever set a lifetime, nothing has gone that this could belong to.
+        ask = item.parent is not None and (span is not None or self.state.setting is not None)
+        timer = NewTimer(
+            event_id=item.event_id, due=due, parent=item.parent, live=item.live, ask=ask
+        )
+        self.timers.append(timer)
+
+    def _redaction(self, item: Redaction) -> None:
+        self.dropped.append(item.target)
+        if item.target_digest == self.state.policy_digest and self.state.policy_digest:
+            # Redacting the state event empties it, which is how the room reads `off`.
+            change = Change(setting=OFF, sender=item.sender, digest=self.state.policy_digest)
+            self._change(change, cause=item.digest)
+
+    def _said(self, item: Command) -> None:
+        if item.kind == SURPLUS:
+            self.surplus.append(item.digest)
+            return
+        self.handled.append(item.digest)
+        was = lifetime(self.state.setting, self.limits)
+        args = item.args | {"base": self.state.policy_digest, "was": was, "sender": item.sender}
+        if item.setting is not None:
+            marks = [] if item.event_id is None else [(item.event_id, item.setting)]
+            args |= {"setting": item.setting, "marks": marks}
+            self.state = replace(
+                self.state,
+                setting=item.setting,
+                commanded=True,
+                awaits="",
+                revision=self.state.revision + 1,
+            )
+            self.suspends = item.suspends
+        outgoing = Outgoing(key=item.digest, kind=item.kind, args=args)
+        if item.setting is not None:
+            over = overtaken(self.outgoing, outgoing)
+            outgoing = succeed(self.outgoing, outgoing)
+            self.outgoing = [one for one in self.outgoing if one.kind != "set"] + over
+        self.outgoing.append(outgoing)
+
+    def _change(self, change: Change, *, cause: str = "") -> None:
+        """Apply a state event; what the bot itself set was announced with the command.
+
+        `cause` is the digest of what made the change, where that is not the state event.
+        """
+        state, setting, said = self.state, change.setting, change.setting
+        if change.note == UNREADABLE:
+            setting = setting if state.setting is None else state.setting
+            said = said if state.stated is None else state.stated
+        stated = replace(state, stated=said, policy_digest=change.digest)
+        if change.sender == self._own_id:
+            if state.commanded and not (state.awaits and change.digest == state.awaits):
+                # The echo of an earlier command; a later one counts from its own place already.
+                self.state = stated
+            else:
+                number = state.revision + (setting != state.setting)
+                self.state = replace(
+                    stated, setting=setting, commanded=False, awaits="", revision=number
+                )
+            return
+        before, after = lifetime(state.setting, self.limits), lifetime(setting, self.limits)
+        if (before != after or change.note) and not change.quiet:
+            args = {
+                "sender": change.sender,
+                "setting": setting,
+                "was": before,
+                "note": change.note,
+            }
+            # The same event may come to hold once more, and is told once more then.
+            key = f"change:{cause or change.digest}:{state.revision}"
+            self.outgoing.append(Outgoing(key=key, kind="changed", args=args))
+        self.state = replace(
+            stated, setting=setting, commanded=False, awaits="", revision=state.revision + 1
+        )

@@ -1,0 +1,1 @@
+"""End-to-end encryption: nio's engine, its keys and its channels."""

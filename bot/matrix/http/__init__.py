@@ -1,0 +1,1 @@
+"""Requests to the homeserver, and what its answers mean."""

@@ -1,0 +1,1 @@
+"""The account's cross-signing keys: made, kept, and restored."""

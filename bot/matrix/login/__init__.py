@@ -1,0 +1,1 @@
+"""The bot's login: one device, and the tokens that it goes by."""

@@ -1,0 +1,1 @@
+"""What takes a server administrator's token, on Synapse."""

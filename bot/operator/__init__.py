@@ -1,0 +1,1 @@
+"""What an operator runs: one module for each subcommand, and what they share."""

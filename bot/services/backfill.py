@@ -1,0 +1,223 @@
+"""Reads gaps in a room's timeline, back to what is known, so that nothing in them is missed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from random import Random
+from typing import Final, Protocol
+
+from bot.core.events import is_own_join
+from bot.core.outcome_text import describe
+from bot.core.outcomes import Forbidden, NotFound, Outcome, OutcomeError, Unreachable
+from bot.core.policy import Room
+from bot.core.timeline import Gap, Item
+from bot.core.types import Event, Millis, RoomID, UserID
+from bot.services.clock import Clock
+from bot.services.event_reader import EventReader
+from bot.services.history_pages import AWAY, HistoryPages
+from bot.services.worker import Worker, run_together
+
+log = logging.getLogger(__name__)
+
+
+TRIES: Final = 15
+"""How often a page is asked for that does not come, while the homeserver answers other requests:
+for ten to fifteen minutes, in which the room's later messages wait behind it."""
+TRIES_IF_HOPELESS: Final = 6
+"""How often where that was waited for already, at another gap of the same room."""
+WITHIN: Final[Millis] = 180_000
+"""How long one page may take, what is asked about its commands included."""
+WIDTH: Final = 3
+SLOW: Final = 5
+"""Pages asked for at once; they are large, and those of slow rooms mostly wait."""
+
+
+class Homeserver(Protocol):
+    """What backfill asks of the homeserver."""
+
+    @property
+    def own_id(self) -> UserID: ...  # noqa: D102
+    async def page_back(  # noqa: D102
+        self, room_id: RoomID, token: str, size: int
+    ) -> tuple[list[Event], str | None]: ...
+    async def answers(self) -> bool: ...  # noqa: D102
+
+
+class Gaps(Protocol):
+    """What backfill asks of the store for gaps."""
+
+    async def next_gap(  # noqa: D102
+        self, busy: Collection[RoomID] = ()
+    ) -> tuple[Gap, Millis] | None: ...
+    async def read_on(  # noqa: D102
+        self, gap: Gap, items: list[Item], token: str, now: Millis, *, done: bool
+    ) -> None: ...
+    async def later(  # noqa: D102
+        self, gap: Gap, until: Millis, *, size: int | None = None, counts: bool = True
+    ) -> None: ...
+    async def give_up(self, gap: Gap, now: Millis) -> None: ...  # noqa: D102
+    async def is_ready(self) -> bool: ...  # noqa: D102
+    async def take_over(self, now: Millis) -> tuple[RoomID, int] | None: ...  # noqa: D102
+
+
+class Memory(Protocol):
+    """What backfill asks of the store."""
+
+    @property
+    def gaps(self) -> Gaps: ...  # noqa: D102
+    async def room(self, room_id: RoomID) -> Room | None: ...  # noqa: D102
+    async def ask_review(self, room_id: RoomID) -> None: ...  # noqa: D102
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Due:
+    """A gap, and when it is to be read on."""
+
+    gap: Gap
+    next: Millis
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """There is a room of which all was read."""
+
+    next: Millis = 0
+
+
+class Backfill:
+    """Works through the gaps, of each room a page after the other.
+
+    Every page is remembered: a crash resumes.
+    """
+
+    def __init__(
+        self,
+        homeserver: Homeserver,
+        memory: Memory,
+        reader: EventReader,
+        clock: Clock,
+        *,
+        random: Random,
+        wake_others: Callable[[], None],
+    ) -> None:
+        self._homeserver = homeserver
+        self._memory = memory
+        self._reader = reader
+        self._clock = clock
+        self._wake_others = wake_others
+        self._pages = HistoryPages(homeserver, clock, random=random)
+        self.wake = asyncio.Event()
+
+    async def run(self) -> None:
+        """Read gaps until cancelled. Raises `TokenRejectedError`."""
+        pages = Worker(
+            self._clock,
+            self.wake,
+            self._next,
+            lambda due: self.read(due.gap),
+            lane=lambda due: due.gap.room_id,
+            overdue=lambda due: self._failed(due.gap, Unreachable(reason="time limit")),
+            within=WITHIN,
+            what="pages of gaps",
+            width=WIDTH,
+            slow=SLOW,
+        )
+        chunks = Worker(
+            self._clock,
+            self.wake,
+            self._ready,
+            self._take_over,
+            lane=lambda _: None,
+            overdue=self._take_over,
+            within=WITHIN,
+            what="what was read in gaps",
+        )
+        await run_together(self._clock, self.wake, chunks, pages)
+
+    async def _next(self, busy: Collection[RoomID]) -> Due | None:
+        found = await self._memory.gaps.next_gap(busy)
+        return None if found is None else Due(gap=found[0], next=found[1])
+
+    async def _ready(self, busy: Collection[None]) -> Ready | None:
+        return Ready() if not busy and await self._memory.gaps.is_ready() else None
+
+    async def _take_over(self, _: object) -> None:
+        """Give timers to some of what was read of rooms without a gap left."""
+        done = await self._memory.gaps.take_over(self._clock.now())
+        if done is not None:
+            log.info("caught up with %d events of a room", done[1])
+            self._wake_others()
+
+    async def read(self, gap: Gap) -> str | None:
+        """Read one page of a gap and remember it; return why it is put off, if it is."""
+        if (until := self._pages.away_until) is not None:
+            await self._memory.gaps.later(gap, until, counts=False)
+            return AWAY
+        try:
+            events, token = await self._homeserver.page_back(gap.room_id, gap.token, gap.size)
+            room = await self._memory.room(gap.room_id)
+            fresh, reached = self._until_known(events, gap)
+            items = await self._reader.items(
+                gap.room_id,
+                fresh,
+                encrypted=room is not None and room.encrypted,
+                was_clear=not gap.encrypted,
+                live=False,
+                since=gap.since,
+                now=gap.until,
+            )
+        except OutcomeError as error:
+            return await self._failed(gap, error.outcome)
+        # A homeserver that hands out its own token again has nothing more to give.
+        done = reached or token is None or token == gap.token
+        log.info("read %d events of a gap%s", len(fresh), "" if done else ", more to come")
+        now = self._clock.now()
+        await self._memory.gaps.read_on(gap, items, token or gap.token, now, done=done)
+        return None
+
+    def _until_known(self, events: list[Event], gap: Gap) -> tuple[list[Event], bool]:
+        """Return the events after what was known, oldest first, and whether that was reached.
+
+        Known is the last event that was read, and the state event that the room's lifetime
+        was read from: it marks the place should the other be purged.
+        """
+        known = {gap.stop_digest, gap.policy_digest} - {""}
+        fresh: list[Event] = []
+        for event in events:
+            if gap.stop_digest and self._reader.digest(str(event.get("event_id"))) in known:
+                return fresh[::-1], True
+            if not gap.stop_digest and is_own_join(event, self._homeserver.own_id):
+                return fresh[::-1], True
+            if self._is_old(event, gap):
+                return fresh[::-1], True
+            fresh.append(event)
+        return fresh[::-1], False
+
+    def _is_old(self, event: Event, gap: Gap) -> bool:
+        """Whether the bot itself sent the event, long before the gap.
+
+        It ends the gap should the known event be gone from the server. The time of other
+        people's events tells nothing: bridges and other homeservers write what they like.
+        """
+        sent = event.get("origin_server_ts")
+        own = event.get("sender") == self._homeserver.own_id
+        return own and isinstance(sent, int) and sent < gap.stop_at
+
+    async def _failed(self, gap: Gap, outcome: Outcome) -> str:
+        """Put the page off, or give the gap up; return why."""
+        if isinstance(outcome, Forbidden | NotFound):
+            await self._memory.ask_review(gap.room_id)
+            self._wake_others()
+        again = await self._pages.again(outcome, attempts=gap.attempts, size=gap.size)
+        tries = TRIES_IF_HOPELESS if gap.hopeless else TRIES
+        if again.counts and gap.attempts >= tries:
+            # What was said since waits behind the gap, and may not wait for ever.
+            log.error("a gap cannot be read: messages in it stay until the room can be swept")
+            await self._memory.gaps.give_up(gap, self._clock.now())
+        else:
+            size, counts = again.size, again.counts
+            await self._memory.gaps.later(gap, again.at, size=size, counts=counts)
+        return describe(outcome) if again.counts else AWAY

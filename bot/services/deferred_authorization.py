@@ -1,0 +1,96 @@
+"""Authorizes commands whose sender's right could not be looked up when they were read."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection
+from random import Random
+from typing import Final, Protocol
+
+from bot.core.outcome_text import describe
+from bot.core.outcomes import Failed, Outcome, OutcomeError, TokenRejectedError, Unreachable
+from bot.core.retry import retry_in
+from bot.core.timeline import Command
+from bot.core.types import Millis, RoomID
+from bot.core.undecided import PendingCommand
+from bot.services.authorization import Authorizer, passes, unjudged
+from bot.services.clock import Clock
+from bot.services.worker import Worker
+
+log = logging.getLogger(__name__)
+
+WITHIN: Final[Millis] = 90_000
+"""How long one decision may take: up to three requests."""
+CEILING: Final[Millis] = 10_000
+"""What waits is tried at least this often."""
+WAIT_FOR: Final[Millis] = 3_600_000
+"""How long a command waits; then its sender is told, and may say it again."""
+
+
+class Memory(Protocol):
+    """What this service asks of the store."""
+
+    async def next_undecided(self, busy: Collection[RoomID] = ()) -> PendingCommand | None: ...  # noqa: D102
+    async def undecided_later(self, pending: PendingCommand, until: Millis) -> None: ...  # noqa: D102
+    async def decided(self, pending: PendingCommand, said: Command, now: Millis) -> None: ...  # noqa: D102
+
+
+class DeferredAuthorization:
+    """Works through what waits to be decided, of each room one after the other."""
+
+    def __init__(
+        self,
+        memory: Memory,
+        authorizer: Authorizer,
+        clock: Clock,
+        *,
+        random: Random,
+        wake_others: Callable[[], None],
+    ) -> None:
+        self._memory = memory
+        self._authorizer = authorizer
+        self._clock = clock
+        self._random = random
+        self._wake_others = wake_others
+        self.wake = asyncio.Event()
+
+    async def run(self) -> None:
+        """Decide until cancelled. Raises `TokenRejectedError`."""
+        await Worker(
+            self._clock,
+            self.wake,
+            self._memory.next_undecided,
+            self.decide,
+            lane=lambda pending: pending.room_id,
+            overdue=lambda pending: self._failed(pending, Unreachable(reason="time limit")),
+            within=WITHIN,
+            what="commands to be decided",
+        ).run()
+
+    async def decide(self, pending: PendingCommand) -> str | None:
+        """Decide one command, or put it off; return why."""
+        try:
+            said = await self._authorizer.decide(pending.room_id, pending.command)
+        except OutcomeError as error:
+            return await self._failed(pending, error.outcome)
+        except TokenRejectedError:
+            raise
+        except Exception as error:  # noqa: BLE001 - it is on the disk, and would come again
+            return await self._failed(pending, Failed(status=0, errcode=type(error).__name__))
+        await self._memory.decided(pending, said, self._clock.now())
+        self._wake_others()
+        return None
+
+    async def _failed(self, pending: PendingCommand, outcome: Outcome) -> str | None:
+        """Put a decision off, or give it up."""
+        now = self._clock.now()
+        if passes(outcome) and now < pending.command.at + WAIT_FOR:
+            chance = self._random.random()
+            wait = retry_in(outcome, pending.attempts, chance=chance, ceiling=CEILING)
+            await self._memory.undecided_later(pending, now + wait)
+            return describe(outcome)
+        log.warning("a command is given up: nobody says who may do what in its room")
+        await self._memory.decided(pending, unjudged(pending.command), now)
+        self._wake_others()
+        return None

@@ -1,0 +1,126 @@
+"""Asks what a room's lifetime is where its timeline and its state may say different things."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection
+from random import Random
+from typing import Final, Protocol
+
+from bot.core.lifetimes import POLICY_EVENT
+from bot.core.outcome_text import describe
+from bot.core.outcomes import Outcome, OutcomeError, Unreachable
+from bot.core.policy import Room
+from bot.core.retry import retry_in
+from bot.core.timeline import Change, Item
+from bot.core.timers import Review
+from bot.core.types import Event, Millis, RoomID
+from bot.services.clock import Clock
+from bot.services.worker import Worker
+
+log = logging.getLogger(__name__)
+
+WITHIN: Final[Millis] = 75_000
+"""How long one look may take."""
+LOOK_TWICE: Final[Millis] = 10_000
+"""How long a homeserver may be behind with one answer: what it says has to stand so long."""
+
+
+class Homeserver(Protocol):
+    """What this service asks of the homeserver."""
+
+    async def state(self, room_id: RoomID, kind: str, key: str = "") -> Event | None: ...  # noqa: D102
+
+
+class Memory(Protocol):
+    """What this service asks of the store."""
+
+    async def room(self, room_id: RoomID) -> Room | None: ...  # noqa: D102
+    async def next_dispute(self, busy: Collection[RoomID]) -> Review | None: ...  # noqa: D102
+    async def look_at_policy(self, room_id: RoomID, at: Millis | None) -> None: ...  # noqa: D102
+    async def policy_stands(  # noqa: D102
+        self, room_id: RoomID, change: Change, now: Millis, *, revision: int
+    ) -> None: ...
+
+
+class Disputes:
+    """Lets a room's state hold where the timeline ended with another event.
+
+    Where homeservers set a lifetime at the same time, the one that came last with the timeline
+    need not be the one that the room's state is resolved to (spec: room version 2, state
+    resolution). Nobody is told of that by a sync.
+    """
+
+    def __init__(
+        self,
+        homeserver: Homeserver,
+        memory: Memory,
+        clock: Clock,
+        *,
+        read: Callable[[Event], list[Item]],
+        random: Random,
+        wake_others: Callable[[], None],
+    ) -> None:
+        """`read` says what a state event sets."""
+        self._homeserver = homeserver
+        self._memory = memory
+        self._clock = clock
+        self._read = read
+        self._random = random
+        self._wake_others = wake_others
+        self._seen: dict[RoomID, str] = {}
+        """What the room's state said when it was looked at first, where that was news."""
+        self.wake = asyncio.Event()
+
+    async def run(self) -> None:
+        """Look until cancelled. Raises `TokenRejectedError`."""
+        await Worker(
+            self._clock,
+            self.wake,
+            self._memory.next_dispute,
+            self.look,
+            lane=lambda one: one.room_id,
+            overdue=lambda one: self._later(one, Unreachable(reason="time limit")),
+            within=WITHIN,
+            what="looks at a room's lifetime",
+        ).run()
+
+    async def look(self, one: Review) -> str | None:
+        """Ask for the room's state event; return why that is put off, if it is."""
+        room = await self._memory.room(one.room_id)
+        if room is None:
+            return None
+        try:
+            event = await self._homeserver.state(one.room_id, POLICY_EVENT)
+        except OutcomeError as error:
+            return await self._later(one, error.outcome)
+        change = self._news(room, event)
+        if change is None:
+            self._seen.pop(one.room_id, None)
+            await self._memory.look_at_policy(one.room_id, None)
+        elif self._seen.get(one.room_id) != change.digest:
+            self._seen[one.room_id] = change.digest
+            await self._memory.look_at_policy(one.room_id, self._clock.now() + LOOK_TWICE)
+        else:
+            del self._seen[one.room_id]
+            now = self._clock.now()
+            await self._memory.policy_stands(one.room_id, change, now, revision=room.revision)
+            log.info("a room's state holds another lifetime than its timeline ended with")
+            self._wake_others()
+        return None
+
+    def _news(self, room: Room, event: Event | None) -> Change | None:
+        """Return what the room's state says, if that is not what the bot knows.
+
+        What was commanded and is on its way to the room's state comes to hold by itself.
+        """
+        if room.commanded or event is None or not event.get("event_id"):
+            return None
+        found = [item for item in self._read(event) if isinstance(item, Change)]
+        return next((one for one in found if one.digest != room.policy_digest), None)
+
+    async def _later(self, one: Review, outcome: Outcome) -> str:
+        wait = retry_in(outcome, one.attempts, chance=self._random.random())
+        await self._memory.look_at_policy(one.room_id, self._clock.now() + wait)
+        return describe(outcome)

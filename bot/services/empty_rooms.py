@@ -1,0 +1,90 @@
+"""Leaves rooms in which nobody else is, once nothing is left to be done there."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection
+from typing import Final, Protocol
+
+from bot.core.outcomes import Done, Forbidden, NotFound, Outcome, OutcomeError
+from bot.core.rate_limits import HOUR, MINUTE
+from bot.core.timers import Review
+from bot.core.types import Millis, RoomID
+from bot.services.clock import Clock
+from bot.services.worker import Worker
+
+log = logging.getLogger(__name__)
+
+WITHIN: Final[Millis] = 75_000
+"""How long one look may take."""
+LOOK_AT_WORK: Final[Millis] = 10 * MINUTE
+"""When to look again whether anything waits in the room; that asks nobody."""
+LOOK_AGAIN: Final[Millis] = HOUR
+"""When to ask again who is in the room, if that could not be told or somebody is invited."""
+
+
+class Homeserver(Protocol):
+    """What this service asks of the homeserver."""
+
+    async def others(self, room_id: RoomID) -> tuple[int, int]: ...  # noqa: D102
+    async def leave(self, room_id: RoomID) -> Outcome: ...  # noqa: D102
+
+
+class Memory(Protocol):
+    """What this service asks of the store."""
+
+    async def next_alone(self, busy: Collection[RoomID]) -> Review | None: ...  # noqa: D102
+    async def look_for_others(self, room_id: RoomID, at: Millis | None) -> None: ...  # noqa: D102
+    async def has_work(self, room_id: RoomID) -> bool: ...  # noqa: D102
+    async def ask_review(self, room_id: RoomID) -> None: ...  # noqa: D102
+
+
+class EmptyRooms:
+    """Looks at rooms in which the bot may be alone. A room that it leaves is forgotten."""
+
+    def __init__(self, homeserver: Homeserver, memory: Memory, clock: Clock) -> None:
+        self._homeserver = homeserver
+        self._memory = memory
+        self._clock = clock
+        self.wake = asyncio.Event()
+
+    async def run(self) -> None:
+        """Look until cancelled. Raises `TokenRejectedError`."""
+        await Worker(
+            self._clock,
+            self.wake,
+            self._memory.next_alone,
+            self.look,
+            lane=lambda one: one.room_id,
+            overdue=lambda one: self._later(one.room_id, LOOK_AGAIN),
+            within=WITHIN,
+            what="looks at who is in a room",
+        ).run()
+
+    async def look(self, one: Review) -> None:
+        """Leave the room if the bot is alone there for certain, and has nothing to do."""
+        room_id = one.room_id
+        if await self._memory.has_work(room_id):
+            await self._later(room_id, LOOK_AT_WORK)
+            return
+        try:
+            present, invited = await self._homeserver.others(room_id)
+        except OutcomeError as error:
+            # A list that cannot be read is no reason to leave.
+            if isinstance(error.outcome, Forbidden | NotFound):
+                await self._memory.ask_review(room_id)
+            await self._later(room_id, LOOK_AGAIN)
+            return
+        if present:
+            await self._memory.look_for_others(room_id, None)
+        elif invited:
+            await self._later(room_id, LOOK_AGAIN)
+        else:
+            outcome = await self._homeserver.leave(room_id)
+            if isinstance(outcome, Done):
+                log.info("left a room in which nobody else was")
+            await self._later(room_id, LOOK_AT_WORK)
+
+    async def _later(self, room_id: RoomID, wait: Millis) -> None:
+        await self._memory.look_for_others(room_id, self._clock.now() + wait)

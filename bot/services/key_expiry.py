@@ -1,0 +1,135 @@
+"""Moves Megolm sessions past what was read, and deletes old ones: the disk then opens nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+from bot.core.lifetimes import LifetimeLimits
+from bot.core.policy import Room, lifetime
+from bot.core.types import Millis, RoomID
+from bot.services.clock import Clock
+
+log = logging.getLogger(__name__)
+
+BATCH: Final = 10
+"""Keys moved in one piece; the event loop waits for it."""
+FORGOTTEN: Final = 100
+"""Keys deleted in one piece."""
+UNUSED_FOR: Final[Millis] = 8 * 24 * 3_600_000
+"""Clients begin a new session after a week; one that rests longer is not used again."""
+NOWHERE: Final = RoomID("")
+SWEEP_EVERY: Final[Millis] = 3_600_000
+SCRUB_EVERY: Final[Millis] = 60_000
+
+
+class Crypto(Protocol):
+    """What this service asks of the crypto engine."""
+
+    @property
+    def sessions(self) -> dict[str, RoomID]: ...  # noqa: D102
+    def ratchet(self, read: list[tuple[str, int]]) -> None: ...  # noqa: D102
+    def forget(self, session_ids: list[str]) -> None: ...  # noqa: D102
+    def scrub(self) -> None: ...  # noqa: D102
+
+
+class Keys(Protocol):
+    """What this service asks of the store."""
+
+    async def next_opened(self) -> Millis | None: ...  # noqa: D102
+    async def to_ratchet(self, before: Millis, limit: int) -> list[tuple[str, int]]: ...  # noqa: D102
+    async def ratcheted(self, done: Sequence[tuple[str, int]]) -> None: ...  # noqa: D102
+    async def used(self, known: Sequence[str], now: Millis) -> dict[str, Millis]: ...  # noqa: D102
+    async def forgotten(self, sessions: Sequence[str]) -> None: ...  # noqa: D102
+
+
+class Memory(Protocol):
+    """What this service asks of the store for rooms."""
+
+    @property
+    def keys(self) -> Keys: ...  # noqa: D102
+    async def rooms(self) -> list[Room]: ...  # noqa: D102
+
+
+class KeyExpiry:
+    """Takes the key of a message away, `grace` milliseconds after the message was read."""
+
+    def __init__(
+        self, crypto: Crypto, memory: Memory, clock: Clock, *, grace: Millis, limits: LifetimeLimits
+    ) -> None:
+        self._crypto = crypto
+        self._memory = memory
+        self._keys = memory.keys
+        self._clock = clock
+        self._grace = grace
+        self._limits = limits
+        self._swept_at: Millis = 0
+        self._scrubbed_at: Millis = 0
+        self._dirty = False
+        self.wake = asyncio.Event()
+
+    def clock_was_set(self) -> None:
+        """Sweep and scrub by the new clock."""
+        self._swept_at = self._scrubbed_at = 0
+        self.wake.set()
+
+    async def run(self) -> None:
+        """Take keys away until cancelled."""
+        while True:
+            self.wake.clear()
+            await self._clock.wait(self.wake, await self.turn())
+
+    async def turn(self) -> Millis:
+        """Take away what is due; return when to do so again."""
+        now = self._clock.now()
+        while found := await self._keys.to_ratchet(now - self._grace, BATCH):
+            self._crypto.ratchet(found)
+            await self._keys.ratcheted(found)
+            self._dirty = True
+        if now - self._swept_at >= SWEEP_EVERY:
+            await self._sweep(now)
+        if self._dirty and now - self._scrubbed_at >= SCRUB_EVERY:
+            self.scrub()
+        due = await self._keys.next_opened()
+        later = [self._swept_at + SWEEP_EVERY]
+        if due is not None:
+            later.append(due + self._grace)
+        if self._dirty:
+            later.append(self._scrubbed_at + SCRUB_EVERY)
+        return min(later)
+
+    async def _sweep(self, now: Millis) -> None:
+        """Delete keys that rest longer than any client uses one, and than their room's lifetime.
+
+        Those of a room that the bot is not in, which anybody can send, go with the second sweep.
+        """
+        self._swept_at = now
+        sessions = self._crypto.sessions
+        used = await self._keys.used(list(sessions), now)
+        rooms = await self._memory.rooms()
+        lifetimes = {room.room_id: lifetime(room.setting, self._limits) or 0 for room in rooms}
+        unused = [
+            session
+            for session, at in used.items()
+            if now - at > _kept_for(lifetimes.get(sessions.get(session, NOWHERE)))
+        ]
+        if unused:
+            for at in range(0, len(unused), FORGOTTEN):
+                self._crypto.forget(unused[at : at + FORGOTTEN])
+                await self._keys.forgotten(unused[at : at + FORGOTTEN])
+            self._dirty = True
+            log.info("deleted %d room keys that are no longer used", len(unused))
+
+    def scrub(self) -> None:
+        """Rewrite the crypto store: replaced keys leave copies where SQLite moved rows."""
+        if self._dirty:
+            self._crypto.scrub()
+            self._scrubbed_at = self._clock.now()
+            self._dirty = False
+
+
+def _kept_for(lifetime: Millis | None) -> Millis:
+    """Return how long an unused key is kept in a room with that lifetime; `None`: not in it."""
+    return SWEEP_EVERY // 2 if lifetime is None else max(UNUSED_FOR, lifetime)

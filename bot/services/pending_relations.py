@@ -1,0 +1,111 @@
+"""Asks about messages whose parent has no timer: if the parent is gone, they are due at once."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection
+from random import Random
+from typing import Final, Protocol
+
+from bot.core.outcome_text import describe
+from bot.core.outcomes import OutcomeError, Refused, Unreachable
+from bot.core.retry import nobody_answered, retry_in
+from bot.core.timeline import is_gone
+from bot.core.timers import PendingRelation
+from bot.core.types import Event, EventID, Millis, RoomID
+from bot.services.clock import Clock
+from bot.services.worker import Worker
+
+log = logging.getLogger(__name__)
+
+WITHIN: Final[Millis] = 60_000
+"""How long one question may take."""
+TRIES: Final = 5
+"""How often a parent is asked about that the homeserver fails on."""
+
+
+class Homeserver(Protocol):
+    """What this service asks of the homeserver."""
+
+    async def event(self, room_id: RoomID, event_id: EventID) -> Event | None: ...  # noqa: D102
+
+
+class Relations(Protocol):
+    """What this service asks of the store for what belongs to what."""
+
+    async def next_pending(self, busy: Collection[RoomID] = ()) -> PendingRelation | None: ...  # noqa: D102
+    async def later(self, relation: PendingRelation, until: Millis) -> None: ...  # noqa: D102
+    async def answered(self, relation: PendingRelation, now: Millis, *, gone: bool) -> None: ...  # noqa: D102
+
+
+class Memory(Protocol):
+    """What this service asks of the store."""
+
+    @property
+    def relations(self) -> Relations: ...  # noqa: D102
+
+
+class PendingRelations:
+    """Works through them, of each room one after another."""
+
+    def __init__(
+        self,
+        homeserver: Homeserver,
+        memory: Memory,
+        clock: Clock,
+        *,
+        random: Random,
+        wake_others: Callable[[], None],
+    ) -> None:
+        self._homeserver = homeserver
+        self._memory = memory
+        self._clock = clock
+        self._random = random
+        self._wake_others = wake_others
+        self.wake = asyncio.Event()
+
+    async def run(self) -> None:
+        """Ask until cancelled. Raises `TokenRejectedError`."""
+        await Worker(
+            self._clock,
+            self.wake,
+            self._memory.relations.next_pending,
+            self.ask,
+            lane=lambda relation: relation.room_id,
+            overdue=self._overdue,
+            within=WITHIN,
+            what="questions about messages that belong to others",
+        ).run()
+
+    async def ask(self, relation: PendingRelation) -> str | None:
+        """Find out whether the parent is gone; return why the question is put off, if it is.
+
+        One that the homeserver does not show is not: it may be hidden from the bot alone.
+        """
+        try:
+            parent = await self._homeserver.event(relation.room_id, relation.parent)
+        except OutcomeError as error:
+            if await self._failed(relation, error):
+                return describe(error.outcome)
+            parent = None
+        gone = parent is not None and is_gone(parent)
+        await self._memory.relations.answered(relation, self._clock.now(), gone=gone)
+        if gone:
+            self._wake_others()
+        return None
+
+    async def _overdue(self, relation: PendingRelation) -> None:
+        """Nobody answered in time: put the question off."""
+        await self._failed(relation, OutcomeError(Unreachable(reason="time limit")))
+
+    async def _failed(self, relation: PendingRelation, error: OutcomeError) -> bool:
+        """Put the question off; `False` when it is given up, and the message stands on its own."""
+        outcome = error.outcome
+        passing = nobody_answered(outcome)
+        if not passing and (isinstance(outcome, Refused) or relation.attempts >= TRIES):
+            log.warning("not known whether a message is gone (%s)", describe(outcome))
+            return False
+        wait = retry_in(outcome, relation.attempts, chance=self._random.random())
+        await self._memory.relations.later(relation, self._clock.now() + wait)
+        return True

@@ -1,0 +1,211 @@
+"""Watches what the bot may do in each room: lost and regained power, being removed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Collection
+from random import Random
+from typing import Final, Protocol
+
+from bot.chat.notices import messages
+from bot.core.durations import words
+from bot.core.lifetimes import LifetimeLimits
+from bot.core.outcome_text import describe
+from bot.core.outcomes import Forbidden, NotFound, Outcome, OutcomeError, Unreachable
+from bot.core.policy import Outgoing, Room, lifetime
+from bot.core.power_levels import Power
+from bot.core.retry import retry_in
+from bot.core.timers import Review
+from bot.core.types import Millis, RoomID, UserID
+from bot.services.clock import Clock
+from bot.services.worker import Worker
+
+log = logging.getLogger(__name__)
+
+Follow = Callable[[RoomID], Awaitable[None]]
+
+WITHIN: Final[Millis] = 90_000
+"""How long one look at a room's state may take: some requests."""
+LOOK_TWICE: Final[Millis] = 10_000
+"""Between two looks for a room that is missing among those that the bot is in."""
+
+
+class Homeserver(Protocol):
+    """What this service asks of the homeserver."""
+
+    @property
+    def own_id(self) -> UserID: ...  # noqa: D102
+    async def power(self, room_id: RoomID) -> Power: ...  # noqa: D102
+    async def joined_rooms(self) -> set[RoomID]: ...  # noqa: D102
+
+
+class Memory(Protocol):
+    """What this service asks of the store."""
+
+    async def rooms(self) -> list[Room]: ...  # noqa: D102
+    async def room(self, room_id: RoomID) -> Room | None: ...  # noqa: D102
+    async def next_review(self, busy: Collection[RoomID]) -> Review | None: ...  # noqa: D102
+    async def review_later(self, room_id: RoomID, until: Millis) -> None: ...  # noqa: D102
+    async def ask_review(self, room_id: RoomID) -> None: ...  # noqa: D102
+    async def reviewed(  # noqa: D102
+        self,
+        room_id: RoomID,
+        *,
+        suspended: bool,
+        outgoing: list[Outgoing],
+        reviews: int,
+        stuck: bool,
+    ) -> None: ...
+    async def refusals(self, room_id: RoomID) -> tuple[int, Millis]: ...  # noqa: D102
+    async def forget(self, room_id: RoomID, now: Millis) -> int: ...  # noqa: D102
+    async def pending(self, room_id: RoomID) -> tuple[int, Millis | None]: ...  # noqa: D102
+
+
+class Permissions:
+    """Reviews rooms whose state or membership changed, a few at a time."""
+
+    def __init__(
+        self,
+        homeserver: Homeserver,
+        memory: Memory,
+        clock: Clock,
+        *,
+        limits: LifetimeLimits,
+        random: Random,
+        wake_others: Callable[[], None],
+    ) -> None:
+        self._homeserver = homeserver
+        self._memory = memory
+        self._clock = clock
+        self._limits = limits
+        self._random = random
+        self._wake_others = wake_others
+        self.follow: Follow | None = None
+        """Looks whether a room was replaced; set once, before `run`."""
+        self._missed: dict[RoomID, Millis] = {}
+        """When a room that the bot knows was first missing among those that it is in."""
+        self.wake = asyncio.Event()
+
+    async def run(self) -> None:
+        """Keep up until cancelled. Raises `TokenRejectedError`."""
+        await self._look_around()
+        await Worker(
+            self._clock,
+            self.wake,
+            self._memory.next_review,
+            self._look,
+            lane=lambda one: one.room_id,
+            overdue=lambda one: self._later(one, Unreachable(reason="time limit")),
+            within=WITHIN,
+            what="looks at a room's state",
+        ).run()
+
+    async def _look_around(self) -> None:
+        """Have rooms looked at that the bot may no longer be in: a deleted one says nothing."""
+        known = await self._memory.rooms()
+        if not known:
+            return
+        try:
+            joined = await self._homeserver.joined_rooms()
+        except OutcomeError:
+            return  # each room is found out when its next timer is due
+        for room in known:
+            if room.room_id not in joined:
+                await self._memory.ask_review(room.room_id)
+
+    async def _look(self, one: Review) -> None:
+        try:
+            await self.review(one.room_id)
+        except OutcomeError as error:
+            await self._later(one, error.outcome)
+
+    async def _later(self, one: Review, outcome: Outcome) -> None:
+        log.info("a room's state must wait (%s)", describe(outcome))
+        wait = retry_in(outcome, one.attempts, chance=self._random.random())
+        await self._memory.review_later(one.room_id, self._clock.now() + wait)
+
+    async def review(self, room_id: RoomID) -> None:
+        """Find out what the bot may do in a room, and say so when that changed.
+
+        Raises `OutcomeError` when it cannot be told now.
+        """
+        room = await self._memory.room(room_id)
+        if room is None:
+            return
+        try:
+            power = await self._homeserver.power(room_id)
+        except OutcomeError as error:
+            if not isinstance(error.outcome, Forbidden | NotFound) or await self._is_in(room):
+                raise
+            return
+        if not await self._is_in(room):
+            return  # a room that was left still shows its state
+        suspended = not power.may_redact(self._homeserver.own_id)
+        refused, older_than = await self._memory.refusals(room_id)
+        stuck = room.stuck if suspended else refused > 0
+        outgoing = await self._news(room, power, suspended=suspended)
+        if stuck and not room.stuck:
+            outgoing.append(self._stuck(older_than))
+        await self._memory.reviewed(
+            room_id, suspended=suspended, outgoing=outgoing, reviews=room.reviews, stuck=stuck
+        )
+        self._wake_others()
+        await self._look_for_successor(room_id)
+
+    async def _look_for_successor(self, room_id: RoomID) -> None:
+        """Whatever becomes of it, the review before it holds."""
+        try:
+            if self.follow is not None:
+                await self.follow(room_id)
+        except OutcomeError:
+            await self._memory.ask_review(room_id)
+            raise
+
+    async def _news(self, room: Room, power: Power, *, suspended: bool) -> list[Outgoing]:
+        """Return what to tell a room: each loss of power once, and each return."""
+        if suspended == room.suspended or (suspended and room.greeting):
+            return []
+        pending, _ = await self._memory.pending(room.room_id)
+        if lifetime(room.setting, self._limits) is None and pending == 0:
+            return []  # there is nothing to remove here, so nothing is paused
+        kind = "suspended" if suspended else "resumed"
+        log.info("a room is %s", kind)
+        args = {"need": power.to_redact, "have": power.of(self._homeserver.own_id)}
+        return [Outgoing(key=f"{kind}:{self._clock.now()}", kind=kind, args=args)]
+
+    def _stuck(self, older_than: Millis) -> Outgoing:
+        """The power suffices, and the homeserver refuses all the same: it has to be told."""
+        why = "for a reason of its own; its log may say which"
+        if older_than:
+            why = (
+                f"because they are older than {words(older_than)}: make redaction_allowed_period"
+                " in Synapse's configuration longer than the longest lifetime, or take it out"
+            )
+        log.warning("messages stay in a room that should go: the homeserver refuses, %s", why)
+        args = {"older_than": older_than}
+        return Outgoing(key=f"stuck:{self._clock.now()}", kind="stuck", args=args)
+
+    async def _is_in(self, room: Room) -> bool:
+        """Whether the bot is in the room; when it is not, the room is forgotten.
+
+        A homeserver may be behind with one list of many: it has to say so twice, or in a sync too.
+        """
+        if room.room_id in await self._homeserver.joined_rooms():
+            self._missed.pop(room.room_id, None)
+            return True
+        now = self._clock.elapsed()
+        missed = self._missed.setdefault(room.room_id, now)
+        if room.removed or now - missed >= LOOK_TWICE // 2:
+            self._missed.pop(room.room_id)
+            await self._forget(room.room_id)
+        else:
+            await self._memory.review_later(room.room_id, self._clock.now() + LOOK_TWICE)
+        return False
+
+    async def _forget(self, room_id: RoomID) -> None:
+        """A room that was deleted answers as one that banned the bot and may ask it back."""
+        lost = await self._memory.forget(room_id, self._clock.now())
+        log.warning("no longer in a room: %s there can no longer be removed", messages(lost))
+        log.debug("forgot %s", room_id)
+        self._wake_others()

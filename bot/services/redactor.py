@@ -1,0 +1,317 @@
+"""Sleeps to the earliest due time and redacts, until the homeserver has confirmed each one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection
+from random import Random
+from typing import Final, Protocol
+
+from bot.core.outcome_text import describe
+from bot.core.outcomes import (
+    Failed,
+    Forbidden,
+    NotFound,
+    Outcome,
+    OutcomeError,
+    RateLimited,
+    Unreachable,
+)
+from bot.core.redaction import (
+    SPARE,
+    Inspect,
+    Pause,
+    Postpone,
+    Sent,
+    Step,
+    may_change,
+    settle,
+    transaction_id,
+)
+from bot.core.retry import POSTPONE_CEILING, backoff
+from bot.core.throughput import Behind, InFlight, Lanes, Tally, Throughput, behind
+from bot.core.timers import Timer
+from bot.core.types import EventID, Millis, RoomID
+from bot.services.clock import Clock
+from bot.services.due_timers import Memory as DueTimers
+from bot.services.due_timers import next_timers
+
+log = logging.getLogger(__name__)
+
+PATIENCE: Final[Millis] = 10_000
+"""How long a message waits, once it was looked at, for what belongs to it."""
+LOOK_EVERY: Final[Millis] = 1_000
+AGAIN: Final = 2
+"""A message whose request goes unanswered so often may itself be the reason."""
+COUNT_EVERY: Final[Millis] = 10_000
+SUMMARY_EVERY: Final[Millis] = 60_000
+
+REFUSALS: Final = 3
+"""So many refusals in a row are not about a power that was just taken or given."""
+REFUSED_AGAIN: Final[Millis] = 3_600_000
+"""A room with messages that are too old for the homeserver is tried at least this often."""
+
+
+class Homeserver(Protocol):
+    """What the redactor asks of the homeserver."""
+
+    async def redact(self, room_id: RoomID, event_id: EventID, txn: str) -> Outcome: ...  # noqa: D102
+    async def is_gone(self, room_id: RoomID, event_id: EventID) -> bool: ...  # noqa: D102
+    async def relations(  # noqa: D102
+        self, room_id: RoomID, event_id: EventID
+    ) -> tuple[list[EventID], bool]: ...
+
+
+class Relations(Protocol):
+    """What the redactor asks of the store for what belongs to a message."""
+
+    async def found(  # noqa: D102
+        self, timer: Timer, children: list[EventID], *, looked: bool
+    ) -> None: ...
+
+
+class Memory(DueTimers, Protocol):
+    """What the redactor asks of the store."""
+
+    @property
+    def relations(self) -> Relations: ...  # noqa: D102
+    async def overdue(self, now: Millis) -> int: ...  # noqa: D102
+    async def next_due(self, after: Millis, rooms: Collection[int]) -> Millis | None: ...  # noqa: D102
+    async def sent(self, timer: Timer, now: Millis, check_at: Millis) -> None: ...  # noqa: D102
+    async def unsent(self, timer: Timer, at: Millis) -> None: ...  # noqa: D102
+    async def postpone(self, timer: Timer, until: Millis) -> None: ...  # noqa: D102
+    async def refused(self, timer: Timer, until: Millis, older_than: Millis) -> None: ...  # noqa: D102
+    async def drop(self, timer: Timer) -> None: ...  # noqa: D102
+    async def ask_review(self, room_id: RoomID) -> None: ...  # noqa: D102
+
+
+class Redactor:
+    """The only one that waits for timers, and the only one that redacts."""
+
+    def __init__(
+        self,
+        homeserver: Homeserver,
+        memory: Memory,
+        clock: Clock,
+        *,
+        random: Random,
+        wake_rooms: Callable[[], None],
+    ) -> None:
+        self._homeserver = homeserver
+        self._memory = memory
+        self._clock = clock
+        self._random = random
+        self._wake_rooms = wake_rooms
+        self.wake = asyncio.Event()
+        self._stopping = False
+        self._in_flight = InFlight()
+        self._looked_at: dict[int, Millis] = {}
+        """When messages were first looked at that more belongs to than one answer says."""
+        self._pace = Throughput()
+        self.behind: Behind | None = None
+        """While the homeserver lets through less than is due."""
+        self._counted_at: Millis = 0
+        self._lanes = Lanes()
+        self._last_room = 0
+        self._tally = Tally()
+
+    def stop(self) -> None:
+        """Take nothing new; `run` returns when the requests in flight are settled."""
+        self._stopping = True
+        self.wake.set()
+
+    def clock_was_set(self) -> None:
+        """Look anew at what is due: no pause by the old clock holds."""
+        self._pace.clock_was_set()
+        self._counted_at = 0
+        self._tally.since = min(self._tally.since, self._clock.now())
+        self.wake.set()
+
+    async def run(self) -> None:
+        """Redact what is due until `stop`. Raises `TokenRejectedError`."""
+        async with asyncio.TaskGroup() as group:
+            while not self._stopping:
+                self.wake.clear()
+                until = await self._begin(group)
+                self._summarise()
+                await self._compare()
+                await self._clock.wait(self.wake, until)
+
+    async def _begin(self, group: asyncio.TaskGroup) -> Millis | None:
+        """Start as many redactions as may be in flight; return when to look again."""
+        now = self._clock.now()
+        if now < self._pace.paused_until:
+            return self._pace.paused_until
+        for backlog, most, spare in self._lanes.order(limited=self._pace.interval > 0):
+            await self._begin_lane(group, now, most, spare, backlog=backlog)
+            if now < self._pace.paused_until:
+                break  # one that began a moment ago has failed
+        # All that is due by now is at work or will be looked at when something finishes.
+        full = len(self._in_flight) >= self._pace.width + SPARE
+        return None if full else await self._memory.next_due(now, self._in_flight.rooms.values())
+
+    async def _begin_lane(
+        self, group: asyncio.TaskGroup, now: Millis, most: int, spare: int, *, backlog: bool
+    ) -> None:
+        """Start up to `most` of the live messages, or of the backlog."""
+        limits = {"width": self._pace.width, "spare": spare}
+        vacancy = self._in_flight.vacancy(most=most, **limits)
+        last = self._last_room
+        async for ready in next_timers(self._memory, now, last, vacancy, backlog=backlog):
+            if now < self._pace.paused_until:
+                return
+            for timer in self._in_flight.begin(ready, now, most=most, **limits):
+                self._last_room = timer.room
+                most -= 1
+                group.create_task(self._work(timer))
+            if self._in_flight.vacancy(most=most, **limits).space <= 0:
+                return
+
+    async def _work(self, timer: Timer) -> None:
+        """See one timer through one request, whatever comes of it."""
+        try:
+            if timer.sent_at is not None:
+                await self._check(timer)
+            elif timer.looked or await self._look(timer):
+                await self._redact(timer)
+        finally:
+            self._in_flight.end(timer)
+            self.wake.set()
+
+    async def _look(self, timer: Timer) -> bool:
+        """Find what belongs to the message and has no timer; whether the message goes now.
+
+        Before the redaction: afterwards the homeserver no longer lists its edits, and shows them
+        all the same.
+        """
+        try:
+            children, all_of_them = await self._homeserver.relations(timer.room_id, timer.event_id)
+        except OutcomeError as error:
+            outcome = error.outcome
+            if may_change(outcome, timer.attempts):
+                await self._later(timer, outcome)
+                return False
+            log.warning("what belongs to a message is not known (%s)", describe(outcome))
+            return True
+        now = self._clock.now()
+        await self._memory.relations.found(timer, children, looked=all_of_them)
+        if not children or all_of_them:
+            return not children  # what was found goes first; then nothing is looked up again
+        if now - self._looked_at.setdefault(timer.id, now) > PATIENCE:
+            return True  # some add for ever
+        await self._memory.postpone(timer, now + LOOK_EVERY)
+        return False
+
+    async def _redact(self, timer: Timer) -> None:
+        self._looked_at.pop(timer.id, None)
+        txn = transaction_id(timer.event_id, timer.generation)
+        outcome = await self._homeserver.redact(timer.room_id, timer.event_id, txn)
+        now = self._clock.now()
+        match self._settle(outcome, timer, now):
+            case Sent(check_at=check_at):
+                self._pace.accepted(now)
+                self._lanes.accepted()
+                self._tally.redacted += 1
+                self._tally.worst = max(self._tally.worst, now - timer.due)
+                await self._memory.sent(timer, now, check_at)
+            case Pause(until=until):
+                self._pause(timer, outcome, until, now)
+                if isinstance(outcome, Unreachable):
+                    # Should it be this message that is never answered, others come first.
+                    await self._memory.postpone(timer, until)
+            case Postpone(until=until):
+                self._tally.waited += 1
+                log.warning("a redaction failed (%s)", describe(outcome))
+                await self._memory.postpone(timer, until)
+                if isinstance(outcome, Failed):
+                    self._pace.failed(now)
+            case Inspect(until=until):
+                self._tally.waited += 1
+                await self._inspect(timer, outcome, until)
+
+    async def _later(self, timer: Timer, outcome: Outcome) -> None:
+        """A question about the message was not answered: ask again later."""
+        now = self._clock.now()
+        step = self._settle(outcome, timer, now)
+        if isinstance(step, Pause):
+            self._pause(timer, outcome, step.until, now)
+        if not isinstance(outcome, RateLimited) and not isinstance(step, Sent):
+            await self._memory.postpone(timer, step.until)
+
+    async def _inspect(self, timer: Timer, outcome: Outcome, until: Millis) -> None:
+        """The event or the room may be the reason: look at both before going on."""
+        # First of all it may be the room that is not there, which the review finds out.
+        elsewhere = isinstance(outcome, NotFound) and timer.attempts < REFUSALS
+        gone = None if elsewhere else await self._gone(timer)
+        if gone:
+            await self._memory.drop(timer)
+            return
+        older_than = outcome.older_than if isinstance(outcome, Forbidden) else 0
+        if gone is False and (older_than or timer.refused or timer.attempts >= REFUSALS):
+            # Whether it is for want of power, the review finds out; if not, it tells the room.
+            if older_than:
+                until = self._clock.now() + int(REFUSED_AGAIN * (0.5 + self._random.random() / 2))
+            await self._memory.refused(timer, until, older_than)
+        else:
+            await self._memory.postpone(timer, until)
+        await self._memory.ask_review(timer.room_id)
+        self._wake_rooms()
+        if timer.attempts == REFUSALS and not older_than:
+            log.warning("a message cannot be redacted (%s)", describe(outcome))
+
+    async def _check(self, timer: Timer) -> None:
+        """A redaction was accepted but not seen in the timeline: ask for the event itself."""
+        now = self._clock.now()
+        tries = max(timer.attempts, timer.generation)
+        later = backoff(tries, ceiling=POSTPONE_CEILING, chance=self._random.random())
+        gone = await self._gone(timer)
+        if gone:
+            await self._memory.drop(timer)
+        elif gone is None:
+            await self._memory.postpone(timer, now + later)
+        else:
+            self._tally.unconfirmed += 1
+            log.warning("a redaction was accepted and did not happen: done anew")
+            # At once the first time; who never shows it is not flooded.
+            await self._memory.unsent(timer, now + later * bool(timer.generation))
+
+    async def _gone(self, timer: Timer) -> bool | None:
+        """Whether the event is provably gone; `None` when that cannot be told now."""
+        try:
+            return await self._homeserver.is_gone(timer.room_id, timer.event_id)
+        except OutcomeError as error:
+            now = self._clock.now()
+            step = self._settle(error.outcome, timer, now)
+            if isinstance(step, Pause):
+                self._pause(timer, error.outcome, step.until, now)
+            return None
+
+    def _settle(self, outcome: Outcome, timer: Timer, now: Millis) -> Step:
+        others, failures = self._in_flight.note(timer, outcome, now), self._pace.failures
+        chance = self._random.random()
+        return settle(outcome, timer, now=now, failures=failures, chance=chance, others=others)
+
+    def _pause(self, timer: Timer, outcome: Outcome, until: Millis, now: Millis) -> None:
+        self._pace.paused(outcome, until, now, again=timer.attempts >= AGAIN)
+
+    async def _compare(self) -> None:
+        """Find out whether more is due than the homeserver lets through; say so once."""
+        now, interval = self._clock.now(), self._pace.interval
+        if (self.behind is None and not interval) or now - self._counted_at < COUNT_EVERY:
+            return
+        self._counted_at = now
+        late = await self._memory.overdue(now)
+        before, self.behind = self.behind, behind(self.behind, late, interval)
+        if self.behind is not None and before is None:
+            log.warning("%s", self.behind)
+        elif self.behind is None and before is not None:
+            log.info("what was due is caught up with")
+
+    def _summarise(self) -> None:
+        """Say in the log what was done, in counts only, once a minute at most."""
+        now, tally = self._clock.now(), self._tally
+        if tally.redacted + tally.waited == 0 or now - tally.since < SUMMARY_EVERY:
+            return
+        log.info("%s", tally)
+        self._tally = Tally(since=now)

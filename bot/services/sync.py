@@ -1,0 +1,314 @@
+"""The sync loop: reads each batch, and stores what it means together with the sync token."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from random import Random
+from typing import Final, Protocol
+
+from bot.core.default_lifetime import began
+from bot.core.events import (
+    is_creation,
+    is_encryption,
+    is_joined,
+    is_own_join,
+    policies_of_others,
+    seems_alone,
+    wants_review,
+)
+from bot.core.invitations import Invite
+from bot.core.outcome_text import Reasons
+from bot.core.outcomes import Failed, OutcomeError, RateLimited, Unreachable
+from bot.core.policy import Room
+from bot.core.retry import PAUSE_CEILING, backoff
+from bot.core.sync_batch import RoomBatch, SyncBatch
+from bot.core.sync_token import SyncRestart, went_back
+from bot.core.timeline import Change, Encrypted, Gap, Item, RoomUpdate, Sweep, is_state
+from bot.core.types import Millis, RoomID, UserID
+from bot.services.clock import Clock
+from bot.services.event_reader import ASK_WITHIN, EventReader
+from bot.services.missing_state import MissingState, State
+
+log = logging.getLogger(__name__)
+
+LONG_POLL: Final[Millis] = 30_000
+LIVE: Final[Millis] = 5_000
+"""A sync asked for this soon after the last one brings what has only just happened, in ms."""
+AT_ONCE: Final[Millis] = 1_000
+"""A long poll answered sooner than this has something new to say, in ms."""
+OLDER: Final[Millis] = 24 * 3_600_000
+"""An event of the bot's own that is this much older than the last sync ends a gap."""
+
+
+class Homeserver(State, Protocol):
+    """What this service asks of the homeserver."""
+
+    @property
+    def own_id(self) -> UserID: ...  # noqa: D102
+    async def sync(self, since: str | None, wait: Millis) -> SyncBatch: ...  # noqa: D102
+
+
+class Memory(Protocol):
+    """What this service asks of the store."""
+
+    async def position(self) -> tuple[str | None, Millis]: ...  # noqa: D102
+    async def room(self, room_id: RoomID) -> Room | None: ...  # noqa: D102
+    async def rooms(self) -> list[Room]: ...  # noqa: D102
+    async def commit(  # noqa: D102
+        self,
+        token: str,
+        now: Millis,
+        updates: list[RoomUpdate],
+        invited: list[Invite],
+        left: list[RoomID],
+    ) -> None: ...
+
+
+class Sync:
+    """Reads on, for ever. Nothing is acknowledged to the homeserver before it is stored."""
+
+    def __init__(
+        self,
+        homeserver: Homeserver,
+        memory: Memory,
+        reader: EventReader,
+        clock: Clock,
+        *,
+        random: Random,
+        wake: Callable[[], None],
+    ) -> None:
+        self._homeserver = homeserver
+        self._memory = memory
+        self._reader = reader
+        self._clock = clock
+        self._random = random
+        self._wake = wake
+        self._stop = asyncio.Event()
+        self._timeout: asyncio.Timeout | None = None
+        self._anew = SyncRestart()
+        self._lost_rooms = MissingState(homeserver)
+        self._wait: Millis = 0  # the first answer comes at once, and says how many keys are left
+
+    def stop(self) -> None:
+        """End after the batch in hand; a long poll is broken off at once."""
+        if self._stop.is_set():
+            return
+        self._stop.set()
+        if self._timeout is not None:
+            self._timeout.reschedule(asyncio.get_running_loop().time())
+
+    async def run(self) -> None:
+        """Follow the sync until `stop`. Raises `TokenRejectedError`."""
+        failures, reasons = 0, Reasons()
+        while not self._stop.is_set():
+            try:
+                if not await self.once():
+                    return
+                if failures > 1:
+                    log.info("the homeserver answers again")
+                failures, reasons = 0, Reasons()
+            except OutcomeError as error:
+                now = self._clock.now()
+                if self._anew.refused(error.outcome):
+                    log.warning("the homeserver does not know how far the bot has read")
+                if reason := reasons.news(error.outcome, now):
+                    log.warning("waiting for the homeserver (%s)", reason)
+                wait = backoff(failures, ceiling=PAUSE_CEILING, chance=self._random.random())
+                if isinstance(error.outcome, RateLimited | Unreachable):
+                    wait = error.outcome.retry_after or wait
+                failures += 1
+                await self._clock.wait(self._stop, now + wait)
+
+    async def once(self) -> bool:
+        """Fetch one batch and remember it; `False` when it was time to stop."""
+        since, synced_at = await self._memory.position()
+        if self._anew.wanted:
+            since = None
+        asked_at, wait = self._clock.now(), self._wait
+        batch = await self._poll(since)
+        if batch is None:
+            return False
+        behind = went_back(since, batch.next_batch)
+        if behind and self._anew.went_back(self._clock.elapsed()):
+            log.warning("the homeserver knows less than before, as after a restored backup")
+            return True
+        live = 0 <= asked_at - synced_at <= LIVE
+        await self.take(batch, live=live, first=since is None, synced_at=synced_at)
+        if wait and batch.next_batch == since and self._clock.now() - asked_at < AT_ONCE:
+            # Somebody repeats himself, and would again at once.
+            raise OutcomeError(Failed(status=200))
+        return True
+
+    async def _poll(self, since: str | None) -> SyncBatch | None:
+        """Wait for a batch; `None` when `stop` broke it off."""
+        try:
+            async with asyncio.timeout(None) as self._timeout:
+                if self._stop.is_set():
+                    return None
+                batch = await self._homeserver.sync(since, self._wait)
+                self._wait = LONG_POLL
+                return batch
+        except TimeoutError:
+            return None
+        finally:
+            self._timeout = None
+
+    async def take(self, batch: SyncBatch, *, live: bool, first: bool, synced_at: Millis) -> None:
+        """Read one batch and remember it as a whole."""
+        now = self._clock.now()
+        since = min(synced_at or now, now)
+        left = batch.left
+        if first:
+            there = {room.room_id for room in batch.joined}
+            left = left + [r.room_id for r in await self._memory.rooms() if r.room_id not in there]
+        # However many rooms it does not answer for: what cannot be decided waits by itself.
+        until = asyncio.get_running_loop().time() + ASK_WITHIN
+        updates = [
+            await self._update(room, live=live, first=first, since=since, now=now, until=until)
+            for room in batch.joined
+        ]
+        sweeps = sum(update.sweep is not None for update in updates)
+        if first and sweeps:
+            why = "reading anew" if synced_at else "a new database"
+            log.warning("%s: reading back in %d rooms for what has no timer", why, sweeps)
+        await self._memory.commit(batch.next_batch, now, updates, batch.invited, left)
+        self._anew.answered()
+        self._wake()
+
+    async def _update(
+        self,
+        batch: RoomBatch,
+        *,
+        live: bool,
+        first: bool,
+        since: Millis,
+        now: Millis,
+        until: float,
+    ) -> RoomUpdate:
+        known = await self._memory.room(batch.room_id)
+        before, timeline, entered = batch.state, batch.timeline, False
+        if known is None or first:
+            before, timeline, entered = self._arrival(batch, first=first)
+            if not first and not any(map(is_creation, batch.state + batch.timeline)):
+                before = before + await self._lost_rooms.state(batch.room_id)
+        encrypted = known is not None and known.encrypted
+        # Some homeservers tell the timeline's own state here as well: that is not before it.
+        shown = [event.get("event_id") for event in timeline if is_state(event)]
+        turned_on = [e for e in before if is_encryption(e) and e.get("event_id") not in shown]
+        sealed: list[Item] = [Encrypted()] if turned_on and not encrypted else []
+        found = [
+            item
+            for event in before
+            for item in self._reader.state_change(event, quiet=known is None or first)
+        ]
+        if known is not None and not first and not batch.limited:
+            # Nothing lies between: it is how another homeserver saw the room some time ago.
+            found = []
+        if first and known is not None and known.policy_digest and not found:
+            # The state event that the lifetime came from is not there any more.
+            own = self._homeserver.own_id
+            found = [Change(setting=None, sender=own, digest="", quiet=True)]
+        gap = self._gap(batch, known, entered=entered, first=first, since=since, now=now)
+        items = await self._reader.items(
+            batch.room_id,
+            timeline,
+            encrypted=encrypted or bool(turned_on),
+            live=live,
+            since=since,
+            now=now,
+            until=until,
+        )
+        # A known room's state was read before; what changed since holds at the timeline's start.
+        # Encryption may have been turned on anywhere in the gap: nothing in clear counts there.
+        early = [*(found if known is None else []), *sealed] if gap is not None else []
+        tail = [item for item in [*found, *sealed] if item not in early]
+        told = before if known is None else [e for e in before if not is_joined(e)]
+        own_id = self._homeserver.own_id
+        policies = policies_of_others(batch, own_id)
+        review = any(wants_review(event, own_id) for event in told + timeline)
+        return RoomUpdate(
+            room_id=batch.room_id,
+            items=tail + items,
+            found=early,
+            gap=gap,
+            sweep=self._sweep(batch, known, found, live=live, first=first, since=since, now=now),
+            encrypted=encrypted or any(is_encryption(e) for e in before + timeline),
+            review=review or known is None or first,
+            disputed=known is not None
+            and any(self._reader.digest(one) != known.policy_digest for one in policies),
+            entered=known is None and not first,
+            alone=seems_alone(batch, own_id, new=known is None),
+            last_digest=self._last(batch),
+        )
+
+    def _arrival(
+        self, batch: RoomBatch, *, first: bool
+    ) -> tuple[list[dict[str, object]], list[dict[str, object]], bool]:
+        """Split a new room's timeline at the bot's own coming: only what follows is new to it.
+
+        Of what came before, the state counts: it is how the bot finds the room.
+        """
+        if first:
+            # The account was in the room before this database was made: begin with now.
+            return batch.state + [event for event in batch.timeline if is_state(event)], [], True
+        for place in range(len(batch.timeline) - 1, -1, -1):
+            if is_own_join(batch.timeline[place], self._homeserver.own_id):
+                old, new = batch.timeline[:place], batch.timeline[place:]
+                return batch.state + [event for event in old if is_state(event)], new, True
+        return batch.state, batch.timeline, False
+
+    def _gap(
+        self,
+        batch: RoomBatch,
+        known: Room | None,
+        *,
+        entered: bool,
+        first: bool,
+        since: Millis,
+        now: Millis,
+    ) -> Gap | None:
+        if not batch.limited or entered or first:
+            return None
+        return Gap(
+            room_id=batch.room_id,
+            token=batch.prev_batch,
+            stop_digest=known.last_digest if known else "",
+            stop_at=since - OLDER,
+            since=since,
+            until=now,
+            encrypted=known is not None and known.encrypted,
+        )
+
+    def _sweep(
+        self,
+        batch: RoomBatch,
+        known: Room | None,
+        found: list[Item],
+        *,
+        live: bool,
+        first: bool,
+        since: Millis,
+        now: Millis,
+    ) -> Sweep | None:
+        """Return the sweep that a room needs, if it needs one.
+
+        On the first sync of a database, where the room's state says that messages disappear or
+        did. Later where the homeserver leaves a hole though everything would have fitted in: the
+        link to another homeserver was cut, and what that one has is fetched only by reading back.
+        """
+        if first:
+            held = known and (known.setting is not None or began(known.defaults) is not None)
+            wanted = bool(found) or held
+            return Sweep(room_id=batch.room_id, whole=True, since=0, until=now) if wanted else None
+        if known is None or not batch.limited or (live and batch.full):
+            return None
+        if known.setting is None and began(known.defaults) is None:
+            return None
+        return Sweep(room_id=batch.room_id, whole=False, since=since, until=now)
+
+    def _last(self, batch: RoomBatch) -> str:
+        ids = [event.get("event_id") for event in batch.timeline]
+        last = next((one for one in reversed(ids) if isinstance(one, str)), None)
+        return "" if last is None else self._reader.digest(last)

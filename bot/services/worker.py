@@ -1,0 +1,182 @@
+"""Works through what waits for its time: a few things at once, never two that share a lane."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable, Hashable
+from dataclasses import dataclass
+from typing import Any, Final, Generic, NoReturn, Protocol, TypeVar
+
+from bot.core.types import Millis
+from bot.services.clock import Clock
+
+log = logging.getLogger(__name__)
+
+WIDTH: Final = 8
+"""Steps that are under way at once, of those that are not slow."""
+SLOW_AFTER: Final[Millis] = 3_000
+"""A step that takes longer leaves its place to another: it waits for somebody, and costs little."""
+MOST_SLOW: Final = 8
+"""Slow steps at once; beyond them, new ones wait for one of these to end."""
+QUIET_FOR: Final[Millis] = 60_000
+"""What was put off is said in the log together, once in this time at most."""
+
+
+class Waiting(Protocol):
+    """Something that is to be seen to at a time."""
+
+    @property
+    def next(self) -> Millis:
+        """Return when."""
+        ...
+
+
+T = TypeVar("T", bound=Waiting)
+L = TypeVar("L", bound=Hashable)
+
+
+@dataclass(slots=True)
+class _Step:
+    """One thing that is being seen to."""
+
+    began: Millis
+    limit: asyncio.Timeout | None = None
+    """Set once the step has its first turn."""
+    over: bool = False
+    """Whether it was told to end."""
+
+
+class Worker(Generic[T, L]):
+    """Sees to things of one kind, for as long as it runs.
+
+    `find` gives what is to be seen to first, leaving out the lanes that it is told: those are at
+    work. `lane` says which lane a thing belongs to; a lane is most often a room, and two things of
+    one lane are never seen to at once. `see_to` does one thing, or puts it off and returns the
+    reason, for the log; either way `find` does not give the same again at once. A step that takes
+    longer than `within` milliseconds is cancelled, and `overdue` puts the thing off. `what` names
+    the things in the log. `every`: new things wake nobody, so look at least this often.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        wake: asyncio.Event,
+        find: Callable[[frozenset[L]], Awaitable[T | None]],
+        see_to: Callable[[T], Awaitable[str | None]],
+        *,
+        lane: Callable[[T], L],
+        overdue: Callable[[T], Awaitable[object]],
+        within: Millis,
+        what: str,
+        width: int = WIDTH,
+        slow: int = MOST_SLOW,
+        every: Millis | None = None,
+    ) -> None:
+        self._clock = clock
+        self._wake = wake
+        self._find = find
+        self._see_to = see_to
+        self._lane = lane
+        self._overdue = overdue
+        self._within = within
+        self._too_long = f"no end within {within // 1000} s"
+        self._what = what
+        self._width = width
+        self._most = width + slow
+        self._every = every
+        self._steps: dict[L, _Step] = {}
+        self._reasons = Counter[str]()
+        """Why things were put off, since that was last said."""
+        self._quiet_until: Millis = 0
+
+    async def run(self) -> NoReturn:
+        """Work until cancelled; then no step goes on. Raises what a step raises first."""
+        await run_together(self._clock, self._wake, self)
+
+    async def begin(self, group: asyncio.TaskGroup) -> Millis | None:
+        """Begin what may be begun now; return when to look again, if nobody wakes us before."""
+        self._say()
+        again = self._look_at_steps()
+        while self._has_room():
+            found = await self._find(frozenset(self._steps))
+            if found is None:
+                every = self._every
+                return again if every is None else _sooner(again, self._clock.now() + every)
+            if found.next > self._clock.now():
+                return _sooner(again, found.next)
+            lane, step = self._lane(found), _Step(began=self._clock.elapsed())
+            assert lane not in self._steps, "`find` gave what is at work already"
+            self._steps[lane] = step
+            group.create_task(self._take(found, step))
+            again = self._look_at_steps()
+        return again
+
+    def _has_room(self) -> bool:
+        now = self._clock.elapsed()
+        quick = sum(now - step.began < SLOW_AFTER for step in self._steps.values())
+        return quick < self._width and len(self._steps) < self._most
+
+    def _look_at_steps(self) -> Millis | None:
+        """End the steps that take too long; return when that is to be looked at again."""
+        now, again = self._clock.elapsed(), None
+        for step in self._steps.values():
+            age = now - step.began
+            if age >= self._within and step.limit is not None and not step.over:
+                step.over = True
+                step.limit.reschedule(asyncio.get_running_loop().time())
+            elif not step.over:
+                left = (SLOW_AFTER if age < SLOW_AFTER else self._within) - age
+                again = _sooner(again, self._clock.now() + max(left, 1))
+        return again
+
+    async def _take(self, thing: T, step: _Step) -> None:
+        """See one thing through one step, whatever comes of it."""
+        reason: str | None = None
+        try:
+            async with asyncio.timeout(None) as step.limit:
+                reason = await self._see_to(thing)
+        except TimeoutError:
+            if not step.over:
+                raise
+            reason = self._too_long
+            await self._overdue(thing)
+        finally:
+            if reason is not None:
+                self._reasons[reason] += 1
+            del self._steps[self._lane(thing)]
+            self._wake.set()
+
+    def _say(self) -> None:
+        """Say in the log what was put off and why, in counts only."""
+        now = self._clock.elapsed()
+        if self._reasons and now >= self._quiet_until:
+            why = ", ".join(f"{reason} ({count})" for reason, count in self._reasons.items())
+            level = logging.WARNING if self._too_long in self._reasons else logging.INFO
+            log.log(level, "%s: put off, while others go on: %s", self._what, why)
+            self._reasons.clear()
+            self._quiet_until = now + QUIET_FOR
+
+
+async def run_together(clock: Clock, wake: asyncio.Event, *workers: Worker[Any, Any]) -> NoReturn:
+    """Run workers that are woken together, until cancelled; then no step goes on.
+
+    Raises what a step raises first.
+    """
+    try:
+        async with asyncio.TaskGroup() as group:
+            while True:
+                wake.clear()
+                until: Millis | None = None
+                for worker in workers:
+                    again = await worker.begin(group)
+                    until = until if again is None else _sooner(until, again)
+                await clock.wait(wake, until)
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from errors
+    raise AssertionError  # the loop has no end
+
+
+def _sooner(one: Millis | None, other: Millis) -> Millis:
+    return other if one is None else min(one, other)

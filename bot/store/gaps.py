@@ -1,0 +1,274 @@
+"""Remembers the gaps: timeline still to be read, and what was read of it so far."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Collection
+from dataclasses import asdict
+from typing import Any, Final, Protocol
+
+from bot.core.default_lifetime import DefaultBegins, DefaultSaid
+from bot.core.policy import Outgoing
+from bot.core.timeline import (
+    Change,
+    Command,
+    Encrypted,
+    Gap,
+    Item,
+    KeyUse,
+    MediaReference,
+    Message,
+    Redaction,
+    Sweep,
+    Undecryptable,
+)
+from bot.core.types import Millis, RoomID
+from bot.core.undecided import UndecidedCommand
+from bot.store.database import Database, Row, as_list, run
+from bot.store.megolm_sessions import FIRST, remember_opened
+from bot.store.outbox import enqueue
+from bot.store.sweeps import MISSED, begin_sweep
+
+CHUNK: Final = 500
+"""Rows taken over at once, so that other work gets its turn between."""
+
+BEGIN: Final = (
+    "INSERT INTO gaps (room, segment, token, stop_digest, stop_at, since, until, again,"
+    " encrypted, policy_digest) SELECT id, ?, ?, ?, ?, ?, ?, ?, ?,"
+    # What is read once more may have the room's state event in it.
+    " CASE WHEN ? THEN '' ELSE policy_digest END FROM rooms WHERE id = ?"
+)
+NEXT_GAP: Final = (
+    "SELECT g.id, r.room_id, g.token, g.stop_digest, g.stop_at, g.since, g.until, g.attempts,"
+    " g.next, g.policy_digest, g.size, g.encrypted,"
+    " EXISTS (SELECT 1 FROM sweeps WHERE room = g.room AND missed) FROM gaps g INDEXED BY gaps_next"
+    " CROSS JOIN rooms r ON r.id = g.room WHERE NOT g.done AND r.left_at IS NULL AND g.room NOT IN"
+    " (SELECT id FROM rooms WHERE room_id IN (SELECT value FROM json_each(?)))"
+    " ORDER BY g.next, g.id LIMIT 1"
+)
+LATER: Final = "UPDATE gaps SET next = ?, attempts = attempts + ?, size = ? WHERE id = ?"
+READ_ON: Final = (
+    "UPDATE gaps SET token = ?, position = position - ?, attempts = 0, next = ?, done = ?"
+    " WHERE id = ?"
+)
+READY: Final = (
+    "SELECT r.id, r.room_id FROM gaps g CROSS JOIN rooms r ON r.id = g.room WHERE g.room > ?"
+    " AND r.left_at IS NULL"
+    " AND NOT EXISTS (SELECT 1 FROM gaps WHERE room = g.room AND NOT done) ORDER BY g.room LIMIT 1"
+)
+NOT_FROM_THE_START: Final = (
+    "DELETE FROM unread WHERE room = ? AND segment = ? AND position = ?"
+    " AND json_extract(item, '$.digest') = ?"
+)
+ENCRYPTED_WITHIN: Final = (
+    "DELETE FROM unread WHERE room = ? AND segment = ? AND position < ? AND item = ?"
+)
+ENCRYPTED_NOW: Final = "UPDATE rooms SET encrypted = 1 WHERE id = ?"
+TAKE: Final = (
+    "SELECT segment, position, item, event_id FROM unread WHERE room = ?"
+    " ORDER BY segment, position LIMIT ?"
+)
+PUT: Final = (
+    "INSERT OR REPLACE INTO unread (room, segment, position, item, event_id) VALUES (?, ?, ?, ?, ?)"
+)
+KINDS: Final[dict[str, type[Item]]] = {
+    "change": Change,
+    "redaction": Redaction,
+    "encrypted": Encrypted,
+    "command": Command,
+    "undecided_command": UndecidedCommand,
+    "undecryptable": Undecryptable,
+    "media": MediaReference,
+    "default_begins": DefaultBegins,
+}
+NAMES: Final = {kind: name for name, kind in KINDS.items()}
+
+
+class Apply(Protocol):
+    """Stamps items, and writes down what follows."""
+
+    def __call__(
+        self, db: Database, row: int, items: list[Item], now: Millis, *, again: bool
+    ) -> Awaitable[None]:
+        """`again`: they were stamped before, and what they say now holds."""
+        ...
+
+
+class Gaps:
+    """Gaps and what waits behind them.
+
+    A room's unread items stand in segments: each gap, walked backwards, gets an even one, and
+    what came after it the odd one that follows. In the order (segment, position) they are the
+    timeline.
+    """
+
+    def __init__(self, database: Database, apply: Apply) -> None:
+        self._db = database
+        self._apply = apply
+        self._last = 0
+        """The room of which a chunk was taken over last: others come first."""
+
+    async def begin(self, db: Database, row: int, gap: Gap) -> int:
+        """Add a gap to a room; return the segment for what stands after it."""
+        found = await db.one("SELECT segment FROM rooms WHERE id = ?", row)
+        assert found is not None
+        segment = int(found[0]) // 2 * 2 + 2
+        await db.rows("UPDATE rooms SET segment = ? WHERE id = ?", segment + 1, row)
+        values = (gap.token, gap.stop_digest, gap.stop_at, gap.since, gap.until, gap.again)
+        await db.rows(BEGIN, segment, *values, gap.encrypted, gap.again, row)
+        return segment + 1
+
+    async def is_reading(self, db: Database, row: int) -> bool:
+        """Whether the room has a gap, so that new items wait behind it."""
+        return await db.one("SELECT 1 FROM gaps WHERE room = ? LIMIT 1", row) is not None
+
+    async def append(self, db: Database, row: int, segment: int, items: list[Item]) -> None:
+        """Put what came after the gap behind what waits already."""
+        sql = "SELECT coalesce(max(position), 0) FROM unread WHERE room = ? AND segment = ?"
+        found = await db.one(sql, row, segment)
+        first = int(found[0]) + 1 if found else 1
+        await _put(db, row, segment, first, items)
+
+    async def put(
+        self, db: Database, row: int, segment: int, first: int, items: list[Item]
+    ) -> None:
+        """Put items at a place of their own."""
+        await _put(db, row, segment, first, items)
+
+    async def next_gap(self, busy: Collection[RoomID] = ()) -> tuple[Gap, Millis] | None:
+        """Return the gap to be read next, not of `busy` rooms, and not before when."""
+        async with self._db.transaction() as db:
+            row = await db.one(NEXT_GAP, as_list(busy))
+        if row is None:
+            return None
+        gap = Gap(
+            id=row[0],
+            room_id=RoomID(row[1]),
+            token=row[2],
+            stop_digest=row[3],
+            stop_at=row[4],
+            since=row[5],
+            until=row[6],
+            attempts=row[7],
+            policy_digest=row[9],
+            size=row[10],
+            encrypted=bool(row[11]),
+            hopeless=bool(row[12]),
+        )
+        return gap, int(row[8])
+
+    async def read_on(
+        self, gap: Gap, items: list[Item], token: str, now: Millis, *, done: bool
+    ) -> None:
+        """Remember one page of a gap (`items` in the timeline's order) and how far it goes."""
+        async with self._db.transaction() as db:
+            where = await db.one("SELECT room, segment, position FROM gaps WHERE id = ?", gap.id)
+            if where is None:
+                return  # the room was left meanwhile
+            row, segment, position = where
+            await remember_opened(db, items)
+            for change in items:
+                # What was set within the gap does not count from the gap's beginning.
+                if isinstance(change, Change):
+                    await db.rows(NOT_FROM_THE_START, row, segment, FIRST, change.digest)
+                elif isinstance(change, Encrypted):
+                    await db.rows(ENCRYPTED_NOW, row)
+                    if change.first:
+                        await db.rows(
+                            ENCRYPTED_WITHIN, row, segment, FIRST // 2, _json(Encrypted())
+                        )
+            await _put(db, row, segment, position - len(items), items)
+            # `now`: the gaps of other rooms come first.
+            await db.rows(READ_ON, token, len(items), now, done, gap.id)
+
+    async def reads(self, room_id: RoomID) -> bool:
+        """Whether the room has a gap still to be read."""
+        async with self._db.transaction() as db:
+            sql = "SELECT 1 FROM gaps g JOIN rooms r ON r.id = g.room WHERE r.room_id = ? LIMIT 1"
+            return await db.one(sql, room_id) is not None
+
+    async def later(
+        self, gap: Gap, until: Millis, *, size: int | None = None, counts: bool = True
+    ) -> None:
+        """The page could not be had now; `size`: how many events to ask for then.
+
+        `counts`: the page is to blame for it.
+        """
+        await run(self._db, LATER, until, counts, size or gap.size, gap.id)
+
+    async def give_up(self, gap: Gap, now: Millis) -> None:
+        """The gap cannot be read now: go on with what stands behind it, and owe the room a word.
+
+        The room is swept, for as long as it takes, for what was in the gap. Until that is done,
+        nothing more is said of other gaps.
+        """
+        async with self._db.transaction() as db:
+            await db.rows("UPDATE gaps SET done = 1 WHERE id = ?", gap.id)
+            row = await db.one("SELECT id FROM rooms WHERE room_id = ?", gap.room_id)
+            if row is not None:
+                if await db.one(MISSED, row[0]) is None:
+                    await enqueue(
+                        db, row[0], [Outgoing(key=f"missed:{gap.id}", kind="missed", args={})]
+                    )
+                sweep = Sweep(room_id=gap.room_id, whole=True, since=0, until=now)
+                await begin_sweep(db, row[0], sweep, missed=True)
+
+    async def is_ready(self) -> bool:
+        """Whether there is a room of which all was read."""
+        async with self._db.transaction() as db:
+            return await db.one(READY, 0) is not None
+
+    async def take_over(self, now: Millis) -> tuple[RoomID, int] | None:
+        """Give timers to a chunk of what was read, in the timeline's order; rooms take turns.
+
+        Returns the room and how many items were taken; `None` when no room is ready. With the
+        last chunk the room's gaps are over, in the same transaction.
+        """
+        async with self._db.transaction() as db:
+            room = await db.one(READY, self._last) or await db.one(READY, 0)
+            if room is None:
+                return None
+            row = self._last = int(room[0])
+            found = await db.rows(TAKE, row, CHUNK)
+            again = await db.one("SELECT 1 FROM gaps WHERE room = ? AND again LIMIT 1", row)
+            items = [_item(one) for one in found]
+            await self._apply(db, row, items, now, again=again is not None)
+            await db.many(
+                "DELETE FROM unread WHERE room = ? AND segment = ? AND position = ?",
+                [(row, one[0], one[1]) for one in found],
+            )
+            if len(found) < CHUNK:
+                await db.rows("DELETE FROM gaps WHERE room = ?", row)
+                await db.rows("UPDATE rooms SET segment = 0 WHERE id = ?", row)
+            return RoomID(room[1]), len(found)
+
+
+async def _put(db: Database, row: int, segment: int, first: int, items: list[Item]) -> None:
+    rows: list[Row] = []
+    gone: list[Row] = []
+    for position, item in enumerate(items, start=first):
+        if isinstance(item, Redaction):
+            gone.append((row, item.target))
+        match item:
+            case Message():
+                where = f"{item.sent} {item.parent}" if item.parent else str(item.sent)
+                rows.append((row, segment, position, where, item.event_id))
+            case KeyUse() | DefaultSaid():
+                pass  # remembered at once, by whoever reads
+            case _:
+                rows.append((row, segment, position, _json(item), None))
+    await db.many(PUT, rows)
+    await db.many("DELETE FROM unread WHERE room = ? AND event_id = ?", gone)
+
+
+def _json(item: Item) -> str:
+    data: dict[str, Any] = asdict(item) | {"is": NAMES[type(item)]}
+    return json.dumps(data)
+
+
+def _item(row: Row) -> Item:
+    if row[3] is not None:
+        sent, _, parent = row[2].partition(" ")
+        return Message(event_id=row[3], sent=int(sent), parent=parent or None)
+    data = json.loads(row[2])
+    return KINDS[data.pop("is")](**data)

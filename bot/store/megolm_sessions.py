@@ -1,0 +1,146 @@
+"""Remembers which Megolm sessions were used, and which messages still wait for their key."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from bot.core.policy import RoomState
+from bot.core.timeline import Gap, Item, KeyUse, Undecryptable
+from bot.core.types import EventID, Millis, RoomID, UserID
+from bot.store.database import Database
+
+FIRST: Final = -(2**40)
+"""Before every position in a gap's segment."""
+
+OPENED: Final = "INSERT OR IGNORE INTO opened (session_id, message, at) VALUES (?, ?, ?)"
+USED: Final = (
+    "INSERT INTO sessions (session_id, used_at) VALUES (?, ?)"
+    " ON CONFLICT (session_id) DO UPDATE SET used_at = max(used_at, excluded.used_at)"
+)
+RATCHET: Final = (
+    "SELECT session_id, max(message) FROM opened WHERE at <= ? GROUP BY session_id LIMIT ?"
+)
+RATCHETED: Final = "DELETE FROM opened WHERE session_id = ? AND message <= ?"
+MOST_WAITING: Final = 500
+MOST_OF_ONE: Final = 50
+"""Messages of one room, and of one sender there, that wait for their keys at once."""
+STILL_WAITS: Final = (
+    "UPDATE unheard SET revision = ? WHERE room = ? AND event_id = ? RETURNING event_id"
+)
+CROWD: Final = "SELECT count(*), coalesce(sum(sender = ?), 0) FROM unheard WHERE room = ?"
+WAIT: Final = (
+    "INSERT INTO unheard"
+    " (room, event_id, sender, session_id, at, quiet, sent, revision, number)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?,"
+    " (SELECT coalesce(max(number), 0) + 1 FROM unheard))"
+)
+WAITING: Final = (
+    "SELECT r.room_id, u.event_id, u.sender, u.session_id, u.at, u.asked, u.quiet, u.sent"
+    " FROM unheard u JOIN rooms r ON r.id = u.room"
+    " WHERE NOT EXISTS (SELECT 1 FROM gaps WHERE room = r.id) ORDER BY u.number"
+)
+HEARD: Final = "DELETE FROM unheard WHERE room = ? AND event_id = ? RETURNING revision"
+
+
+async def remember_opened(db: Database, items: Sequence[Item]) -> None:
+    """Note which keys were used, in the transaction that remembers what was read with them."""
+    found = [item for item in items if isinstance(item, KeyUse)]
+    await db.many(OPENED, [(one.session_id, one.index, one.at) for one in found])
+    await db.many(USED, [(one.session_id, one.at) for one in found])
+
+
+async def remember_undecryptable(
+    db: Database, row: int, found: Sequence[tuple[Undecryptable, RoomState]]
+) -> None:
+    """Note which messages wait for their key, and how the room stood at their place.
+
+    Beyond the bounds they are passed over: they disappear, but are no commands.
+    """
+    for one, state in found:
+        if await db.one(STILL_WAITS, state.revision, row, one.event_id) is not None:
+            continue  # it was read once more, and something before it counts now
+        crowd = await db.one(CROWD, one.sender, row)
+        if crowd is not None and crowd[0] < MOST_WAITING and crowd[1] < MOST_OF_ONE:
+            values = (row, one.event_id, one.sender, one.session_id, one.at, one.quiet, one.sent)
+            await db.rows(WAIT, *values, state.revision)
+
+
+class MegolmSessions:
+    """What is known of room keys, besides the keys themselves."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    async def next_opened(self) -> Millis | None:
+        """Return when the first message was read whose key is still to be moved past it."""
+        async with self._db.transaction() as db:
+            row = await db.one("SELECT min(at) FROM opened")
+        return None if row is None or row[0] is None else int(row[0])
+
+    async def to_ratchet(self, before: Millis, limit: int) -> list[tuple[str, int]]:
+        """Return sessions and the last message read of each before this time."""
+        async with self._db.transaction() as db:
+            found = await db.rows(RATCHET, before, limit)
+        return [(str(row[0]), int(row[1])) for row in found]
+
+    async def ratcheted(self, done: Sequence[tuple[str, int]]) -> None:
+        """These sessions cannot decrypt what was read any more."""
+        async with self._db.transaction() as db:
+            await db.many(RATCHETED, list(done))
+
+    async def used(self, known: Sequence[str], now: Millis) -> dict[str, Millis]:
+        """Return when each session was used last; new ones begin to count now."""
+        async with self._db.transaction() as db:
+            added = "INSERT OR IGNORE INTO sessions (session_id, used_at) VALUES (?, ?)"
+            await db.many(added, [(session, now) for session in known])
+            found = await db.rows("SELECT session_id, used_at FROM sessions")
+        return {str(row[0]): int(row[1]) for row in found}
+
+    async def forgotten(self, sessions: Sequence[str]) -> None:
+        """These sessions are deleted."""
+        async with self._db.transaction() as db:
+            await db.many("DELETE FROM sessions WHERE session_id = ?", [(one,) for one in sessions])
+
+    async def waiting(self) -> list[tuple[RoomID, Undecryptable, bool]]:
+        """Return what waits for a key: where, what, and whether the key was asked for."""
+        async with self._db.transaction() as db:
+            found = await db.rows(WAITING)
+        return [
+            (
+                RoomID(row[0]),
+                Undecryptable(
+                    event_id=EventID(row[1]),
+                    sender=UserID(row[2]),
+                    session_id=row[3],
+                    at=row[4],
+                    quiet=bool(row[6]),
+                    sent=row[7],
+                ),
+                bool(row[5]),
+            )
+            for row in found
+        ]
+
+    async def asked(self, room_id: RoomID, event_id: EventID) -> None:
+        """The key was asked for."""
+        async with self._db.transaction() as db:
+            sql = (
+                "UPDATE unheard SET asked = 1 WHERE event_id = ?"
+                " AND room = (SELECT id FROM rooms WHERE room_id = ?)"
+            )
+            await db.rows(sql, event_id, room_id)
+
+
+def reread(room_id: RoomID, token: str, digest: str, at: Millis, now: Millis) -> Gap:
+    """Return the gap from a message that was understood late to the present."""
+    return Gap(
+        room_id=room_id,
+        token=token,
+        stop_digest=digest,
+        stop_at=at - 24 * 3_600_000,
+        since=at,
+        until=now,
+        again=True,
+        encrypted=True,  # what was said in clear was read at the first time
+    )

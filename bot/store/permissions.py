@@ -1,0 +1,165 @@
+"""Remembers what the bot may do in its rooms: which are to be looked at, and what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Final
+
+from bot.core.policy import Outgoing
+from bot.core.successors import Stage
+from bot.core.timers import MANY, Review
+from bot.core.types import Millis, RoomID
+from bot.store.database import Database, as_list, run
+from bot.store.default_lifetimes import enqueue_default
+from bot.store.outbox import enqueue
+
+ROOM: Final = (
+    "SELECT id, setting, policy_digest, commanded, encrypted, suspended, segment, last_digest,"
+    " room_id FROM rooms WHERE room_id = ?"
+)
+ASK_REVIEW: Final = "UPDATE rooms SET review = review + 1 WHERE room_id = ?"
+REMOVED: Final = (
+    "UPDATE rooms SET review = review + 1, review_at = 0, removed = 1 WHERE room_id = ?"
+)
+"""The homeserver says of itself that the bot is no longer in the room."""
+NEXT_REVIEW: Final = (
+    "SELECT room_id, review_attempts, review_at FROM rooms INDEXED BY rooms_review WHERE review > 0"
+    " AND room_id NOT IN (SELECT value FROM json_each(?)) ORDER BY review_at, id LIMIT 1"
+)
+REVIEW_LATER: Final = (
+    "UPDATE rooms SET review_at = ?, review_attempts = review_attempts + 1 WHERE room_id = ?"
+)
+REVIEWED: Final = (
+    "UPDATE rooms SET review = max(0, review - ?), suspended = ?, stuck = ?, greeting = 0,"
+    " review_at = 0, review_attempts = 0 WHERE id = ?"
+)
+RESUME: Final = (
+    "UPDATE timers SET next = due, attempts = 0, refused = NULL"
+    " WHERE room = ? AND sent_at IS NULL AND attempts > 0"
+)
+"""What was tried in vain has not been tried with the power that there is now."""
+REFUSALS: Final = (
+    "SELECT count(*), max(refused) FROM (SELECT refused FROM timers WHERE refused IS NOT NULL"
+    " AND room = (SELECT id FROM rooms WHERE room_id = ?) LIMIT ?)"
+)
+HELD_BY: Final = "UPDATE rooms SET inviter = ? WHERE id = ?"
+NEWS_OF_MEMBERS: Final = (
+    "UPDATE rooms SET alone_at = CASE WHEN ? THEN coalesce(alone_at, ?) END WHERE id = ?"
+)
+NEXT_ALONE: Final = (
+    "SELECT room_id, 0, alone_at FROM rooms INDEXED BY rooms_alone WHERE alone_at IS NOT NULL"
+    " AND room_id NOT IN (SELECT value FROM json_each(?)) ORDER BY alone_at, id LIMIT 1"
+)
+DISPUTED: Final = "UPDATE rooms SET disputed_at = coalesce(disputed_at, ?) WHERE id = ?"
+NEXT_DISPUTE: Final = (
+    "SELECT room_id, disputes, disputed_at FROM rooms INDEXED BY rooms_disputed"
+    " WHERE disputed_at IS NOT NULL"
+    " AND room_id NOT IN (SELECT value FROM json_each(?)) ORDER BY disputed_at, id LIMIT 1"
+)
+LOOK_AT_POLICY: Final = (
+    "UPDATE rooms SET disputed_at = ?, disputes = CASE WHEN ? THEN disputes + 1 ELSE 0 END"
+    " WHERE room_id = ?"
+)
+WAITS: Final = (
+    "SELECT EXISTS (SELECT 1 FROM gaps WHERE room = r.id)"
+    " OR EXISTS (SELECT 1 FROM owed WHERE room = r.id)"
+    " OR EXISTS (SELECT 1 FROM unheard WHERE room = r.id)"
+    " OR EXISTS (SELECT 1 FROM undecided WHERE room = r.id)"
+    " OR EXISTS (SELECT 1 FROM sweeps WHERE room = r.id)"
+    " OR EXISTS (SELECT 1 FROM successors WHERE predecessor = r.room_id AND stage IN (?, ?))"
+    # Nobody is left who could give the bot the power that it lacks.
+    " OR (NOT r.suspended AND EXISTS (SELECT 1 FROM timers WHERE room = r.id))"
+    " FROM rooms r WHERE r.room_id = ?"
+)
+
+
+class Permissions:
+    """What the bot may do in its rooms, as far as it was looked at."""
+
+    _db: Database
+
+    async def to_review(self) -> list[RoomID]:
+        """Return the rooms whose power or membership changed."""
+        async with self._db.transaction() as db:
+            return [
+                RoomID(row[0]) for row in await db.rows("SELECT room_id FROM rooms WHERE review")
+            ]
+
+    async def next_review(self, busy: Collection[RoomID] = ()) -> Review | None:
+        """Return the room whose state is to be looked at next, none of `busy`."""
+        async with self._db.transaction() as db:
+            row = await db.one(NEXT_REVIEW, as_list(busy))
+        if row is None:
+            return None
+        return Review(room_id=RoomID(row[0]), attempts=row[1], next=row[2])
+
+    async def review_later(self, room_id: RoomID, until: Millis) -> None:
+        """The room's state could not be looked at now."""
+        await run(self._db, REVIEW_LATER, until, room_id)
+
+    async def ask_review(self, room_id: RoomID) -> None:
+        """Have the room's state looked at."""
+        await run(self._db, ASK_REVIEW, room_id)
+
+    async def reviewed(
+        self,
+        room_id: RoomID,
+        *,
+        suspended: bool,
+        outgoing: list[Outgoing],
+        reviews: int = 1,
+        stuck: bool = False,
+    ) -> None:
+        """Remember what the room's state says, and what is to be said of it.
+
+        `reviews` is how many looks had been asked for when it was looked at: what was asked
+        for since is still to be done. `stuck`: the room knows that refused messages stay.
+        """
+        async with self._db.transaction() as db:
+            row = await db.one(ROOM, room_id)
+            if row is None:
+                return
+            if row[5] and not suspended:
+                await db.rows(RESUME, row[0])
+            await db.rows(REVIEWED, reviews, suspended, stuck, row[0])
+            await enqueue_default(db, row[0])  # it may be allowed now
+            await enqueue(db, row[0], outgoing)
+
+    async def refusals(self, room_id: RoomID) -> tuple[int, Millis]:
+        """Return how many messages the homeserver refuses to redact, and from which age on.
+
+        As many as `MANY` are counted. 0: it does not say that their age is the reason.
+        """
+        async with self._db.transaction() as db:
+            row = await db.one(REFUSALS, room_id, MANY)
+        return (int(row[0]), int(row[1] or 0)) if row else (0, 0)
+
+    async def next_alone(self, busy: Collection[RoomID] = ()) -> Review | None:
+        """Return the room in which the bot may be alone that is to be looked at next."""
+        async with self._db.transaction() as db:
+            row = await db.one(NEXT_ALONE, as_list(busy))
+        if row is None:
+            return None
+        return Review(room_id=RoomID(row[0]), attempts=row[1], next=row[2])
+
+    async def look_for_others(self, room_id: RoomID, at: Millis | None) -> None:
+        """Look then whether the bot is alone in the room; `None`: it is not."""
+        await run(self._db, "UPDATE rooms SET alone_at = ? WHERE room_id = ?", at, room_id)
+
+    async def next_dispute(self, busy: Collection[RoomID] = ()) -> Review | None:
+        """Return the room whose lifetime is to be compared with its state next, none of `busy`."""
+        async with self._db.transaction() as db:
+            row = await db.one(NEXT_DISPUTE, as_list(busy))
+        if row is None:
+            return None
+        return Review(room_id=RoomID(row[0]), attempts=row[1], next=row[2])
+
+    async def look_at_policy(self, room_id: RoomID, at: Millis | None) -> None:
+        """Compare the room's lifetime with its state then; `None`: they agree."""
+        await run(self._db, LOOK_AT_POLICY, at, at is not None, room_id)
+
+    async def has_work(self, room_id: RoomID) -> bool:
+        """Whether anything waits in the room that the bot can still do."""
+        async with self._db.transaction() as db:
+            row = await db.one(WAITS, Stage.OUTSIDE, Stage.INSIDE, room_id)
+        return row is not None and bool(row[0])

@@ -1,0 +1,258 @@
+"""The redactor's order and patience: what is looked up first, the backlog's turn, what is told."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from bot.core.due import Candidate
+from bot.core.outcomes import Failed, Outcome, RateLimited, Unreachable
+from bot.core.outcomes import Forbidden as No
+from bot.core.throughput import Lanes
+from bot.core.types import EventID, Millis, RoomID
+from tests.services.test_redactor import gone, messages
+from tests.services.test_relations import order_of_redactions, relate
+from tests.support.harness import MINUTE, SECOND, Harness
+
+
+async def state_of_timers(harness: Harness) -> list[Any]:
+    async with harness.store._db.transaction() as db:
+        return await db.rows("SELECT attempts, next FROM timers ORDER BY id")
+
+
+async def test_somebody_who_adds_for_ever_holds_a_message_up_for_ten_seconds(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = harness.homeserver.make_room()
+    [whole] = await messages(harness, room, 1)
+    looks: list[Millis] = []
+
+    async def relations(_: RoomID, event_id: EventID) -> tuple[list[EventID], bool]:
+        if event_id != whole:
+            return [], True
+        looks.append(harness.clock.now())
+        return [EventID(relate(harness, room, "m.replace", whole))], False
+
+    monkeypatch.setattr(harness.homeserver, "relations", relations)
+    start = harness.clock.now()
+    async with harness.running(harness.redactor):
+        for _ in range(10):
+            await harness.advance(SECOND)
+        assert gone(harness, room, [whole]) == 0
+        for _ in range(5):
+            await harness.advance(SECOND)
+    assert 10 * SECOND < looks[-1] - start <= 15 * SECOND
+    assert len(looks) <= 12
+    assert gone(harness, room, [whole]) == 1
+    assert len(await order_of_redactions(harness, room)) == len(looks) + 1
+    assert harness.redactor._looked_at == {}
+
+
+async def test_a_message_to_which_nothing_more_is_found_goes_at_once(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = harness.homeserver.make_room()
+    sent = await messages(harness, room, 1)
+
+    async def relations(*_: object) -> tuple[list[EventID], bool]:
+        return [], False
+
+    monkeypatch.setattr(harness.homeserver, "relations", relations)
+    async with harness.running(harness.redactor):
+        assert gone(harness, room, sent) == 1
+    assert len(harness.homeserver.times("redact")) == 1
+
+
+@pytest.mark.parametrize(
+    ("outcome", "attempts"),
+    [(RateLimited(retry_after=5_000), 0), (Unreachable(reason="x"), 1), (Failed(status=500), 1)],
+)
+async def test_a_question_that_fails_puts_off_its_message_unless_all_must_wait(
+    harness: Harness, outcome: Outcome, attempts: int
+) -> None:
+    room = harness.homeserver.make_room()
+    await messages(harness, room, 1)
+    harness.homeserver.fail_next(outcome, on="relations")
+    async with harness.running(harness.redactor):
+        [(tries, at)] = await state_of_timers(harness)
+        assert tries == attempts
+        assert (at > harness.clock.now()) == bool(attempts)
+        paused = harness.redactor._pace.paused_until > harness.clock.now()
+        assert paused == (not isinstance(outcome, Failed))
+        assert harness.homeserver.times("redact") == []
+
+
+@pytest.mark.parametrize("limited", [False, True])
+def test_every_eighth_redaction_gives_the_backlog_one_turn(limited: bool) -> None:
+    lanes = Lanes()
+    usual = lanes.order(limited=limited)
+    assert [(backlog, spare > 0) for backlog, _, spare in usual] == [
+        (False, True),
+        (True, not limited),
+    ]
+    for _ in range(2):
+        for _ in range(8):
+            assert lanes.order(limited=limited) == usual
+            lanes.accepted()
+        [turn, *others] = lanes.order(limited=limited)
+        assert turn[:2] == (True, 1)
+        assert others == usual
+
+
+async def test_a_backlog_moves_on_however_much_is_live(harness: Harness) -> None:
+    room, live = harness.homeserver.make_room(), harness.homeserver.make_room()
+    old = await messages(harness, room, 20, due=-MINUTE)
+    new = await messages(harness, live, 90, due=10)
+    harness.clock.advance(10)
+    harness.homeserver.fail_next(Unreachable(reason="x"), on="redact")  # one at a time from now on
+    async with harness.running(harness.redactor):
+        await harness.advance(2 * SECOND)
+    assert gone(harness, room, old) + gone(harness, live, new) == 110
+
+
+async def test_what_was_done_is_told_in_numbers_once_a_minute(
+    harness: Harness, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "bot.services.redactor")
+    room = harness.homeserver.make_room()
+    await messages(harness, room, 4, due=-3 * SECOND)
+    harness.homeserver.fail_next(Failed(status=500), No(reason="M_FORBIDDEN"), on="redact")
+    harness.redactor._tally.since = harness.clock.now()
+
+    def told() -> list[str]:
+        return [one for one in caplog.messages if one.startswith("redacted ")]
+
+    async with harness.running(harness.redactor):
+        await harness.advance(2 * SECOND)
+        await harness.advance(57_999)
+        harness.redactor.wake.set()
+        await harness.rest()
+        assert told() == []
+        await harness.advance(1)
+        harness.redactor.wake.set()
+        await harness.rest()
+        assert told() == ["redacted 4, at worst 5.0 s late; 2 must wait, 0 did not happen"]
+        await harness.advance(5 * MINUTE)
+        harness.redactor.wake.set()
+        await harness.rest()
+    assert len(told()) == 1
+
+
+async def test_what_is_overdue_is_counted_every_ten_seconds_and_only_under_a_limit(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room, counted, count = harness.homeserver.make_room(), list[Millis](), harness.store.overdue
+
+    async def overdue(now: Millis) -> int:
+        counted.append(now)
+        return await count(now)
+
+    monkeypatch.setattr(harness.store, "overdue", overdue)
+    await messages(harness, room, 3)
+    async with harness.running(harness.redactor):
+        assert counted == []
+        await messages(harness, room, 40)
+        harness.homeserver.fail_next(RateLimited(retry_after=5_000), on="redact")
+        harness.wake()
+        await harness.rest()
+        start = harness.clock.now()
+        assert counted == [start]
+        assert harness.redactor.behind is not None
+        await harness.advance(9_999)
+        harness.wake()
+        await harness.rest()
+        assert counted == [start]
+        await harness.advance(1)
+        harness.wake()
+        await harness.rest()
+        assert counted == [start, start + 10 * SECOND]
+
+
+async def test_a_clock_that_is_set_back_does_not_stop_the_counting(harness: Harness) -> None:
+    room = harness.homeserver.make_room()
+    await messages(harness, room, 40, due=-2 * 60 * MINUTE)
+    harness.homeserver.fail_next(RateLimited(retry_after=5_000), on="redact")
+    async with harness.running(harness.redactor):
+        assert harness.redactor.behind is not None
+        counted = harness.redactor._counted_at
+        harness.clock.jump(-60 * MINUTE)
+        harness.redactor.clock_was_set()
+        await harness.rest()
+        assert harness.redactor._counted_at == counted - 60 * MINUTE
+
+
+async def test_a_message_that_is_refused_is_told_of_once(
+    harness: Harness, caplog: pytest.LogCaptureFixture
+) -> None:
+    room = harness.homeserver.make_room()
+    await messages(harness, room, 1)
+    harness.homeserver.fail_next(*[No(reason="M_FORBIDDEN")] * 9, on="redact")
+    told = "a message cannot be redacted (status 403 M_FORBIDDEN)"
+    async with harness.running(harness.redactor):
+        for tries in range(1, 9):
+            await harness.advance(10 * MINUTE if tries > 1 else 0)
+            assert len(harness.homeserver.times("redact")) == tries
+            assert caplog.messages.count(told) == (tries >= 4)
+
+
+async def test_a_message_that_is_too_old_is_no_news_for_the_operator(
+    harness: Harness, caplog: pytest.LogCaptureFixture
+) -> None:
+    room = harness.homeserver.make_room()
+    await messages(harness, room, 1)
+    harness.homeserver.fail_next(*[No(reason="M_FORBIDDEN", older_than=5)] * 9, on="redact")
+    async with harness.running(harness.redactor):
+        for _ in range(8):
+            await harness.advance(60 * MINUTE)
+    assert len(harness.homeserver.times("redact")) >= 7
+    assert not any("cannot be redacted" in one for one in caplog.messages)
+
+
+async def test_a_clock_that_is_set_back_does_not_stop_the_telling(
+    harness: Harness, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "bot.services.redactor")
+    room = harness.homeserver.make_room()
+    harness.redactor._tally.since = harness.clock.now()
+    async with harness.running(harness.redactor):
+        harness.clock.jump(-60 * MINUTE)
+        harness.redactor.clock_was_set()
+        await messages(harness, room, 1)
+        harness.wake()
+        await harness.rest()
+        await harness.advance(MINUTE - 1)
+        harness.redactor.wake.set()
+        await harness.rest()
+        assert not any(one.startswith("redacted 1,") for one in caplog.messages)
+        await harness.advance(1)
+        harness.redactor.wake.set()
+        await harness.rest()
+    assert any(one.startswith("redacted 1,") for one in caplog.messages)
+
+
+async def test_what_fails_while_the_next_are_looked_for_holds_them_up(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room, due = harness.homeserver.make_room(), harness.store.due
+    sent = await messages(harness, room, 2)
+    pause = harness.clock.now() + 5 * SECOND
+
+    async def failing(
+        now: Millis, rooms: Sequence[int], share: int, *, backlog: bool
+    ) -> list[Candidate]:
+        found = await due(now, rooms, share, backlog=backlog)
+        harness.redactor._pace.paused(RateLimited(retry_after=1), pause, now, again=False)
+        return found
+
+    monkeypatch.setattr(harness.store, "due", failing)
+    async with harness.running(harness.redactor):
+        assert harness.homeserver.times("redact") == []
+        monkeypatch.undo()
+        harness.wake()
+        await harness.advance(5 * SECOND - 1)
+        assert harness.homeserver.times("redact") == []
+        await harness.advance(1)
+        assert gone(harness, room, sent) >= 1
