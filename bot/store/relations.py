@@ -69,9 +69,11 @@ DUE_NOW: Final = (
 )
 PORTION: Final = 100
 """Children of a message that is gone that one transaction makes due; it may have any number."""
-BEREFT: Final = "INSERT OR REPLACE INTO bereft (room, parent, at, after) VALUES (?, ?, ?, ?)"
-NEXT_BEREFT: Final = "SELECT room, parent, at, after FROM bereft LIMIT 1"
-ALL_DUE: Final = "DELETE FROM bereft WHERE room = ? AND parent = ?"
+KEEP_GONE_PARENT: Final = (
+    "INSERT OR REPLACE INTO gone_parents (room, parent, at, after) VALUES (?, ?, ?, ?)"
+)
+NEXT_GONE_PARENT: Final = "SELECT room, parent, at, after FROM gone_parents LIMIT 1"
+ALL_DUE: Final = "DELETE FROM gone_parents WHERE room = ? AND parent = ?"
 VERIFY: Final = (
     "UPDATE timers SET sent_at = coalesce(sent_at, ?), next = min(next, ?), attempts = 0"
     " WHERE room = ? AND event_id = ?"
@@ -173,7 +175,7 @@ async def drop_targets(
             await db.rows(DROP, row, event_id)
         last = await _make_due(db, row, event_id, now, 0)
         if last is not None:
-            await db.rows(BEREFT, row, event_id, now, last)
+            await db.rows(KEEP_GONE_PARENT, row, event_id, now, last)
 
 
 async def _make_due(db: Database, row: int, parent: EventID, now: Millis, after: int) -> int | None:
@@ -232,7 +234,7 @@ class Relations:
         """Make a portion of what belongs to messages that are gone due; whether there is more."""
 
         async def work(db: Database) -> bool:
-            found = await db.one(NEXT_BEREFT)
+            found = await db.one(NEXT_GONE_PARENT)
             if found is None:
                 return False
             row, parent, at, after = found
@@ -240,7 +242,7 @@ class Relations:
             if last is None:
                 await db.rows(ALL_DUE, row, parent)
             else:
-                await db.rows(BEREFT, row, parent, at, last)
+                await db.rows(KEEP_GONE_PARENT, row, parent, at, last)
             return True
 
         return await self._db.whole(work)

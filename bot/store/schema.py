@@ -296,7 +296,7 @@ MIGRATIONS: Final = (
         WHERE parent IS NOT NULL AND sent_at IS NULL AND attempts = 0;
     CREATE INDEX timers_put_off ON timers (next) WHERE next > due;
 
-    CREATE TABLE bereft (
+    CREATE TABLE gone_parents (
         room INTEGER NOT NULL REFERENCES rooms (id) ON DELETE CASCADE,
         parent TEXT NOT NULL,
         at INTEGER NOT NULL,

@@ -421,7 +421,7 @@ async def test_of_a_message_with_very_many_reactions_all_go_when_it_is_gone(
         await harness.rest()
         assert all(harness.homeserver.is_redacted(room, part) for part in parts)
         async with harness.store._db.transaction() as db:
-            assert await db.rows("SELECT * FROM bereft") == []
+            assert await db.rows("SELECT * FROM gone_parents") == []
 
 
 async def test_of_very_many_reactions_a_portion_at_a_time_is_made_due(harness: Harness) -> None:

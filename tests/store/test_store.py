@@ -144,6 +144,17 @@ async def test_a_commit_that_is_cancelled_is_done_as_a_whole_or_not_at_all(store
     assert seen >= {(None, 0)}
 
 
+async def test_a_sync_of_a_thousand_rooms_is_one_transaction(store: Store) -> None:
+    begun: list[str] = []
+    await store._db._connection.set_trace_callback(begun.append)
+    rooms = [RoomUpdate(room_id=RoomID(f"!{n}"), items=[message(f"{n}")]) for n in range(1_000)]
+    await store.commit("s1", NOW, rooms)
+    assert [sql for sql in begun if sql in {"BEGIN IMMEDIATE", "COMMIT"}] == [
+        "BEGIN IMMEDIATE",
+        "COMMIT",
+    ]
+
+
 async def test_a_transaction_waits_for_nothing_but_the_database(store: Store) -> None:
     async def waits(_: Database) -> None:
         await asyncio.sleep(0)

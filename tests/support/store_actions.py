@@ -76,12 +76,14 @@ async def come_back(store: Store, room: RoomID) -> None:
     await store.commit("s1", NOW, [RoomUpdate(room_id=room, items=[], entered=True)])
 
 
-async def bereft(store: Store, room: RoomID) -> None:
+async def make_due(store: Store, room: RoomID) -> None:
     async with store._db.transaction() as db:
         row = await db.one("SELECT id FROM rooms WHERE room_id = ?", room)
         assert row is not None
         values = (row[0], "$parent", NOW, 0)
-        await db.rows("INSERT INTO bereft (room, parent, at, after) VALUES (?, ?, ?, ?)", *values)
+        await db.rows(
+            "INSERT INTO gone_parents (room, parent, at, after) VALUES (?, ?, ?, ?)", *values
+        )
     while await store.relations.make_due():
         pass
 
@@ -311,7 +313,7 @@ ACTS: dict[str, list[Act]] = {
             s.relations.found, timer(s, r, "late"), [message("live").event_id], looked=True
         )
     ],
-    "relations.make_due": [bereft],
+    "relations.make_due": [make_due],
     "relations.later": [lambda s, r: apply(s.relations.later, relation(s, r), FAR)],
     "relations.next_pending": [lambda s, _: s.relations.next_pending()],
     "sweeps.again": [lambda s, r: s.sweeps.again(sweep(r), FAR)],
