@@ -18,7 +18,7 @@ from bot.core.outcomes import (
 )
 from bot.core.retry import PAUSE_CEILING, POSTPONE_CEILING, backoff
 from bot.core.timers import Timer
-from bot.core.types import EventID, Millis, RoomID
+from bot.core.types import EventID, Millis
 
 IN_FLIGHT: Final = 8
 """Most redactions on their way at once; more only adds to their latency."""
@@ -127,17 +127,3 @@ def transaction_id(event_id: EventID, generation: int) -> str:
     """
     material = f"{event_id}\n{generation}".encode()
     return "redact-" + blake2b(material, digest_size=18).hexdigest()
-
-
-def take_turns(timers: list[Timer], last: RoomID | None) -> list[Timer]:
-    """Order due timers so that rooms take turns, beginning after the room served last."""
-    lanes: dict[RoomID, list[Timer]] = {}
-    for timer in timers:
-        lanes.setdefault(timer.room_id, []).append(timer)
-    rooms = sorted(lanes)
-    if last is not None:
-        rooms = [room for room in rooms if room > last] + [room for room in rooms if room <= last]
-    longest = max(map(len, lanes.values()), default=0)
-    return [
-        lanes[room][rank] for rank in range(longest) for room in rooms if rank < len(lanes[room])
-    ]

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from bot.core.due import Vacancy
 from bot.core.outcomes import Outcome, RateLimited, Unreachable
 from bot.core.redaction import IN_FLIGHT, SPARE
 from bot.core.timers import Timer
@@ -100,7 +101,7 @@ class InFlight:
     """The timers that have a request on its way."""
 
     def __init__(self) -> None:
-        self._since: dict[int, tuple[RoomID, Millis]] = {}
+        self._since: dict[int, tuple[Timer, Millis]] = {}
         self._answered_at: Millis = -1
         self._silent: set[RoomID] = set()
         """Rooms whose last request was not answered."""
@@ -108,13 +109,25 @@ class InFlight:
     def __len__(self) -> int:
         return len(self._since)
 
+    @property
+    def rooms(self) -> dict[int, int]:
+        """The number of the room of each, by the timer's."""
+        return {number: one.room for number, (one, _) in self._since.items()}
+
+    def vacancy(self, *, width: int, most: int, spare: int) -> Vacancy:
+        """Say how much may begin, where the limits are those of `begin`."""
+        busy = self.rooms
+        # Beyond the width, only what is of a room that has nothing on its way.
+        shut = set(busy.values()) if len(busy) >= width else set()
+        return Vacancy(space=min(most, width + spare - len(busy)), busy=busy, shut=shut)
+
     def begin(
         self, timers: list[Timer], now: Millis, *, width: int, most: int, spare: int
     ) -> Iterator[Timer]:
         """Give `most` of those that there is space for, in their order, and count them as begun."""
         for timer in timers:
             if most > 0 and timer.id not in self._since and self._has_space(timer, width, spare):
-                self._since[timer.id] = timer.room_id, now
+                self._since[timer.id] = timer, now
                 most -= 1
                 yield timer
 
@@ -140,7 +153,7 @@ class InFlight:
         Silent rooms have half of the width together. A room of which nothing is on its way may
         go `spare` beyond: others may be about to turn out silent.
         """
-        rooms = [room_id for room_id, _ in self._since.values()]
+        rooms = [one.room_id for one, _ in self._since.values()]
         if timer.room_id in self._silent:
             return sum(room_id in self._silent for room_id in rooms) < (width + 1) // 2
         return len(rooms) < width + spare * (timer.room_id not in rooms)

@@ -7,7 +7,7 @@ from typing import Final
 
 from bot.core.types import EventID, Millis, RoomID
 
-MANY: Final = 50_000
+MANY: Final = 10_000
 """Rows are counted up to this number: to count more of them takes too long."""
 
 
@@ -28,6 +28,8 @@ class Timer:
     """Whether the homeserver refuses to redact it, though the room's state allows it."""
     looked: bool = True
     """Whether what belongs to the message is known, so that it can go first."""
+    room: int = 0
+    """The number of its room in the store."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,12 +11,25 @@ from bot.services.clock import Clock
 
 WIPE_EVERY: Final[Millis] = 10_000
 """How often the database is looked at for deleted rows to be wiped."""
+WHILE_BUSY: Final[Millis] = 5 * 60_000
+"""How often they are wiped while timers wait. What one round has missed, because SQLite moved it
+meanwhile, the next one finds: nothing stays for more than ten minutes."""
+
+
+class Relations(Protocol):
+    """What this service asks of the store for what belongs to messages."""
+
+    async def make_due(self) -> bool: ...  # noqa: D102
 
 
 class Memory(Protocol):
     """What this service asks of the store."""
 
+    @property
+    def relations(self) -> Relations: ...  # noqa: D102
+
     async def any_timer(self) -> bool: ...  # noqa: D102
+    async def look_through(self) -> None: ...  # noqa: D102
     async def wipe(self) -> None: ...  # noqa: D102
     async def put_in_order(self) -> bool: ...  # noqa: D102
     async def end_left(self, now: Millis) -> bool: ...  # noqa: D102
@@ -24,7 +37,7 @@ class Memory(Protocol):
 
 
 class DatabaseMaintenance:
-    """Works through rooms that were left: what waits in them goes on, or has its end."""
+    """Does what would take too long at once: in rooms that were left, and where much is due."""
 
     def __init__(self, memory: Memory, clock: Clock, *, wake_others: Callable[[], None]) -> None:
         self._memory = memory
@@ -36,10 +49,11 @@ class DatabaseMaintenance:
         """Keep order until cancelled."""
         while True:
             self.wake.clear()
-            if await self._memory.put_in_order():
-                while await self._memory.put_in_order():
-                    pass  # who waits for the database has a turn between
-                self._wake_others()
+            for portion in (self._memory.relations.make_due, self._memory.put_in_order):
+                if await portion():
+                    while await portion():
+                        pass  # who waits for the database has a turn between
+                    self._wake_others()
             while await self._memory.end_left(self._clock.now()):
                 pass
             await self._clock.wait(self.wake, await self._memory.next_end())
@@ -49,9 +63,10 @@ async def keep_wiping(memory: Memory, clock: Clock) -> None:
     """Wipe from the disk what was deleted: soon when nothing is left to do, else now and then."""
     never = asyncio.Event()
     last = clock.elapsed()
+    await memory.look_through()
     while True:
         await clock.wait(never, clock.now() + WIPE_EVERY)
         busy = await memory.any_timer()
-        if not busy or clock.elapsed() - last >= 60 * WIPE_EVERY:
+        if not busy or clock.elapsed() - last >= WHILE_BUSY:
             await memory.wipe()
             last = clock.elapsed()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from random import Random
 from typing import Final, Protocol
 
@@ -19,6 +19,7 @@ from bot.core.outcomes import (
     Unreachable,
 )
 from bot.core.redaction import (
+    SPARE,
     Inspect,
     Pause,
     Postpone,
@@ -26,7 +27,6 @@ from bot.core.redaction import (
     Step,
     may_change,
     settle,
-    take_turns,
     transaction_id,
 )
 from bot.core.retry import POSTPONE_CEILING, backoff
@@ -34,6 +34,8 @@ from bot.core.throughput import Behind, InFlight, Lanes, Tally, Throughput, behi
 from bot.core.timers import Timer
 from bot.core.types import EventID, Millis, RoomID
 from bot.services.clock import Clock
+from bot.services.due_timers import Memory as DueTimers
+from bot.services.due_timers import next_timers
 
 log = logging.getLogger(__name__)
 
@@ -69,14 +71,13 @@ class Relations(Protocol):
     ) -> None: ...
 
 
-class Memory(Protocol):
+class Memory(DueTimers, Protocol):
     """What the redactor asks of the store."""
 
     @property
     def relations(self) -> Relations: ...  # noqa: D102
-    async def due(self, now: Millis, share: int, *, backlog: bool) -> list[Timer]: ...  # noqa: D102
     async def overdue(self, now: Millis) -> int: ...  # noqa: D102
-    async def next_due(self, after: Millis) -> Millis | None: ...  # noqa: D102
+    async def next_due(self, after: Millis, rooms: Collection[int]) -> Millis | None: ...  # noqa: D102
     async def sent(self, timer: Timer, now: Millis, check_at: Millis) -> None: ...  # noqa: D102
     async def unsent(self, timer: Timer, at: Millis) -> None: ...  # noqa: D102
     async def postpone(self, timer: Timer, until: Millis) -> None: ...  # noqa: D102
@@ -112,7 +113,7 @@ class Redactor:
         """While the homeserver lets through less than is due."""
         self._counted_at: Millis = 0
         self._lanes = Lanes()
-        self._last_room: RoomID | None = None
+        self._last_room = 0
         self._tally = Tally()
 
     def stop(self) -> None:
@@ -142,18 +143,30 @@ class Redactor:
         now = self._clock.now()
         if now < self._pace.paused_until:
             return self._pace.paused_until
-        share = self._pace.width + len(self._in_flight)
         for backlog, most, spare in self._lanes.order(limited=self._pace.interval > 0):
-            found = await self._memory.due(now, share, backlog=backlog)
+            await self._begin_lane(group, now, most, spare, backlog=backlog)
             if now < self._pace.paused_until:
                 break  # one that began a moment ago has failed
-            ready = take_turns(found, self._last_room)
-            space = {"width": self._pace.width, "most": most, "spare": spare}
-            for timer in self._in_flight.begin(ready, now, **space):
-                self._last_room = timer.room_id
-                group.create_task(self._work(timer))
         # All that is due by now is at work or will be looked at when something finishes.
-        return await self._memory.next_due(now)
+        full = len(self._in_flight) >= self._pace.width + SPARE
+        return None if full else await self._memory.next_due(now, self._in_flight.rooms.values())
+
+    async def _begin_lane(
+        self, group: asyncio.TaskGroup, now: Millis, most: int, spare: int, *, backlog: bool
+    ) -> None:
+        """Start up to `most` of the live messages, or of the backlog."""
+        limits = {"width": self._pace.width, "spare": spare}
+        vacancy = self._in_flight.vacancy(most=most, **limits)
+        last = self._last_room
+        async for ready in next_timers(self._memory, now, last, vacancy, backlog=backlog):
+            if now < self._pace.paused_until:
+                return
+            for timer in self._in_flight.begin(ready, now, most=most, **limits):
+                self._last_room = timer.room
+                most -= 1
+                group.create_task(self._work(timer))
+            if self._in_flight.vacancy(most=most, **limits).space <= 0:
+                return
 
     async def _work(self, timer: Timer) -> None:
         """See one timer through one request, whatever comes of it."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
 from bot.core.types import Millis
-from bot.store.database import Database, Row
+from bot.store.database import Database
 from bot.store.default_lifetimes import not_in_the_future
 
 LATEST: Final = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'timers'"
@@ -21,13 +20,15 @@ MOVE_TIMERS: Final = (
 )
 MOVE_CHILDREN: Final = (
     "UPDATE timers SET due = p.due, next = min(timers.next, p.due) FROM timers AS p"
-    " WHERE timers.id > ? AND timers.id <= ? AND timers.parent IS NOT NULL"
-    " AND p.room = timers.room AND p.event_id = timers.parent AND p.local AND timers.due > p.due"
+    " WHERE p.id > ? AND p.id <= ? AND p.local AND timers.room = p.room"
+    " AND timers.parent = p.event_id AND timers.due > p.due"
 )
 """What belongs to a message is due with it, or before."""
 LOOK_AT_TIMERS: Final = (
-    "UPDATE timers SET next = max(due, ?) WHERE id > ? AND id <= ? AND next > max(due, ?)"
+    "UPDATE timers SET next = max(due, :now) WHERE id IN"
+    " (SELECT id FROM timers WHERE next > due AND next > :now LIMIT :most) RETURNING 1"
 )
+"""Only what was put off waits for longer than until it is due."""
 MOVE_GAPS: Final = (
     "UPDATE gaps SET since = min(since, :now), until = min(until, :now), stop_at = stop_at - :by"
 )
@@ -78,10 +79,11 @@ class ClockShift:
 
         Timers whose ids lie after `after` and up to `upto` were made while it was ahead.
         """
-        latest = await self.latest_timer()
-        await self._in_portions(after, upto, [(MOVE_TIMERS, (by, by), ())])
-        look = [(MOVE_CHILDREN, (), ()), (LOOK_AT_TIMERS, (now,), (now,))]
-        await self._in_portions(0, latest, look)
+        await self._in_portions(after, upto, MOVE_TIMERS, by, by)
+        await self._in_portions(after, upto, MOVE_CHILDREN)
+        put_off = {"now": now, "most": PORTION}
+        while await self._db.whole(lambda db: db.rows(LOOK_AT_TIMERS, **put_off)):
+            pass  # who waits for the database has a turn between
         async with self._db.transaction() as db:
             await db.rows(MOVE_GAPS, now=now, by=by)
             await db.rows(MOVE_SWEEPS, now=now)
@@ -91,18 +93,15 @@ class ClockShift:
                 await db.rows(statement, now=now)
             await not_in_the_future(db, now)
 
-    async def _in_portions(
-        self, after: int, upto: int, statements: Sequence[tuple[str, Row, Row]]
-    ) -> None:
-        """Run statements over the timers after one id and up to another.
+    async def _in_portions(self, after: int, upto: int, sql: str, *before: Millis) -> None:
+        """Run a statement over the timers after one id and up to another.
 
-        Each is given with its arguments before and after the ids that bound a portion.
+        `before` are its arguments before the ids that bound a portion.
         """
         while True:
             async with self._db.transaction() as db:
                 row = await db.one(UP_TO, after, upto, PORTION)
                 if row is None or row[0] is None:
                     return
-                for sql, before, rest in statements:
-                    await db.rows(sql, *before, after, int(row[0]), *rest)
+                await db.rows(sql, *before, after, int(row[0]))
             after = int(row[0])

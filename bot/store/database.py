@@ -7,20 +7,25 @@ import json
 import logging
 import secrets
 import sqlite3
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar, cast
 
 import aiosqlite
 
+from bot.core.outcomes import DiskError
+from bot.store import due_rooms
+from bot.store.damage import look_through_beside, look_through_if_small
 from bot.store.errors import StoreError, explain, keep_aside
 from bot.store.schema import MIGRATIONS
+from bot.store.wiping import FIRST, BusyError, Wiper, rewrite_if_small
 
 log = logging.getLogger(__name__)
 
 Row = tuple[Any, ...]
-
+T = TypeVar("T")
 
 PRAGMAS: Final = (
     "PRAGMA journal_mode = WAL",
@@ -32,14 +37,28 @@ PRAGMAS: Final = (
 )
 
 
+STATEMENTS: Final = 512
+"""Statements that are kept prepared: more than there are."""
+
+
+class Connection(aiosqlite.Connection):
+    """A connection whose thread can be given more than one statement at a time."""
+
+    async def in_thread(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Run `work` in the connection's thread, where nothing comes between its statements."""
+        return cast("T", await self._execute(work, self._conn))  # type: ignore[no-untyped-call]
+
+
 class Database:
     """One connection, one transaction at a time, reads included: what is read is committed."""
 
-    def __init__(self, connection: aiosqlite.Connection, path: Path, secret: bytes) -> None:
+    def __init__(self, connection: Connection, path: Path, secret: bytes, wiper: Wiper) -> None:
         self._connection = connection
         self._lock = asyncio.Lock()
         self._path = path
         self._dirty = True  # a process that was killed may have left something
+        self._wiper = wiper
+        self._looked_through = True
         self.secret = secret
         """Random key of this database's digests."""
 
@@ -51,14 +70,20 @@ class Database:
         version of the bot, and `DiskError` when it cannot be read or written now. A damaged file
         is moved aside.
         """
-        connection = aiosqlite.connect(path, isolation_level=None)
+
+        def connect() -> sqlite3.Connection:
+            return sqlite3.connect(path, isolation_level=None, cached_statements=STATEMENTS)
+
+        connection = Connection(connect, iter_chunk_size=64)
         try:
             await connection
             for pragma in PRAGMAS:
                 await connection.execute_fetchall(pragma)
             await _migrate(connection, path)
             secret = await _secret(connection)
-            await _look_through(connection)
+            looked_through = await connection.in_thread(look_through_if_small)
+            await due_rooms.begin(connection)
+            wiper = Wiper(path)
         except sqlite3.Error as error:
             await connection.close()
             found = explain(error, path)
@@ -66,17 +91,21 @@ class Database:
         except BaseException:
             await connection.close()
             raise
-        return cls(connection, path, secret)
+        database = cls(connection, path, secret, wiper)
+        database._looked_through = looked_through
+        return database
 
     async def close(self) -> None:
         """Leave no journal behind, and close."""
-        async with self._lock:
-            try:
-                await self._clean()
-            except sqlite3.Error as error:
-                log.warning("what was deleted could not be wiped from the disk (%s)", error)
-            finally:
+        try:
+            self._dirty = True
+            await self.wipe()
+        except (DiskError, StoreError, sqlite3.Error) as error:
+            log.warning("what was deleted could not be wiped from the disk (%s)", error)
+        finally:
+            async with self._lock:
                 await self._connection.close()
+                self._wiper.close()
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Database]:
@@ -96,6 +125,22 @@ class Database:
                 if isinstance(error, sqlite3.Error):
                     raise explain(error, self._path) from error
                 raise
+
+    async def whole(self, work: Callable[[Database], Coroutine[Any, Any, T]]) -> T:
+        """Run `work` as one transaction, as `transaction` does, but in the connection's thread.
+
+        Going there and back costs more than most statements do; this goes once. `work` may await
+        nothing but what it runs on the database that it is given. Cancelled, it is done all the
+        same, or not at all. Raises `DiskError` when the disk does not take it now.
+        """
+        async with self._lock:
+            inside = _Inside(self._connection, self._path, self.secret, self._wiper)
+            try:
+                return await self._connection.in_thread(lambda raw: inside.run(raw, work))
+            except sqlite3.Error as error:
+                raise explain(error, self._path) from error
+            finally:
+                self._dirty = self._dirty or inside.deletes
 
     async def rows(self, sql: str, *args: Any, **named: Any) -> list[Row]:
         """Run one statement inside the current transaction; return its rows.
@@ -118,23 +163,94 @@ class Database:
             self._dirty = self._dirty or sql.lstrip().startswith("DELETE")
             await (await self._connection.executemany(sql, rows)).close()
 
-    async def wipe(self) -> None:
-        """Rewrite the file and empty its journal, so that nothing deleted can be read from them.
+    async def look_through(self) -> None:
+        """Find damage in a file that was too large to be looked through when it was opened.
 
-        `secure_delete` alone leaves copies where SQLite moved rows between pages, and old
-        pages in the write-ahead log. Raises `DiskError`: it takes as much room as the file.
+        Beside the work, by a connection of its own. Raises `StoreError`; then the file was moved
+        aside, and the next start begins anew.
         """
-        async with self._lock:
-            if self._dirty:
-                try:
-                    await self._clean()
-                except sqlite3.Error as error:
-                    raise explain(error, self._path) from error
+        if not self._looked_through:
+            self._looked_through = True
+            await asyncio.to_thread(look_through_beside, self._path)
 
-    async def _clean(self) -> None:
-        await self._connection.execute_fetchall("VACUUM")
-        await self._connection.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
-        self._dirty = False
+    async def wipe(self) -> None:
+        """See that nothing that was deleted up to now can be read from the file or its journal.
+
+        A small file is written anew. In a large one what was left is overwritten, a portion at a
+        time, and who waits for the database has a turn between. Raises `DiskError`.
+        """
+        if not self._dirty:
+            return
+        self._dirty = False  # what is deleted from now on is for the next time
+        try:
+            await self._wipe_file()
+        except BusyError:
+            self._dirty = True
+        except sqlite3.Error as error:
+            self._dirty = True
+            raise explain(error, self._path) from error
+        except OSError as error:
+            self._dirty = True
+            raise DiskError(f"{self._path}: {error.strerror}; look at the disk") from error
+        except BaseException:
+            self._dirty = True
+            raise
+
+    async def _wipe_file(self) -> None:
+        async with self._lock:
+            small = await self._connection.in_thread(rewrite_if_small)
+        page = None if small else FIRST
+        while page is not None:
+            async with self._lock:
+                page = await self._connection.in_thread(partial(self._wiper.wipe, page))
+
+
+class _Inside(Database):
+    """The database as it is seen from within its own thread."""
+
+    deletes = False
+    _raw: sqlite3.Connection | None = None
+
+    def run(self, raw: sqlite3.Connection, work: Callable[[Database], Coroutine[Any, Any, T]]) -> T:
+        """Run a transaction from its beginning to its end."""
+        self._raw = raw
+        raw.execute("BEGIN IMMEDIATE")
+        try:
+            result = _run_through(work(self))
+            raw.execute("COMMIT")
+        except BaseException:
+            raw.rollback()
+            raise
+        return result
+
+    async def rows(self, sql: str, *args: Any, **named: Any) -> list[Row]:
+        """Run one statement."""
+        self._note(sql)
+        return self._statement.execute(sql, named or args).fetchall()
+
+    async def many(self, sql: str, rows: list[Row] | list[dict[str, Any]]) -> None:
+        """Run one statement once a row."""
+        if rows:
+            self._note(sql)
+            self._statement.executemany(sql, rows)
+
+    @property
+    def _statement(self) -> sqlite3.Connection:
+        assert self._raw is not None
+        return self._raw
+
+    def _note(self, sql: str) -> None:
+        self.deletes = self.deletes or sql.lstrip().startswith("DELETE")
+
+
+def _run_through(work: Coroutine[Any, Any, T]) -> T:
+    """Run what never has to wait."""
+    try:
+        work.send(None)
+    except StopIteration as end:
+        return cast("T", end.value)
+    work.close()
+    raise AssertionError("a transaction waits for something else than the database")
 
 
 def as_list(busy: Collection[str]) -> str:
@@ -144,8 +260,7 @@ def as_list(busy: Collection[str]) -> str:
 
 async def run(database: Database, sql: str, *args: Any) -> None:
     """Run one statement as a transaction of its own."""
-    async with database.transaction() as db:
-        await db.rows(sql, *args)
+    await database.whole(lambda db: db.rows(sql, *args))
 
 
 async def _migrate(connection: aiosqlite.Connection, path: Path) -> None:
@@ -163,15 +278,6 @@ async def _migrate(connection: aiosqlite.Connection, path: Path) -> None:
                 f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {number}; COMMIT;"
             )
         ).close()
-
-
-async def _look_through(connection: aiosqlite.Connection) -> None:
-    """Find damage before it is met one day in the middle of work."""
-    found = [tuple(row) for row in await connection.execute_fetchall("PRAGMA quick_check(1)")]
-    if found != [("ok",)]:
-        error = sqlite3.DatabaseError("database disk image is malformed")
-        error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
-        raise error
 
 
 async def _secret(connection: aiosqlite.Connection) -> bytes:

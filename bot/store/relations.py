@@ -44,6 +44,8 @@ ADOPT: Final = (
     " JOIN timers p ON p.room = o.room AND p.event_id = o.parent"
     " WHERE o.room = ? AND o.parent IN (SELECT value FROM json_each(?)) RETURNING event_id"
 )
+ANY_ORPHAN: Final = "SELECT 1 FROM orphans WHERE room = ? LIMIT 1"
+ANY_CHILD: Final = "SELECT 1 FROM timers WHERE room = ? AND parent IS NOT NULL LIMIT 1"
 SETTLED: Final = "DELETE FROM orphans WHERE room = ? AND parent IN (SELECT value FROM json_each(?))"
 MOST_PENDING: Final = 2_000
 """Of one room, to be asked about one after another; those beyond stand on their own."""
@@ -58,10 +60,20 @@ LOWER: Final = (
     " RETURNING timers.event_id"
 )
 DROP: Final = "DELETE FROM timers WHERE room = ? AND event_id = ?"
-BEREFT: Final = (
-    "UPDATE timers SET due = min(due, ?), next = min(next, ?)"
-    " WHERE room = ? AND parent = ? AND sent_at IS NULL RETURNING event_id"
+CHILDREN: Final = (
+    "SELECT id FROM timers WHERE room = ? AND parent = ? AND id > ? ORDER BY id LIMIT ?"
 )
+DUE_NOW: Final = (
+    "UPDATE timers SET due = min(due, ?), next = min(next, ?)"
+    " WHERE id IN (SELECT value FROM json_each(?)) AND sent_at IS NULL RETURNING event_id"
+)
+PORTION: Final = 100
+"""Children of a message that is gone that one transaction makes due; it may have any number."""
+KEEP_GONE_PARENT: Final = (
+    "INSERT OR REPLACE INTO gone_parents (room, parent, at, after) VALUES (?, ?, ?, ?)"
+)
+NEXT_GONE_PARENT: Final = "SELECT room, parent, at, after FROM gone_parents LIMIT 1"
+ALL_DUE: Final = "DELETE FROM gone_parents WHERE room = ? AND parent = ?"
 VERIFY: Final = (
     "UPDATE timers SET sent_at = coalesce(sent_at, ?), next = min(next, ?), attempts = 0"
     " WHERE room = ? AND event_id = ?"
@@ -130,6 +142,8 @@ async def add_timers(
 
 async def _adopt(db: Database, row: int, parents: Sequence[EventID]) -> None:
     """Give the children that waited for these messages the timers that these have now."""
+    if await db.one(ANY_ORPHAN, row) is None:
+        return
     for _ in range(DEPTH):
         if not parents:
             return
@@ -159,12 +173,23 @@ async def drop_targets(
             await db.rows(VERIFY, now, now, row, event_id)
         else:
             await db.rows(DROP, row, event_id)
-        bereft = await db.rows(BEREFT, now, now, row, event_id)
-        await _lower(db, row, [EventID(one[0]) for one in bereft])
+        last = await _make_due(db, row, event_id, now, 0)
+        if last is not None:
+            await db.rows(KEEP_GONE_PARENT, row, event_id, now, last)
+
+
+async def _make_due(db: Database, row: int, parent: EventID, now: Millis, after: int) -> int | None:
+    """Make a portion of what belongs to a message due; return its last timer if there is more."""
+    children = [int(one[0]) for one in await db.rows(CHILDREN, row, parent, after, PORTION)]
+    bereft = await db.rows(DUE_NOW, now, now, json.dumps(children))
+    await _lower(db, row, [EventID(one[0]) for one in bereft])
+    return children[-1] if len(children) == PORTION else None
 
 
 async def _lower(db: Database, row: int, parents: Sequence[EventID]) -> None:
     """Let nothing be due later than the message it belongs to."""
+    if await db.one(ANY_CHILD, row) is None:
+        return
     for _ in range(DEPTH):
         if not parents:
             return
@@ -192,7 +217,8 @@ class Relations:
 
         `looked`: that is all of it.
         """
-        async with self._db.transaction() as db:
+
+        async def work(db: Database) -> None:
             found = await db.one("SELECT room, due, backlog FROM timers WHERE id = ?", timer.id)
             if found is None:
                 return
@@ -201,6 +227,25 @@ class Relations:
                 values = (due, due, backlog, timer.event_id, False, False)
                 await db.rows(ADD_CHILD + SOONER, row, child, *values)
             await db.rows("UPDATE timers SET looked = ? WHERE id = ?", looked, timer.id)
+
+        await self._db.whole(work)
+
+    async def make_due(self) -> bool:
+        """Make a portion of what belongs to messages that are gone due; whether there is more."""
+
+        async def work(db: Database) -> bool:
+            found = await db.one(NEXT_GONE_PARENT)
+            if found is None:
+                return False
+            row, parent, at, after = found
+            last = await _make_due(db, row, parent, at, after)
+            if last is None:
+                await db.rows(ALL_DUE, row, parent)
+            else:
+                await db.rows(KEEP_GONE_PARENT, row, parent, at, last)
+            return True
+
+        return await self._db.whole(work)
 
     async def next_pending(self, busy: Collection[RoomID] = ()) -> PendingRelation | None:
         """Return the message whose parent is to be asked about next, not of `busy` rooms."""

@@ -289,5 +289,20 @@ MIGRATIONS: Final = (
     ALTER TABLE rooms ADD COLUMN policy_checks INTEGER NOT NULL DEFAULT 0;
     CREATE INDEX rooms_policy_check ON rooms (policy_check_at) WHERE policy_check_at IS NOT NULL;
     """,
+    """
+    DROP INDEX timers_next;
+    CREATE INDEX timers_next ON timers (room, backlog, next, sent_at);
+    CREATE INDEX timers_untried ON timers (room, parent)
+        WHERE parent IS NOT NULL AND sent_at IS NULL AND attempts = 0;
+    CREATE INDEX timers_put_off ON timers (next) WHERE next > due;
+
+    CREATE TABLE gone_parents (
+        room INTEGER NOT NULL REFERENCES rooms (id) ON DELETE CASCADE,
+        parent TEXT NOT NULL,
+        at INTEGER NOT NULL,
+        after INTEGER NOT NULL,
+        PRIMARY KEY (room, parent)
+    ) STRICT, WITHOUT ROWID;
+    """,
 )
 """Each entry moves the schema one version on; `PRAGMA user_version` counts them."""

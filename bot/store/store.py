@@ -11,20 +11,19 @@ from typing import Final
 from bot.core.default_lifetime import DefaultBegins
 from bot.core.invitations import Invite
 from bot.core.lifetimes import LifetimeLimits
-from bot.core.policy import Outgoing, Room, RoomState
+from bot.core.policy import Outgoing, Room
 from bot.core.policy_forward import Decision, decide
 from bot.core.timeline import Item, RoomUpdate
 from bot.core.types import Millis, RoomID, UserID
 from bot.store.clock_shift import ClockShift
 from bot.store.commands import Commands, remember_undecided
-from bot.store.database import Database, Row
+from bot.store.database import Database
 from bot.store.default_lifetimes import (
     RoomDefaults,
     change_default,
     default_said,
     enqueue_default,
     inherit,
-    load_defaults,
     meet_default,
     told_default,
 )
@@ -49,6 +48,7 @@ from bot.store.permissions import (
     Permissions,
 )
 from bot.store.relations import Relations, add_timers, drop_targets, take_back
+from bot.store.rooms import ROOMS, SAVE_STATE, load_room, load_state, state_row
 from bot.store.successors import Successors, enter, forget_successors
 from bot.store.sweeps import Sweeps, begin_sweep
 from bot.store.timers import Timers
@@ -62,21 +62,7 @@ SAVE_META: Final = (
     "INSERT INTO meta (key, value) VALUES (?, ?)"
     " ON CONFLICT (key) DO UPDATE SET value = excluded.value"
 )
-ROOMS: Final = (
-    "SELECT room_id, setting, encrypted, suspended, last_digest, policy_digest, review, greeting,"
-    " stuck, removed, stated, commanded, defaults, told_defaults,"
-    " revision FROM rooms"
-)
-ENTER: Final = "INSERT OR IGNORE INTO rooms (room_id) VALUES (?) RETURNING 1"
-STATE: Final = (
-    "SELECT setting, stated, policy_digest, commanded, awaits, revision, encrypted_here FROM rooms"
-    " WHERE id = ?"
-)
-SAVE_STATE: Final = (
-    "UPDATE rooms SET setting = ?, stated = ?, policy_digest = ?, commanded = ?, awaits = ?,"
-    " revision = ?, encrypted_here = ?, encrypted = encrypted OR ?, inherited = ?,"
-    " suspended = suspended OR ?, review = review + ? WHERE id = ?"
-)
+ENTER: Final = "INSERT INTO rooms (room_id) VALUES (?)"
 SEEN: Final = (
     "UPDATE rooms SET encrypted = encrypted OR ?, review = review + ?, removed = 0,"
     " review_at = CASE WHEN ? THEN 0 ELSE review_at END,"
@@ -118,6 +104,10 @@ class Store(Timers, Permissions, LeftRooms, Outbox, Commands, RoomDefaults, File
         """Leave the file without a journal."""
         await self._db.close()
 
+    async def look_through(self) -> None:
+        """Find damage that was not looked for when a large file was opened."""
+        await self._db.look_through()
+
     async def wipe(self) -> None:
         """See that nothing deleted can still be read from the disk."""
         await self._db.wipe()
@@ -125,8 +115,6 @@ class Store(Timers, Permissions, LeftRooms, Outbox, Commands, RoomDefaults, File
     def digest(self, text: str) -> str:
         """Return a keyed hash of an id, to recognise it without keeping it."""
         return blake2b(text.encode(), key=self._db.secret, digest_size=16).hexdigest()
-
-    # --- reading the timeline ------------------------------------------------------------
 
     async def position(self) -> tuple[str | None, Millis]:
         """Return the sync token and when it was received (0: never)."""
@@ -139,12 +127,12 @@ class Store(Timers, Permissions, LeftRooms, Outbox, Commands, RoomDefaults, File
         """Return what is known of a room."""
         async with self._db.transaction() as db:
             row = await db.one(f"{ROOMS} WHERE room_id = ?", room_id)
-        return None if row is None else _room(row)
+        return None if row is None else load_room(row)
 
     async def rooms(self) -> list[Room]:
         """Return what is known of every room."""
         async with self._db.transaction() as db:
-            return [_room(row) for row in await db.rows(f"{ROOMS} WHERE left_at IS NULL")]
+            return [load_room(row) for row in await db.rows(f"{ROOMS} WHERE left_at IS NULL")]
 
     async def commit(
         self,
@@ -155,7 +143,8 @@ class Store(Timers, Permissions, LeftRooms, Outbox, Commands, RoomDefaults, File
         left: Sequence[RoomID] = (),
     ) -> None:
         """Remember one sync as a whole: timers, changes, gaps, and the token itself."""
-        async with self._db.transaction() as db:
+
+        async def work(db: Database) -> None:
             for room_id in left:
                 await db.rows(REMOVED, room_id)
                 await take_inviter(db, room_id)  # it was withdrawn, or declined
@@ -174,6 +163,8 @@ class Store(Timers, Permissions, LeftRooms, Outbox, Commands, RoomDefaults, File
                 await forget_never_came(db, now)
                 await forget_successors(db, now)
                 self._swept_at = now
+
+        await self._db.whole(work)
         self._default_begun = True
 
     async def _begin_default(self, db: Database, row: int) -> None:
@@ -189,8 +180,10 @@ class Store(Timers, Permissions, LeftRooms, Outbox, Commands, RoomDefaults, File
 
     async def _commit_update(self, db: Database, update: RoomUpdate, now: Millis) -> None:
         back = await come_back(db, update.room_id, now) if update.entered else 0
-        fresh = bool(await db.rows(ENTER, update.room_id))
         room = await db.one(ROOM, update.room_id)
+        if fresh := room is None:
+            await db.rows(ENTER, update.room_id)
+            room = await db.one(ROOM, update.room_id)
         assert room is not None
         row, segment = int(room[0]), int(room[6])
         begins = await self._meet_default(db, row, update, now, fresh=fresh)
@@ -250,17 +243,18 @@ class Store(Timers, Permissions, LeftRooms, Outbox, Commands, RoomDefaults, File
         items = await count_once(db, items)
         if not items:
             return
-        state = await self._state(db, row)
+        state = await load_state(db, row)
         limits = await self._bounds_there(db, row)
         result = decide(state, items, limits=limits, own_id=self._own_id)
+        if result.state != state or result.suspends or result.default != limits.default:
+            # The verdict may be old by now: have the bot's power looked at again.
+            values = (*state_row(result.state), result.default, *[result.suspends] * 2)
+            await db.rows(SAVE_STATE, *values, row)
         await self._write(db, row, result, now, again=again)
 
     async def _write(
         self, db: Database, row: int, result: Decision, now: Millis, *, again: bool
     ) -> None:
-        # The verdict may be old by now: have the bot's power looked at again.
-        lacks = (result.suspends, result.suspends)
-        await db.rows(SAVE_STATE, *_state_row(result.state), result.default, *lacks, row)
         if again:
             await take_back(db, row, result.stays)
         await add_timers(db, row, result.timers, now, again=again)
@@ -276,44 +270,3 @@ class Store(Timers, Permissions, LeftRooms, Outbox, Commands, RoomDefaults, File
         found = await db.one("SELECT inherited FROM rooms WHERE id = ?", row)
         assert found is not None
         return replace(self._limits, default=found[0])
-
-    async def _state(self, db: Database, row: int) -> RoomState:
-        """Return how the room stands where its timeline is known up to."""
-        found = await db.one(STATE, row)
-        assert found is not None
-        return RoomState(
-            setting=found[0],
-            stated=found[1],
-            policy_digest=found[2],
-            commanded=bool(found[3]),
-            awaits=found[4],
-            revision=found[5],
-            encrypted=bool(found[6]),
-        )
-
-
-def _state_row(state: RoomState) -> Row:
-    """Return the state as `SAVE_STATE` takes it; encryption that was met is known from then on."""
-    policy = (state.setting, state.stated, state.policy_digest)
-    command = (state.commanded, state.awaits, state.revision)
-    return *policy, *command, state.encrypted, state.encrypted
-
-
-def _room(row: Row) -> Room:
-    return Room(
-        room_id=RoomID(row[0]),
-        setting=row[1],
-        encrypted=bool(row[2]),
-        suspended=bool(row[3]),
-        last_digest=row[4],
-        policy_digest=row[5],
-        reviews=row[6],
-        greeting=bool(row[7]),
-        stuck=bool(row[8]),
-        removed=bool(row[9]),
-        stated=row[10],
-        commanded=bool(row[11]),
-        defaults=load_defaults(row[12]),
-        told_defaults=load_defaults(row[13]),
-        revision=row[14],
-    )

@@ -2,40 +2,51 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Collection, Sequence
 from typing import Final
 
+from bot.core.due import Candidate
 from bot.core.timers import MANY, Timer
 from bot.core.types import EventID, Millis, RoomID
 from bot.store.database import Database, Row, run
 
-PATIENCE: Final[Millis] = 10_000
-"""How long a message waits for all that belongs to it: somebody may add to that for ever."""
-FEW: Final = 5
-"""So many that belong to a message, and did before its time, go first however late it is."""
-
-DUE: Final = (
-    "SELECT t.id, r.room_id, t.event_id, t.due, t.attempts, t.generation, t.sent_at, t.looked,"
-    " t.refused IS NOT NULL"
-    " FROM rooms r JOIN timers t ON t.id IN"
-    " (SELECT id FROM timers AS f WHERE room = r.id AND backlog = :backlog AND next <= :now"
-    # Children first, as far as a first try goes; `id`: nothing waits for what came before it.
-    " AND (sent_at IS NOT NULL OR (SELECT count(*) FROM (SELECT 1 FROM timers AS c"
-    " WHERE c.room = f.room AND c.parent = f.event_id AND c.id > f.id AND c.sent_at IS NULL"
-    " AND c.attempts = 0 AND c.next <= :now AND (f.next > :patient OR c.next <= f.next)"
-    " LIMIT :few + 1)) NOT BETWEEN 1 AND :few + (next > :patient))"
-    " ORDER BY next, parent IS NULL AND next > :patient, id LIMIT :share)"
-    " WHERE NOT r.suspended AND NOT r.came_back"
-    " ORDER BY t.next, t.parent IS NULL AND t.next > :patient, t.id"
+ROOMS_DUE: Final = (
+    "SELECT room FROM (SELECT room FROM due_rooms WHERE backlog = :backlog AND room > :last"
+    " AND next <= :now ORDER BY room LIMIT :most)"
+    " UNION ALL SELECT room FROM (SELECT room FROM due_rooms WHERE backlog = :backlog"
+    " AND room <= :last AND next <= :now ORDER BY room LIMIT :most) LIMIT :most"
+)
+CANDIDATE: Final = (
+    "SELECT t.id, t.room, r.room_id, t.event_id, t.due, t.attempts, t.generation, t.sent_at,"
+    " t.looked, t.refused IS NOT NULL, t.next, t.parent IS NOT NULL, count(c.next),"
+    " coalesce(sum(c.next <= t.next), 0) FROM json_each(:of) j CROSS JOIN timers t"
+    " JOIN rooms r ON r.id = t.room LEFT JOIN timers c ON c.next <= :now AND c.id IN"
+    # `id`: nothing waits for what came before it, or two could wait for each other.
+    " (SELECT id FROM timers WHERE room = t.room AND parent = t.event_id AND id > t.id"
+    " AND sent_at IS NULL AND attempts = 0 ORDER BY id LIMIT 64)"
+)
+"""Of what belongs to a timer's message, no more than 64 are counted."""
+DUE: Final = CANDIDATE + (  # noqa: S608
+    " WHERE t.id IN (SELECT id FROM timers WHERE room = j.value AND backlog = :backlog"
+    " AND next <= :now ORDER BY next, sent_at, id LIMIT :share) GROUP BY t.id"
+)
+CHILDREN: Final = CANDIDATE + (  # noqa: S608
+    " WHERE t.id IN (SELECT k.id FROM timers p CROSS JOIN timers k WHERE p.id = j.value"
+    " AND k.room = p.room AND k.parent = p.event_id AND k.id > p.id AND k.sent_at IS NULL"
+    " AND k.attempts = 0 AND k.next <= :now ORDER BY k.id LIMIT :share) GROUP BY t.id"
 )
 NEXT: Final = (
-    "SELECT min(min(coalesce((SELECT min(next) FROM timers WHERE room = r.id AND backlog = 0"
-    " AND next > :after), 1 << 62), coalesce((SELECT min(next) FROM timers WHERE room = r.id"
-    " AND backlog = 1 AND next > :after), 1 << 62))) FROM rooms r"
-    " WHERE NOT r.suspended AND NOT r.came_back"
+    "SELECT min(next) FROM (SELECT min(next) AS next FROM due_rooms WHERE backlog = 0"
+    " AND next > :after UNION ALL SELECT min(next) FROM due_rooms WHERE backlog = 1"
+    " AND next > :after UNION ALL SELECT (SELECT min(next) FROM timers WHERE room = room.value"
+    " AND backlog = lane.value AND next > :after)"
+    " FROM json_each(:rooms) room CROSS JOIN json_each('[0, 1]') lane)"
 )
 OVERDUE: Final = (
-    "SELECT count(*) FROM (SELECT 1 FROM rooms r CROSS JOIN timers t ON t.room = r.id"
-    " AND t.backlog IN (0, 1) AND t.next <= ? WHERE NOT r.suspended AND t.sent_at IS NULL LIMIT ?)"
+    "SELECT count(*) FROM (SELECT 1 FROM due_rooms d CROSS JOIN timers t ON t.room = d.room"
+    " AND t.backlog = d.backlog AND t.next <= :now AND t.sent_at IS NULL"
+    " WHERE d.backlog IN (0, 1) AND d.next <= :now LIMIT :most)"
 )
 DROP: Final = "DELETE FROM timers WHERE id = ?"
 SENT: Final = "UPDATE timers SET sent_at = ?, next = ?, attempts = 0 WHERE id = ?"
@@ -75,38 +86,64 @@ class Timers:
 
     _db: Database
 
-    async def due(self, now: Millis, share: int, *, backlog: bool = False) -> list[Timer]:
-        """Return up to `share` timers of each room that may act, whose time has come.
+    async def rooms_due(
+        self, now: Millis, last: int, most: int, *, backlog: bool = False
+    ) -> list[int]:
+        """Return up to `most` rooms that may act and in which something is due, by their numbers.
 
-        `backlog`: those that were overdue when they were stored; else the live ones.
+        Those after the room `last` come first. `backlog`: what was overdue when it was stored;
+        else what is live.
         """
-        async with self._db.transaction() as db:
-            wanted = {"backlog": backlog, "now": now, "share": share}
-            found = await db.rows(DUE, **wanted, patient=now - PATIENCE, few=FEW)
-        return [_timer(row) for row in found]
+        wanted = {"backlog": backlog, "now": now, "last": last, "most": most}
+        found = await self._db.whole(lambda db: db.rows(ROOMS_DUE, **wanted))
+        return [int(row[0]) for row in found]
+
+    async def due(
+        self, now: Millis, rooms: Sequence[int], share: int, *, backlog: bool = False
+    ) -> list[Candidate]:
+        """Return the first `share` timers of each of these rooms whose time has come."""
+        wanted = {"of": json.dumps(rooms), "now": now, "share": share, "backlog": backlog}
+        found = await self._db.whole(lambda db: db.rows(DUE, **wanted))
+        return [_candidate(row) for row in found]
+
+    async def children_due(
+        self, now: Millis, parents: Sequence[int], share: int
+    ) -> list[Candidate]:
+        """Return the first `share` that belong to each of these timers, are due and not tried."""
+        wanted = {"of": json.dumps(parents), "now": now, "share": share}
+        found = await self._db.whole(lambda db: db.rows(CHILDREN, **wanted))
+        return [_candidate(row) for row in found]
 
     async def overdue(self, now: Millis) -> int:
-        """Return how many messages are due in rooms that may act, and not removed yet."""
-        async with self._db.transaction() as db:
-            row = await db.one(OVERDUE, now, MANY)
+        """Return how many messages are due in rooms that may act, and not removed yet.
+
+        As many as `MANY` are counted.
+        """
+        row = await self._db.whole(lambda db: db.one(OVERDUE, now=now, most=MANY))
         return int(row[0]) if row else 0
 
-    async def next_due(self, after: Millis) -> Millis | None:
-        """Return when, after this time, the next timer of a room that may act wants something."""
-        async with self._db.transaction() as db:
-            row = await db.one(NEXT, after=after)
-        return None if row is None or row[0] is None or row[0] == 1 << 62 else int(row[0])
+    async def next_due(self, after: Millis, rooms: Collection[int] = ()) -> Millis | None:
+        """Return when, after this time, the next room that may act begins to want something.
+
+        Of `rooms`, whatever the next timer is that wants something after this time.
+        """
+        wanted = {"after": after, "rooms": json.dumps(list(rooms))}
+        row = await self._db.whole(lambda db: db.one(NEXT, **wanted))
+        return None if row is None or row[0] is None else int(row[0])
 
     async def sent(self, timer: Timer, now: Millis, check_at: Millis) -> None:
         """A redaction was accepted; the timer stays until it has been seen.
 
         If it was refused before, so may others of the room be no longer.
         """
-        async with self._db.transaction() as db:
+
+        async def work(db: Database) -> None:
             if timer.refused:
                 await db.rows(RELEASE, now=now, id=timer.id, most=PORTION)
                 await db.rows(TELL_ANEW, timer.id)
             await db.rows(SENT, now, check_at, timer.id)
+
+        await self._db.whole(work)
 
     async def unsent(self, timer: Timer, at: Millis) -> None:
         """A redaction was accepted and did not happen: do it anew then, as another request."""
@@ -148,15 +185,19 @@ class Timers:
         return (int(row[0]) if row else 0), min(first, default=None)
 
 
-def _timer(row: Row) -> Timer:
-    return Timer(
+def _candidate(row: Row) -> Candidate:
+    timer = Timer(
         id=row[0],
-        room_id=RoomID(row[1]),
-        event_id=EventID(row[2]),
-        due=row[3],
-        attempts=row[4],
-        generation=row[5],
-        sent_at=row[6],
-        looked=bool(row[7]),
-        refused=bool(row[8]),
+        room=row[1],
+        room_id=RoomID(row[2]),
+        event_id=EventID(row[3]),
+        due=row[4],
+        attempts=row[5],
+        generation=row[6],
+        sent_at=row[7],
+        looked=bool(row[8]),
+        refused=bool(row[9]),
+    )
+    return Candidate(
+        timer=timer, next=row[10], child=bool(row[11]), children=row[12], earlier=row[13]
     )

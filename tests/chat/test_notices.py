@@ -140,10 +140,10 @@ def test_no_name_passes_for_words_of_the_bot(name: str, user_id: str) -> None:
         ),
         (
             OFF,
-            {"pending": 12_345, "permission": WEAK},
+            {"pending": 2_345, "permission": WEAK},
             (
                 "alice turned disappearing messages off: new messages stay."
-                " 12,345 messages sent before still go."
+                " 2,345 messages sent before still go."
             ),
         ),
         (

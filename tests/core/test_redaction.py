@@ -1,4 +1,4 @@
-"""What an answer means for a timer, in what order timers take their turns, and how long to wait."""
+"""What an answer means for a timer, and how long to wait."""
 
 from __future__ import annotations
 
@@ -25,7 +25,6 @@ from bot.core.redaction import (
     Sent,
     Step,
     settle,
-    take_turns,
     transaction_id,
 )
 from bot.core.retry import FIRST_BACKOFF, PAUSE_CEILING, POSTPONE_CEILING, backoff, retry_in
@@ -174,59 +173,6 @@ def test_transaction_ids_stay_the_same_across_versions() -> None:
 
 
 KNOWN = "redact-858a780c97cf3b98f0a851303d775c9b31f3"
-
-
-# --- turns ---------------------------------------------------------------------------------------
-
-ROOMS = st.sampled_from(["!a", "!b", "!c", "!d"])
-TIMERS = st.lists(ROOMS, max_size=30).map(
-    lambda rooms: [timer(number, room) for number, room in enumerate(rooms)]
-)
-LAST = st.none() | st.sampled_from(["!a", "!b", "!bb", "!d", "!z"]).map(RoomID)
-
-
-@given(timers=TIMERS, last=LAST)
-def test_taking_turns_loses_and_doubles_nobody(timers: list[Timer], last: RoomID | None) -> None:
-    order = take_turns(timers, last)
-    assert sorted(one.id for one in order) == [one.id for one in timers]
-
-
-@given(timers=TIMERS, last=LAST)
-def test_within_a_room_the_order_is_kept(timers: list[Timer], last: RoomID | None) -> None:
-    order = take_turns(timers, last)
-    for room in {one.room_id for one in timers}:
-        before = [one.id for one in timers if one.room_id == room]
-        assert [one.id for one in order if one.room_id == room] == before
-
-
-@given(timers=TIMERS, last=LAST, count=st.integers(0, 30))
-def test_no_room_is_served_twice_before_one_that_waits_is_served_once(
-    timers: list[Timer], last: RoomID | None, count: int
-) -> None:
-    served = [one.room_id for one in take_turns(timers, last)[:count]]
-    for room in {one.room_id for one in timers}:
-        if served.count(room) < [one.room_id for one in timers].count(room):
-            most = max((served.count(other) for other in served), default=0)
-            assert served.count(room) >= most - 1
-
-
-@given(timers=TIMERS)
-def test_whoever_was_served_last_comes_last(timers: list[Timer]) -> None:
-    rooms = sorted({one.room_id for one in timers})
-    for last in rooms:
-        first_round = [one.room_id for one in take_turns(timers, last)[: len(rooms)]]
-        assert first_round[-1] == last
-        assert sorted(first_round) == rooms
-
-
-def test_served_one_at_a_time_every_room_gets_its_turn() -> None:
-    timers = [timer(number, "!busy") for number in range(9)] + [timer(9, "!a"), timer(10, "!z")]
-    last, served = None, []
-    for _ in range(3):
-        one = take_turns([each for each in timers if each not in served], last)[0]
-        served.append(one)
-        last = one.room_id
-    assert [one.room_id for one in served] == ["!a", "!busy", "!z"]
 
 
 # --- describe ------------------------------------------------------------------------------------

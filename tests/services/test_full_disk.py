@@ -17,7 +17,7 @@ from bot.app import FAILED, _status
 from bot.core.outcomes import DiskError
 from bot.core.types import EventID
 from bot.services.supervisor import Disk
-from bot.store import StoreError
+from bot.store import StoreError, damage
 from tests.support.encryption_engines import Bot, Peer, Writer
 from tests.support.harness import MINUTE, SECOND, Harness, Opener, Service
 
@@ -219,16 +219,38 @@ def test_damage_that_a_service_meets_is_said_in_one_line(caplog: pytest.LogCaptu
     assert [record.getMessage() for record in caplog.records] == ["timers.db: malformed"]
 
 
-async def test_damage_that_only_a_look_through_finds_is_moved_aside(
-    open_store: Opener, tmp_path: Path
-) -> None:
-    path = tmp_path / "timers.db"
-    await (await open_store(path)).close()
+def confuse(path: Path) -> None:
+    """Have two tables share one page."""
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("PRAGMA writable_schema = ON")
     [(page,)] = other.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'gaps'")
     other.execute("UPDATE sqlite_schema SET rootpage = ? WHERE name = 'orphans'", (page,))
     other.close()
+
+
+async def test_a_large_file_is_looked_through_beside_the_work(
+    open_store: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "timers.db"
+    monkeypatch.setattr(damage, "SOON_READ", 0)
+    store = await open_store(path)
+    await store.look_through()
+    await store.close()
+    confuse(path)
+    store = await open_store(path)
+    with pytest.raises(StoreError, match="database disk image is malformed; it was moved to"):
+        await store.look_through()
+    await store.look_through()  # once is enough
+    assert not path.exists()
+    await open_store(path)
+
+
+async def test_damage_that_only_a_look_through_finds_is_moved_aside(
+    open_store: Opener, tmp_path: Path
+) -> None:
+    path = tmp_path / "timers.db"
+    await (await open_store(path)).close()
+    confuse(path)
     with pytest.raises(StoreError, match="database disk image is malformed; it was moved to"):
         await open_store(path)
     [aside] = tmp_path.glob("timers.db.damaged-*")

@@ -13,7 +13,7 @@ from bot.core.timeline import MediaReference, RoomUpdate, Sweep
 from bot.core.types import EventID, RoomID
 from bot.store.left_rooms import KEPT_FOR, LEFT_OF_ONE, PORTION
 from tests.support.fake_homeserver import ALICE, BOT
-from tests.support.harness import DAY, MINUTE, SECOND, Harness
+from tests.support.harness import DAY, MINUTE, SECOND, Harness, due_of
 
 HOUR = 60 * MINUTE
 
@@ -287,10 +287,10 @@ async def test_leaving_and_coming_back_touch_no_timer(harness: Harness, room: Ro
     portions = 0
     while await harness.store.put_in_order():
         portions += 1
-        live = await harness.store.due(harness.clock.now(), 10, backlog=False)
+        live = await due_of(harness.store, harness.clock.now(), 10, backlog=False)
         assert not live or portions > len(many) // PORTION  # the room waits until it is in order
     assert portions == len(many) // PORTION + 1
-    assert len(await harness.store.due(harness.clock.now(), 10, backlog=True)) == 10
+    assert len(await due_of(harness.store, harness.clock.now(), 10, backlog=True)) == 10
 
 
 async def test_what_is_kept_for_one_account_has_a_bound_and_shuts_out_nobody(

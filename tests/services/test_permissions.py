@@ -151,7 +151,7 @@ async def test_the_timers_of_a_suspended_room_are_not_looked_at(harness: Harness
         connection = harness.store._db._connection
         await connection.set_progress_handler(step, 1)
         for backlog in (False, True):
-            assert await harness.store.due(harness.clock.now(), 8, backlog=backlog) == []
+            assert await harness.store.rooms_due(harness.clock.now(), 0, 8, backlog=backlog) == []
         assert await harness.store.next_due(harness.clock.now()) is None
         await connection.set_progress_handler(lambda: 0, 1_000_000)
         return steps

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
+from bot.core.due import Candidate
 from bot.core.outcomes import Failed, Outcome, RateLimited, Unreachable
 from bot.core.outcomes import Forbidden as No
 from bot.core.throughput import Lanes
-from bot.core.timers import Timer
 from bot.core.types import EventID, Millis, RoomID
 from tests.services.test_redactor import gone, messages
 from tests.services.test_relations import order_of_redactions, relate
@@ -239,8 +240,10 @@ async def test_what_fails_while_the_next_are_looked_for_holds_them_up(
     sent = await messages(harness, room, 2)
     pause = harness.clock.now() + 5 * SECOND
 
-    async def failing(now: Millis, share: int, *, backlog: bool) -> list[Timer]:
-        found = await due(now, share, backlog=backlog)
+    async def failing(
+        now: Millis, rooms: Sequence[int], share: int, *, backlog: bool
+    ) -> list[Candidate]:
+        found = await due(now, rooms, share, backlog=backlog)
         harness.redactor._pace.paused(RateLimited(retry_after=1), pause, now, again=False)
         return found
 

@@ -9,7 +9,7 @@ import pytest
 from bot.core.outcomes import Forbidden, NotFound
 from bot.core.types import EventID, RoomID
 from tests.support.fake_homeserver import BOT
-from tests.support.harness import DAY, MINUTE, SECOND, Harness
+from tests.support.harness import DAY, MINUTE, SECOND, Harness, due_of
 
 HOUR = 60 * MINUTE
 TOO_OLD = (
@@ -176,7 +176,7 @@ async def test_refusals_are_counted_with_their_age_if_that_is_the_reason(
 ) -> None:
     room, now = harness.homeserver.make_room(), harness.clock.now()
     await harness.remember(room, *(EventID(f"${number}") for number in range(3)), due=now)
-    timers = await harness.store.due(now, 9, backlog=True)
+    timers = await due_of(harness.store, now, backlog=True)
     for timer, older_than in zip(timers, refused, strict=False):
         await harness.store.refused(timer, now + 1_000, older_than)
     assert await harness.store.refusals(room) == expected

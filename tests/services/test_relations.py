@@ -10,6 +10,7 @@ import pytest
 from bot.core.outcomes import Failed, NotFound, Outcome, Refused, Unreachable
 from bot.core.timeline import belongs_to, descendants
 from bot.core.types import Event, EventID, Millis, RoomID
+from bot.store.relations import PORTION
 from tests.services.test_redactor import see
 from tests.support.fake_homeserver import ALICE
 from tests.support.harness import MINUTE, SECOND, Harness
@@ -406,3 +407,34 @@ def test_descendants_are_those_that_hang_together_with_the_root() -> None:
     parents = {"b": "a", "c": "b", "x": "y", "a": "c"}
     tree = {EventID(child): EventID(parent) for child, parent in parents.items()}
     assert descendants(EventID("a"), tree) == ["b", "c"]
+
+
+async def test_of_a_message_with_very_many_reactions_all_go_when_it_is_gone(
+    harness: Harness,
+) -> None:
+    room, many = await live_in(harness, DAY), 3 * PORTION + 1
+    async with harness.running(*harness.everything):
+        whole = await harness.said_in(room, "hello")
+        parts = [relate(harness, room, "m.annotation", whole) for _ in range(many)]
+        await harness.rest()
+        harness.homeserver.redact_as(room, whole, ALICE)
+        await harness.rest()
+        assert all(harness.homeserver.is_redacted(room, part) for part in parts)
+        async with harness.store._db.transaction() as db:
+            assert await db.rows("SELECT * FROM gone_parents") == []
+
+
+async def test_of_very_many_reactions_a_portion_at_a_time_is_made_due(harness: Harness) -> None:
+    room, many = await live_in(harness, DAY), 3 * PORTION + 1
+    away = {harness.redactor, harness.database_maintenance}
+    async with harness.running(*(one for one in harness.everything if one not in away)):
+        whole = await harness.said_in(room, "hello")
+        for _ in range(many):
+            relate(harness, room, "m.annotation", whole)
+        await harness.rest()
+        harness.homeserver.redact_as(room, whole, ALICE)
+        await harness.rest()
+    due = [await harness.store.overdue(harness.clock.now())]
+    while await harness.store.relations.make_due():
+        due.append(await harness.store.overdue(harness.clock.now()))
+    assert due == [PORTION, 2 * PORTION, 3 * PORTION, many]

@@ -20,6 +20,7 @@ from bot.core.policy import Outgoing
 from bot.core.timeline import Change, Command, Gap, Item, Message, Redaction, RoomUpdate
 from bot.core.types import EventID, Millis, RoomID, UserID
 from bot.store import Store, StoreError
+from bot.store.database import Database
 from bot.store.handled_commands import HANDLED_FOR
 from bot.store.schema import MIGRATIONS
 from bot.store.store import SWEEP_EVERY
@@ -126,18 +127,42 @@ async def test_an_item_that_cannot_be_stored_takes_its_sync_with_it(store: Store
     assert await store.rooms() == []
 
 
-async def test_to_be_cancelled_in_the_middle_leaves_nothing_and_the_store_goes_on(
-    store: Store,
-) -> None:
-    many = [message(f"{number}") for number in range(2_000)]
-    for turns in range(1, 12):
-        commit = asyncio.ensure_future(store.commit("s1", NOW, [update(change(), *many)]))
+async def test_a_commit_that_is_cancelled_is_done_as_a_whole_or_not_at_all(store: Store) -> None:
+    seen: set[tuple[str | None, int]] = set()
+    for turns in range(6):
+        many = [message(f"{turns}-{number}") for number in range(500)]
+        before = (await store.position())[0], (await store.pending(ROOM))[0]
+        commit = asyncio.ensure_future(store.commit(f"s{turns}", NOW, [update(change(), *many)]))
         for _ in range(turns):
             await asyncio.sleep(0)  # a turn for the commit
         commit.cancel()
         with pytest.raises(asyncio.CancelledError):
             await commit
-        assert await store.position() == (None, 0)
+        after = (await store.position())[0], (await store.pending(ROOM))[0]
+        assert after in {before, (f"s{turns}", before[1] + 500)}
+        seen.add(after)
+    assert seen >= {(None, 0)}
+
+
+async def test_a_sync_of_a_thousand_rooms_is_one_transaction(store: Store) -> None:
+    begun: list[str] = []
+    await store._db._connection.set_trace_callback(begun.append)
+    rooms = [RoomUpdate(room_id=RoomID(f"!{n}"), items=[message(f"{n}")]) for n in range(1_000)]
+    await store.commit("s1", NOW, rooms)
+    assert [sql for sql in begun if sql in {"BEGIN IMMEDIATE", "COMMIT"}] == [
+        "BEGIN IMMEDIATE",
+        "COMMIT",
+    ]
+
+
+async def test_a_transaction_waits_for_nothing_but_the_database(store: Store) -> None:
+    async def waits(_: Database) -> None:
+        await asyncio.sleep(0)
+
+    with pytest.raises(AssertionError):
+        await store._db.whole(waits)
+    await store.commit("s1", NOW, [update(message("one"))])
+    assert await store.position() == ("s1", NOW)
 
 
 # --- opening -------------------------------------------------------------------------------------

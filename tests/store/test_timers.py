@@ -14,7 +14,7 @@ from bot.core.timeline import Change, Gap, Item, Message, Redaction, RoomUpdate
 from bot.core.timers import Timer
 from bot.core.types import EventID, Millis, RoomID, UserID
 from bot.services.database_maintenance import keep_wiping
-from bot.store import Store
+from bot.store import Store, wiping
 from bot.store.database import Row
 from bot.store.gaps import NEXT_GAP, READY, TAKE
 from bot.store.invitations import NEXT as INVITATION
@@ -26,7 +26,7 @@ from bot.store.permissions import NEXT_ALONE, NEXT_REVIEW, REFUSALS
 from bot.store.relations import NEXT_PENDING
 from bot.store.successors import NEXT as SUCCESSOR
 from bot.store.sweeps import NEXT as NEXT_SWEEP
-from bot.store.timers import DUE, FIRST, NEXT, PENDING
+from bot.store.timers import CHILDREN, DUE, FIRST, NEXT, PENDING, ROOMS_DUE
 from tests.support.harness import Harness, whatever_is_due
 
 ALICE = UserID("@alice:example.org")
@@ -99,9 +99,18 @@ async def test_the_next_due_time_is_the_earliest_after_the_one_given(store: Stor
     await remember(store, ROOM, one=5, two=9)
     await remember(store, OTHER, three=7)
     times = [NOW]
-    while (after := await store.next_due(times[-1])) is not None:
+    while (after := await store.next_due(times[-1], [1, 2])) is not None:
         times.append(after)
     assert times == [NOW, NOW + 5, NOW + 7, NOW + 9]
+
+
+async def test_a_room_in_which_something_is_due_is_not_waited_for_unless_asked(
+    store: Store,
+) -> None:
+    await remember(store, ROOM, now=5, later=9)
+    assert await store.next_due(NOW + 5) is None
+    assert await store.next_due(NOW + 5, [1]) == NOW + 9
+    assert await store.next_due(NOW + 5, [2]) is None
 
 
 async def test_a_postponed_timer_waits_alone_and_counts_its_attempts(store: Store) -> None:
@@ -110,7 +119,7 @@ async def test_a_postponed_timer_waits_alone_and_counts_its_attempts(store: Stor
     await store.postpone(stuck, NOW + 50)
     assert await due(store) == ["$fine"]
     assert await due(store, NOW + 49) == ["$fine"]
-    assert await store.next_due(NOW) == NOW + 50
+    assert await store.next_due(NOW, [1]) == NOW + 50
     [stuck, _] = await whatever_is_due(store, NOW + 50, 9)
     assert (stuck.attempts, stuck.due, stuck.sent_at) == (1, NOW - 1, None)
 
@@ -173,8 +182,10 @@ async def test_a_forgotten_room_leaves_nothing(store: Store) -> None:
 @pytest.mark.parametrize(
     ("sql", "args", "table"),
     [
-        (DUE, {"backlog": 0, "now": NOW, "patient": NOW, "share": 8, "few": 5}, "timers"),
-        (NEXT, {"after": NOW}, "timers"),
+        (ROOMS_DUE, {"backlog": 0, "now": NOW, "last": 0, "most": 8}, "timers"),
+        (DUE, {"backlog": 0, "now": NOW, "of": "[1]", "share": 8}, "timers"),
+        (CHILDREN, {"now": NOW, "of": "[1]", "share": 8}, "timers"),
+        (NEXT, {"after": NOW, "rooms": "[1]"}, "timers"),
         (TAKE, (1, 500), "unread"),
         (READY, (0,), "unread"),
     ],
@@ -185,7 +196,7 @@ async def test_what_is_due_is_found_through_an_index(
     await remember(store, ROOM, **{f"e{number}": number for number in range(300)})
     if analysed:
         await rows(store, "ANALYZE")
-    aliases = {"timers": ("timers", "t"), "unread": ("unread",)}[table]
+    aliases = {"timers": ("timers", "t", "c", "k", "p"), "unread": ("unread",)}[table]
     plan = f"EXPLAIN QUERY PLAN {sql}"
     given = rows(store, plan, **args) if isinstance(args, dict) else rows(store, plan, *args)
     for *_, step in await given:
@@ -253,10 +264,12 @@ async def on_disk(folder: Path) -> bytes:
     return b"".join(file.read_bytes() for file in folder.iterdir())
 
 
+@pytest.mark.parametrize("small", [2_000, 0])
 @pytest.mark.parametrize("way", ["drop", "redaction", "forget"])
 async def test_no_id_of_a_message_that_is_gone_can_be_read_from_the_disk(
-    store: Store, tmp_path: Path, way: str
+    store: Store, tmp_path: Path, way: str, small: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(wiping, "SMALL", small)  # a large file is wiped in portions
     rooms = [RoomID(f"!room-{number}:example.org") for number in range(3)]
     random = Random(7)
     for turn in range(90):
@@ -326,11 +339,11 @@ async def test_a_process_that_was_killed_before_tidying_tidies_when_it_is_back(
     await later.close()
 
 
-async def test_what_is_deleted_is_wiped_soon_or_every_ten_minutes_where_all_is_busy(
+async def test_what_is_deleted_is_wiped_soon_or_every_five_minutes_while_busy(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wiped: list[Millis] = []
-    clean = harness.store._db._clean
+    clean = harness.store._db._wipe_file
 
     async def wipe() -> None:
         wiped.append(harness.clock.now() - start)
@@ -344,7 +357,7 @@ async def test_what_is_deleted_is_wiped_soon_or_every_ten_minutes_where_all_is_b
         async def run(self) -> None:
             await keep_wiping(harness.store, harness.clock)
 
-    monkeypatch.setattr(harness.store._db, "_clean", wipe)
+    monkeypatch.setattr(harness.store._db, "_wipe_file", wipe)
     room, start = harness.homeserver.make_room(), harness.clock.now()
     async with harness.running(Keeper()):
         for _ in range(6):
@@ -354,9 +367,9 @@ async def test_what_is_deleted_is_wiped_soon_or_every_ten_minutes_where_all_is_b
         for _ in range(125):
             await delete("handled")
             await harness.advance(10_000)
-        assert wiped[1:] == [660_000, 1_260_000]
+        assert wiped[1:] == [360_000, 660_000, 960_000, 1_260_000]
         await delete("timers")
         await harness.advance(9_999)
-        assert len(wiped) == 3
+        assert len(wiped) == 5
         await harness.advance(1)
-        assert len(wiped) == 4
+        assert len(wiped) == 6

@@ -20,7 +20,7 @@ from bot.core.successors import Stage, Successor
 from bot.core.timeline import Change, RoomUpdate
 from bot.core.types import RoomID
 from bot.store import Store
-from tests.support.harness import Opener
+from tests.support.harness import Opener, due_of
 from tests.support.store_actions import ACTS, NOT_OF_A_ROOM, joining
 from tests.support.two_rooms import (
     ALICE,
@@ -147,7 +147,7 @@ def files(open_store: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 async def known(store: Store, room: RoomID) -> dict[str, Any]:
     """Return what the store tells of one room."""
-    due = [await store.due(NOW + MINUTE, 3, backlog=backlog) for backlog in (False, True)]
+    due = [await due_of(store, NOW + MINUTE, 3, backlog=backlog) for backlog in (False, True)]
     return {
         "due": [_plain(one) for lane in due for one in lane if one.room_id == room],
         "room": await store.room(room),
@@ -173,9 +173,9 @@ async def together(store: Store) -> dict[str, Any]:
 
 
 def _plain(one: Any) -> Any:
-    """Return a row without its number."""
-    numbered = any(one.name == "id" for one in dataclasses.fields(one))
-    return dataclasses.replace(one, id=0) if numbered else one
+    """Return a row without its number, or its room's."""
+    numbers = {field.name: 0 for field in dataclasses.fields(one) if field.name in {"id", "room"}}
+    return dataclasses.replace(one, **numbers)
 
 
 async def turns(store: Store, room: RoomID) -> list[Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from random import Random
 from typing import Protocol
 
+from bot.core.due import split
 from bot.core.invitations import InvitePolicy
 from bot.core.lifetimes import LifetimeLimits
 from bot.core.timeline import Change, Message, RoomUpdate
@@ -43,9 +44,16 @@ Opener = Callable[[Path], Awaitable[Store]]
 """Opens a store; closes it after the test, unless the test did."""
 
 
+async def due_of(store: Store, now: Millis, share: int = 100, *, backlog: bool) -> list[Timer]:
+    """Return up to so many timers of each room that may go, of the live ones or the backlog."""
+    rooms = await store.rooms_due(now, 0, 1_000, backlog=backlog)
+    ready, _ = split(await store.due(now, rooms, share, backlog=backlog), now)
+    return [one.timer for one in sorted(ready, key=lambda one: (one.next, one.timer.id))]
+
+
 async def whatever_is_due(store: Store, now: Millis, share: int) -> list[Timer]:
     """Return what is due of both lanes, oldest first."""
-    lanes = [await store.due(now, share, backlog=backlog) for backlog in (False, True)]
+    lanes = [await due_of(store, now, share, backlog=backlog) for backlog in (False, True)]
     return sorted([*lanes[0], *lanes[1]], key=lambda timer: timer.due)
 
 

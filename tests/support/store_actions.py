@@ -15,6 +15,7 @@ from bot.core.timeline import Change, Encrypted, Item, RoomUpdate
 from bot.core.timers import File
 from bot.core.types import RoomID
 from bot.store import Store
+from tests.support.harness import due_of
 from tests.support.two_rooms import (
     ALICE,
     DAY,
@@ -53,6 +54,7 @@ NOT_OF_A_ROOM = {
     "store.latest_timer",
     "store.open",
     "store.position",
+    "store.look_through",
     "store.wipe",
     "keys.forgotten",
     "keys.next_opened",
@@ -72,6 +74,18 @@ async def in_db(store: Store, act: Callable[[Any, int], Awaitable[Any]], room: R
 async def come_back(store: Store, room: RoomID) -> None:
     await store.forget(room, NOW)
     await store.commit("s1", NOW, [RoomUpdate(room_id=room, items=[], entered=True)])
+
+
+async def make_due(store: Store, room: RoomID) -> None:
+    async with store._db.transaction() as db:
+        row = await db.one("SELECT id FROM rooms WHERE room_id = ?", room)
+        assert row is not None
+        values = (row[0], "$parent", NOW, 0)
+        await db.rows(
+            "INSERT INTO gone_parents (room, parent, at, after) VALUES (?, ?, ?, ?)", *values
+        )
+    while await store.relations.make_due():
+        pass
 
 
 async def put_in_order(store: Store, room: RoomID) -> None:
@@ -234,7 +248,9 @@ ACTS: dict[str, list[Act]] = {
     "store.default_told": [lambda s, r: s.default_told(r, ((0, 1),))],
     "store.done_with": [lambda s, r: apply(s.done_with, its_file(r))],
     "store.drop": [lambda s, r: apply(s.drop, timer(s, r, "late"))],
-    "store.due": [lambda s, _: s.due(FAR, 3)],
+    "store.rooms_due": [lambda s, _: s.rooms_due(FAR, 0, 3)],
+    "store.due": [lambda s, _: due_of(s, FAR, 3, backlog=False)],
+    "store.children_due": [lambda s, _: s.children_due(FAR, [1, 2, 3], 3)],
     "store.file_later": [lambda s, r: apply(s.file_later, its_file(r), FAR)],
     "store.forget": [lambda s, r: s.forget(r, NOW)],
     "store.heard": [
@@ -297,6 +313,7 @@ ACTS: dict[str, list[Act]] = {
             s.relations.found, timer(s, r, "late"), [message("live").event_id], looked=True
         )
     ],
+    "relations.make_due": [make_due],
     "relations.later": [lambda s, r: apply(s.relations.later, relation(s, r), FAR)],
     "relations.next_pending": [lambda s, _: s.relations.next_pending()],
     "sweeps.again": [lambda s, r: s.sweeps.again(sweep(r), FAR)],

@@ -1,0 +1,86 @@
+"""Finds the timers that go next: asks the store for a few of each room whose turn it is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from typing import Final, Protocol
+
+from bot.core.due import Candidate, Vacancy, in_turns, share, split
+from bot.core.timers import Timer
+from bot.core.types import Millis
+
+DEEP: Final = 8
+"""How far down to look for what belongs to a message, and to that, and so on."""
+
+
+class Memory(Protocol):
+    """What the choice asks of the store."""
+
+    async def rooms_due(  # noqa: D102
+        self, now: Millis, last: int, most: int, *, backlog: bool
+    ) -> list[int]: ...
+    async def due(  # noqa: D102
+        self, now: Millis, rooms: Sequence[int], share: int, *, backlog: bool
+    ) -> list[Candidate]: ...
+    async def children_due(  # noqa: D102
+        self, now: Millis, parents: Sequence[int], share: int
+    ) -> list[Candidate]: ...
+
+
+async def next_timers(
+    memory: Memory, now: Millis, last: int, vacancy: Vacancy, *, backlog: bool
+) -> AsyncIterator[list[Timer]]:
+    """Give timers that may go now, in the order in which they should, some rooms at a time.
+
+    `last` is the room that was served last. Whoever has begun enough stops asking. What it costs
+    depends on how much may begin, and not on how many rooms or timers there are.
+    """
+    seen = set(vacancy.shut)
+    # In those where something is at work, there may be nothing else.
+    most = vacancy.space + len(vacancy.busy)
+    while vacancy.space > 0:
+        found = await memory.rooms_due(now, last, most, backlog=backlog)
+        rooms = [room for room in found if room not in seen]
+        if rooms:
+            ready = await _ready(memory, now, rooms, vacancy, backlog=backlog)
+            yield in_turns(ready, last, now)
+        if len(found) < most:
+            return
+        seen.update(rooms)
+        most *= 4
+
+
+async def _ready(
+    memory: Memory, now: Millis, rooms: list[int], vacancy: Vacancy, *, backlog: bool
+) -> list[Candidate]:
+    """Return timers of these rooms that may go. Each room has one that is not at work, if any."""
+    ready: list[Candidate] = []
+    few = share(vacancy, rooms)
+    while rooms:
+        candidates = await memory.due(now, rooms, few, backlog=backlog)
+        found = await _go_first(memory, now, candidates, few)
+        ready += found
+        served = {one.timer.room for one in found if one.timer.id not in vacancy.busy}
+        looked_at = Counter(one.timer.room for one in candidates)
+        # All of these wait for what is at work. There may be others behind them.
+        rooms = [room for room in rooms if room not in served and looked_at[room] == few]
+        few *= 4
+    return ready
+
+
+async def _go_first(
+    memory: Memory, now: Millis, candidates: list[Candidate], few: int
+) -> list[Candidate]:
+    """Return those that may go, and in the place of others what belongs to them and goes first."""
+    ready, held = split(candidates, now)
+    known = {one.timer.id for one in candidates}
+    for _ in range(DEEP):
+        if not held:
+            break
+        children = await memory.children_due(now, [one.timer.id for one in held], few)
+        children = [one for one in children if one.timer.id not in known]
+        known.update(one.timer.id for one in children)
+        more, held = split(children, now)
+        ready += more
+    return ready
