@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from bot.core.lifetimes import LifetimeLimits
+from bot.core.missing_events import OLDER
 from bot.core.outcomes import (
     Failed,
     Forbidden,
@@ -18,7 +19,6 @@ from bot.core.outcomes import (
     Unreachable,
 )
 from bot.core.types import Event, EventID, Millis, RoomID
-from bot.services.sync import OLDER
 from tests.support.fake_homeserver import ALICE
 from tests.support.harness import DAY, MINUTE, SECOND, Harness
 

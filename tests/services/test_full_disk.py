@@ -14,12 +14,13 @@ from random import Random
 import pytest
 
 from bot.app import FAILED, _status
+from bot.build import Service
 from bot.core.outcomes import DiskError
 from bot.core.types import EventID
 from bot.services.supervisor import Disk
 from bot.store import StoreError, damage
 from tests.support.encryption_engines import Bot, Peer, Writer
-from tests.support.harness import MINUTE, SECOND, Harness, Opener, Service
+from tests.support.harness import MINUTE, SECOND, Harness, Opener
 
 MANY = 90
 

@@ -194,7 +194,7 @@ async def test_a_message_without_a_key_is_asked_for_and_then_said_to_be_unreadab
         event["content"]["m.relates_to"] = {"rel_type": "m.thread", "event_id": "$root"}
     homeserver.events = {event["event_id"]: event for event in events}
     await read(reader, store, events, clock.now())
-    late = LateKeys(homeserver, store, reader, clock, wake_others=lambda: None)
+    late = LateKeys(homeserver, store, reader, clock)
     start = clock.now()
     assert await looked_at(late) == start + ASK_AFTER
     assert homeserver.asked == []

@@ -39,14 +39,11 @@ class Keys:
     def look_after(self) -> LateKeys:
         """Make the service anew, as a restart does."""
         harness = self.harness
-        self.late = LateKeys(
-            self, harness.store, harness.reader, harness.clock, wake_others=self.wake
-        )
+        self.late = LateKeys(self, harness.store, harness.reader, harness.clock)
         return self.late
 
     def wake(self) -> None:
         self.harness.wake()
-        self.late.wake.set()
 
     async def decrypt(
         self, room_id: RoomID, event: Event, *, meet: bool

@@ -18,6 +18,7 @@ from bot.core.outcomes import (
     Unreachable,
 )
 from bot.core.redaction import CONFIRM_AFTER
+from bot.core.topics import Topic
 from bot.core.types import EventID, RoomID, UserID
 from bot.services.media_deletion import FORBIDDEN, REJECTED, UNKNOWN, MediaDeletion
 from tests.support.fake_homeserver import ALICE, BOB
@@ -59,7 +60,7 @@ class Shelf:
         async with harness.running(harness.sync, harness.redactor, self.service):
             for time in times:
                 await harness.advance(time)
-                self.service.wake.set()
+                harness.store.publish(Topic.MEDIA)
                 await harness.rest()
 
     async def rows(self) -> list[Any]:

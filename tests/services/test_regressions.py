@@ -137,7 +137,7 @@ async def test_a_clock_set_back_moves_only_what_was_counted_by_it(harness: Harne
     await harness.commit(
         RoomUpdate(room_id=room, items=[Message(event_id=whole, sent=now, live=True)])
     )
-    mark = await harness.store.latest_timer()
+    mark = harness.store.latest_timer
     ahead = now + DAY
     items = [
         Message(event_id=EventID("$edit"), sent=ahead, parent=whole, live=True),
@@ -145,7 +145,7 @@ async def test_a_clock_set_back_moves_only_what_was_counted_by_it(harness: Harne
         Message(event_id=EventID("$live"), sent=ahead, live=True),
     ]
     await harness.store.commit("s9", ahead, [RoomUpdate(room_id=room, items=list(items))])
-    upto = await harness.store.latest_timer()
+    upto = harness.store.latest_timer
     await harness.store.clock_set_back(DAY, now, after=mark, upto=upto)
     assert set((await harness.timers()).values()) == {now + 7 * DAY}
 

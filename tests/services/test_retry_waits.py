@@ -12,6 +12,7 @@ from bot.core.outcomes import DiskError, Done, Failed, Outcome, OutcomeError, Ra
 from bot.core.outcomes import Unreachable as Away
 from bot.core.redaction import IN_FLIGHT
 from bot.core.throughput import Behind, Throughput, behind
+from bot.core.topics import Topics
 from bot.core.types import Millis
 from bot.services.device_signing import DeviceSigning
 from bot.services.supervisor import Disk, StoppedError, wait_for_homeserver
@@ -118,8 +119,8 @@ class Settling:
 
 async def test_signing_waits_longer_each_time() -> None:
     clock = Skipping()
-    identity = DeviceSigning(Settling(5), clock, random=Least())
-    await identity.run()
+    identity = DeviceSigning(Settling(5), Topics(), clock, random=Least())
+    await identity.sign()
     assert identity.signing_state == "signed"
     assert clock.waited == DOUBLING
 

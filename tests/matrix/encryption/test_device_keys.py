@@ -11,6 +11,7 @@ from nio.event_builders import ToDeviceMessage
 from peewee import PeeweeException
 
 from bot.core.outcomes import Done, OutcomeError, Refused, Unreachable
+from bot.core.topics import Topic
 from bot.matrix.encryption.crypto_store import CryptoStore
 from tests.support.encryption_engines import ROOM, Bot, Peer, Writer
 
@@ -150,8 +151,9 @@ async def test_a_lost_room_key_is_taken_from_its_maker(
 ) -> None:
     alice, writer, event = asked
     answer = forward(writer, alice.device.curve25519)
+    came = bot.topics.listen(Topic.ROOM_KEYS)
     bot.feed(alice.tell(bot, "m.forwarded_room_key", answer))
-    assert bot.crypto.has_news
+    assert came.is_set()
     assert await bot.reads(event) == "!expire 5s"
 
 
@@ -261,15 +263,16 @@ async def test_what_keeps_the_keys_from_the_homeserver_is_told_without_its_text(
 
 
 async def test_keys_that_the_homeserver_lost_are_told_of_once(bot: Bot) -> None:
-    told: list[int] = []
-    bot.crypto.device_keys.on_anew = lambda: told.append(len(uploads(bot)))
+    lost = bot.topics.listen(Topic.DEVICE_KEYS)
     await bot.crypto.keep_up()
-    assert told == []
+    assert not lost.is_set()
     bot.crypto.doubt_keys()
     bot.answers = [Done(body={"device_keys": {}})]
     await bot.crypto.keep_up()
-    assert told == [2]
+    assert lost.is_set()
+    assert len(uploads(bot)) == 2
+    lost.clear()
     bot.crypto.feed(counts(0))
     await bot.crypto.keep_up()
     assert len(uploads(bot)) == 3
-    assert told == [2]
+    assert not lost.is_set()
