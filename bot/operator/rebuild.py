@@ -16,7 +16,6 @@ from bot.core.timeline import Sweep
 from bot.core.types import RoomID
 from bot.matrix.client import Matrix
 from bot.operator.identity import OperatorError, explained, once
-from bot.services.backfill import Backfill
 from bot.services.clock import SystemClock
 from bot.services.event_reader import EventReader
 from bot.services.sweeps import Sweeper
@@ -64,9 +63,6 @@ class _Rebuild:
             per_minute=settings.commands.per_minute,
         )
         self._sync = Sync(matrix, store, reader, self._clock, random=random, wake=_nobody)
-        self._backfill = Backfill(
-            matrix, store, reader, self._clock, random=random, wake_others=_nobody
-        )
         self._sweeper = Sweeper(
             matrix,
             store,

@@ -163,7 +163,7 @@ def test_a_line_as_long_as_an_event_is_refused_unread() -> None:
     class Unread(str):
         __slots__ = ()
 
-        def split(self, *args: object, **kwargs: object) -> NoReturn:
+        def split(self, *_: object, **__: object) -> NoReturn:
             raise AssertionError("the line was read")
 
     for unit in "1", "1s", "1 and ", " ":
