@@ -145,7 +145,7 @@ def test_a_refusal_is_a_value_error() -> None:
     assert issubclass(DurationError, ValueError)
 
 
-def test_the_longest_length_fits_a_room_s_state_and_one_second_more_is_refused() -> None:
+def test_the_longest_length_fits_a_rooms_state_and_one_second_more_fails() -> None:
     longest = LONGEST // SECOND
     assert parse(f"{longest}s") == longest * SECOND <= 2**53 - 1
     with pytest.raises(DurationError, match="longer than can be counted"):
