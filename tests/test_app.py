@@ -355,7 +355,7 @@ async def test_it_deletes_files_as_long_as_it_may(scene: Scene) -> None:
     assert homeserver.files == {PICTURE}
 
 
-async def test_a_device_that_was_deleted_is_signed_again_and_people_can_verify_it(
+async def test_a_deleted_device_is_signed_again_and_people_can_verify_it(
     scene: Scene,
 ) -> None:
     homeserver = scene.homeserver

@@ -151,7 +151,7 @@ class Unready(Homeserver):
         (ValueError("somebody's text"), 0),
     ],
 )
-async def test_a_late_message_that_cannot_be_read_is_tried_for_an_hour_if_that_may_help(
+async def test_a_late_unreadable_message_is_tried_for_an_hour_if_that_helps(
     open_store: Opener,
     tmp_path: Path,
     answer: Exception,
@@ -186,7 +186,7 @@ async def test_a_late_message_that_cannot_be_read_is_tried_for_an_hour_if_that_m
     assert "somebody's text" not in caplog.text
 
 
-async def test_a_token_that_has_ended_is_no_reason_to_give_a_late_message_up(
+async def test_an_ended_token_is_no_reason_to_give_up_a_message(
     open_store: Opener, tmp_path: Path
 ) -> None:
     store, clock = await open_store(tmp_path / "timers.db"), FakeClock()

@@ -256,7 +256,7 @@ async def test_edits_and_reactions_follow_their_message_both_ways(
     assert timers[of_earlier] == began + min(before, after)
 
 
-async def test_what_belongs_to_a_message_that_is_gone_goes_however_long_the_lifetime(
+async def test_what_belongs_to_a_gone_message_goes_however_long_the_lifetime(
     keys: Keys,
 ) -> None:
     harness = keys.harness

@@ -98,7 +98,7 @@ async def test_a_file_that_somebody_else_uploaded_stays(shelf: Shelf) -> None:
     assert await shelf.rows() == []
 
 
-async def test_naming_a_file_does_not_keep_it_from_being_deleted_with_its_own_message(
+async def test_a_file_named_elsewhere_is_still_deleted_with_its_own_message(
     shelf: Shelf,
 ) -> None:
     shelf.media.upload(PICTURE, ALICE)

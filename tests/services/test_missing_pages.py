@@ -208,7 +208,7 @@ async def test_what_was_in_the_gap_goes_when_the_room_heals(harness: Harness, ro
         assert all(harness.homeserver.is_redacted(room, one) for one in lost)
 
 
-async def test_gap_after_gap_of_one_room_is_told_once_and_waited_for_briefly(
+async def test_a_rooms_many_gaps_are_told_once_and_waited_for_briefly(
     harness: Harness, room: RoomID
 ) -> None:
     Pages(harness, room, lambda _: SILENT)
@@ -224,7 +224,7 @@ async def test_gap_after_gap_of_one_room_is_told_once_and_waited_for_briefly(
     assert told(harness, room) == 1
 
 
-async def test_people_are_told_again_of_what_is_missed_after_the_room_had_healed(
+async def test_people_are_told_again_of_gaps_after_the_room_had_healed(
     harness: Harness, room: RoomID
 ) -> None:
     pages = Pages(harness, room, lambda _: SILENT)

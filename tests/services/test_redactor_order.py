@@ -142,7 +142,7 @@ async def test_what_was_done_is_told_in_numbers_once_a_minute(
     assert len(told()) == 1
 
 
-async def test_what_is_overdue_is_counted_every_ten_seconds_and_only_under_a_limit(
+async def test_overdue_timers_are_counted_every_ten_seconds_and_only_when_limited(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     room, counted, count = harness.homeserver.make_room(), list[Millis](), harness.store.overdue

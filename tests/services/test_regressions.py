@@ -21,7 +21,7 @@ def slow() -> Bucket:
     return Bucket(5 * SECOND)
 
 
-async def test_a_failure_at_the_end_of_a_sweep_does_not_lead_behind_the_bots_coming(
+async def test_a_failure_at_a_sweeps_end_leads_not_before_the_bots_coming(
     harness: Harness,
 ) -> None:
     room = harness.homeserver.make_room(joined=False)
@@ -40,7 +40,7 @@ async def test_a_failure_at_the_end_of_a_sweep_does_not_lead_behind_the_bots_com
 
 
 @pytest.mark.parametrize("whole", [True, False])
-async def test_a_command_whose_state_event_is_on_its_way_does_not_count_for_what_was_before(
+async def test_a_command_still_being_written_does_not_count_for_earlier_messages(
     harness: Harness, whole: bool
 ) -> None:
     room = harness.homeserver.make_room()

@@ -88,7 +88,7 @@ async def test_a_homeserver_that_is_away_is_told_of_once_a_minute(
     assert all(later - earlier >= MINUTE for earlier, later in pairwise(told))
 
 
-async def test_a_disk_that_is_full_is_waited_for_longer_until_work_goes_well() -> None:
+async def test_a_full_disk_is_waited_for_longer_until_work_goes_well() -> None:
     clock, tries = Skipping(), list[int]()
 
     async def service() -> None:

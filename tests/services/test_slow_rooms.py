@@ -214,7 +214,7 @@ async def test_keys_that_come_late_in_other_rooms_are_used(
         assert await harness.store.keys.waiting() == []
 
 
-async def test_a_late_message_that_hangs_holds_up_its_room_for_a_while_only(
+async def test_a_late_message_that_hangs_holds_up_its_room_briefly(
     harness: Harness, rooms: list[RoomID]
 ) -> None:
     now = harness.clock.now()

@@ -101,7 +101,7 @@ def test_the_sample_is_about_a_tenth() -> None:
     assert 800 < found < 1_200
 
 
-async def test_a_redaction_that_did_not_happen_makes_no_message_go_before_its_time(
+async def test_a_redaction_that_did_not_happen_makes_no_message_go_early(
     harness: Harness,
 ) -> None:
     harness.store.verify = True

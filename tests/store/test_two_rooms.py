@@ -295,7 +295,7 @@ async def test_pairs_of_rooms_that_were_left_are_forgotten_by_themselves(
     ]
 
 
-async def test_a_room_that_succeeds_another_is_held_for_whom_it_was_held_for(
+async def test_a_successor_is_held_for_whom_its_predecessor_was_held(
     open_store: Opener, tmp_path: Path
 ) -> None:
     store = await open_store(tmp_path / "timers.db")

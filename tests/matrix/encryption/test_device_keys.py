@@ -69,7 +69,7 @@ async def test_a_used_fallback_key_is_renewed(bot: Bot) -> None:
     assert set(first["fallback_keys"]).isdisjoint(second["fallback_keys"])
 
 
-async def test_a_crash_in_the_middle_of_an_upload_uploads_the_same_keys_again(bot: Bot) -> None:
+async def test_a_crash_during_an_upload_uploads_the_same_keys_again(bot: Bot) -> None:
     bot.answers = [Unreachable(reason="crash")]
     await bot.crypto.keep_up()
     bot.restart()
@@ -107,7 +107,7 @@ async def test_a_lost_channel_is_replaced(tmp_path: Path, bot: Bot) -> None:
     assert bot.client.should_claim_keys
 
 
-async def test_a_channel_of_an_unknown_device_is_replaced_once_the_device_is_known(
+async def test_an_unknown_devices_channel_is_replaced_once_the_device_is_known(
     tmp_path: Path, bot: Bot
 ) -> None:
     alice = Peer("alice", tmp_path / "alice")
@@ -213,9 +213,7 @@ def test_a_crypto_store_that_cannot_be_used_leaves_no_connection_open(tmp_path: 
     assert damaged not in [entry.resolve() for entry in Path("/proc/self/fd").iterdir()]
 
 
-async def test_a_room_key_is_asked_for_once_unless_it_is_to_be_asked_again(
-    tmp_path: Path, bot: Bot
-) -> None:
+async def test_a_room_key_is_asked_for_once_unless_told_otherwise(tmp_path: Path, bot: Bot) -> None:
     writer = Writer(Peer("alice", tmp_path / "alice"))
     event = writer.write("?")
     waiting = bot.client.outgoing_to_device_messages

@@ -268,7 +268,7 @@ async def test_the_device_that_gave_most_keys_loses_its_oldest(
     assert len(harness.keys) == 10
 
 
-async def test_the_rest_of_a_sync_is_read_before_the_flood_that_came_with_it(
+async def test_the_rest_of_a_sync_is_read_before_its_flood(
     harness: Harness,
 ) -> None:
     flood = harness.flood(harness.peer("mallory"))

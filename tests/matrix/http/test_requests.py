@@ -250,7 +250,7 @@ async def test_a_token_that_ended_is_raised(matrix: Watched, stand_in: StandIn) 
         await matrix.leave(ROOM)
 
 
-async def test_an_answer_that_does_not_come_is_waited_for_no_longer_than_said(
+async def test_an_answer_is_waited_for_no_longer_than_said(
     matrix: Watched, stand_in: StandIn
 ) -> None:
     stand_in.silent = True
@@ -431,7 +431,7 @@ async def test_a_page_that_is_too_large_is_asked_for_smaller_once(
     assert {asked.query["from"] for asked in stand_in.asked} == {"s1"}
 
 
-async def test_a_page_is_read_up_to_a_quarter_of_what_a_sync_is(
+async def test_a_page_may_be_a_quarter_as_large_as_a_sync(
     matrix: Watched, stand_in: StandIn
 ) -> None:
     stand_in.answers = [{}]

@@ -141,7 +141,7 @@ async def test_the_first_login_asks_for_a_refresh_token_and_keeps_the_pair(
     assert repr(known).count("token") == 0
 
 
-async def test_a_token_that_has_ended_is_refreshed_and_the_request_made_once_more(
+async def test_an_ended_token_is_refreshed_and_the_request_made_once_more(
     server: LoginServer, build: Build
 ) -> None:
     scene = await build()
@@ -631,7 +631,7 @@ async def test_one_login_that_went_astray_is_waited_out(
     ("life", "ahead"),
     [(1_000, 200), (299_999, 59_999), (300_000, 60_000), (3_600_000, 60_000)],
 )
-async def test_a_token_is_renewed_in_its_last_fifth_and_in_its_last_minute(
+async def test_a_token_is_renewed_in_its_last_fifth_and_last_minute(
     server: LoginServer, tmp_path: Path, life: int, ahead: int
 ) -> None:
     answer = {"user_id": USER, "device_id": "D", "access_token": "t", "expires_in_ms": life}
