@@ -74,10 +74,6 @@ KEEP_GONE_PARENT: Final = (
 )
 NEXT_GONE_PARENT: Final = "SELECT room, parent, at, after FROM gone_parents LIMIT 1"
 ALL_DUE: Final = "DELETE FROM gone_parents WHERE room = ? AND parent = ?"
-VERIFY: Final = (
-    "UPDATE timers SET sent_at = coalesce(sent_at, ?), next = min(next, ?), attempts = 0"
-    " WHERE room = ? AND event_id = ?"
-)
 NEXT_PENDING: Final = (
     "SELECT o.id, r.room_id, o.event_id, o.parent, o.attempts, o.next FROM orphans o"
     " INDEXED BY orphans_next CROSS JOIN rooms r ON r.id = o.room WHERE o.room NOT IN"
@@ -162,17 +158,11 @@ async def take_back(db: Database, row: int, stays: Sequence[EventID]) -> None:
 
 
 async def drop_targets(
-    db: Database, row: int, gone: Sequence[EventID], now: Millis, *, verify: bool = False
+    db: Database, row: int, gone: Sequence[EventID], now: Millis
 ) -> None:
-    """These messages are gone: their timers too, and what belongs to them is due at once.
-
-    With `verify`, a sample keeps its timers until the events were read back.
-    """
+    """These messages are gone: their timers too, and what belongs to them is due at once."""
     for event_id in gone:
-        if verify and sampled(event_id):
-            await db.rows(VERIFY, now, now, row, event_id)
-        else:
-            await db.rows(DROP, row, event_id)
+        await db.rows(DROP, row, event_id)
         last = await _make_due(db, row, event_id, now, 0)
         if last is not None:
             await db.rows(KEEP_GONE_PARENT, row, event_id, now, last)
@@ -195,11 +185,6 @@ async def _lower(db: Database, row: int, parents: Sequence[EventID]) -> None:
             return
         lowered = await db.rows(LOWER, row, json.dumps(parents))
         parents = [EventID(one[0]) for one in lowered]
-
-
-def sampled(event_id: EventID) -> bool:
-    """Whether the message is of the tenth that is read back after its redaction."""
-    return sum(event_id.encode()) % 10 == 0
 
 
 def _overdue(new_timer: NewTimer, now: Millis) -> bool:

@@ -74,10 +74,9 @@ class Store(Timers, Permissions, LeftRooms, Outbox, Commands, RoomDefaults, File
     """All that is remembered, over one database. Every method is one transaction."""
 
     def __init__(
-        self, database: Database, *, limits: LifetimeLimits, own_id: UserID, verify: bool = False
+        self, database: Database, *, limits: LifetimeLimits, own_id: UserID
     ) -> None:
         self._db = database
-        self.verify = verify
         self._limits = limits
         self._own_id = own_id
         self.gaps = Gaps(database, self._apply)
@@ -91,14 +90,11 @@ class Store(Timers, Permissions, LeftRooms, Outbox, Commands, RoomDefaults, File
 
     @classmethod
     async def open(
-        cls, path: Path, *, limits: LifetimeLimits, own_id: UserID, verify: bool = False
+        cls, path: Path, *, limits: LifetimeLimits, own_id: UserID
     ) -> Store:
-        """Open the database at `path`; raises `StoreError`.
-
-        `verify`: have a sample of what was redacted read back before it is done.
-        """
+        """Open the database at `path`; raises `StoreError`."""
         database = await Database.open(path)
-        return cls(database, limits=limits, own_id=own_id, verify=verify)
+        return cls(database, limits=limits, own_id=own_id)
 
     async def close(self) -> None:
         """Leave the file without a journal."""
@@ -259,7 +255,7 @@ class Store(Timers, Permissions, LeftRooms, Outbox, Commands, RoomDefaults, File
             await take_back(db, row, result.stays)
         await add_timers(db, row, result.timers, now, again=again)
         await attach(db, row, result.files)
-        await drop_targets(db, row, result.dropped, now, verify=self.verify)
+        await drop_targets(db, row, result.dropped, now)
         await remember_handled(db, result.handled, result.surplus, now)
         await remember_undecryptable(db, row, result.undecryptable)
         await enqueue(db, row, result.outgoing)
