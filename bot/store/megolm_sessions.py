@@ -31,14 +31,13 @@ STILL_WAITS: Final = (
 CROWD: Final = "SELECT count(*), coalesce(sum(sender = ?), 0) FROM unheard WHERE room = ?"
 WAIT: Final = (
     "INSERT INTO unheard"
-    " (room, event_id, sender, session_id, at, quiet, sent, revision, number)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?,"
-    " (SELECT coalesce(max(number), 0) + 1 FROM unheard))"
+    " (room, event_id, sender, session_id, at, quiet, sent, revision)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 )
 WAITING: Final = (
     "SELECT r.room_id, u.event_id, u.sender, u.session_id, u.at, u.asked, u.quiet, u.sent"
     " FROM unheard u JOIN rooms r ON r.id = u.room"
-    " WHERE NOT EXISTS (SELECT 1 FROM gaps WHERE room = r.id) ORDER BY u.number"
+    " WHERE NOT EXISTS (SELECT 1 FROM gaps WHERE room = r.id) ORDER BY u.id"
 )
 HEARD: Final = "DELETE FROM unheard WHERE room = ? AND event_id = ? RETURNING revision"
 

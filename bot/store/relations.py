@@ -157,9 +157,7 @@ async def take_back(db: Database, row: int, stays: Sequence[EventID]) -> None:
         await db.rows(sql, unsent)
 
 
-async def drop_targets(
-    db: Database, row: int, gone: Sequence[EventID], now: Millis
-) -> None:
+async def drop_targets(db: Database, row: int, gone: Sequence[EventID], now: Millis) -> None:
     """These messages are gone: their timers too, and what belongs to them is due at once."""
     for event_id in gone:
         await db.rows(DROP, row, event_id)

@@ -73,9 +73,7 @@ SEEN: Final = (
 class Store(Timers, Permissions, LeftRooms, Outbox, Commands, RoomDefaults, Files, ClockShift):
     """All that is remembered, over one database. Every method is one transaction."""
 
-    def __init__(
-        self, database: Database, *, limits: LifetimeLimits, own_id: UserID
-    ) -> None:
+    def __init__(self, database: Database, *, limits: LifetimeLimits, own_id: UserID) -> None:
         self._db = database
         self._limits = limits
         self._own_id = own_id
@@ -89,9 +87,7 @@ class Store(Timers, Permissions, LeftRooms, Outbox, Commands, RoomDefaults, File
         self._default_begun = False
 
     @classmethod
-    async def open(
-        cls, path: Path, *, limits: LifetimeLimits, own_id: UserID
-    ) -> Store:
+    async def open(cls, path: Path, *, limits: LifetimeLimits, own_id: UserID) -> Store:
         """Open the database at `path`; raises `StoreError`."""
         database = await Database.open(path)
         return cls(database, limits=limits, own_id=own_id)

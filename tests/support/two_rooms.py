@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Awaitable, Callable
 from contextlib import closing
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from bot.core.invitations import Invitation, Invite, InviteStage
@@ -31,7 +32,7 @@ from bot.core.types import EventID, Millis, RoomID, UserID
 from bot.core.undecided import PendingCommand, UndecidedCommand
 from bot.store import Store
 from bot.store.database import Database
-from bot.store.schema import MIGRATIONS
+from bot.store.migration import migrate
 
 ALICE = UserID("@alice:example.org")
 ONE, OTHER = RoomID("!this:example.org"), RoomID("!other:example.org")
@@ -264,7 +265,7 @@ def methods(store: Store) -> list[str]:
 def columns() -> dict[str, list[str]]:
     """Return the columns of every table."""
     with closing(sqlite3.connect(":memory:")) as empty:
-        empty.executescript("".join(MIGRATIONS))
+        migrate(empty, Path(":memory:"))
         found = empty.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
         return {
             table: [row[1] for row in empty.execute(f"PRAGMA table_info({table})")]
@@ -301,7 +302,7 @@ def belongings(store: Store, room: RoomID) -> dict[str, list[tuple[Any, ...]]]:
     return found
 
 
-NUMBERS = {"id", "room", "timer", "number"}
+NUMBERS = {"id", "room", "timer"}
 """Columns that count the rows of all rooms."""
 
 
