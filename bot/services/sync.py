@@ -240,7 +240,7 @@ class Sync:
             and any(self._reader.digest(one) != known.policy_digest for one in policies),
             entered=known is None and not first,
             alone=seems_alone(batch, own_id, new=known is None),
-            last_digest=self._last(batch),
+            last_event_digest=self._last(batch),
         )
 
     def _arrival(
@@ -274,7 +274,7 @@ class Sync:
         return Gap(
             room_id=batch.room_id,
             token=batch.prev_batch,
-            stop_digest=known.last_digest if known else "",
+            stop_digest=known.last_event_digest if known else "",
             stop_at=since - OLDER,
             since=since,
             until=now,
@@ -301,12 +301,16 @@ class Sync:
         if first:
             held = known and (known.setting is not None or began(known.defaults) is not None)
             wanted = bool(found) or held
-            return Sweep(room_id=batch.room_id, whole=True, since=0, until=now) if wanted else None
+            return (
+                Sweep(room_id=batch.room_id, whole_room=True, since=0, until=now)
+                if wanted
+                else None
+            )
         if known is None or not batch.limited or (live and batch.full):
             return None
         if known.setting is None and began(known.defaults) is None:
             return None
-        return Sweep(room_id=batch.room_id, whole=False, since=since, until=now)
+        return Sweep(room_id=batch.room_id, whole_room=False, since=since, until=now)
 
     def _last(self, batch: RoomBatch) -> str:
         ids = [event.get("event_id") for event in batch.timeline]

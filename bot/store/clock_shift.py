@@ -16,49 +16,50 @@ UP_TO: Final = (
     "SELECT max(id) FROM (SELECT id FROM timers WHERE id > ? AND id <= ? ORDER BY id LIMIT ?)"
 )
 MOVE_TIMERS: Final = (
-    "UPDATE timers SET due = due - ?, next = next - ? WHERE id > ? AND id <= ? AND local"
+    "UPDATE timers SET due = due - ?, retry_at = retry_at - ? WHERE id > ? AND id <= ?"
+    " AND from_local_clock"
 )
 MOVE_CHILDREN: Final = (
-    "UPDATE timers SET due = p.due, next = min(timers.next, p.due) FROM timers AS p"
-    " WHERE p.id > ? AND p.id <= ? AND p.local AND timers.room = p.room"
+    "UPDATE timers SET due = p.due, retry_at = min(timers.retry_at, p.due) FROM timers AS p"
+    " WHERE p.id > ? AND p.id <= ? AND p.from_local_clock AND timers.room = p.room"
     " AND timers.parent = p.event_id AND timers.due > p.due"
 )
 """What belongs to a message is due with it, or before."""
 LOOK_AT_TIMERS: Final = (
-    "UPDATE timers SET next = max(due, :now) WHERE id IN"
-    " (SELECT id FROM timers WHERE next > due AND next > :now LIMIT :most) RETURNING 1"
+    "UPDATE timers SET retry_at = max(due, :now) WHERE id IN"
+    " (SELECT id FROM timers WHERE retry_at > due AND retry_at > :now LIMIT :most) RETURNING 1"
 )
 """Only what was put off waits for longer than until it is due."""
 MOVE_GAPS: Final = (
     "UPDATE gaps SET since = min(since, :now), until = min(until, :now), stop_at = stop_at - :by"
 )
 READ: Final = (
-    "UPDATE unread SET item = CAST(:now AS TEXT) || substr(item, instr(item || ' ', ' '))"
+    "UPDATE gap_items SET item = CAST(:now AS TEXT) || substr(item, instr(item || ' ', ' '))"
     " WHERE event_id IS NOT NULL AND CAST(item AS INTEGER) > :now"
 )
 MOVE_SWEEPS: Final = "UPDATE sweeps SET since = min(since, :now), until = min(until, :now)"
 SYNCED: Final = "UPDATE meta SET value = min(value, :now) WHERE key = 'synced_at'"
 
 WAITING: Final = (
-    "UPDATE gaps SET next = :now WHERE next > :now",
-    "UPDATE owed SET next = :now WHERE next > :now",
-    "UPDATE invites SET next = :now WHERE next > :now",
-    "UPDATE orphans SET next = :now WHERE next > :now",
-    "UPDATE sweeps SET next = :now WHERE next > :now",
-    "UPDATE successors SET next = :now WHERE next > :now",
-    "UPDATE files SET next = :now WHERE next > :now",
+    "UPDATE gaps SET retry_at = :now WHERE retry_at > :now",
+    "UPDATE outbox SET retry_at = :now WHERE retry_at > :now",
+    "UPDATE invitations SET retry_at = :now WHERE retry_at > :now",
+    "UPDATE pending_relations SET retry_at = :now WHERE retry_at > :now",
+    "UPDATE sweeps SET retry_at = :now WHERE retry_at > :now",
+    "UPDATE successors SET retry_at = :now WHERE retry_at > :now",
+    "UPDATE media SET retry_at = :now WHERE retry_at > :now",
     "UPDATE rooms SET review_at = :now WHERE review_at > :now",
-    "UPDATE rooms SET alone_at = :now WHERE alone_at > :now",
+    "UPDATE rooms SET alone_check_at = :now WHERE alone_check_at > :now",
     "UPDATE rooms SET policy_check_at = :now WHERE policy_check_at > :now",
 )
 """What waits after a failure is tried at once."""
 SINCE: Final = (
-    "UPDATE unheard SET at = :now WHERE at > :now",
-    "UPDATE opened SET at = :now WHERE at > :now",
-    "UPDATE sessions SET used_at = :now WHERE used_at > :now",
-    "UPDATE handled SET at = :now WHERE at > :now",
+    "UPDATE undecryptable SET read_at = :now WHERE read_at > :now",
+    "UPDATE key_uses SET read_at = :now WHERE read_at > :now",
+    "UPDATE megolm_sessions SET used_at = :now WHERE used_at > :now",
+    "UPDATE handled_commands SET handled_at = :now WHERE handled_at > :now",
     "UPDATE rooms SET left_at = :now WHERE left_at > :now",
-    "UPDATE successors SET at = :now WHERE at > :now",
+    "UPDATE successors SET claimed_at = :now WHERE claimed_at > :now",
 )
 """Moments from which something counts that is to happen later: none lies in the future."""
 

@@ -12,8 +12,8 @@ from bot.core.policy_forward import overtaken, succeed
 from bot.core.types import Millis, RoomID
 from bot.store.database import Database, Row, as_list, run
 
-ENQUEUE: Final = "INSERT OR IGNORE INTO owed (room, key, kind, args) VALUES (?, ?, ?, ?)"
-OWING: Final = "SELECT count(*) FROM owed WHERE room = ?"
+ENQUEUE: Final = "INSERT OR IGNORE INTO outbox (room, key, kind, args) VALUES (?, ?, ?, ?)"
+OWING: Final = "SELECT count(*) FROM outbox WHERE room = ?"
 MOST_OUTGOING: Final = 100
 """Answers that wait for one room at once; more were asked for than anybody reads."""
 MUST: Final = frozenset(
@@ -22,23 +22,23 @@ MUST: Final = frozenset(
 """What is owed all the same: it tells whether messages disappear."""
 MOST_MUST: Final = 200
 """With those, a room whose notices cannot be sent is owed no more than this; a lifetime is set."""
-SUPERSEDE: Final = "DELETE FROM owed WHERE room = ? AND kind = 'set' RETURNING key, args"
+SUPERSEDE: Final = "DELETE FROM outbox WHERE room = ? AND kind = 'set' RETURNING key, args"
 NEXT_SETTING: Final = (
-    "SELECT o.id, r.room_id, o.key, o.kind, o.args, o.attempts, o.next FROM owed o INDEXED BY"
-    " owed_setting CROSS JOIN rooms r ON r.id = o.room WHERE o.kind = 'set' AND o.room NOT IN"
+    "SELECT o.id, r.room_id, o.key, o.kind, o.args, o.attempts, o.retry_at FROM outbox o INDEXED BY"
+    " outbox_setting CROSS JOIN rooms r ON r.id = o.room WHERE o.kind = 'set' AND o.room NOT IN"
     " (SELECT id FROM rooms WHERE room_id IN (SELECT value FROM json_each(?)))"
-    " ORDER BY o.next, o.id LIMIT 1"
+    " ORDER BY o.retry_at, o.id LIMIT 1"
 )
 NEXT_WORDS: Final = (
-    "SELECT o.id, r.room_id, o.key, o.kind, o.args, o.attempts, o.next FROM owed o INDEXED BY"
-    " owed_words CROSS JOIN rooms r ON r.id = o.room WHERE o.kind <> 'set' AND o.room NOT IN"
+    "SELECT o.id, r.room_id, o.key, o.kind, o.args, o.attempts, o.retry_at FROM outbox o INDEXED BY"
+    " outbox_words CROSS JOIN rooms r ON r.id = o.room WHERE o.kind <> 'set' AND o.room NOT IN"
     " (SELECT id FROM rooms WHERE room_id IN (SELECT value FROM json_each(?)))"
-    " AND NOT EXISTS (SELECT 1 FROM owed e WHERE e.room = o.room AND e.id < o.id)"
-    " ORDER BY o.next, o.id LIMIT 1"
+    " AND NOT EXISTS (SELECT 1 FROM outbox e WHERE e.room = o.room AND e.id < o.id)"
+    " ORDER BY o.retry_at, o.id LIMIT 1"
 )
-DELIVERED: Final = "DELETE FROM owed WHERE id = ?"
-WAIT_TURN: Final = "UPDATE owed SET next = max(next, ?) WHERE room = ? AND kind <> 'set'"
-DELIVER_LATER: Final = "UPDATE owed SET next = ?, attempts = attempts + 1 WHERE id = ?"
+DELIVERED: Final = "DELETE FROM outbox WHERE id = ?"
+WAIT_TURN: Final = "UPDATE outbox SET retry_at = max(retry_at, ?) WHERE room = ? AND kind <> 'set'"
+DELIVER_LATER: Final = "UPDATE outbox SET retry_at = ?, attempts = attempts + 1 WHERE id = ?"
 
 
 class Outbox:
@@ -68,7 +68,7 @@ class Outbox:
             kind=row[3],
             args=json.loads(row[4]),
             attempts=row[5],
-            next=row[6],
+            retry_at=row[6],
         )
 
     async def delivered(self, entry: OutboxItem, now: Millis = 0) -> None:

@@ -115,7 +115,7 @@ async def test_a_newer_database_is_refused_with_or_without_the_tables_of_today(
 ) -> None:
     path = tmp_path / "timers.db"
     await (await open_store(path)).close()
-    run(path, f"PRAGMA user_version = {len(MIGRATIONS) + 1}; {'DROP TABLE files' * moved}")
+    run(path, f"PRAGMA user_version = {len(MIGRATIONS) + 1}; {'DROP TABLE media' * moved}")
     with pytest.raises(StoreError, match="newer version of the bot"):
         await open_store(path)
     assert number(path, "user_version") == len(MIGRATIONS) + 1
