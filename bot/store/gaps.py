@@ -66,12 +66,12 @@ ENCRYPTED_WITHIN: Final = (
 )
 ENCRYPTED_NOW: Final = "UPDATE rooms SET encrypted = 1 WHERE id = ?"
 TAKE: Final = (
-    "SELECT timeline_part, position, item, event_id FROM gap_items WHERE room = ?"
+    "SELECT timeline_part, position, event_id, sent, parent, item FROM gap_items WHERE room = ?"
     " ORDER BY timeline_part, position LIMIT ?"
 )
 PUT: Final = (
-    "INSERT OR REPLACE INTO gap_items (room, timeline_part, position, item, event_id) VALUES (?,"
-    " ?, ?, ?, ?)"
+    "INSERT OR REPLACE INTO gap_items"
+    " (room, timeline_part, position, event_id, sent, parent, item) VALUES (?, ?, ?, ?, ?, ?, ?)"
 )
 KINDS: Final[dict[str, type[Item]]] = {
     "change": Change,
@@ -257,12 +257,12 @@ async def _put(db: Database, row: int, segment: int, first: int, items: list[Ite
             gone.append((row, item.target))
         match item:
             case Message():
-                where = f"{item.sent} {item.parent}" if item.parent else str(item.sent)
-                rows.append((row, segment, position, where, item.event_id))
+                message = (item.event_id, item.sent, item.parent)
+                rows.append((row, segment, position, *message, None))
             case KeyUse() | DefaultSaid():
                 pass  # remembered at once, by whoever reads
             case _:
-                rows.append((row, segment, position, _json(item), None))
+                rows.append((row, segment, position, None, None, None, _json(item)))
     await db.many(PUT, rows)
     await db.many("DELETE FROM gap_items WHERE room = ? AND event_id = ?", gone)
 
@@ -273,8 +273,8 @@ def _json(item: Item) -> str:
 
 
 def _item(row: Row) -> Item:
-    if row[3] is not None:
-        sent, _, parent = row[2].partition(" ")
-        return Message(event_id=row[3], sent=int(sent), parent=parent or None)
-    data = json.loads(row[2])
+    event_id, sent, parent, other = row[2:]
+    if event_id is not None:
+        return Message(event_id=event_id, sent=sent, parent=parent)
+    data = json.loads(other)
     return KINDS[data.pop("is")](**data)

@@ -1,7 +1,10 @@
-"""The tables. Times and lengths of time are in milliseconds; `room` is the number of a room's row.
+"""The tables.
 
-A digest is a keyed hash of an id, which tells it again without keeping it. What waits for its turn
-has `retry_at`, the time before which it is not tried, and `attempts`, its failures in a row.
+`room` is the number of a room's row; a digest is a keyed hash of an id, which tells it again
+without keeping it. Lengths of time are in milliseconds, and times in milliseconds since the epoch.
+A time is called `since`, `until`, `sent`, or something that ends in `_at`: clock_shift.py finds
+them by that. What waits for its turn has `retry_at`, the time before which it is not tried, and
+`attempts`, its failures in a row.
 """
 
 from __future__ import annotations
@@ -154,8 +157,10 @@ TABLES: Final = f"""
         room INTEGER NOT NULL REFERENCES rooms (id) ON DELETE CASCADE,
         timeline_part INTEGER NOT NULL,
         position INTEGER NOT NULL,
-        item TEXT NOT NULL,                -- JSON; of a message: when it began, and its parent
-        event_id TEXT,                     -- of a message
+        event_id TEXT,                     -- of a message; else the item is JSON
+        sent INTEGER,                      -- when the message's lifetime began
+        parent TEXT,                       -- as of a timer
+        item TEXT,
         PRIMARY KEY (room, timeline_part, position)
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX gap_items_event ON gap_items (room, event_id) WHERE event_id IS NOT NULL;
