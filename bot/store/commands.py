@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Final
@@ -12,13 +11,14 @@ from bot.core.policy_forward import not_held
 from bot.core.timeline import Change, Command, Item, MediaReference, Message, Undecryptable
 from bot.core.types import EventID, Millis, RoomID, UserID
 from bot.core.undecided import PendingCommand, UndecidedCommand
-from bot.store.database import Database, Row, run
+from bot.store.database import Database, Row
 from bot.store.gaps import Gaps
 from bot.store.handled_commands import count_once, remember_handled
 from bot.store.media import attach
 from bot.store.megolm_sessions import FIRST, HEARD, remember_opened, reread
 from bot.store.outbox import enqueue
 from bot.store.permissions import CHECK_POLICY_AT, ROOM
+from bot.store.retries import first_ready, next_ready, put_off
 
 SYNCED: Final = "SELECT value FROM meta WHERE key = 'token'"
 REVISION: Final = "SELECT revision FROM rooms WHERE id = ?"
@@ -46,15 +46,13 @@ WAIT: Final = (
     " device_id,"
     " device_key, thread, revision) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
-NEXT: Final = (
-    "SELECT u.id, r.room_id, u.digest, u.event_id, u.sender, u.setting, u.sent, u.read_at,"
-    " u.device_id,"
-    " u.device_key, u.attempts, u.retry_at, u.thread"
-    " FROM pending_commands u CROSS JOIN rooms r ON r.id = u.room"
+NEXT: Final = next_ready(
+    "pending_commands",
+    "q.id, q.digest, q.event_id, q.sender, q.setting, q.sent, q.read_at, q.device_id,"
+    " q.device_key, q.thread",
     # One after the other: a later command counts after an earlier one.
-    " WHERE NOT EXISTS (SELECT 1 FROM pending_commands e WHERE e.room = u.room AND e.id < u.id)"
-    " AND NOT EXISTS (SELECT 1 FROM gaps WHERE room = r.id)"
-    " AND r.room_id NOT IN (SELECT value FROM json_each(?)) ORDER BY u.retry_at, u.id LIMIT 1"
+    where="NOT EXISTS (SELECT 1 FROM pending_commands e WHERE e.room = q.room AND e.id < q.id)"
+    " AND NOT EXISTS (SELECT 1 FROM gaps WHERE room = r.id)",
 )
 THOSE_AFTER: Final = (
     "UPDATE pending_commands SET revision = revision + 1 WHERE room = ? AND id > ? AND revision = ?"
@@ -144,29 +142,27 @@ class Commands:
 
         A room with a gap waits until that is read.
         """
-        async with self._db.transaction() as db:
-            row = await db.one(NEXT, json.dumps(list(busy)))
+        row = await first_ready(self._db, NEXT, busy)
         if row is None:
             return None
         command = UndecidedCommand(
-            digest=row[2],
-            event_id=EventID(row[3]),
-            sender=UserID(row[4]),
-            setting=row[5],
-            sent=row[6],
-            read_at=row[7],
-            device_id=row[8],
-            device_key=row[9],
+            digest=row[4],
+            event_id=EventID(row[5]),
+            sender=UserID(row[6]),
+            setting=row[7],
+            sent=row[8],
+            read_at=row[9],
+            device_id=row[10],
+            device_key=row[11],
             thread=row[12],
         )
         return PendingCommand(
-            id=row[0], room_id=RoomID(row[1]), command=command, attempts=row[10], retry_at=row[11]
+            id=row[3], room_id=RoomID(row[0]), command=command, attempts=row[1], retry_at=row[2]
         )
 
     async def undecided_later(self, pending: PendingCommand, until: Millis) -> None:
         """The homeserver did not answer."""
-        sql = "UPDATE pending_commands SET retry_at = ?, attempts = attempts + 1 WHERE id = ?"
-        await run(self._db, sql, until, pending.id)
+        await put_off(self._db, "pending_commands", pending.id, until)
 
     async def decided(self, pending: PendingCommand, said: Command, now: Millis) -> None:
         """A command that waited was decided, or given up: `said` is the verdict."""

@@ -24,9 +24,10 @@ from bot.core.timeline import (
 )
 from bot.core.types import Millis, RoomID
 from bot.core.undecided import UndecidedCommand
-from bot.store.database import Database, Row, as_list, run
+from bot.store.database import Database, Row, run
 from bot.store.megolm_sessions import FIRST, remember_opened
 from bot.store.outbox import enqueue
+from bot.store.retries import first_ready, next_ready
 from bot.store.sweeps import MISSED, begin_sweep
 
 CHUNK: Final = 500
@@ -38,14 +39,11 @@ BEGIN: Final = (
     # What is read once more may have the room's state event in it.
     " CASE WHEN ? THEN '' ELSE policy_digest END FROM rooms WHERE id = ?"
 )
-NEXT_GAP: Final = (
-    "SELECT g.id, r.room_id, g.token, g.stop_digest, g.stop_at, g.since, g.until, g.attempts,"
-    " g.retry_at, g.policy_digest, g.size, g.encrypted,"
-    " EXISTS (SELECT 1 FROM sweeps WHERE room = g.room AND gap_given_up) FROM gaps g"
-    " INDEXED BY gaps_retry"
-    " CROSS JOIN rooms r ON r.id = g.room WHERE NOT g.done AND r.left_at IS NULL AND g.room NOT IN"
-    " (SELECT id FROM rooms WHERE room_id IN (SELECT value FROM json_each(?)))"
-    " ORDER BY g.retry_at, g.id LIMIT 1"
+NEXT_GAP: Final = next_ready(
+    "gaps",
+    "q.id, q.token, q.stop_digest, q.stop_at, q.since, q.until, q.policy_digest, q.size,"
+    " q.encrypted, EXISTS (SELECT 1 FROM sweeps WHERE room = q.room AND gap_given_up)",
+    where="NOT q.done AND r.left_at IS NULL",
 )
 LATER: Final = "UPDATE gaps SET retry_at = ?, attempts = attempts + ?, size = ? WHERE id = ?"
 READ_ON: Final = (
@@ -141,25 +139,24 @@ class Gaps:
 
     async def next_gap(self, busy: Collection[RoomID] = ()) -> tuple[Gap, Millis] | None:
         """Return the gap to be read next, not of `busy` rooms, and not before when."""
-        async with self._db.transaction() as db:
-            row = await db.one(NEXT_GAP, as_list(busy))
+        row = await first_ready(self._db, NEXT_GAP, busy)
         if row is None:
             return None
         gap = Gap(
-            id=row[0],
-            room_id=RoomID(row[1]),
-            token=row[2],
-            stop_digest=row[3],
-            stop_at=row[4],
-            since=row[5],
-            until=row[6],
-            attempts=row[7],
+            room_id=RoomID(row[0]),
+            attempts=row[1],
+            id=row[3],
+            token=row[4],
+            stop_digest=row[5],
+            stop_at=row[6],
+            since=row[7],
+            until=row[8],
             policy_digest=row[9],
             size=row[10],
             encrypted=bool(row[11]),
             another_given_up=bool(row[12]),
         )
-        return gap, int(row[8])
+        return gap, int(row[2])
 
     async def read_on(
         self, gap: Gap, items: list[Item], token: str, now: Millis, *, done: bool

@@ -8,6 +8,7 @@ from typing import Final
 from bot.core.invitations import Invitation, Invite, InviteStage
 from bot.core.types import Millis, RoomID, UserID
 from bot.store.database import Database, as_list, run
+from bot.store.retries import put_off
 
 MOST_OF_ONE: Final = 20
 MOST_OF_SERVER: Final = 100
@@ -109,8 +110,7 @@ class Invitations:
 
     async def later(self, one: Invitation, until: Millis, *, counts: bool) -> None:
         """It could not be answered now; `counts`: that was up to this invitation."""
-        sql = "UPDATE invitations SET retry_at = ?, attempts = attempts + ? WHERE id = ?"
-        await run(self._db, sql, until, counts, one.id)
+        await put_off(self._db, "invitations", one.id, until, counts=counts)
 
     async def ended(self, one: Invitation) -> None:
         """Nothing is left to be done."""

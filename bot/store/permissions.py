@@ -9,9 +9,10 @@ from bot.core.policy import Outgoing
 from bot.core.successors import Stage
 from bot.core.timers import MANY, Review
 from bot.core.types import Millis, RoomID
-from bot.store.database import Database, as_list, run
+from bot.store.database import Database, Row, run
 from bot.store.default_lifetimes import enqueue_default
 from bot.store.outbox import enqueue
+from bot.store.retries import first_ready, next_check
 
 ROOM: Final = (
     "SELECT id, setting, policy_digest, set_by_command, encrypted, suspended, timeline_part,"
@@ -24,10 +25,8 @@ REMOVED: Final = (
     " WHERE room_id = ?"
 )
 """The homeserver says of itself that the bot is no longer in the room."""
-NEXT_REVIEW: Final = (
-    "SELECT room_id, review_attempts, review_at FROM rooms INDEXED BY rooms_review"
-    " WHERE reviews_asked > 0"
-    " AND room_id NOT IN (SELECT value FROM json_each(?)) ORDER BY review_at, id LIMIT 1"
+NEXT_REVIEW: Final = next_check(
+    "review_at", "review_attempts", index="rooms_review", where="reviews_asked > 0"
 )
 REVIEW_LATER: Final = (
     "UPDATE rooms SET review_at = ?, review_attempts = review_attempts + 1 WHERE room_id = ?"
@@ -52,19 +51,17 @@ NEWS_OF_MEMBERS: Final = (
     "UPDATE rooms SET alone_check_at = CASE WHEN ? THEN coalesce(alone_check_at, ?) END"
     " WHERE id = ?"
 )
-NEXT_ALONE: Final = (
-    "SELECT room_id, 0, alone_check_at FROM rooms INDEXED BY rooms_alone"
-    " WHERE alone_check_at IS NOT NULL"
-    " AND room_id NOT IN (SELECT value FROM json_each(?)) ORDER BY alone_check_at, id LIMIT 1"
+NEXT_ALONE: Final = next_check(
+    "alone_check_at", "0", index="rooms_alone", where="alone_check_at IS NOT NULL"
 )
 ASK_POLICY_CHECK: Final = (
     "UPDATE rooms SET policy_check_at = coalesce(policy_check_at, ?) WHERE id = ?"
 )
-NEXT_POLICY_CHECK: Final = (
-    "SELECT room_id, policy_check_attempts, policy_check_at FROM rooms"
-    " INDEXED BY rooms_policy_check"
-    " WHERE policy_check_at IS NOT NULL"
-    " AND room_id NOT IN (SELECT value FROM json_each(?)) ORDER BY policy_check_at, id LIMIT 1"
+NEXT_POLICY_CHECK: Final = next_check(
+    "policy_check_at",
+    "policy_check_attempts",
+    index="rooms_policy_check",
+    where="policy_check_at IS NOT NULL",
 )
 CHECK_POLICY_AT: Final = (
     "UPDATE rooms SET policy_check_at = ?,"
@@ -99,11 +96,7 @@ class Permissions:
 
     async def next_review(self, busy: Collection[RoomID] = ()) -> Review | None:
         """Return the room whose state is to be looked at next, none of `busy`."""
-        async with self._db.transaction() as db:
-            row = await db.one(NEXT_REVIEW, as_list(busy))
-        if row is None:
-            return None
-        return Review(room_id=RoomID(row[0]), attempts=row[1], retry_at=row[2])
+        return _review(await first_ready(self._db, NEXT_REVIEW, busy))
 
     async def review_later(self, room_id: RoomID, until: Millis) -> None:
         """The room's state could not be looked at now."""
@@ -149,11 +142,7 @@ class Permissions:
 
     async def next_alone(self, busy: Collection[RoomID] = ()) -> Review | None:
         """Return the room in which the bot may be alone that is to be looked at next."""
-        async with self._db.transaction() as db:
-            row = await db.one(NEXT_ALONE, as_list(busy))
-        if row is None:
-            return None
-        return Review(room_id=RoomID(row[0]), attempts=row[1], retry_at=row[2])
+        return _review(await first_ready(self._db, NEXT_ALONE, busy))
 
     async def look_for_others(self, room_id: RoomID, at: Millis | None) -> None:
         """Look then whether the bot is alone in the room; `None`: it is not."""
@@ -161,11 +150,7 @@ class Permissions:
 
     async def next_policy_check(self, busy: Collection[RoomID] = ()) -> Review | None:
         """Return the room whose lifetime is to be compared with its state next, none of `busy`."""
-        async with self._db.transaction() as db:
-            row = await db.one(NEXT_POLICY_CHECK, as_list(busy))
-        if row is None:
-            return None
-        return Review(room_id=RoomID(row[0]), attempts=row[1], retry_at=row[2])
+        return _review(await first_ready(self._db, NEXT_POLICY_CHECK, busy))
 
     async def check_policy_at(self, room_id: RoomID, at: Millis | None) -> None:
         """Compare the room's lifetime with its state then; `None`: they agree."""
@@ -176,3 +161,9 @@ class Permissions:
         async with self._db.transaction() as db:
             row = await db.one(WAITS, Stage.OUTSIDE, Stage.INSIDE, room_id)
         return row is not None and bool(row[0])
+
+
+def _review(row: Row | None) -> Review | None:
+    if row is None:
+        return None
+    return Review(room_id=RoomID(row[0]), attempts=row[1], retry_at=row[2])

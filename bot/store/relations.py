@@ -9,7 +9,8 @@ from typing import Final
 from bot.core.policy import NewTimer
 from bot.core.timers import PendingRelation, Timer
 from bot.core.types import EventID, Millis, RoomID
-from bot.store.database import Database, as_list, run
+from bot.store.database import Database
+from bot.store.retries import first_ready, next_ready, put_off
 
 ADD: Final = (
     "INSERT INTO timers (room, event_id, due, retry_at, backlog, from_local_clock) VALUES (?, ?,"
@@ -82,12 +83,7 @@ KEEP_GONE_PARENT: Final = (
 )
 NEXT_GONE_PARENT: Final = "SELECT room, parent, gone_at, last_child FROM gone_parents LIMIT 1"
 ALL_DUE: Final = "DELETE FROM gone_parents WHERE room = ? AND parent = ?"
-NEXT_PENDING: Final = (
-    "SELECT o.id, r.room_id, o.event_id, o.parent, o.attempts, o.retry_at FROM pending_relations o"
-    " INDEXED BY pending_relations_retry CROSS JOIN rooms r ON r.id = o.room WHERE o.room NOT IN"
-    " (SELECT id FROM rooms WHERE room_id IN (SELECT value FROM json_each(?)))"
-    " ORDER BY o.retry_at, o.id LIMIT 1"
-)
+NEXT_PENDING: Final = next_ready("pending_relations", "q.id, q.event_id, q.parent")
 DEPTH: Final = 8
 """Generations that are followed: a vote on an edit of an edit… Clients make two."""
 
@@ -240,23 +236,21 @@ class Relations:
 
     async def next_pending(self, busy: Collection[RoomID] = ()) -> PendingRelation | None:
         """Return the message whose parent is to be asked about next, not of `busy` rooms."""
-        async with self._db.transaction() as db:
-            found = await db.one(NEXT_PENDING, as_list(busy))
+        found = await first_ready(self._db, NEXT_PENDING, busy)
         if found is None:
             return None
         return PendingRelation(
-            id=found[0],
-            room_id=RoomID(found[1]),
-            event_id=EventID(found[2]),
-            parent=EventID(found[3]),
-            attempts=found[4],
-            retry_at=found[5],
+            room_id=RoomID(found[0]),
+            attempts=found[1],
+            retry_at=found[2],
+            id=found[3],
+            event_id=EventID(found[4]),
+            parent=EventID(found[5]),
         )
 
     async def later(self, relation: PendingRelation, until: Millis) -> None:
         """The parent could not be asked about now."""
-        sql = "UPDATE pending_relations SET retry_at = ?, attempts = attempts + 1 WHERE id = ?"
-        await run(self._db, sql, until, relation.id)
+        await put_off(self._db, "pending_relations", relation.id, until)
 
     async def answered(self, relation: PendingRelation, now: Millis, *, gone: bool) -> None:
         """The parent is gone, and the message is due at once; or it stands on its own."""

@@ -234,6 +234,7 @@ TABLES: Final = f"""
         attempts INTEGER NOT NULL DEFAULT 0,
         UNIQUE (room, digest)
     ) STRICT;
+    CREATE INDEX pending_commands_retry ON pending_commands (retry_at, id);
     CREATE INDEX pending_commands_room ON pending_commands (room, id);
 
     -- Commands that have counted, so that none counts twice.

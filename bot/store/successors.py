@@ -8,8 +8,9 @@ from typing import Final
 from bot.core.policy import Outgoing
 from bot.core.successors import Stage, Successor
 from bot.core.types import Millis, RoomID
-from bot.store.database import Database, Row, as_list, run
+from bot.store.database import Database, Row, run
 from bot.store.outbox import enqueue
+from bot.store.retries import first_ready
 
 MOST_OF_ONE: Final = 10
 """Rooms that one room may name as its successor, one after another."""
@@ -93,8 +94,7 @@ class Successors:
 
     async def next(self, busy: Collection[RoomID] = ()) -> Successor | None:
         """Return the successor that is to be seen to next, not one of `busy` rooms."""
-        async with self._db.transaction() as db:
-            row = await db.one(NEXT, as_list(busy))
+        row = await first_ready(self._db, NEXT, busy)
         return None if row is None else _successor(row)
 
     async def of(self, room_id: RoomID) -> list[Successor]:

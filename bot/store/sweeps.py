@@ -15,6 +15,7 @@ from bot.store.default_lifetimes import dump_defaults, load_defaults
 from bot.store.media import attach
 from bot.store.outbox import enqueue
 from bot.store.relations import add_timers
+from bot.store.retries import next_ready
 
 BEGIN: Final = (
     "INSERT INTO sweeps (room, whole_room, since, until, gap_given_up) VALUES (?, ?, ?, ?, ?)"
@@ -29,16 +30,13 @@ BEGIN: Final = (
 )
 MISSED: Final = "SELECT 1 FROM sweeps WHERE room = ? AND gap_given_up"
 """The room was told that not everything could be read, and waits for this sweep."""
-NEXT: Final = (
-    "SELECT r.room_id, s.whole_room, s.since, s.until, s.token, s.setting, s.found_this_walk,"
-    " s.found, s.events_read,"
-    " s.empty_walks, s.attempts, s.retry_at, s.earlier_settings, s.size, s.defaults"
-    " FROM sweeps s INDEXED BY sweeps_retry CROSS JOIN rooms r ON r.id = s.room"
-    " WHERE r.left_at IS NULL AND s.room NOT IN"
-    " (SELECT id FROM rooms WHERE room_id IN (SELECT value FROM json_each(?)))"
-    " AND NOT EXISTS (SELECT 1 FROM gaps WHERE room = s.room)"
+NEXT: Final = next_ready(
+    "sweeps",
+    "q.whole_room, q.since, q.until, q.token, q.setting, q.earlier_settings, q.defaults,"
+    " q.found_this_walk, q.found, q.events_read, q.empty_walks, q.size",
+    where="r.left_at IS NULL AND NOT EXISTS (SELECT 1 FROM gaps WHERE room = q.room)"
     # A lifetime that a command has just set holds from its place on, which the sweep cannot see.
-    " AND (s.token IS NOT NULL OR NOT r.set_by_command) ORDER BY s.retry_at, s.room LIMIT 1"
+    " AND (q.token IS NOT NULL OR NOT r.set_by_command)",
 )
 LATER: Final = (
     "UPDATE sweeps SET retry_at = ?, attempts = attempts + ?, size = ?"
@@ -92,7 +90,7 @@ class Sweeps:
         """
         async with self._db.transaction() as db:
             found = await db.one(NEXT, as_list(busy))
-            if found is not None and found[4] is None:
+            if found is not None and found[6] is None:
                 row = await db.one(ROW, found[0])
                 assert row is not None
                 await db.rows(START, row[0])
@@ -101,20 +99,20 @@ class Sweeps:
             return None
         return Sweep(
             room_id=RoomID(found[0]),
-            whole_room=bool(found[1]),
-            since=found[2],
-            until=found[3],
-            token=found[4],
-            setting=found[5],
-            found_this_walk=found[6],
-            found=found[7],
-            events_read=found[8],
-            empty_walks=found[9],
-            attempts=found[10],
-            retry_at=found[11],
-            earlier_settings=tuple((EventID(one[0]), one[1]) for one in json.loads(found[12])),
-            size=found[13],
-            defaults=load_defaults(found[14]),
+            attempts=found[1],
+            retry_at=found[2],
+            whole_room=bool(found[3]),
+            since=found[4],
+            until=found[5],
+            token=found[6],
+            setting=found[7],
+            earlier_settings=tuple((EventID(one[0]), one[1]) for one in json.loads(found[8])),
+            defaults=load_defaults(found[9]),
+            found_this_walk=found[10],
+            found=found[11],
+            events_read=found[12],
+            empty_walks=found[13],
+            size=found[14],
         )
 
     async def read_on(

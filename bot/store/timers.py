@@ -10,6 +10,7 @@ from bot.core.due import Candidate
 from bot.core.timers import MANY, Timer
 from bot.core.types import EventID, Millis, RoomID
 from bot.store.database import Database, Row, run
+from bot.store.retries import put_off
 
 ROOMS_DUE: Final = (
     "SELECT room FROM (SELECT room FROM due_rooms WHERE backlog = :backlog AND room > :last"
@@ -57,7 +58,6 @@ UNSENT: Final = (
     "UPDATE timers SET redaction_sent_at = NULL, retry_at = max(due, ?),"
     " redaction_round = redaction_round + 1 WHERE id = ?"
 )
-POSTPONE: Final = "UPDATE timers SET retry_at = ?, attempts = attempts + 1 WHERE id = ?"
 REFUSED: Final = (
     "UPDATE timers SET retry_at = ?, attempts = attempts + 1, refused_age = ? WHERE id = ?"
 )
@@ -161,7 +161,7 @@ class Timers:
 
     async def postpone(self, timer: Timer, until: Millis) -> None:
         """Let only this timer wait."""
-        await run(self._db, POSTPONE, until, timer.id)
+        await put_off(self._db, "timers", timer.id, until)
 
     async def refused(self, timer: Timer, until: Millis, older_than: Millis) -> None:
         """The homeserver refuses this one, though the message stands; 0: not for its age.

@@ -15,6 +15,7 @@ from bot.core.timers import Timer
 from bot.core.types import EventID, Millis, RoomID, UserID
 from bot.services.database_maintenance import keep_wiping
 from bot.store import Store, wiping
+from bot.store.commands import NEXT as NEXT_COMMAND
 from bot.store.database import Row
 from bot.store.gaps import NEXT_GAP, READY, TAKE
 from bot.store.invitations import NEXT as INVITATION
@@ -22,7 +23,7 @@ from bot.store.left_rooms import COUNT, GAP_ITEMS_OF, KEPT_FOR, TIMERS_OF
 from bot.store.left_rooms import OVERDUE as OVERDUE_LEFT
 from bot.store.media import NEXT_FILE
 from bot.store.outbox import NEXT_SETTING, NEXT_WORDS
-from bot.store.permissions import NEXT_ALONE, NEXT_REVIEW, REFUSALS
+from bot.store.permissions import NEXT_ALONE, NEXT_POLICY_CHECK, NEXT_REVIEW, REFUSALS
 from bot.store.relations import NEXT_PENDING
 from bot.store.successors import NEXT as SUCCESSOR
 from bot.store.sweeps import NEXT as NEXT_SWEEP
@@ -210,7 +211,7 @@ async def test_what_is_due_is_found_through_an_index(
     "sql",
     [
         *(NEXT_SETTING, NEXT_WORDS, NEXT_PENDING, NEXT_GAP, NEXT_SWEEP, NEXT_FILE, SUCCESSOR),
-        *(NEXT_REVIEW, NEXT_ALONE),
+        *(NEXT_REVIEW, NEXT_ALONE, NEXT_POLICY_CHECK, NEXT_COMMAND),
     ],
 )
 async def test_the_next_of_a_queue_is_found_in_the_order_of_an_index(
