@@ -168,7 +168,6 @@ async def _be(settings: Settings, stop: asyncio.Event) -> None:
         settings.data_dir / "timers.db",
         limits=settings.limits,
         own_id=settings.user_id,
-        verify=settings.verify,
     )
     try:
         settings = await locate(settings, insist)

@@ -39,7 +39,7 @@ def gap_before(batch: RoomBatch, known: Room | None, *, since: Millis, now: Mill
     return Gap(
         room_id=batch.room_id,
         token=batch.prev_batch,
-        stop_digest=known.last_digest if known else "",
+        stop_digest=known.last_event_digest if known else "",
         stop_at=since - OLDER,
         since=since,
         until=now,
@@ -65,8 +65,8 @@ def sweep_of(
     """
     held = known is not None and (known.setting is not None or began(known.defaults) is not None)
     if first:
-        whole = Sweep(room_id=batch.room_id, whole=True, since=0, until=now)
+        whole = Sweep(room_id=batch.room_id, whole_room=True, since=0, until=now)
         return whole if found or held else None
     if not held or not batch.limited or (live and batch.full):
         return None
-    return Sweep(room_id=batch.room_id, whole=False, since=since, until=now)
+    return Sweep(room_id=batch.room_id, whole_room=False, since=since, until=now)

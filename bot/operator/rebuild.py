@@ -77,8 +77,8 @@ class _Rebuild:
         while (sweep := await self._store.sweeps.next(silent)) is not None:
             if sweep.attempts >= TRIES:
                 silent.add(sweep.room_id)
-            elif sweep.next > self._clock.now():
-                await self._clock.wait(never, sweep.next)
+            elif sweep.retry_at > self._clock.now():
+                await self._clock.wait(never, sweep.retry_at)
             else:
                 await self._sweeps.step(sweep)
         tally = self._sweeps.tally
@@ -92,7 +92,7 @@ class _Rebuild:
         now = self._clock.now()
         for room in await self._store.rooms():
             if room.setting is not None or began(room.defaults) is not None:
-                sweep = Sweep(room_id=room.room_id, whole=True, since=0, until=now)
+                sweep = Sweep(room_id=room.room_id, whole_room=True, since=0, until=now)
                 await self._store.sweeps.begin(sweep)
 
 

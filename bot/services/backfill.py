@@ -79,14 +79,14 @@ class Due:
     """A gap, and when it is to be read on."""
 
     gap: Gap
-    next: Millis
+    retry_at: Millis
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
     """There is a room of which all was read."""
 
-    next: Millis = 0
+    retry_at: Millis = 0
 
 
 class Backfill:
@@ -139,7 +139,7 @@ class Backfill:
 
     async def _next(self, busy: Collection[RoomID]) -> Due | None:
         found = await self._memory.gaps.next_gap(busy)
-        return None if found is None else Due(gap=found[0], next=found[1])
+        return None if found is None else Due(gap=found[0], retry_at=found[1])
 
     async def _ready(self, busy: Collection[None]) -> Ready | None:
         return Ready() if not busy and await self._memory.gaps.is_ready() else None
@@ -210,7 +210,7 @@ class Backfill:
         if isinstance(outcome, Forbidden | NotFound):
             await self._memory.ask_review(gap.room_id)
         again = await self._pages.again(outcome, attempts=gap.attempts, size=gap.size)
-        tries = TRIES_IF_HOPELESS if gap.hopeless else TRIES
+        tries = TRIES_IF_HOPELESS if gap.another_given_up else TRIES
         if again.counts and gap.attempts >= tries:
             # What was said since waits behind the gap, and may not wait for ever.
             log.error("a gap cannot be read: messages in it stay until the room can be swept")

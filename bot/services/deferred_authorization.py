@@ -84,7 +84,7 @@ class DeferredAuthorization:
     async def _failed(self, pending: PendingCommand, outcome: Outcome) -> str | None:
         """Put a decision off, or give it up."""
         now = self._clock.now()
-        if passes(outcome) and now < pending.command.at + WAIT_FOR:
+        if passes(outcome) and now < pending.command.read_at + WAIT_FOR:
             chance = self._random.random()
             wait = retry_in(outcome, pending.attempts, chance=chance, ceiling=CEILING)
             await self._memory.undecided_later(pending, now + wait)

@@ -128,7 +128,7 @@ class Invitations:
 
     def _not_before(self, one: Invitation | None) -> Invitation | None:
         """While the homeserver answers nothing, every invitation waits."""
-        return one and replace(one, next=max(one.next, self._paused_until))
+        return one and replace(one, retry_at=max(one.retry_at, self._paused_until))
 
     async def _welcomes(self, one: Invitation) -> bool:
         if one.inviter is None or not self.may_invite(one.inviter):

@@ -75,7 +75,7 @@ class Turn:
     """The messages of a room that wait for keys."""
 
     room_id: RoomID
-    next: Millis
+    retry_at: Millis
     """When there is something to be done for the first of them."""
     waiting: list[Waiting] = field(default_factory=list)
 
@@ -129,14 +129,14 @@ class LateKeys:
             if room_id in busy:
                 continue
             when = self._when(room_id, undecryptable, was_asked=was_asked)
-            turn = turns.setdefault(room_id, Turn(room_id=room_id, next=when))
-            turn.next = min(turn.next, when)
+            turn = turns.setdefault(room_id, Turn(room_id=room_id, retry_at=when))
+            turn.retry_at = min(turn.retry_at, when)
             turn.waiting.append((undecryptable, was_asked))
         self._asked_twice &= {_key_of(undecryptable) for _, undecryptable, _ in waiting}
         self._later = {key: at for key, at in self._later.items() if at > now}
         # The others are taken from here next: all that waits is not read anew for each room.
-        self._due = {turn.room_id: turn for turn in turns.values() if turn.next <= now}
-        first = min(turns.values(), key=lambda turn: turn.next, default=None)
+        self._due = {turn.room_id: turn for turn in turns.values() if turn.retry_at <= now}
+        first = min(turns.values(), key=lambda turn: turn.retry_at, default=None)
         if first is not None:
             self._due.pop(first.room_id, None)
         return first
@@ -155,7 +155,7 @@ class LateKeys:
             try:
                 await self._look_at(room_id, undecryptable, asked, was_asked=was_asked)
             except OutcomeError as error:
-                too_late = self._clock.now() >= undecryptable.at + MEET_WITHIN
+                too_late = self._clock.now() >= undecryptable.read_at + MEET_WITHIN
                 if not (too_late or isinstance(error.outcome, Forbidden)):
                     reason = describe(error.outcome)
                     self._later[room_id, undecryptable.event_id] = self._clock.now() + ASK_AFTER
@@ -174,9 +174,9 @@ class LateKeys:
 
     def _when(self, room_id: RoomID, undecryptable: Undecryptable, *, was_asked: bool) -> Millis:
         """Return when there is something to be done for a message."""
-        at = undecryptable.at + (ASK_AGAIN_AFTER if was_asked else ASK_AFTER)
+        at = undecryptable.read_at + (ASK_AGAIN_AFTER if was_asked else ASK_AFTER)
         if was_asked and not self._may_ask_again(undecryptable):
-            at = undecryptable.at + GIVE_UP_AFTER
+            at = undecryptable.read_at + GIVE_UP_AFTER
         if self._homeserver.has_key(room_id, undecryptable.session_id):
             at = 0
         # No longer than that: the clock may have been set back meanwhile.
@@ -194,7 +194,7 @@ class LateKeys:
         """Do what it is time for with one message."""
         if self._homeserver.has_key(room_id, undecryptable.session_id):
             await self._read(room_id, undecryptable)
-        elif self._clock.now() >= undecryptable.at + GIVE_UP_AFTER:
+        elif self._clock.now() >= undecryptable.read_at + GIVE_UP_AFTER:
             await self._give_up(room_id, undecryptable)
         elif was_asked:
             await self._once_more(room_id, undecryptable)
@@ -229,7 +229,7 @@ class LateKeys:
                 [event],
                 encrypted=True,
                 live=False,
-                since=undecryptable.at,
+                since=undecryptable.read_at,
                 now=now,
                 meet=True,
             )
@@ -261,7 +261,7 @@ class LateKeys:
         What is certainly none is given up in silence: only a file that it shows may stay.
         """
         digest = self._reader.digest(f"unheard:{undecryptable.session_id}")
-        if undecryptable.quiet or not self._told.admits(
+        if undecryptable.not_a_command or not self._told.admits(
             undecryptable.sender, digest, self._clock.now()
         ):
             await self._memory.heard(room_id, undecryptable, [], self._clock.now())

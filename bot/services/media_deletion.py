@@ -124,7 +124,7 @@ class MediaDeletion:
     async def _next(self, busy: Collection[str]) -> File | None:
         """Return the file to be deleted next, and not before the pause is over."""
         file = await self._memory.next_file(busy)
-        return file and replace(file, next=max(file.next, self._paused_until))
+        return file and replace(file, retry_at=max(file.retry_at, self._paused_until))
 
     async def _see_to(self, file: File) -> str | None:
         """Bring one file as far as it goes; return why it is put off, if it is."""

@@ -182,9 +182,9 @@ class OutboxDelivery:
         there, digest, sender = self._read(current)
         # Some homeservers do not tell the sender of state; with them the command is written.
         foreign = sender not in {"", self._homeserver.own_id} and digest != entry.args["base"]
-        removed = is_gone(current or {}) and lifetime(room.stated, self._limits) is not None
+        removed = is_gone(current or {}) and lifetime(room.state_setting, self._limits) is not None
         # What somebody has changed since may have come with the timeline already.
-        if foreign or removed or not room.commanded:
+        if foreign or removed or not room.set_by_command:
             await self._memory.take_back(entry, not_held(entry.key, entry.args))
             return
         marks = [(EventID(mark[0]), int(mark[1])) for mark in entry.args.get("marks", [])]
@@ -201,7 +201,7 @@ class OutboxDelivery:
 
     async def _tell_default(self, room: Room) -> Outcome:
         """Write into the room's state since when the operator's default holds: disks get lost."""
-        if room.defaults == room.told_defaults:
+        if room.defaults == room.published_defaults:
             return Done()
         content = defaults_content(room.defaults)
         outcome = await self._homeserver.set_defaults(room.room_id, content)

@@ -57,7 +57,7 @@ class Memory(Protocol):
         suspended: bool,
         outgoing: list[Outgoing],
         reviews: int,
-        stuck: bool,
+        refusal_notified: bool,
     ) -> None: ...
     async def refusals(self, room_id: RoomID) -> tuple[int, Millis]: ...  # noqa: D102
     async def forget(self, room_id: RoomID, now: Millis) -> int: ...  # noqa: D102
@@ -144,12 +144,16 @@ class Permissions:
             return  # a room that was left still shows its state
         suspended = not power.may_redact(self._homeserver.own_id)
         refused, older_than = await self._memory.refusals(room_id)
-        stuck = room.stuck if suspended else refused > 0
+        stuck = room.refusal_notified if suspended else refused > 0
         outgoing = await self._news(room, power, suspended=suspended)
-        if stuck and not room.stuck:
+        if stuck and not room.refusal_notified:
             outgoing.append(self._stuck(older_than))
         await self._memory.reviewed(
-            room_id, suspended=suspended, outgoing=outgoing, reviews=room.reviews, stuck=stuck
+            room_id,
+            suspended=suspended,
+            outgoing=outgoing,
+            reviews=room.reviews_asked,
+            refusal_notified=stuck,
         )
         await self._look_for_successor(room_id)
 
@@ -163,7 +167,7 @@ class Permissions:
 
     async def _news(self, room: Room, power: Power, *, suspended: bool) -> list[Outgoing]:
         """Return what to tell a room: each loss of power once, and each return."""
-        if suspended == room.suspended or (suspended and room.greeting):
+        if suspended == room.suspended or (suspended and room.just_joined):
             return []
         pending, _ = await self._memory.pending(room.room_id)
         if lifetime(room.setting, self._limits) is None and pending == 0:

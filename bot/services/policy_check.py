@@ -116,7 +116,7 @@ class PolicyCheck:
 
         A commanded lifetime that is still to be written changes the state by itself.
         """
-        if room.commanded or event is None or not event.get("event_id"):
+        if room.set_by_command or event is None or not event.get("event_id"):
             return None
         found = [item for item in self._read(event) if isinstance(item, Change)]
         news = next((one for one in found if one.digest != room.policy_digest), None)

@@ -68,7 +68,7 @@ class Relations(Protocol):
     """What the redactor asks of the store for what belongs to a message."""
 
     async def found(  # noqa: D102
-        self, timer: Timer, children: list[EventID], *, looked: bool
+        self, timer: Timer, children: list[EventID], *, loaded: bool
     ) -> None: ...
 
 
@@ -174,9 +174,9 @@ class Redactor:
     async def _work(self, timer: Timer) -> None:
         """See one timer through one request, whatever comes of it."""
         try:
-            if timer.sent_at is not None:
+            if timer.redaction_sent_at is not None:
                 await self._check(timer)
-            elif timer.looked or await self._look(timer):
+            elif timer.relations_loaded or await self._look(timer):
                 await self._redact(timer)
         finally:
             self._in_flight.end(timer)
@@ -198,7 +198,7 @@ class Redactor:
             log.warning("what belongs to a message is not known (%s)", describe(outcome))
             return True
         now = self._clock.now()
-        await self._memory.relations.found(timer, children, looked=all_of_them)
+        await self._memory.relations.found(timer, children, loaded=all_of_them)
         if not children or all_of_them:
             return not children  # what was found goes first; then nothing is looked up again
         if now - self._looked_at.setdefault(timer.id, now) > PATIENCE:
@@ -208,7 +208,7 @@ class Redactor:
 
     async def _redact(self, timer: Timer) -> None:
         self._looked_at.pop(timer.id, None)
-        txn = transaction_id(timer.event_id, timer.generation)
+        txn = transaction_id(timer.event_id, timer.redaction_round)
         outcome = await self._homeserver.redact(timer.room_id, timer.event_id, txn)
         now = self._clock.now()
         match self._settle(outcome, timer, now):
@@ -265,7 +265,7 @@ class Redactor:
     async def _check(self, timer: Timer) -> None:
         """A redaction was accepted but not seen in the timeline: ask for the event itself."""
         now = self._clock.now()
-        tries = max(timer.attempts, timer.generation)
+        tries = max(timer.attempts, timer.redaction_round)
         later = backoff(tries, ceiling=POSTPONE_CEILING, chance=self._random.random())
         gone = await self._gone(timer)
         if gone:
@@ -276,7 +276,7 @@ class Redactor:
             self._tally.unconfirmed += 1
             log.warning("a redaction was accepted and did not happen: done anew")
             # At once the first time; who never shows it is not flooded.
-            await self._memory.unsent(timer, now + later * bool(timer.generation))
+            await self._memory.unsent(timer, now + later * bool(timer.redaction_round))
 
     async def _gone(self, timer: Timer) -> bool | None:
         """Whether the event is provably gone; `None` when that cannot be told now."""

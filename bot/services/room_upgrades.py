@@ -63,7 +63,12 @@ class Successors(Protocol):
     async def of(self, room_id: RoomID) -> list[Successor]: ...  # noqa: D102
     async def follow(self, one: Successor) -> None: ...  # noqa: D102
     async def move(  # noqa: D102
-        self, one: Successor, stage: Stage, *said: Outgoing, where: RoomID, told: bool = False
+        self,
+        one: Successor,
+        stage: Stage,
+        *said: Outgoing,
+        where: RoomID,
+        needs_announced: bool = False,
     ) -> None: ...
     async def later(self, one: Successor, until: Millis) -> None: ...  # noqa: D102
     async def look_again(self, room_id: RoomID) -> bool: ...  # noqa: D102
@@ -158,7 +163,7 @@ class RoomUpgrades:
             setting=await self._goes_along(room_id, tombstone),
             via=sender.partition(":")[2],
             stage=stage if known is None else Stage.INSIDE,
-            inviter=self._memory.digest(sender),
+            inviter_digest=self._memory.digest(sender),
         )
         log.info("a room was replaced by another")
         closed = [self._closed(found)] if found.stage == Stage.AWAITED else []
@@ -250,13 +255,15 @@ class RoomUpgrades:
     async def _say_what_it_needs(self, one: Successor, power: Power, setting: int) -> None:
         need = max(power.to_send_state(POLICY_EVENT), power.to_redact)
         args = {"setting": setting, "need": need, "have": power.of(self._homeserver.own_id)}
-        said = [] if one.told else [self._outgoing(one, "needs", **args)]
-        await self._successors.move(one, Stage.POWERLESS, *said, where=one.room_id, told=True)
+        said = [] if one.needs_announced else [self._outgoing(one, "needs", **args)]
+        await self._successors.move(
+            one, Stage.POWERLESS, *said, where=one.room_id, needs_announced=True
+        )
 
     async def _turn_back(self, one: Successor, true: RoomID | None) -> None:
         """The room does not say that it succeeds the one whose tombstone names it."""
         log.warning("a tombstone names a room that is no successor")
-        if one.followed and not await self._belongs(one.room_id, true):
+        if one.joined_by_bot and not await self._belongs(one.room_id, true):
             outcome = await self._homeserver.leave(one.room_id)
             if isinstance(outcome, RateLimited | Unreachable | Failed) and one.attempts < TRIES:
                 raise OutcomeError(outcome)
@@ -283,7 +290,11 @@ class RoomUpgrades:
         await self._successors.move(one, Stage.DONE, *said, where=one.room_id)
 
     def _greeting(self, one: Successor) -> list[Outgoing]:
-        return [self._outgoing(one, "welcome")] if one.ungreeted and not one.told else []
+        return (
+            [self._outgoing(one, "welcome")]
+            if one.welcome_withheld and not one.needs_announced
+            else []
+        )
 
     def _outgoing(self, one: Successor, kind: str, **args: int) -> Outgoing:
         return Outgoing(key=f"{kind}:{one.predecessor}", kind=kind, args=args)

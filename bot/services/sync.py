@@ -247,7 +247,7 @@ class Sync:
             and any(self._reader.digest(one) != known.policy_digest for one in policies),
             entered=known is None and not first,
             alone=seems_alone(batch, own_id, new=known is None),
-            last_digest=self._last(batch),
+            last_event_digest=self._last(batch),
         )
 
     def _last(self, batch: RoomBatch) -> str:

@@ -20,8 +20,8 @@ from bot.core.topics import Topics
 from bot.store import due_rooms
 from bot.store.damage import look_through_beside, look_through_if_small
 from bot.store.errors import StoreError, explain, keep_aside
+from bot.store.migration import migrate
 from bot.store.news import News
-from bot.store.schema import MIGRATIONS
 from bot.store.wiping import FIRST, BusyError, Wiper, rewrite_if_small
 
 log = logging.getLogger(__name__)
@@ -73,9 +73,9 @@ class Database:
     async def open(cls, path: Path) -> Database:
         """Open or create the database at `path`.
 
-        Raises `StoreError` when the file is no database, is damaged, or was written by a newer
-        version of the bot, and `DiskError` when it cannot be read or written now. A damaged file
-        is moved aside.
+        Raises `StoreError` when the file is no database, is damaged, is another program's, or was
+        written by a newer version of the bot, and `DiskError` when it cannot be read or written
+        now. A damaged file is moved aside.
         """
 
         def connect() -> sqlite3.Connection:
@@ -86,7 +86,7 @@ class Database:
             await connection
             for pragma in PRAGMAS:
                 await connection.execute_fetchall(pragma)
-            await _migrate(connection, path)
+            await connection.in_thread(partial(migrate, path=path))
             secret = await _secret(connection)
             looked_through = await connection.in_thread(look_through_if_small)
             await due_rooms.begin(connection)
@@ -285,23 +285,6 @@ def as_list(busy: Collection[str]) -> str:
 async def run(database: Database, sql: str, *args: Any) -> None:
     """Run one statement as a transaction of its own."""
     await database.whole(lambda db: db.rows(sql, *args))
-
-
-async def _migrate(connection: aiosqlite.Connection, path: Path) -> None:
-    """Bring the schema to this version, each step and its number in one transaction."""
-    found = [tuple(row) for row in await connection.execute_fetchall("PRAGMA user_version")]
-    version = int(found[0][0])
-    if version > len(MIGRATIONS):
-        raise StoreError(
-            f"{path} was written by a newer version of the bot (schema {version}, this one"
-            f" knows {len(MIGRATIONS)}); install that version or move the file away"
-        )
-    for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
-        await (
-            await connection.executescript(
-                f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {number}; COMMIT;"
-            )
-        ).close()
 
 
 async def _secret(connection: aiosqlite.Connection) -> bytes:

@@ -16,26 +16,26 @@ from bot.core.topics import Topic
 LATEST: Final = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'timers'"
 
 CHANGES: Final[tuple[tuple[Topic, str, str], ...]] = (
-    (Topic.TIMERS, "timers", "due, next, backlog, sent_at, attempts, refused"),
-    (Topic.RELATED, "gone_parents", "after"),
-    (Topic.RELATIONS, "orphans", "parent, next"),
-    (Topic.MEDIA, "files", "timer, owner, next"),
-    (Topic.GAPS, "gaps", "token, next, done"),
-    (Topic.SWEEPS, "sweeps", "token, next"),
-    (Topic.OUTBOX, "owed", "next"),
-    (Topic.COMMANDS, "undecided", "next"),
-    (Topic.UNDECRYPTABLE, "unheard", "asked"),
-    (Topic.KEY_USES, "opened", "at"),
-    (Topic.INVITATIONS, "invites", "inviter, stage, next"),
-    (Topic.SUCCESSORS, "successors", "stage, next"),
+    (Topic.TIMERS, "timers", "due, retry_at, backlog, redaction_sent_at, attempts, refused_age"),
+    (Topic.RELATED, "gone_parents", "last_child"),
+    (Topic.RELATIONS, "pending_relations", "parent, retry_at"),
+    (Topic.MEDIA, "media", "timer, owner_digest, retry_at"),
+    (Topic.GAPS, "gaps", "token, retry_at, done"),
+    (Topic.SWEEPS, "sweeps", "token, retry_at"),
+    (Topic.OUTBOX, "outbox", "retry_at"),
+    (Topic.COMMANDS, "pending_commands", "retry_at"),
+    (Topic.UNDECRYPTABLE, "undecryptable", "key_requested"),
+    (Topic.KEY_USES, "key_uses", "read_at"),
+    (Topic.INVITATIONS, "invitations", "inviter, stage, retry_at"),
+    (Topic.SUCCESSORS, "successors", "stage, retry_at"),
 )
 """Tables with one topic each: it is news when a row comes, goes, or changes in these columns."""
 CHANGES_OF_ROOMS: Final[tuple[tuple[Topic, str], ...]] = (
-    (Topic.ACCESS, "suspended, came_back, left_at"),
-    (Topic.POLICY, "commanded"),
-    (Topic.REVIEWS, "review, review_at"),
+    (Topic.ACCESS, "suspended, returned_at, left_at"),
+    (Topic.POLICY, "set_by_command"),
+    (Topic.REVIEWS, "reviews_asked, review_at"),
     (Topic.POLICY_CHECKS, "policy_check_at"),
-    (Topic.MEMBERS, "alone_at"),
+    (Topic.MEMBERS, "alone_check_at"),
 )
 """The table of rooms has several: each is news when one of these columns changes, or a room goes.
 

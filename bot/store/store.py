@@ -66,21 +66,18 @@ SAVE_META: Final = (
 )
 ENTER: Final = "INSERT INTO rooms (room_id) VALUES (?)"
 SEEN: Final = (
-    "UPDATE rooms SET encrypted = encrypted OR ?, review = review + ?, removed = 0,"
+    "UPDATE rooms SET encrypted = encrypted OR ?, reviews_asked = reviews_asked + ?, removed = 0,"
     " review_at = CASE WHEN ? THEN 0 ELSE review_at END,"
-    " last_digest = coalesce(nullif(?, ''), last_digest) WHERE id = ?"
+    " last_event_digest = coalesce(nullif(?, ''), last_event_digest) WHERE id = ?"
 )
 
 
 class Store(Timers, Permissions, LeftRooms, Outbox, Commands, RoomDefaults, Files, ClockShift):
     """All that is remembered, over one database. Every method is one transaction."""
 
-    def __init__(
-        self, database: Database, *, limits: LifetimeLimits, own_id: UserID, verify: bool = False
-    ) -> None:
+    def __init__(self, database: Database, *, limits: LifetimeLimits, own_id: UserID) -> None:
         self._db = database
         self.topics = database.topics
-        self.verify = verify
         self._limits = limits
         self._own_id = own_id
         self.gaps = Gaps(database, self._apply)
@@ -93,15 +90,10 @@ class Store(Timers, Permissions, LeftRooms, Outbox, Commands, RoomDefaults, File
         self._default_begun = False
 
     @classmethod
-    async def open(
-        cls, path: Path, *, limits: LifetimeLimits, own_id: UserID, verify: bool = False
-    ) -> Store:
-        """Open the database at `path`; raises `StoreError`.
-
-        `verify`: have a sample of what was redacted read back before it is done.
-        """
+    async def open(cls, path: Path, *, limits: LifetimeLimits, own_id: UserID) -> Store:
+        """Open the database at `path`; raises `StoreError`."""
         database = await Database.open(path)
-        return cls(database, limits=limits, own_id=own_id, verify=verify)
+        return cls(database, limits=limits, own_id=own_id)
 
     def listen(self, *topics: Topic) -> asyncio.Event:
         """Return an event that is set when there is news of a topic; see `Topics.listen`."""
@@ -196,7 +188,7 @@ class Store(Timers, Permissions, LeftRooms, Outbox, Commands, RoomDefaults, File
         """The operator's default holds for what comes after all that was said in a room."""
         default = self._limits.default
         if await self.gaps.is_reading(db, row):
-            segment = await db.one("SELECT segment FROM rooms WHERE id = ?", row)
+            segment = await db.one("SELECT timeline_part FROM rooms WHERE id = ?", row)
             assert segment is not None
             await self.gaps.append(db, row, segment[0], [DefaultBegins(lifetime=default)])
         else:
@@ -214,7 +206,7 @@ class Store(Timers, Permissions, LeftRooms, Outbox, Commands, RoomDefaults, File
         begins = await self._meet_default(db, row, update, now, fresh=fresh)
         await remember_opened(db, update.items)
         review = (update.review, update.review)
-        await db.rows(SEEN, update.encrypted, *review, update.last_digest, row)
+        await db.rows(SEEN, update.encrypted, *review, update.last_event_digest, row)
         if update.gap:
             segment = await self.gaps.begin(db, row, update.gap)
             await self.gaps.put(db, row, segment - 1, FIRST, update.found)
@@ -228,7 +220,7 @@ class Store(Timers, Permissions, LeftRooms, Outbox, Commands, RoomDefaults, File
         if fresh or update.entered:
             await enqueue_default(db, row)
         if update.entered:
-            await db.rows("UPDATE rooms SET greeting = 1 WHERE id = ?", row)
+            await db.rows("UPDATE rooms SET just_joined = 1 WHERE id = ?", row)
             if not await enter(db, update.room_id):
                 args = {"back": back}
                 await enqueue(db, row, [Outgoing(key=f"welcome:{now}", kind="welcome", args=args)])
@@ -284,7 +276,7 @@ class Store(Timers, Permissions, LeftRooms, Outbox, Commands, RoomDefaults, File
             await take_back(db, row, result.stays)
         await add_timers(db, row, result.timers, now, again=again)
         await attach(db, row, result.files)
-        await drop_targets(db, row, result.dropped, now, verify=self.verify)
+        await drop_targets(db, row, result.dropped, now)
         await remember_handled(db, result.handled, result.surplus, now)
         await remember_undecryptable(db, row, result.undecryptable)
         await enqueue(db, row, result.outgoing)
@@ -292,6 +284,6 @@ class Store(Timers, Permissions, LeftRooms, Outbox, Commands, RoomDefaults, File
 
     async def _bounds_there(self, db: Database, row: int) -> LifetimeLimits:
         """Return the bounds, with the default that holds where the room's timeline is known to."""
-        found = await db.one("SELECT inherited FROM rooms WHERE id = ?", row)
+        found = await db.one("SELECT default_lifetime FROM rooms WHERE id = ?", row)
         assert found is not None
         return replace(self._limits, default=found[0])

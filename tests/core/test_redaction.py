@@ -157,11 +157,11 @@ def test_two_redactions_have_one_transaction_id_only_when_they_are_the_same(
     assert (transaction_id(first, one) == transaction_id(second, other)) == same
 
 
-@given(event_id=EVENT_IDS, generation=st.integers(0, 99))
+@given(event_id=EVENT_IDS, redaction_round=st.integers(0, 99))
 def test_a_transaction_id_fits_a_path_and_shows_nothing_of_the_event(
-    event_id: EventID, generation: int
+    event_id: EventID, redaction_round: int
 ) -> None:
-    txn = transaction_id(event_id, generation)
+    txn = transaction_id(event_id, redaction_round)
     assert txn.isascii()
     assert txn.replace("-", "").isalnum()
     assert len(txn) <= 64

@@ -301,7 +301,7 @@ async def test_what_is_said_after_off_stays_though_the_room_is_swept(
 
     async def swept() -> bool:
         with closing(sqlite3.connect(shared.bot.data_dir / "timers.db")) as db:
-            return bool(db.execute("SELECT 1 FROM sweeps WHERE events > 110").fetchall())
+            return bool(db.execute("SELECT 1 FROM sweeps WHERE events_read > 110").fetchall())
 
     await wait_until(swept, 30)
     await asyncio.sleep(2)

@@ -300,7 +300,7 @@ async def test_messages_too_old_for_the_homeserver_are_told_and_go_once_allowed(
     brief._extra.clear()
     await brief.start()
     with closing(sqlite3.connect(bot.data_dir / "timers.db")) as db, db:
-        db.execute("UPDATE timers SET next = due WHERE event_id = ?", [clear])
+        db.execute("UPDATE timers SET retry_at = due WHERE event_id = ?", [clear])
     await bot.start()
     await alice.until_redacted(room, clear)
     for one in (bots, people):
@@ -366,6 +366,6 @@ async def test_an_invitation_that_is_withdrawn_or_leads_nowhere_holds_up_no_othe
     bot.signal(signal.SIGCONT)
     await alice.until_notice(good, bot.user_id, "I make messages disappear", 20)
     with closing(sqlite3.connect(bot.data_dir / "timers.db")) as db:
-        waiting = [row[0] for row in db.execute("SELECT room_id FROM invites")]
+        waiting = [row[0] for row in db.execute("SELECT room_id FROM invitations")]
     assert set(waiting) <= {deleted}  # of which nobody tells the bot: it is tried for a day
     assert "Traceback" not in bot.words()

@@ -47,7 +47,7 @@ async def talk(harness: Harness, room: RoomID, number: int = 7) -> list[EventID]
 
 async def sweep(harness: Harness, room: RoomID) -> None:
     """Read a whole room back."""
-    begun = Sweep(room_id=room, whole=True, since=0, until=harness.clock.now())
+    begun = Sweep(room_id=room, whole_room=True, since=0, until=harness.clock.now())
     await harness.store.sweeps.begin(begun)
     await pass_by(harness, 5, MINUTE)
     assert await harness.store.sweeps.left() == 0
@@ -311,7 +311,7 @@ async def test_a_walk_ends_where_no_default_held_yet(harness: Harness) -> None:
     await configure(harness, MINUTE)
     await talk(harness, room, 6)
     before = len(harness.homeserver.times("page_back"))
-    begun = Sweep(room_id=room, whole=True, since=0, until=harness.clock.now())
+    begun = Sweep(room_id=room, whole_room=True, since=0, until=harness.clock.now())
     await harness.store.sweeps.begin(begun)
     async with harness.running(harness.sweeper):
         pass

@@ -225,7 +225,7 @@ def confuse(path: Path) -> None:
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("PRAGMA writable_schema = ON")
     [(page,)] = other.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'gaps'")
-    other.execute("UPDATE sqlite_schema SET rootpage = ? WHERE name = 'orphans'", (page,))
+    other.execute("UPDATE sqlite_schema SET rootpage = ? WHERE name = 'pending_relations'", (page,))
     other.close()
 
 

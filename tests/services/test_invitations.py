@@ -24,7 +24,7 @@ def is_in(harness: Harness, room: RoomID) -> str:
 
 async def waiting(harness: Harness) -> int:
     async with harness.store._db.transaction() as db:
-        [(found,)] = await db.rows("SELECT count(*) FROM invites")
+        [(found,)] = await db.rows("SELECT count(*) FROM invitations")
     return int(found)
 
 

@@ -288,7 +288,7 @@ async def test_the_file_of_a_message_that_stays_stays(harness: Harness) -> None:
         await harness.rest()
         await keys.hand_over(off)
     async with harness.store._db.transaction() as db:
-        assert await db.rows("SELECT * FROM files") == []
+        assert await db.rows("SELECT * FROM media") == []
 
 
 async def test_a_late_command_that_cannot_be_judged_yet_counts_once_it_can(keys: Keys) -> None:

@@ -201,7 +201,7 @@ async def test_a_gap_is_kept_over_a_restart_and_ends_after_a_month(
             assert await db.one("SELECT 1 FROM gaps") is not None
         await harness.advance(2 * SECOND)
         async with harness.store._db.transaction() as db:
-            for table in ("gaps", "unread", "rooms"):
+            for table in ("gaps", "gap_items", "rooms"):
                 assert await db.one(f"SELECT 1 FROM {table}") is None
 
 
@@ -297,14 +297,14 @@ async def test_what_is_kept_for_an_account_is_bounded_and_shuts_out_nobody(
     harness: Harness, room: RoomID
 ) -> None:
     async with harness.store._db.transaction() as db:
-        await db.rows("UPDATE rooms SET inviter = 'bob'")
+        await db.rows("UPDATE rooms SET inviter_digest = 'bob'")
     await messages(harness, room, 1, due=DAY)
     await harness.store.forget(room, harness.clock.now())
     rooms = [RoomID(f"!{number}:example.org") for number in range(LEFT_OF_ONE + 3)]
     for number, one in enumerate(rooms):
         await harness.remember(one, EventID(f"${number}"), due=harness.clock.now() + DAY)
         async with harness.store._db.transaction() as db:
-            await db.rows("UPDATE rooms SET inviter = 'eve' WHERE room_id = ?", one)
+            await db.rows("UPDATE rooms SET inviter_digest = 'eve' WHERE room_id = ?", one)
         await harness.store.forget(one, harness.clock.now())
         harness.clock.advance(1)
     while await harness.store.end_left(harness.clock.now()):
@@ -329,9 +329,9 @@ async def test_what_comes_for_a_room_that_is_gone_meanwhile_changes_nothing(
     harness: Harness, room: RoomID
 ) -> None:
     gone = RoomID("!gone:example.org")
-    store, sweep = harness.store, Sweep(room_id=gone, whole=True, since=0, until=9, token="t")
+    store, sweep = harness.store, Sweep(room_id=gone, whole_room=True, since=0, until=9, token="t")
     stamp = NewTimer(event_id=EventID("$x"), due=1)
-    file = MediaReference(event_id=EventID("$x"), media_ids=["file"], owner="owner")
+    file = MediaReference(event_id=EventID("$x"), media_ids=["file"], owner_digest="owner")
 
     async def everything() -> dict[str, list[Any]]:
         async with store._db.transaction() as db:

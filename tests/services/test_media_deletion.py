@@ -65,7 +65,7 @@ class Shelf:
 
     async def rows(self) -> list[Any]:
         async with self.harness.store._db.transaction() as db:
-            return await db.rows("SELECT media_id, timer, attempts FROM files ORDER BY id")
+            return await db.rows("SELECT media_id, timer, attempts FROM media ORDER BY id")
 
 
 @pytest.fixture

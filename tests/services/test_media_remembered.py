@@ -45,7 +45,7 @@ async def store(open_store: Opener, tmp_path: Path) -> Store:
 
 def shown(name: str, *media_ids: str, owner: str = "alice") -> list[Item]:
     event_id = EventID(f"${name}")
-    attached = MediaReference(event_id=event_id, media_ids=list(media_ids), owner=owner)
+    attached = MediaReference(event_id=event_id, media_ids=list(media_ids), owner_digest=owner)
     return [Message(event_id=event_id, sent=NOW), attached]
 
 
@@ -58,8 +58,8 @@ async def say(store: Store, *items: Item, gap: bool = False) -> None:
 async def files(store: Store) -> list[Any]:
     async with store._db.transaction() as db:
         return await db.rows(
-            "SELECT event_id, media_id, owner FROM files LEFT JOIN timers t ON t.id = timer"
-            " ORDER BY files.id"
+            "SELECT event_id, media_id, owner_digest FROM media LEFT JOIN timers t ON t.id = timer"
+            " ORDER BY media.id"
         )
 
 
@@ -234,7 +234,7 @@ async def test_a_strangers_command_waits_for_its_key_as_ever(encrypted: Encrypte
     async with harness.running(harness.sync):
         pass
     ((_, undecryptable, _),) = await harness.store.keys.waiting()
-    assert not undecryptable.quiet
+    assert not undecryptable.not_a_command
 
 
 async def test_files_stand_after_their_message(encrypted: Encrypted) -> None:
@@ -256,7 +256,7 @@ async def test_a_file_is_known_although_the_lifetime_changed_before_its_key_came
 ) -> None:
     message, attached = shown("late", "file-late")
     undecryptable = Undecryptable(
-        event_id=EventID("$late"), sender=ALICE, session_id="s", at=NOW, quiet=True
+        event_id=EventID("$late"), sender=ALICE, session_id="s", read_at=NOW, not_a_command=True
     )
     await say(store, undecryptable, message)
     await say(store, Change(setting=OFF, sender=ALICE, digest="off", quiet=True))

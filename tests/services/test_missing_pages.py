@@ -348,7 +348,7 @@ async def test_a_clock_that_is_set_back_makes_no_page_wait(harness: Harness, roo
 
 
 async def swept(harness: Harness, room: RoomID) -> None:
-    sweep = Sweep(room_id=room, whole=True, since=0, until=harness.clock.now())
+    sweep = Sweep(room_id=room, whole_room=True, since=0, until=harness.clock.now())
     await harness.store.sweeps.begin(sweep)
     harness.store.publish(Topic.SWEEPS)
 

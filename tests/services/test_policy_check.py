@@ -159,7 +159,7 @@ async def test_a_command_that_is_still_to_be_written_is_not_overruled(
         harness.homeserver.send(room, "!expire 1d")
         await harness.rest()
         await harness.advance(LOOK_TWICE)
-        assert (await known(harness, room)).commanded
+        assert (await known(harness, room)).set_by_command
         assert (await known(harness, room)).setting == DAY
 
 

@@ -261,7 +261,9 @@ async def test_a_crash_after_the_homeserver_redacted_makes_no_second_redaction(
     async with harness.running(harness.redactor):
         pass
     async with harness.store._db.transaction() as db:
-        await db.rows("UPDATE timers SET sent_at = NULL, next = due")  # the answer never came
+        await db.rows(
+            "UPDATE timers SET redaction_sent_at = NULL, retry_at = due"
+        )  # the answer never came
     await harness.restart()
     async with harness.running(harness.redactor):
         assert len(harness.homeserver.times("redact")) == 2

@@ -21,7 +21,7 @@ from tests.support.harness import MINUTE, SECOND, Harness
 
 async def state_of_timers(harness: Harness) -> list[Any]:
     async with harness.store._db.transaction() as db:
-        return await db.rows("SELECT attempts, next FROM timers ORDER BY id")
+        return await db.rows("SELECT attempts, retry_at FROM timers ORDER BY id")
 
 
 async def test_somebody_who_adds_for_ever_holds_a_message_up_for_ten_seconds(

@@ -169,7 +169,9 @@ async def test_commands_are_remembered_for_ninety_days_and_surplus_ones_for_one(
     async def kept(at: Millis) -> list[str]:
         async with harness.store._db.transaction() as db:
             await forget_handled(db, at)
-            return [row[0] for row in await db.rows("SELECT digest FROM handled ORDER BY 1")]
+            return [
+                row[0] for row in await db.rows("SELECT digest FROM handled_commands ORDER BY 1")
+            ]
 
     async with harness.store._db.transaction() as db:
         await remember_handled(db, ["a"], ["surplus"], now)

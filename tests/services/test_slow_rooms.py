@@ -196,7 +196,9 @@ async def test_keys_that_come_late_in_other_rooms_are_used(
     now = harness.clock.now()
     for room in rooms:
         items: list[Item] = [
-            Undecryptable(event_id=EventID(f"${n}-{room}"), sender=ALICE, session_id=f"{n}", at=now)
+            Undecryptable(
+                event_id=EventID(f"${n}-{room}"), sender=ALICE, session_id=f"{n}", read_at=now
+            )
             for n in range(3)
         ]
         await harness.commit(RoomUpdate(room_id=room, items=items, encrypted=True))
@@ -219,7 +221,7 @@ async def test_a_late_message_that_hangs_holds_up_its_room_briefly(
 ) -> None:
     now = harness.clock.now()
     items: list[Item] = [
-        Undecryptable(event_id=EventID(f"${n}"), sender=ALICE, session_id=f"{n}", at=now + n)
+        Undecryptable(event_id=EventID(f"${n}"), sender=ALICE, session_id=f"{n}", read_at=now + n)
         for n in range(3)
     ]
     await harness.commit(RoomUpdate(room_id=rooms[0], items=items, encrypted=True))
@@ -238,7 +240,9 @@ async def test_a_late_message_that_is_being_read_is_not_read_again(
     now = harness.clock.now()
     for room in rooms[:2]:
         items: list[Item] = [
-            Undecryptable(event_id=EventID(f"$in-{room}"), sender=ALICE, session_id=room, at=now)
+            Undecryptable(
+                event_id=EventID(f"$in-{room}"), sender=ALICE, session_id=room, read_at=now
+            )
         ]
         await harness.commit(RoomUpdate(room_id=room, items=items, encrypted=True))
     keys = Keys(harness, rooms[0])
@@ -259,7 +263,7 @@ async def test_more_keys_than_are_asked_for_twice_keep_nobody_busy(
     monkeypatch.setattr("bot.services.late_keys.MOST_ASKED_TWICE", 2)
     now = harness.clock.now()
     items: list[Item] = [
-        Undecryptable(event_id=EventID(f"${n}"), sender=ALICE, session_id=f"{n}", at=now)
+        Undecryptable(event_id=EventID(f"${n}"), sender=ALICE, session_id=f"{n}", read_at=now)
         for n in range(5)
     ]
     await harness.commit(RoomUpdate(room_id=rooms[0], items=items, encrypted=True))

@@ -52,13 +52,15 @@ async def setting(store: Store) -> Any:
 
 async def leaving(store: Store) -> Any:
     async with store._db.transaction() as db:
-        came_back = await db.rows("SELECT id FROM rooms WHERE came_back")
+        came_back = await db.rows("SELECT id FROM rooms WHERE returned_at")
     return came_back, await store.next_end()
 
 
 async def bereft(store: Store) -> Any:
     async with store._db.transaction() as db:
-        return await db.rows("SELECT room, parent, after FROM gone_parents ORDER BY room, parent")
+        return await db.rows(
+            "SELECT room, parent, last_child FROM gone_parents ORDER BY room, parent"
+        )
 
 
 FINDS: list[tuple[str, Find]] = [
@@ -132,7 +134,7 @@ def what(found: Any) -> Any:
     """Return what was found and when its turn is, without what changes nothing of that."""
     one = found[0] if isinstance(found, tuple) and found else found
     name = getattr(one, "id", None) or getattr(one, "media_id", getattr(one, "room_id", one))
-    when = found[1] if isinstance(found, tuple) and found else getattr(found, "next", None)
+    when = found[1] if isinstance(found, tuple) and found else getattr(found, "retry_at", None)
     return name, when
 
 
@@ -171,7 +173,7 @@ async def test_whoever_would_find_something_else_is_woken(
 
 async def test_a_used_key_wakes_whoever_moves_it_on(store: Store) -> None:
     services = services_over(store)
-    await commit(store, ONE, KeyUse(session_id="session", index=1, at=NOW))
+    await commit(store, ONE, KeyUse(session_id="session", message_index=1, read_at=NOW))
     assert woken(services) == {"key_expiry"}
 
 
@@ -220,7 +222,7 @@ async def test_a_transaction_that_is_undone_leaves_nobody_to_be_woken(store: Sto
 async def test_a_sync_with_nothing_in_it_wakes_nobody(store: Store) -> None:
     await commit(store, ONE, LIFETIME, message("one"))
     heard = store.listen(*Topic)
-    await commit(store, ONE, last_digest="further on")
+    await commit(store, ONE, last_event_digest="further on")
     await store.commit("s2", NOW, [])
     assert not heard.is_set()
     await commit(store, ONE, gone("one"))

@@ -276,7 +276,7 @@ async def test_each_pair_of_an_upgrade_is_seen_to_by_itself(
     rest = await _pairs(store, two), await _pairs(store, three)
     await store.successors.follow(one)
     await store.successors.later(one, FAR)
-    await store.successors.move(one, Stage.POWERLESS, where=ONE, told=True)
+    await store.successors.move(one, Stage.POWERLESS, where=ONE, needs_announced=True)
     assert (await _pairs(store, two), await _pairs(store, three)) == rest
 
 
@@ -300,10 +300,10 @@ async def test_a_successor_is_held_for_whom_its_predecessor_was_held(
 ) -> None:
     store = await open_store(tmp_path / "timers.db")
     await commit(store, OTHER)
-    claim = dataclasses.replace(pair(OTHER, "new"), inviter="somebody")
+    claim = dataclasses.replace(pair(OTHER, "new"), inviter_digest="somebody")
     await store.successors.claim(claim, now=NOW)
     await store.commit("s1", NOW, [RoomUpdate(room_id=claim.room_id, items=[], entered=True)])
-    held = sql(store, "SELECT room_id, inviter FROM rooms ORDER BY id")
+    held = sql(store, "SELECT room_id, inviter_digest FROM rooms ORDER BY id")
     assert held == [(OTHER, None), (claim.room_id, "somebody")]
 
 

@@ -38,7 +38,7 @@ async def due_of(store: Store, now: Millis, share: int = 100, *, backlog: bool) 
     """Return up to so many timers of each room that may go, of the live ones or the backlog."""
     rooms = await store.rooms_due(now, 0, 1_000, backlog=backlog)
     ready, _ = split(await store.due(now, rooms, share, backlog=backlog), now)
-    return [one.timer for one in sorted(ready, key=lambda one: (one.next, one.timer.id))]
+    return [one.timer for one in sorted(ready, key=lambda one: (one.retry_at, one.timer.id))]
 
 
 async def whatever_is_due(store: Store, now: Millis, share: int) -> list[Timer]:

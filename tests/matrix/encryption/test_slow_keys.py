@@ -70,7 +70,7 @@ async def test_what_somebody_unknown_says_to_the_bot_waits(
     items, heard = await read(kind, content)
     assert [type(item) for item in items] == [Undecryptable, Message]
     assert isinstance(items[0], Undecryptable)
-    assert not items[0].quiet
+    assert not items[0].not_a_command
     assert heard == []
 
 
