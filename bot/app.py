@@ -223,7 +223,7 @@ async def _work(
 
     media_deletion = MediaDeletion(media, store, clock, random=random) if media else None
     if media_deletion is None:
-        await store.forget_files()
+        await store.forget_media()
 
     signing = CrossSigning(matrix, settings.data_dir, settings.recovery_key())
     verification = Verification(matrix, master=lambda: signing.master, now=clock.now)

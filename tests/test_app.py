@@ -345,13 +345,13 @@ async def test_it_deletes_files_as_long_as_it_may(scene: Scene) -> None:
     picture = {"msgtype": "m.image", "url": f"mxc://example.org/{PICTURE}"}
     gone = said(scene, "$picture", **picture)
     assert await scene.live(gone, lambda: not homeserver.files) == app.OK
-    assert await scene.count("files") == 0
+    assert await scene.count("media") == 0
     homeserver.files, homeserver.deletes = {PICTURE}, False
     assert await scene.live(said(scene, "$another", **picture)) == app.OK
-    assert await scene.count("files") == 1
+    assert await scene.count("media") == 1
     scene.admin_token = None
     assert await scene.live(said(scene, "$third", **picture)) == app.OK
-    assert await scene.count("files") == 0
+    assert await scene.count("media") == 0
     assert homeserver.files == {PICTURE}
 
 

@@ -65,9 +65,9 @@ KNOWN: Final = (
 )
 
 
-async def begin_sweep(db: Database, row: int, sweep: Sweep, *, missed: bool = False) -> None:
-    """Have a room swept, or swept again; `missed`: the room knows that something is to be found."""
-    await db.rows(BEGIN, row, sweep.whole_room, sweep.since, sweep.until, missed)
+async def begin_sweep(db: Database, row: int, sweep: Sweep, *, gap_given_up: bool = False) -> None:
+    """Have a room swept, or swept again; `gap_given_up`: it was told that something is missing."""
+    await db.rows(BEGIN, row, sweep.whole_room, sweep.since, sweep.until, gap_given_up)
 
 
 class Sweeps:
