@@ -9,7 +9,7 @@ from typing import Final
 from bot.core.timeline import MediaReference
 from bot.core.timers import UnusedMedia
 from bot.core.types import Millis
-from bot.store.database import Database, as_list, run
+from bot.store.database import Database, as_json, run
 
 ATTACH: Final = (
     "INSERT OR IGNORE INTO media (room, timer, media_id, owner_digest)"
@@ -44,7 +44,7 @@ class MediaFiles:
         No message that still has a timer shows it.
         """
         async with self._db.transaction() as db:
-            row = await db.one(NEXT_MEDIA, as_list(busy))
+            row = await db.one(NEXT_MEDIA, as_json(busy))
             if row is None:
                 return None
             found = await db.rows(OWNERS, row[0])
