@@ -173,7 +173,7 @@ def forget_peak() -> None:
 async def redactions(files: Files, timers: int, rooms: int) -> tuple[float, float]:
     """Return how many redactions the bot issues in a second, and the MB that it takes."""
     store, homeserver = await files.open(timers, rooms), Instant(min(REDACTIONS, timers))
-    redactor = Redactor(homeserver, store, SystemClock(), random=Random(1), wake_rooms=lambda: None)
+    redactor = Redactor(homeserver, store, SystemClock(), random=Random(1))
     forget_peak()
     before, began = megabytes(), time.perf_counter()
     task = asyncio.create_task(redactor.run())
@@ -292,7 +292,7 @@ async def once(files: Files, verdict: Verdict, many: int) -> None:
     began = time.perf_counter()
     store = await Store.open(path, limits=LIMITS, own_id=BOT)
     verdict.at_most(f"opening, {many:,} timers", time.perf_counter() - began, ONCE)
-    latest = await store.latest_timer()
+    latest = store.latest_timer
     worst, took, _ = await held_up(
         store, lambda: store.clock_set_back(MINUTE, now(), after=0, upto=latest)
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -14,6 +14,7 @@ from bot.core.outcome_text import describe
 from bot.core.outcomes import Forbidden, OutcomeError, TokenRejectedError
 from bot.core.rate_limits import HOUR, RateLimit
 from bot.core.timeline import Command, Item, Undecryptable
+from bot.core.topics import Topic
 from bot.core.types import Event, EventID, Millis, RoomID
 from bot.services.clock import Clock
 from bot.services.event_reader import EventReader
@@ -58,6 +59,7 @@ class Keys(Protocol):
 class Memory(Protocol):
     """What this service asks of the store."""
 
+    def listen(self, *topics: Topic) -> asyncio.Event: ...  # noqa: D102
     @property
     def keys(self) -> Keys: ...  # noqa: D102
     async def heard(  # noqa: D102
@@ -88,14 +90,11 @@ class LateKeys:
         memory: Memory,
         reader: EventReader,
         clock: Clock,
-        *,
-        wake_others: Callable[[], None],
     ) -> None:
         self._homeserver = homeserver
         self._memory = memory
         self._reader = reader
         self._clock = clock
-        self._wake_others = wake_others
         self._due: dict[RoomID, Turn] = {}
         """Rooms that were found to have something to be done."""
         self._later: dict[tuple[RoomID, EventID], Millis] = {}
@@ -104,13 +103,13 @@ class LateKeys:
         self._threads: dict[tuple[str, str], EventID] = {}
         """Where to answer to a message whose key was asked for, if that is in a thread."""
         self._told = RateLimit(ASKED_TO_REPEAT, HOUR)
-        self.wake = asyncio.Event()
+        self._wake = memory.listen(Topic.UNDECRYPTABLE, Topic.ROOM_KEYS, Topic.GAPS)
 
     async def run(self) -> None:
         """Wait for keys until cancelled. Raises `TokenRejectedError`."""
         await Worker(
             self._clock,
-            self.wake,
+            self._wake,
             self.next_turn,
             self.go_through,
             lane=lambda turn: turn.room_id,
@@ -236,7 +235,6 @@ class LateKeys:
                 meet=True,
             )
         await self._memory.heard(room_id, undecryptable, items, self._clock.now())
-        self._wake_others()
 
     def _went(self, event: Event) -> bool:
         """Whether the bot itself has redacted the message."""
@@ -271,7 +269,6 @@ class LateKeys:
         place = {"thread": root} if root else {}
         said = Command(digest=digest, sender=undecryptable.sender, kind="unheard", args=place)
         await self._memory.heard(room_id, undecryptable, [said], self._clock.now())
-        self._wake_others()
 
 
 def _key_of(undecryptable: Undecryptable) -> tuple[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from random import Random
 from typing import Any, Final, Protocol
 
@@ -26,6 +26,7 @@ from bot.core.power_levels import Power
 from bot.core.retry import POSTPONE_CEILING, retry_in
 from bot.core.successors import Stage, Successor, goes_along, predecessor, replacement
 from bot.core.timeline import Setting
+from bot.core.topics import Topic
 from bot.core.types import Event, Millis, RoomID, UserID
 from bot.services.clock import Clock
 from bot.services.worker import Worker
@@ -76,6 +77,7 @@ class Successors(Protocol):
 class Memory(Protocol):
     """What this service asks of the store."""
 
+    def listen(self, *topics: Topic) -> asyncio.Event: ...  # noqa: D102
     @property
     def successors(self) -> Successors: ...  # noqa: D102
     def digest(self, text: str) -> str: ...  # noqa: D102
@@ -100,7 +102,6 @@ class RoomUpgrades:
         *,
         admission: Admission,
         random: Random,
-        wake_others: Callable[[], None],
     ) -> None:
         self._homeserver = homeserver
         self._memory = memory
@@ -108,14 +109,13 @@ class RoomUpgrades:
         self._clock = clock
         self._admission = admission
         self._random = random
-        self._wake_others = wake_others
-        self.wake = asyncio.Event()
+        self._wake = memory.listen(Topic.SUCCESSORS)
 
     async def run(self) -> None:
         """Follow until cancelled. Raises `TokenRejectedError`."""
         await Worker(
             self._clock,
-            self.wake,
+            self._wake,
             self._successors.next,
             self._see_to,
             lane=lambda one: one.room_id,
@@ -133,7 +133,6 @@ class RoomUpgrades:
             await (self._enter(one) if one.stage == Stage.OUTSIDE else self._take_over(one))
         except OutcomeError as error:
             reason = await self._later(one, error.outcome)
-        self._wake_others()
         return reason
 
     async def _later(self, one: Successor, outcome: Outcome) -> str:
@@ -149,8 +148,7 @@ class RoomUpgrades:
 
         Raises `OutcomeError` when it cannot be told now.
         """
-        if await self._successors.look_again(room_id):
-            self.wake.set()
+        await self._successors.look_again(room_id)
         tombstone = await self._homeserver.state(room_id, "m.room.tombstone")
         named = replacement(tombstone, room_id)
         if named is None or tombstone is None or await self._successors.is_known(named, room_id):
@@ -170,7 +168,6 @@ class RoomUpgrades:
         log.info("a room was replaced by another")
         closed = [self._closed(found)] if found.stage == Stage.AWAITED else []
         await self._successors.claim(found, *closed, now=self._clock.now())
-        self._wake_others()
 
     async def _goes_along(self, room_id: RoomID, tombstone: Event) -> Setting:
         """Return the lifetime to take along: the room's own, or what it was to inherit itself."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Final, Protocol
@@ -18,6 +18,7 @@ from bot.core.policy import NewTimer
 from bot.core.policy_backward import PolicyBackward
 from bot.core.retry import POSTPONE_CEILING
 from bot.core.timeline import MediaReference, RedactedEvent, Sweep
+from bot.core.topics import Topic
 from bot.core.types import Event, Millis, RoomID, UserID
 from bot.services.clock import Clock
 from bot.services.event_reader import EventReader
@@ -82,6 +83,7 @@ class Sweeps(Protocol):
 class Memory(Protocol):
     """What the sweeper asks of the store."""
 
+    def listen(self, *topics: Topic) -> asyncio.Event: ...  # noqa: D102
     @property
     def sweeps(self) -> Sweeps: ...  # noqa: D102
     async def ask_review(self, room_id: RoomID) -> None: ...  # noqa: D102
@@ -107,7 +109,6 @@ class Sweeper:
         *,
         limits: LifetimeLimits,
         random: Random,
-        wake_others: Callable[[], None],
         again: Sequence[Millis] = AGAIN,
     ) -> None:
         self._homeserver = homeserver
@@ -115,17 +116,16 @@ class Sweeper:
         self._reader = reader
         self._clock = clock
         self._limits = limits
-        self._wake_others = wake_others
         self._again = again
         self._pages = HistoryPages(homeserver, clock, random=random)
         self.tally = Tally()
-        self.wake = asyncio.Event()
+        self._wake = memory.listen(Topic.SWEEPS, Topic.GAPS, Topic.ACCESS, Topic.POLICY)
 
     async def run(self) -> None:
         """Sweep until cancelled. Raises `TokenRejectedError`."""
         await Worker(
             self._clock,
-            self.wake,
+            self._wake,
             self._memory.sweeps.next,
             self.step,
             lane=lambda sweep: sweep.room_id,
@@ -168,8 +168,6 @@ class Sweeper:
             )
             self.tally.events += len(shown)
             self.tally.found += fresh
-            if new_timers:  # what is there already may go sooner, with what was found
-                self._wake_others()
             if over:
                 await self._walked(sweep, fresh, len(shown), more=more)
             else:
@@ -230,14 +228,12 @@ class Sweeper:
         """Put the page off, or give the sweep up; return why."""
         if isinstance(outcome, Forbidden | NotFound):
             await self._memory.ask_review(sweep.room_id)
-            self._wake_others()
         again = await self._pages.again(
             outcome, attempts=sweep.attempts, size=sweep.size, ceiling=POSTPONE_CEILING
         )
         if isinstance(outcome, Refused | Forbidden | NotFound) and sweep.attempts >= TRIES:
             log.error("a room's sweep is given up: messages in it may stay")
             await self._memory.sweeps.give_up(sweep)
-            self._wake_others()
         else:
             size, counts = again.size, again.counts
             await self._memory.sweeps.later(sweep, again.at, size=size, counts=counts)

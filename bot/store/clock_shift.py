@@ -8,8 +8,6 @@ from bot.core.types import Millis
 from bot.store.database import Database
 from bot.store.default_lifetimes import shift_defaults
 
-LATEST: Final = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'timers'"
-
 PORTION: Final = 1_000
 """Timers that one transaction looks at, so that others have their turn."""
 UP_TO: Final = (
@@ -46,11 +44,10 @@ class ClockShift:
 
     _db: Database
 
-    async def latest_timer(self) -> int:
-        """Return the id of the timer made last; later ones are greater."""
-        async with self._db.transaction() as db:
-            row = await db.one(LATEST)
-        return 0 if row is None else int(row[0])
+    @property
+    def latest_timer(self) -> int:
+        """The id of the timer made last; later ones are greater."""
+        return self._db.latest_timer
 
     async def clock_set_back(self, by: Millis, now: Millis, *, after: int, upto: int) -> None:
         """The clock was set back by so much, to `now`: nothing may wait longer for that.

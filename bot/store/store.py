@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import blake2b
@@ -14,10 +15,11 @@ from bot.core.lifetimes import LifetimeLimits
 from bot.core.policy import Outgoing, Room
 from bot.core.policy_forward import Decision, decide
 from bot.core.timeline import Item, RoomUpdate
+from bot.core.topics import Topic
 from bot.core.types import Millis, RoomID, UserID
 from bot.store.clock_shift import ClockShift
 from bot.store.commands import Commands, remember_undecided
-from bot.store.database import Database
+from bot.store.database import Database, Row
 from bot.store.default_lifetimes import (
     RoomDefaults,
     change_default,
@@ -80,6 +82,7 @@ class Store(Timers, Permissions, LeftRooms, Outbox, Commands, RoomDefaults, Medi
 
     def __init__(self, database: Database, *, limits: LifetimeLimits, own_id: UserID) -> None:
         self._db = database
+        self.topics = database.topics
         self._limits = limits
         self._own_id = own_id
         self.gaps = Gaps(database, self._apply)
@@ -96,6 +99,14 @@ class Store(Timers, Permissions, LeftRooms, Outbox, Commands, RoomDefaults, Medi
         """Open the database at `path`; raises `StoreError`."""
         database = await Database.open(path)
         return cls(database, limits=limits, own_id=own_id)
+
+    def listen(self, *topics: Topic) -> asyncio.Event:
+        """Return an event that is set when there is news of a topic; see `Topics.listen`."""
+        return self.topics.listen(*topics)
+
+    def publish(self, *topics: Topic) -> None:
+        """Tell of what is not in the database; see `Topics.publish`."""
+        self.topics.publish(*topics)
 
     async def close(self) -> None:
         """Leave the file without a journal."""
@@ -125,6 +136,20 @@ class Store(Timers, Permissions, LeftRooms, Outbox, Commands, RoomDefaults, Medi
         async with self._db.transaction() as db:
             row = await db.one(f"{ROOMS} WHERE room_id = ?", room_id)
         return None if row is None else load_room(row)
+
+    async def rooms_of(self, room_ids: Sequence[RoomID]) -> dict[RoomID, Room]:
+        """Return what is known of those of some rooms that are known."""
+        if not room_ids:
+            return {}
+
+        async def work(db: Database) -> list[Row]:
+            # One after the other: most often it is one.
+            return [
+                row for one in room_ids for row in await db.rows(f"{ROOMS} WHERE room_id = ?", one)
+            ]
+
+        found = [load_room(row) for row in await self._db.whole(work)]
+        return {room.room_id: room for room in found}
 
     async def rooms(self) -> list[Room]:
         """Return what is known of every room."""

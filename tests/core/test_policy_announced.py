@@ -100,7 +100,7 @@ def test_what_was_set_before_the_bot_came_is_not_told() -> None:
     assert spans(found) == {"1": MINUTE}
 
 
-def test_a_change_that_cannot_be_followed_exactly_is_told_although_it_changes_nothing() -> None:
+def test_a_change_that_cannot_be_followed_is_told_though_nothing_changes() -> None:
     found = walk(change(OFF, "a", note="unreadable"))
     assert told(found) == [("changed", OFF)]
 
@@ -176,7 +176,7 @@ def test_the_echo_of_an_earlier_command_does_not_undo_a_later_one(earlier: Milli
     assert third.state == known(HOUR, "e2", revision=2)
 
 
-def test_an_echo_that_comes_before_the_command_is_known_to_be_written_ends_nothing() -> None:
+def test_an_echo_before_the_command_is_known_as_written_ends_nothing() -> None:
     found = walk(said(MINUTE, "c"), change(MINUTE, "e", sender=BOT))
     assert (found.state.set_by_command, found.state.state_setting) == (True, MINUTE)
 

@@ -65,7 +65,7 @@ def undecryptable(sender: str, numbers: range) -> list[Item]:
 
 
 @pytest.mark.parametrize(("away", "kept"), [(30 * DAY, 1), (30 * DAY + 1, 0)])
-async def test_what_waits_in_a_room_that_was_left_is_kept_for_30_days(
+async def test_what_waits_in_a_left_room_is_kept_for_30_days(
     store: Store, away: int, kept: int
 ) -> None:
     await commit(store, Message(event_id=EventID("$waits"), sent=NOW + 99 * DAY))
@@ -139,7 +139,7 @@ async def test_a_room_is_owed_100_answers_however_they_were_asked_for(store: Sto
     assert await count(store, "outbox") == 100
 
 
-async def test_50_messages_of_a_sender_wait_for_keys_and_500_of_a_room(store: Store) -> None:
+async def test_50_messages_of_a_sender_and_500_of_a_room_await_keys(store: Store) -> None:
     for first in (0, 30):
         await commit(store, *undecryptable("@mallory:x", range(first, first + 30)))
     assert await count(store, "undecryptable") == 50
@@ -247,7 +247,7 @@ async def test_100_invitations_of_one_server_wait(store: Store, number: int, kep
     assert await count(store, "invitations") == kept
 
 
-async def test_an_account_makes_room_only_at_the_cost_of_one_that_has_more(store: Store) -> None:
+async def test_an_account_displaces_only_one_that_has_more(store: Store) -> None:
     async def invite(account: int, *numbers: int) -> None:
         inviter = UserID(f"@{account}:b")
         invites = [Invite(room_id=RoomID(f"!{account}-{n}"), inviter=inviter) for n in numbers]

@@ -140,7 +140,7 @@ async def test_a_notice_that_was_put_off_by_the_old_clock_is_sent(
     assert len(harness.homeserver.heard(room)) == 1
 
 
-async def test_a_timer_put_off_by_the_old_clock_is_looked_at_when_it_is_due(
+async def test_a_timer_the_old_clock_put_off_is_looked_at_when_due(
     harness: Harness, room: RoomID
 ) -> None:
     now = harness.clock.now()
@@ -263,7 +263,7 @@ async def test_no_successor_waits_for_a_moment_of_the_old_clock(
     assert await moments(harness, "successors") == [now]
 
 
-async def test_what_was_read_of_a_gap_by_the_old_clock_does_not_begin_in_the_future(
+async def test_a_gap_read_by_the_old_clock_never_begins_in_the_future(
     harness: Harness, room: RoomID
 ) -> None:
     async with harness.running(harness.sync):
@@ -453,7 +453,7 @@ async def test_the_machines_clock_is_waited_for_no_longer_than_is_left() -> None
             await clock.wait(wake, None)
 
 
-async def test_only_what_was_seen_to_arrive_is_timed_by_the_bots_own_clock(
+async def test_only_what_was_seen_arriving_is_timed_by_the_bots_clock(
     harness: Harness,
 ) -> None:
     harness.homeserver.limit, harness.homeserver.page = 2, 2

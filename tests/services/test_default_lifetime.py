@@ -155,7 +155,7 @@ async def test_a_lost_disk_under_a_default_is_rebuilt_from_the_rooms_state(
 
 
 @pytest.mark.parametrize("told_before", [True, False])
-async def test_a_lost_disk_where_the_bot_came_under_a_default_is_rebuilt_from_its_coming(
+async def test_a_lost_disk_under_a_default_is_rebuilt_from_the_joining(
     harness: Harness, *, told_before: bool
 ) -> None:
     await pass_by(harness, 1, SECOND)
@@ -187,7 +187,7 @@ async def test_nothing_is_rebuilt_where_the_room_does_not_know(harness: Harness)
     assert gone(harness, room, goes) == 3
 
 
-async def test_a_time_that_lies_does_not_bring_a_message_under_a_later_default(
+async def test_a_forged_time_brings_no_message_under_a_later_default(
     harness: Harness,
 ) -> None:
     room = await begin(harness)

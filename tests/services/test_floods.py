@@ -116,7 +116,7 @@ async def test_a_full_bot_declines_until_it_has_left_a_room(
     assert caplog.text.count("in 2 rooms, as many as may be") == 1
 
 
-async def test_an_invitation_over_the_limit_that_cannot_be_declined_now_is_not_accepted_later(
+async def test_an_invitation_over_the_limit_not_declined_now_is_never_accepted(
     harness: Harness,
 ) -> None:
     harness.invite_policy = replace(harness.invite_policy, per_inviter=1)
@@ -299,7 +299,7 @@ async def test_what_is_kept_of_ignored_commands_is_bounded(
 # --- answers -----------------------------------------------------------------------------------
 
 
-async def test_answers_that_wait_for_one_room_are_bounded_and_its_lifetime_is_set(
+async def test_answers_waiting_for_a_room_are_bounded_and_its_lifetime_is_set(
     harness: Harness, room: RoomID
 ) -> None:
     helps = [
@@ -379,7 +379,7 @@ async def test_a_sender_without_keys_makes_the_bot_ask_only_so_often(
     await harness.commit(RoomUpdate(room_id=room, items=list(flood)))
     harness.clock.advance(GIVE_UP_AFTER)
     keyless = Keyless()
-    late = LateKeys(keyless, harness.store, harness.reader, harness.clock, wake_others=harness.wake)
+    late = LateKeys(keyless, harness.store, harness.reader, harness.clock)
     await looked_at(late)
     assert await count(harness, "undecryptable") == 0
     assert await count(harness, "outbox") == ASKED_TO_REPEAT

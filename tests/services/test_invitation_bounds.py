@@ -45,7 +45,7 @@ async def test_one_account_has_only_so_many_invitations_wait(harness: Harness) -
     assert await waiting(harness) == MOST_OF_ONE + 1
 
 
-async def test_of_one_account_and_one_server_only_so_many_are_answered_at_once(
+async def test_only_so_many_of_an_account_or_server_are_answered_at_once(
     harness: Harness,
 ) -> None:
     for number in range(5):

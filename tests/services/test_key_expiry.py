@@ -157,7 +157,7 @@ async def test_keys_that_rest_too_long_are_deleted(tmp_path: Path, store: Store)
     assert bot.crypto.sessions == {}
 
 
-async def test_keys_of_a_room_that_the_bot_is_not_in_are_deleted_soon(
+async def test_keys_of_a_room_without_the_bot_are_deleted_soon(
     tmp_path: Path, store: Store
 ) -> None:
     alice, bot, clock = Peer("alice", tmp_path / "alice"), Bot(tmp_path / "bot"), FakeClock()
@@ -186,7 +186,7 @@ async def looked_at(late: LateKeys) -> Millis | None:
     return None if turn is None else turn.retry_at
 
 
-async def test_a_message_without_a_key_is_asked_for_and_then_said_to_be_unreadable_once(
+async def test_a_missing_key_is_asked_for_and_its_message_said_unreadable_once(
     tmp_path: Path, store: Store
 ) -> None:
     homeserver, clock = Homeserver(), FakeClock()
@@ -197,7 +197,7 @@ async def test_a_message_without_a_key_is_asked_for_and_then_said_to_be_unreadab
         event["content"]["m.relates_to"] = {"rel_type": "m.thread", "event_id": "$root"}
     homeserver.events = {event["event_id"]: event for event in events}
     await read(reader, store, events, clock.now())
-    late = LateKeys(homeserver, store, reader, clock, wake_others=lambda: None)
+    late = LateKeys(homeserver, store, reader, clock)
     start = clock.now()
     assert await looked_at(late) == start + ASK_AFTER
     assert homeserver.asked == []

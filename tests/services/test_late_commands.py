@@ -39,14 +39,11 @@ class Keys:
     def look_after(self) -> LateKeys:
         """Make the service anew, as a restart does."""
         harness = self.harness
-        self.late = LateKeys(
-            self, harness.store, harness.reader, harness.clock, wake_others=self.wake
-        )
+        self.late = LateKeys(self, harness.store, harness.reader, harness.clock)
         return self.late
 
     def wake(self) -> None:
         self.harness.wake()
-        self.late.wake.set()
 
     async def decrypt(
         self, room_id: RoomID, event: Event, *, meet: bool
@@ -259,7 +256,7 @@ async def test_edits_and_reactions_follow_their_message_both_ways(
     assert timers[of_earlier] == began + min(before, after)
 
 
-async def test_what_belongs_to_a_message_that_is_gone_goes_however_long_the_lifetime(
+async def test_what_belongs_to_a_gone_message_goes_however_long_the_lifetime(
     keys: Keys,
 ) -> None:
     harness = keys.harness

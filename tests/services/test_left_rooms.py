@@ -52,7 +52,7 @@ async def invite_again(harness: Harness, room: RoomID) -> None:
 
 
 @pytest.mark.parametrize("how", ["leave", "ban"])
-async def test_what_waited_when_the_bot_was_removed_goes_when_it_is_asked_back(
+async def test_what_waited_when_the_bot_was_removed_goes_after_its_return(
     harness: Harness, room: RoomID, how: str
 ) -> None:
     async with harness.running(*harness.everything):
@@ -171,7 +171,7 @@ async def with_a_gap(harness: Harness, room: RoomID) -> tuple[list[EventID], lis
     return missed, seen
 
 
-async def test_a_gap_and_what_waits_behind_it_go_on_when_the_bot_is_asked_back(
+async def test_a_gap_and_what_waits_behind_it_go_on_after_a_return(
     harness: Harness, room: RoomID
 ) -> None:
     missed, seen = await with_a_gap(harness, room)
@@ -237,7 +237,7 @@ async def test_a_room_without_a_lifetime_is_one_when_the_bot_comes_back(
 # --- order and cost ------------------------------------------------------------------------------
 
 
-async def test_each_timer_is_due_at_its_own_time_and_live_ones_go_first(
+async def test_each_timer_has_its_own_time_and_live_ones_go_first(
     harness: Harness, room: RoomID
 ) -> None:
     async with harness.running(*harness.everything):
@@ -293,7 +293,7 @@ async def test_leaving_and_coming_back_touch_no_timer(harness: Harness, room: Ro
     assert len(await due_of(harness.store, harness.clock.now(), 10, backlog=True)) == 10
 
 
-async def test_what_is_kept_for_one_account_has_a_bound_and_shuts_out_nobody(
+async def test_what_is_kept_for_an_account_is_bounded_and_shuts_out_nobody(
     harness: Harness, room: RoomID
 ) -> None:
     async with harness.store._db.transaction() as db:
@@ -355,7 +355,7 @@ async def test_what_comes_for_a_room_that_is_gone_meanwhile_changes_nothing(
     assert await everything() == before
 
 
-async def test_what_is_due_when_the_bot_comes_back_is_backlog_and_what_follows_is_not(
+async def test_only_what_is_due_when_the_bot_comes_back_is_backlog(
     harness: Harness, room: RoomID
 ) -> None:
     now = harness.clock.now()

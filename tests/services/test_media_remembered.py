@@ -21,6 +21,7 @@ from bot.core.timeline import (
     RoomUpdate,
     Undecryptable,
 )
+from bot.core.topics import Topic
 from bot.core.types import Event, EventID, RoomID, UserID
 from bot.services.late_keys import ASK_AFTER, GIVE_UP_AFTER, LateKeys
 from bot.services.outbox import OutboxDelivery
@@ -125,9 +126,7 @@ class Encrypted:
         self.homeserver.set_lifetime(self.room, 10 * MINUTE)
         self._decrypt = self.homeserver.decrypt
         self.homeserver.decrypt = self.decrypt  # type: ignore[method-assign,assignment]
-        self.late = LateKeys(
-            self, harness.store, harness.reader, harness.clock, wake_others=harness.wake
-        )
+        self.late = LateKeys(self, harness.store, harness.reader, harness.clock)
 
     async def decrypt(
         self, room_id: RoomID, event: Event, *, meet: bool
@@ -174,12 +173,12 @@ async def test_a_file_is_known_once_the_late_key_is_there(encrypted: Encrypted) 
     session_id = encrypted.send()
     async with harness.running(harness.sync, encrypted.late, harness.outbox):
         assert await files(harness.store) == []
-        encrypted.late.wake.set()
+        encrypted.harness.store.publish(Topic.ROOM_KEYS)
         await harness.rest()
         await harness.advance(ASK_AFTER)
         assert encrypted.asked == [session_id]
         encrypted.keys.add(session_id)
-        encrypted.late.wake.set()
+        encrypted.harness.store.publish(Topic.ROOM_KEYS)
         await harness.rest()
         ((event_id, media_id, owner),) = await files(harness.store)
     assert event_id in encrypted.events
@@ -192,7 +191,7 @@ async def test_a_file_whose_key_never_comes_is_given_up_in_silence(encrypted: En
     encrypted.send()
     async with harness.running(harness.sync, encrypted.late, harness.outbox):
         before = len(harness.homeserver.heard(encrypted.room))
-        encrypted.late.wake.set()
+        encrypted.harness.store.publish(Topic.ROOM_KEYS)
         await harness.rest()
         for _ in range(3):
             await harness.advance(GIVE_UP_AFTER)
@@ -209,7 +208,7 @@ async def test_a_key_is_asked_for_twice_however_many_messages_wait(
         session_id = encrypted.send()
         for _ in range(5):
             await harness.rest()
-            encrypted.late.wake.set()
+            encrypted.harness.store.publish(Topic.ROOM_KEYS)
             await harness.rest()
             await harness.advance(ASK_AFTER)
             encrypted.send(session_id=session_id)
@@ -293,13 +292,13 @@ async def test_the_room_is_told_what_becomes_of_files(harness: Harness) -> None:
     harness.outbox = told
     async with harness.running(harness.sync, told):
         await harness.said_in(room, "!expire status")
-        told.wake.set()
+        harness.store.publish(Topic.OUTBOX)
         await harness.rest()
         assert harness.homeserver.heard(room)[-1].endswith(
             "Their files on example.org are deleted too."
         )
         deleter.trouble = "the token is wrong"
         await harness.said_in(room, "!expire status")
-        told.wake.set()
+        harness.store.publish(Topic.OUTBOX)
         await harness.rest()
         assert "Their files stay for now" in harness.homeserver.heard(room)[-1]

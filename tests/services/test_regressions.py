@@ -21,7 +21,7 @@ def slow() -> Bucket:
     return Bucket(5 * SECOND)
 
 
-async def test_a_failure_at_the_end_of_a_sweep_does_not_lead_behind_the_bots_coming(
+async def test_a_failure_at_a_sweeps_end_leads_not_before_the_bots_coming(
     harness: Harness,
 ) -> None:
     room = harness.homeserver.make_room(joined=False)
@@ -40,7 +40,7 @@ async def test_a_failure_at_the_end_of_a_sweep_does_not_lead_behind_the_bots_com
 
 
 @pytest.mark.parametrize("whole", [True, False])
-async def test_a_command_whose_state_event_is_on_its_way_does_not_count_for_what_was_before(
+async def test_a_command_still_being_written_does_not_count_for_earlier_messages(
     harness: Harness, whole: bool
 ) -> None:
     room = harness.homeserver.make_room()
@@ -137,7 +137,7 @@ async def test_a_clock_set_back_moves_only_what_was_counted_by_it(harness: Harne
     await harness.commit(
         RoomUpdate(room_id=room, items=[Message(event_id=whole, sent=now, live=True)])
     )
-    mark = await harness.store.latest_timer()
+    mark = harness.store.latest_timer
     ahead = now + DAY
     items = [
         Message(event_id=EventID("$edit"), sent=ahead, parent=whole, live=True),
@@ -145,7 +145,7 @@ async def test_a_clock_set_back_moves_only_what_was_counted_by_it(harness: Harne
         Message(event_id=EventID("$live"), sent=ahead, live=True),
     ]
     await harness.store.commit("s9", ahead, [RoomUpdate(room_id=room, items=list(items))])
-    upto = await harness.store.latest_timer()
+    upto = harness.store.latest_timer
     await harness.store.clock_set_back(DAY, now, after=mark, upto=upto)
     assert set((await harness.timers()).values()) == {now + 7 * DAY}
 

@@ -9,6 +9,7 @@ import pytest
 
 from bot.core.outcomes import Outcome
 from bot.core.timeline import Item, RoomUpdate, Undecryptable
+from bot.core.topics import Topic
 from bot.core.types import Event, EventID, RoomID
 from bot.services.late_keys import ASK_AFTER, ASK_AGAIN_AFTER, GIVE_UP_AFTER, LateKeys
 from bot.services.late_keys import WITHIN as LATE_WITHIN
@@ -204,7 +205,7 @@ async def test_keys_that_come_late_in_other_rooms_are_used(
     keys = Keys(harness, rooms[0])
     if come:
         keys.come = {"0", "1", "2"}
-    late = LateKeys(keys, harness.store, harness.reader, harness.clock, wake_others=harness.wake)
+    late = LateKeys(keys, harness.store, harness.reader, harness.clock)
     async with harness.running(late):
         await harness.advance(ASK_AFTER)
         await harness.advance(GIVE_UP_AFTER)
@@ -215,7 +216,7 @@ async def test_keys_that_come_late_in_other_rooms_are_used(
         assert await harness.store.keys.waiting() == []
 
 
-async def test_a_late_message_that_hangs_holds_up_its_room_for_a_while_only(
+async def test_a_late_message_that_hangs_holds_up_its_room_briefly(
     harness: Harness, rooms: list[RoomID]
 ) -> None:
     now = harness.clock.now()
@@ -226,7 +227,7 @@ async def test_a_late_message_that_hangs_holds_up_its_room_for_a_while_only(
     await harness.commit(RoomUpdate(room_id=rooms[0], items=items, encrypted=True))
     keys = Keys(harness, rooms[0])
     keys.come = {"0"}
-    late = LateKeys(keys, harness.store, harness.reader, harness.clock, wake_others=harness.wake)
+    late = LateKeys(keys, harness.store, harness.reader, harness.clock)
     async with harness.running(late):
         await harness.advance(LATE_WITHIN)
         await harness.advance(LATE_WITHIN)
@@ -246,10 +247,10 @@ async def test_a_late_message_that_is_being_read_is_not_read_again(
         await harness.commit(RoomUpdate(room_id=room, items=items, encrypted=True))
     keys = Keys(harness, rooms[0])
     keys.come = {rooms[0]}
-    late = LateKeys(keys, harness.store, harness.reader, harness.clock, wake_others=harness.wake)
+    late = LateKeys(keys, harness.store, harness.reader, harness.clock)
     async with harness.running(late):
         keys.come = set(rooms[:2])
-        late.wake.set()
+        harness.store.publish(Topic.ROOM_KEYS)
         await harness.rest()
         keys.never.set()
         await harness.rest()
@@ -267,7 +268,7 @@ async def test_more_keys_than_are_asked_for_twice_keep_nobody_busy(
     ]
     await harness.commit(RoomUpdate(room_id=rooms[0], items=items, encrypted=True))
     keys = Keys(harness, rooms[1])
-    late = LateKeys(keys, harness.store, harness.reader, harness.clock, wake_others=harness.wake)
+    late = LateKeys(keys, harness.store, harness.reader, harness.clock)
     async with harness.running(late):
         await harness.advance(ASK_AFTER)
         await harness.advance(ASK_AGAIN_AFTER)

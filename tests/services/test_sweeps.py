@@ -132,7 +132,7 @@ async def test_a_walk_ends_where_a_lifetime_was_set_for_the_first_time(harness: 
     assert len(harness.homeserver.times("page_back")) == 2
 
 
-async def test_a_walk_goes_on_through_what_is_overdue_for_longer_than_any_lifetime(
+async def test_a_walk_goes_on_through_the_overdue_beyond_any_lifetime(
     harness: Harness,
 ) -> None:
     room = harness.homeserver.make_room()
@@ -308,7 +308,7 @@ def test_a_walk_for_a_hole_ends_thirty_days_before_it(
 
 
 @pytest.mark.parametrize(("days", "far"), [(364, False), (365, True), (400, True)])
-def test_a_walk_through_all_ends_where_only_what_is_gone_can_be_due(
+def test_a_whole_walk_ends_where_only_what_is_gone_can_be_due(
     harness: Harness, days: int, far: bool
 ) -> None:
     sweep = Sweep(room_id=RoomID("!r"), whole_room=True, since=0, until=harness.clock.now())

@@ -106,7 +106,7 @@ async def test_between_two_commands_of_one_absence_holds_what_the_first_said(
     assert gone(harness, room, stays) == 0
 
 
-async def test_a_walk_that_is_killed_between_an_event_and_its_command_knows_that(
+async def test_a_walk_killed_between_an_event_and_its_command_knows_that(
     harness: Harness,
 ) -> None:
     room = await settled(harness)
@@ -125,7 +125,7 @@ async def test_a_walk_that_is_killed_between_an_event_and_its_command_knows_that
     assert gone(harness, room, stays) == 0
 
 
-async def test_a_walk_begins_only_when_the_state_event_of_a_command_has_come_back(
+async def test_a_walk_begins_once_a_commands_state_event_has_come_back(
     harness: Harness,
 ) -> None:
     """Its marks say since when it holds: without them all that was said before would go."""

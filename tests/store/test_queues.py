@@ -83,7 +83,7 @@ async def test_rooms_at_work_are_passed_over_and_no_others(harness: Harness, fin
     assert await find(harness.store, [RoomID("!unknown")]) == first
 
 
-async def test_words_stand_behind_a_lifetime_of_their_room_that_is_not_set_yet(
+async def test_words_stand_behind_a_lifetime_that_is_not_set_yet(
     harness: Harness,
 ) -> None:
     await fill(harness, ROOMS[0], setting)

@@ -129,7 +129,7 @@ async def test_an_item_that_cannot_be_stored_takes_its_sync_with_it(store: Store
     assert await store.rooms() == []
 
 
-async def test_a_commit_that_is_cancelled_is_done_as_a_whole_or_not_at_all(store: Store) -> None:
+async def test_a_cancelled_commit_is_done_wholly_or_not_at_all(store: Store) -> None:
     seen: set[tuple[str | None, int]] = set()
     for turns in range(6):
         many = [message(f"{turns}-{number}") for number in range(500)]

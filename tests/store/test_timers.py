@@ -105,7 +105,7 @@ async def test_the_next_due_time_is_the_earliest_after_the_one_given(store: Stor
     assert times == [NOW, NOW + 5, NOW + 7, NOW + 9]
 
 
-async def test_a_room_in_which_something_is_due_is_not_waited_for_unless_asked(
+async def test_a_room_with_something_due_is_waited_for_only_when_asked(
     store: Store,
 ) -> None:
     await remember(store, ROOM, now=5, later=9)
@@ -214,7 +214,7 @@ async def test_what_is_due_is_found_through_an_index(
         *(NEXT_REVIEW, NEXT_ALONE, NEXT_POLICY_CHECK, NEXT_COMMAND),
     ],
 )
-async def test_the_next_of_a_queue_is_found_in_the_order_of_an_index(
+async def test_the_next_of_a_queue_is_found_by_an_index(
     store: Store, sql: str, analysed: bool
 ) -> None:
     await remember(store, ROOM, **{f"e{number}": number for number in range(300)})
@@ -267,7 +267,7 @@ async def on_disk(folder: Path) -> bytes:
 
 @pytest.mark.parametrize("small", [2_000, 0])
 @pytest.mark.parametrize("way", ["drop", "redaction", "forget"])
-async def test_no_id_of_a_message_that_is_gone_can_be_read_from_the_disk(
+async def test_no_id_of_a_gone_message_can_be_read_from_disk(
     store: Store, tmp_path: Path, way: str, small: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(wiping, "SMALL", small)  # a large file is wiped in portions
@@ -308,7 +308,7 @@ async def test_no_id_of_a_message_that_is_gone_can_be_read_from_the_disk(
     assert b"-keeps" in await on_disk(tmp_path)
 
 
-async def test_what_waited_behind_a_gap_can_not_be_read_from_the_disk_either(
+async def test_what_waited_behind_a_gap_cannot_be_read_from_disk_either(
     store: Store, tmp_path: Path
 ) -> None:
     gap = Gap(room_id=ROOM, token="NEEDLE", stop_digest="", stop_at=0, since=0, until=NOW)

@@ -152,6 +152,7 @@ async def known(store: Store, room: RoomID) -> dict[str, Any]:
         "due": [_plain(one) for lane in due for one in lane if one.room_id == room],
         "room": await store.room(room),
         "rooms": [one for one in await store.rooms() if one.room_id == room],
+        "rooms of": await store.rooms_of([room]),
         "pending": await store.pending(room),
         "refusals": await store.refusals(room),
         "has_gap": await store.gaps.has_gap(room),
@@ -165,6 +166,7 @@ async def known(store: Store, room: RoomID) -> dict[str, Any]:
 async def together(store: Store) -> dict[str, Any]:
     """Return what the store counts over all rooms."""
     when = [await store.next_due(at) for at in (0, NOW, NOW + MINUTE)]
+    when.append(await store.first_due())
     return {
         "overdue": [await store.overdue(at) for at in (NOW, NOW + MINUTE, FAR)],
         "next": [FAR if one is None else one for one in when],
@@ -293,7 +295,7 @@ async def test_pairs_of_rooms_that_were_left_are_forgotten_by_themselves(
     ]
 
 
-async def test_a_room_that_succeeds_another_is_held_for_whom_it_was_held_for(
+async def test_a_successor_is_held_for_whom_its_predecessor_was_held(
     open_store: Opener, tmp_path: Path
 ) -> None:
     store = await open_store(tmp_path / "timers.db")

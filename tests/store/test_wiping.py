@@ -89,7 +89,7 @@ async def test_nothing_of_what_is_gone_is_left_and_all_that_stays_is(
     assert is_whole(tmp_path / "timers.db")
 
 
-async def test_others_have_their_turn_between_and_what_they_delete_is_for_the_next_time(
+async def test_others_have_turns_between_and_their_deletions_wait_for_the_next(
     store: Store, tmp_path: Path
 ) -> None:
     random = Random(1)

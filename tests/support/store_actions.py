@@ -51,7 +51,6 @@ NOT_OF_A_ROOM = {
     "store.next_expiry",
     "store.close",
     "store.forget_media",
-    "store.latest_timer",
     "store.open",
     "store.position",
     "store.look_through",
@@ -262,6 +261,7 @@ ACTS: dict[str, list[Act]] = {
         lambda s, r: s.heard(r, undecryptable("riddle"), [shows(r, "live")], NOW),
     ],
     "store.next_to_deliver": [lambda s, _: s.next_to_deliver(setting=False)],
+    "store.first_due": [lambda s, _: s.first_due()],
     "store.next_due": [lambda s, _: s.next_due(NOW)],
     "store.next_media": [lambda s, _: s.next_media()],
     "store.overdue": [lambda s, _: s.overdue(NOW)],
@@ -281,6 +281,7 @@ ACTS: dict[str, list[Act]] = {
         resumed,
     ],
     "store.room": [lambda s, r: s.room(r)],
+    "store.rooms_of": [lambda s, r: s.rooms_of([r])],
     "store.rooms": [lambda s, _: s.rooms()],
     "store.sent": [
         lambda s, r: apply(s.sent, timer(s, r, "late"), NOW, FAR),

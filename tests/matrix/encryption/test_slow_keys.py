@@ -105,9 +105,7 @@ async def test_nobody_is_asked_while_the_timeline_is_read(alice: Peer, bot: Bot)
         await bot.crypto.decrypt(ROOM, event, meet=True)
 
 
-async def test_a_device_that_is_new_is_met_though_its_owner_was_met_just_now(
-    alice: Peer, bot: Bot
-) -> None:
+async def test_a_new_device_is_met_though_its_owner_was_met_just_now(alice: Peer, bot: Bot) -> None:
     bot.crypto.device_keys.fallback_wanted = False
     nobody: dict[str, Any] = {alice.user_id: {}}
     alices = {alice.user_id: {alice.device_id: alice.olm.share_keys()["device_keys"]}}
