@@ -199,7 +199,7 @@ async def _work(
     """Run the services side by side until `stop`."""
     clock, random = SystemClock(), SystemRandom()
     if media is None:
-        await store.forget_files()
+        await store.forget_media()
     signing = CrossSigning(matrix, settings.data_dir, settings.recovery_key())
     verification = Verification(matrix, master=lambda: signing.master, now=clock.now)
     identity = DeviceSigning(signing, store.topics, clock, random=random)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
+from bot.core.json_shape import inside
 from bot.core.types import Millis
 
 DEFAULT_EVENT: Final = "io.github.matrix-ephemeral-bot.default"
@@ -47,7 +48,7 @@ def defaults_content(defaults: Defaults) -> dict[str, Any]:
 
 def read_defaults(found: Any) -> Defaults:
     """Read the content of the bot's own state event; nothing where it cannot be read."""
-    since = found.get(SINCE) if isinstance(found, dict) else None
+    since = inside(found, SINCE)
     if not isinstance(since, list) or len(since) > MOST or not all(map(_is_one, since)):
         return ()
     moments = [one[0] for one in since]

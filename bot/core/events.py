@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from bot.core.json_shape import as_object, inside
 from bot.core.lifetimes import POLICY_EVENT
 from bot.core.policy import UNREADABLE, read_setting
 from bot.core.sync_batch import RoomBatch
@@ -34,8 +35,7 @@ def may_be_command(content: dict[str, Any]) -> bool:
 
     What relates to another message does so in clear, and a long message is no valid command.
     """
-    relation = content.get("m.relates_to")
-    relation = relation if isinstance(relation, dict) else {}
+    relation = as_object(content.get("m.relates_to"))
     longest = LONGEST_REPLY if "m.in_reply_to" in relation else LONGEST_COMMAND
     edits = relation.get("rel_type") == "m.replace"
     return not edits and len(str(content.get("ciphertext", ""))) <= longest
@@ -43,9 +43,9 @@ def may_be_command(content: dict[str, Any]) -> bool:
 
 def is_verification(event: Event) -> bool:
     """Whether the event is part of a verification (spec: client-server API v1.13, 11.12.2)."""
-    kind, content = event.get("type"), event.get("content")
+    kind = event.get("type")
     if kind == "m.room.message":
-        return isinstance(content, dict) and content.get("msgtype") == "m.key.verification.request"
+        return bool(inside(event, "content", "msgtype") == "m.key.verification.request")
     return isinstance(kind, str) and kind.startswith("m.key.verification.")
 
 
@@ -76,8 +76,7 @@ def read_event(event: Event) -> tuple[Setting, str]:
 
 def replaced(event: Event) -> Setting:
     """Return what held before the state event, as far as the homeserver says it."""
-    unsigned = event.get("unsigned")
-    before = unsigned.get("prev_content") if isinstance(unsigned, dict) else None
+    before = inside(event, "unsigned", "prev_content")
     return read_setting(before)[0] if isinstance(before, dict) else None
 
 
@@ -91,7 +90,7 @@ def is_joined(event: Event) -> bool:
 
     Synapse tells it again with what the bot sends: with every sync while it redacts in two rooms.
     """
-    return event.get("type") == "m.room.member" and _membership(event) == "join"
+    return event.get("type") == "m.room.member" and _membership(event, "join")
 
 
 def seems_alone(batch: RoomBatch, own_id: UserID, *, new: bool) -> bool | None:
@@ -105,35 +104,21 @@ def seems_alone(batch: RoomBatch, own_id: UserID, *, new: bool) -> bool | None:
     left = any(
         event.get("type") == "m.room.member"
         and event.get("state_key") != own_id
-        and _membership(event) in {"leave", "ban"}
+        and _membership(event, "leave", "ban")
         for event in batch.timeline
     )
     return True if left or new else None
 
 
-def _membership(event: Event) -> object:
-    content = event.get("content")
-    found = content.get("membership") if isinstance(content, dict) else None
-    return found if isinstance(found, str) else None
+def _membership(event: Event, *kinds: str) -> bool:
+    return inside(event, "content", "membership") in kinds
 
 
 def is_own_join(event: Event, own_id: UserID) -> bool:
     """Whether the state event is the bot's own coming into the room."""
-    content = event.get("content")
-    return (
-        event.get("type") == "m.room.member"
-        and event.get("state_key") == own_id
-        and isinstance(content, dict)
-        and content.get("membership") == "join"
-        and not _was_joined(event)
-    )
-
-
-def _was_joined(event: Event) -> bool:
-    """Whether the member was in the room before, and only the name or the picture changed."""
-    unsigned = event.get("unsigned")
-    before = unsigned.get("prev_content") if isinstance(unsigned, dict) else None
-    return isinstance(before, dict) and before.get("membership") == "join"
+    joined = is_joined(event) and event.get("state_key") == own_id
+    # Else only the name or the picture has changed.
+    return joined and inside(event, "unsigned", "prev_content", "membership") != "join"
 
 
 def wants_review(event: Event, own_id: UserID) -> bool:

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from bot.core import durations
 from bot.core.default_lifetime import Defaults
+from bot.core.json_shape import inside
 from bot.core.lifetimes import LifetimeLimits
 from bot.core.timeline import OFF, Setting, SettingStart
 from bot.core.types import EventID, Millis, RoomID
@@ -147,7 +148,7 @@ def policy_content(setting: int, marks: Sequence[SettingStart] = ()) -> dict[str
 
 def read_marks(content: Any) -> tuple[SettingStart, ...]:
     """Read since which messages the bot's own state event says that its setting holds."""
-    marks = content.get(SINCE) if isinstance(content, dict) else None
+    marks = inside(content, SINCE)
     if not isinstance(marks, list) or len(marks) > MOST_MARKS:
         return ()
     match [tuple(mark) for mark in marks if isinstance(mark, list)]:

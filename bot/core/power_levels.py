@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from bot.core.json_shape import as_object, inside, texts
+
 if TYPE_CHECKING:
     from bot.core.types import Event
 
@@ -66,7 +68,7 @@ class Power:
             # specifications say 0 for the former: to follow them would let anybody in such a
             # room set the lifetime of everybody's messages.
             power_levels = {"users": dict.fromkeys(mortal, 100)}
-        content = _object(power_levels)
+        content = as_object(power_levels)
         return cls(
             creators=creators,
             users=_levels(content.get("users")),
@@ -116,18 +118,17 @@ class Power:
 
 def _creators(create: Event | None) -> tuple[frozenset[str], frozenset[str]]:
     """Return the creators whose power has no end, and those whose power a room may take away."""
-    event = _object(create)
-    content = _object(event.get("content"))
+    content = as_object(inside(create, "content"))
     version = content.get("room_version")
     if not isinstance(version, str):
         # The default, and the strictest reading: nobody is above `users`.
         version = "1"
     if version in _NAMED_IN_CONTENT:
-        return frozenset(), _strings([content.get("creator")])
-    sender = _strings([event.get("sender")])
+        return frozenset(), texts([content.get("creator")])
+    sender = texts([inside(create, "sender")])
     if version in _MORTAL_CREATOR:
         return frozenset(), sender
-    return sender | _strings(content.get("additional_creators")), frozenset()
+    return sender | texts(content.get("additional_creators")), frozenset()
 
 
 def _level(value: Any, *, default: int) -> int:
@@ -137,7 +138,7 @@ def _level(value: Any, *, default: int) -> int:
 
 def _levels(value: Any) -> dict[str, int]:
     """Return the levels in a JSON object, without the entries that are none."""
-    return {key: _integer(item) for key, item in _object(value).items() if _is_level(item)}
+    return {key: _integer(item) for key, item in as_object(value).items() if _is_level(item)}
 
 
 def _is_level(value: Any) -> bool:
@@ -154,14 +155,3 @@ def _integer(level: int | str) -> int:
     of it, so that what is out of reach stays out of reach, and only creators reach `CREATOR`.
     """
     return max(-_HIGHEST, min(int(level), _HIGHEST))
-
-
-def _object(value: Any) -> dict[str, Any]:
-    """Return `value` if it is a JSON object, else an empty one."""
-    return value if isinstance(value, dict) else {}
-
-
-def _strings(value: Any) -> frozenset[str]:
-    """Return the strings in a JSON array, or none when it is something else."""
-    items = value if isinstance(value, list) else []
-    return frozenset(item for item in items if isinstance(item, str))

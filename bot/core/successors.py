@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, Final
+from typing import Final
 
 from bot.core.events import read_event
+from bot.core.json_shape import inside
 from bot.core.timeline import Setting
 from bot.core.types import Event, Millis, RoomID
 
@@ -55,7 +56,7 @@ def replacement(tombstone: Event | None, room_id: RoomID) -> RoomID | None:
 
     spec: client-server API v1.13, 11.32 room upgrades. A redacted tombstone names none.
     """
-    named = _content(tombstone).get("replacement_room")
+    named = inside(tombstone, "content", "replacement_room")
     if not isinstance(named, str) or not named.startswith("!") or len(named) > LONGEST_ID:
         return None
     return None if named == room_id else RoomID(named)
@@ -63,8 +64,7 @@ def replacement(tombstone: Event | None, room_id: RoomID) -> RoomID | None:
 
 def predecessor(create: Event | None) -> RoomID | None:
     """Return the room that this one says it succeeds, which its creator alone can say."""
-    found = _content(create).get("predecessor")
-    named = found.get("room_id") if isinstance(found, dict) else None
+    named = inside(create, "content", "predecessor", "room_id")
     return RoomID(named) if isinstance(named, str) else None
 
 
@@ -80,10 +80,5 @@ def goes_along(policy: Event | None, tombstone: Event, own_member: Event | None)
 
 def _later(event: Event | None, tombstone: Event) -> bool:
     """Whether the event is younger than the tombstone, where the homeserver says so."""
-    at, end = (event or {}).get("origin_server_ts"), tombstone.get("origin_server_ts")
+    at, end = inside(event, "origin_server_ts"), tombstone.get("origin_server_ts")
     return isinstance(at, int) and isinstance(end, int) and at > end
-
-
-def _content(event: Event | None) -> dict[str, Any]:
-    content = (event or {}).get("content")
-    return content if isinstance(content, dict) else {}

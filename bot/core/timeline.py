@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from bot.core.default_lifetime import DefaultBegins, Defaults, DefaultSaid
+from bot.core.json_shape import as_object, inside, texts
 from bot.core.types import Event, EventID, Millis, RoomID, UserID
 from bot.core.undecided import UndecidedCommand
 
@@ -251,10 +252,7 @@ def belongs_to(event: Event) -> EventID | None:
     Replies and messages in a thread belong to nobody. The relation stands in clear in encrypted
     events too (spec: client-server API v1.13, 11.12.4.1 and 11.30 forming relationships).
     """
-    content = event.get("content")
-    relation = content.get("m.relates_to") if isinstance(content, dict) else None
-    if not isinstance(relation, dict):
-        return None
+    relation = as_object(inside(event, "content", "m.relates_to"))
     kind, parent = relation.get("rel_type"), relation.get("event_id")
     if not isinstance(kind, str) or kind not in BELONGS or not isinstance(parent, str):
         return None
@@ -281,23 +279,19 @@ def is_gone(event: Event) -> bool:
 
     spec: client-server API v1.13, 8.3 redactions: `unsigned.redacted_because`.
     """
-    unsigned = event.get("unsigned")
-    return isinstance(unsigned, dict) and bool(unsigned.get("redacted_because"))
+    return bool(inside(event, "unsigned", "redacted_because"))
 
 
 def says_more(redaction: Event) -> bool:
     """Whether a redaction carries words of its own, such as a reason: they go like a message."""
-    content = redaction.get("content")
-    return isinstance(content, dict) and bool(set(content) - {"redacts"})
+    return bool(set(as_object(redaction.get("content"))) - {"redacts"})
 
 
 def redacts(event: Event) -> EventID | None:
     """Return what an `m.room.redaction` redacts; room version 11 moved it into the content."""
-    content = event.get("content")
-    inner = content.get("redacts") if isinstance(content, dict) else None
-    named = {one for one in (inner, event.get("redacts")) if isinstance(one, str) and one}
+    named = texts([inside(event, "content", "redacts"), event.get("redacts")]) - {""}
     if len(named) == 1:  # two that differ: one of them is forged
-        return EventID(named.pop())
+        return EventID(next(iter(named)))
     return None
 
 

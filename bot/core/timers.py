@@ -45,7 +45,7 @@ class PendingRelation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class File:
+class UnusedMedia:
     """A file whose messages are gone, to be deleted from the homeserver."""
 
     media_id: str = field(repr=False)

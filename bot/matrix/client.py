@@ -8,6 +8,7 @@ import logging
 from typing import Any, Final
 
 from bot.core.default_lifetime import DEFAULT_EVENT
+from bot.core.json_shape import objects
 from bot.core.lifetimes import POLICY_EVENT
 from bot.core.outcome_text import describe
 from bot.core.outcomes import Done, Failed, Outcome, OutcomeError, TokenRejectedError, Unreachable
@@ -122,7 +123,7 @@ class Matrix(Lookups):
                 raise
             body = await self._page(room_id, query | {"limit": SHORT_PAGE})
         end = body.get("end")
-        return responses.events(body.get("chunk")), end if isinstance(end, str) else None
+        return objects(body.get("chunk")), end if isinstance(end, str) else None
 
     async def _page(self, room_id: RoomID, query: dict[str, str | int]) -> Event:
         where = path("rooms", room_id, "messages", query=query)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Final
 
+from bot.core.json_shape import as_object, objects
 from bot.core.lifetimes import POLICY_EVENT
 from bot.core.outcomes import Done, Failed, NotFound, Outcome, OutcomeError, Refused
 from bot.core.power_levels import Power
 from bot.core.timeline import belongs_to, descendants, is_gone, is_state
 from bot.core.types import Event, EventID, RoomID, UserID
 from bot.matrix.device_trust import is_cross_signed
-from bot.matrix.http import responses
 from bot.matrix.http.endpoints import BASE_V1, path
 from bot.matrix.http.requests import Requests
 
@@ -90,11 +90,8 @@ class Lookups(Requests):
     async def is_shared(self, room_id: RoomID) -> bool:
         """Whether people of other homeservers are in the room. Raises `OutcomeError`."""
         body = await self.must("GET", path("rooms", room_id, "joined_members"))
-        members = body.get("joined")
         own = self.own_id.partition(":")[2]
-        return isinstance(members, dict) and any(
-            member.partition(":")[2] != own for member in members
-        )
+        return any(one.partition(":")[2] != own for one in as_object(body.get("joined")))
 
     async def others(self, room_id: RoomID) -> tuple[int, int]:
         """Return how many others are in a room, and how many are invited. Raises `OutcomeError`.
@@ -106,7 +103,7 @@ class Lookups(Requests):
         chunk = (await self.must("GET", where)).get("chunk")
         members = {
             str(event.get("state_key")): str((event.get("content") or {}).get("membership"))
-            for event in responses.events(chunk)
+            for event in objects(chunk)
             if isinstance(event.get("content") or {}, dict)
         }
         if not isinstance(chunk, list) or members.pop(self.own_id, "") != "join":
@@ -140,7 +137,7 @@ class Lookups(Requests):
             if not isinstance(outcome, Done):
                 raise OutcomeError(outcome)
             body = outcome.body
-            for event in responses.events(body.get("chunk")):
+            for event in objects(body.get("chunk")):
                 parent, child = belongs_to(event), event.get("event_id")
                 if parent and isinstance(child, str) and not is_state(event) and not is_gone(event):
                     found[EventID(child)] = parent

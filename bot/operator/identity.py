@@ -14,6 +14,7 @@ from bot.app import FAILED, NOT_ACCEPTED, OCCUPIED, OK, REFUSED, credentials_of,
 from bot.chat.notices import grouped
 from bot.config import Settings
 from bot.core import recovery_key
+from bot.core.json_shape import as_object, inside, objects
 from bot.core.outcome_text import describe
 from bot.core.outcomes import LoginError, Outcome, OutcomeError, Refused, TokenRejectedError
 from bot.core.types import Event
@@ -139,8 +140,7 @@ async def _show(
 ) -> int:
     signing = CrossSigning(matrix, settings.data_dir)
     signing_state, device = await signing.look(device_id)
-    keys = device.get("keys")
-    found = keys.get(f"ed25519:{device_id}") if isinstance(keys, dict) else None
+    found = inside(device, "keys", f"ed25519:{device_id}")
     say(f"account   {settings.user_id}")
     if signing.master:
         say(f"identity  {grouped(signing.master)}")
@@ -178,9 +178,7 @@ def _authorise(
     """Return what answers the homeserver's demand for the password."""
 
     async def answer(demand: Event) -> Event:
-        flows = demand.get("flows")
-        flows = flows if isinstance(flows, list) else []
-        stages = [flow.get("stages") for flow in flows if isinstance(flow, dict)]
+        stages = [flow.get("stages") for flow in objects(demand.get("flows"))]
         if ["m.login.password"] not in stages:
             raise OperatorError(_elsewhere(demand), REFUSED)
         password = settings.password_text()
@@ -196,9 +194,8 @@ def _authorise(
 
 def _elsewhere(demand: Event) -> str:
     """Say how to go on where the homeserver takes no password."""
-    params = demand.get("params")
-    stages = params.values() if isinstance(params, dict) else ()
-    urls = [stage["url"] for stage in stages if isinstance(stage, dict) and "url" in stage]
+    stages = objects(list(as_object(demand.get("params")).values()))
+    urls = [stage["url"] for stage in stages if "url" in stage]
     if urls:
         return f"the homeserver wants this allowed at {_plain(urls[0])} first: then do it again"
     return "the homeserver wants more than a password for this"

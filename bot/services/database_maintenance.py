@@ -33,8 +33,8 @@ class Memory(Protocol):
     async def look_through(self) -> None: ...  # noqa: D102
     async def wipe(self) -> None: ...  # noqa: D102
     async def put_in_order(self) -> bool: ...  # noqa: D102
-    async def end_left(self, now: Millis) -> bool: ...  # noqa: D102
-    async def next_end(self) -> Millis | None: ...  # noqa: D102
+    async def delete_expired_room(self, now: Millis) -> bool: ...  # noqa: D102
+    async def next_expiry(self) -> Millis | None: ...  # noqa: D102
 
 
 class DatabaseMaintenance:
@@ -52,9 +52,9 @@ class DatabaseMaintenance:
             for portion in (self._memory.relations.make_due, self._memory.put_in_order):
                 while await portion():
                     pass  # who waits for the database has a turn between
-            while await self._memory.end_left(self._clock.now()):
+            while await self._memory.delete_expired_room(self._clock.now()):
                 pass
-            await self._clock.wait(self._wake, await self._memory.next_end())
+            await self._clock.wait(self._wake, await self._memory.next_expiry())
 
 
 async def keep_wiping(memory: Memory, clock: Clock) -> None:

@@ -30,7 +30,7 @@ SCRUB_EVERY: Final[Millis] = 60_000
 class Keys(Protocol):
     """What this service asks of the store."""
 
-    async def next_opened(self) -> Millis | None: ...  # noqa: D102
+    async def first_key_use(self) -> Millis | None: ...  # noqa: D102
     async def to_ratchet(self, before: Millis, limit: int) -> list[tuple[str, int]]: ...  # noqa: D102
     async def ratcheted(self, done: Sequence[tuple[str, int]]) -> None: ...  # noqa: D102
     async def used(self, known: Sequence[str], now: Millis) -> dict[str, Millis]: ...  # noqa: D102
@@ -90,7 +90,7 @@ class KeyExpiry:
             await self._sweep(now)
         if self._dirty and now - self._scrubbed_at >= SCRUB_EVERY:
             self.scrub()
-        due = await self._keys.next_opened()
+        due = await self._keys.first_key_use()
         later = [self._swept_at + SWEEP_EVERY]
         if due is not None:
             later.append(due + self._grace)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from bot.chat.commands import thread_of
+from bot.core.json_shape import as_object, inside
 from bot.core.outcome_text import describe
 from bot.core.outcomes import Forbidden, OutcomeError, TokenRejectedError
 from bot.core.ports import RoomKeys
@@ -228,8 +229,7 @@ class LateKeys:
 
     def _went(self, event: Event) -> bool:
         """Whether the bot itself has redacted the message."""
-        unsigned = event.get("unsigned")
-        redaction = unsigned.get("redacted_because") if isinstance(unsigned, dict) else None
+        redaction = inside(event, "unsigned", "redacted_because")
         return isinstance(redaction, dict) and self._reader.is_own(redaction)
 
     async def _ask(
@@ -238,8 +238,7 @@ class LateKeys:
         event = await self._homeserver.event(room_id, undecryptable.event_id)
         if event is None:
             return
-        content = event.get("content")
-        root = thread_of(content, None) if isinstance(content, dict) else None
+        root = thread_of(as_object(event.get("content")), None)
         if root is not None:
             if len(self._threads) >= MOST_ASKED_TWICE:
                 self._threads.clear()

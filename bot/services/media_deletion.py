@@ -22,7 +22,7 @@ from bot.core.outcomes import (
 )
 from bot.core.ports import MediaRepository
 from bot.core.retry import POSTPONE_CEILING, backoff, nobody_answered, retry_in
-from bot.core.timers import File
+from bot.core.timers import UnusedMedia
 from bot.core.topics import Topic
 from bot.core.types import Millis
 from bot.services.clock import Clock
@@ -51,9 +51,9 @@ class Memory(Protocol):
 
     def listen(self, *topics: Topic) -> asyncio.Event: ...  # noqa: D102
     def digest(self, text: str) -> str: ...  # noqa: D102
-    async def next_file(self, busy: Collection[str] = ()) -> File | None: ...  # noqa: D102
-    async def done_with(self, file: File) -> None: ...  # noqa: D102
-    async def file_later(self, file: File, until: Millis) -> None: ...  # noqa: D102
+    async def next_media(self, busy: Collection[str] = ()) -> UnusedMedia | None: ...  # noqa: D102
+    async def media_done(self, file: UnusedMedia) -> None: ...  # noqa: D102
+    async def media_later(self, file: UnusedMedia, until: Millis) -> None: ...  # noqa: D102
 
 
 def trouble_of(outcome: Outcome) -> str:
@@ -112,16 +112,16 @@ class MediaDeletion:
             every=LOOK_EVERY,
         ).run()
 
-    async def _next(self, busy: Collection[str]) -> File | None:
+    async def _next(self, busy: Collection[str]) -> UnusedMedia | None:
         """Return the file to be deleted next, and not before the pause is over."""
-        file = await self._memory.next_file(busy)
+        file = await self._memory.next_media(busy)
         return file and replace(file, retry_at=max(file.retry_at, self._paused_until))
 
-    async def _see_to(self, file: File) -> str | None:
+    async def _see_to(self, file: UnusedMedia) -> str | None:
         """Bring one file as far as it goes; return why it is put off, if it is."""
         outcome = await self._ask(lambda: self._delete(file))
         if isinstance(outcome, Done | NotFound):
-            await self._memory.done_with(file)
+            await self._memory.media_done(file)
         else:
             # Should it be this file that is never answered, others come first.
             await self._later(file)
@@ -130,11 +130,11 @@ class MediaDeletion:
         troubled = isinstance(outcome, Done | NotFound) or self.trouble
         return None if troubled else describe(outcome)
 
-    async def _later(self, file: File) -> None:
+    async def _later(self, file: UnusedMedia) -> None:
         wait = backoff(file.attempts, ceiling=POSTPONE_CEILING, chance=self._random.random())
-        await self._memory.file_later(file, self._clock.now() + wait)
+        await self._memory.media_later(file, self._clock.now() + wait)
 
-    async def _delete(self, file: File) -> Outcome:
+    async def _delete(self, file: UnusedMedia) -> Outcome:
         """Delete a file if it is its sender's own; `Done` when there is no more to do."""
         uploader = await self._homeserver.uploader(file.media_id)
         if uploader is None or self._memory.digest(uploader) not in file.owners:

@@ -41,7 +41,7 @@ class Homeserver(Protocol):
 class Gaps(Protocol):
     """What is looked up in the store of gaps."""
 
-    async def reads(self, room_id: RoomID) -> bool: ...  # noqa: D102
+    async def has_gap(self, room_id: RoomID) -> bool: ...  # noqa: D102
 
 
 class Memory(Protocol):
@@ -156,7 +156,7 @@ class NoticeWriter:
             pending=pending,
             next_in=None if due is None else due - self._clock.now(),
             permission=await self._permission(room.room_id),
-            reading=await self._memory.gaps.reads(room.room_id),
+            reading=await self._memory.gaps.has_gap(room.room_id),
             refused=(await self._memory.refusals(room.room_id))[0],
             trouble="" if self._identity is None else self._identity.trouble,
             files=self._told_of_files(),

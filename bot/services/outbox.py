@@ -62,7 +62,7 @@ class Memory(notice_writer.Memory, Protocol):
     async def delivered(self, entry: OutboxItem, now: Millis) -> None: ...  # noqa: D102
     async def deliver_later(self, entry: OutboxItem, until: Millis) -> None: ...  # noqa: D102
     async def room(self, room_id: RoomID) -> Room | None: ...  # noqa: D102
-    async def default_told(self, room_id: RoomID, told: Defaults) -> None: ...  # noqa: D102
+    async def defaults_published(self, room_id: RoomID, told: Defaults) -> None: ...  # noqa: D102
     async def take_back(self, entry: OutboxItem, outgoing: Outgoing) -> None: ...  # noqa: D102
 
 
@@ -206,7 +206,7 @@ class OutboxDelivery:
         content = defaults_content(room.defaults)
         outcome = await self._homeserver.set_defaults(room.room_id, content)
         if isinstance(outcome, Done):
-            await self._memory.default_told(room.room_id, room.defaults)
+            await self._memory.defaults_published(room.room_id, room.defaults)
         return outcome
 
     def _read(self, current: Event | None) -> tuple[int | None, str, str]:

@@ -6,7 +6,7 @@ from typing import Final
 
 from bot.core.types import Millis
 from bot.store.database import Database
-from bot.store.default_lifetimes import not_in_the_future
+from bot.store.default_lifetimes import shift_defaults
 
 PORTION: Final = 1_000
 """Timers that one transaction looks at, so that others have their turn."""
@@ -65,7 +65,7 @@ class ClockShift:
             for table, time in await db.rows(TIMES):
                 not_later = f"UPDATE {table} SET {time} = ? WHERE {time} > ?"  # noqa: S608
                 await db.rows(not_later, now, now)
-            await not_in_the_future(db, now)
+            await shift_defaults(db, now)
 
     async def _in_portions(self, after: int, upto: int, sql: str, *before: Millis) -> None:
         """Run a statement over the timers after one id and up to another.

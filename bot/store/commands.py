@@ -15,7 +15,7 @@ from bot.store.database import Database, Row
 from bot.store.gaps import Gaps
 from bot.store.handled_commands import count_once, remember_handled
 from bot.store.media import attach
-from bot.store.megolm_sessions import FIRST, HEARD, remember_opened, reread
+from bot.store.megolm_sessions import FIRST, HEARD, remember_key_uses, reread
 from bot.store.outbox import enqueue
 from bot.store.permissions import CHECK_POLICY_AT, ROOM
 from bot.store.retries import first_ready, next_ready, put_off
@@ -67,9 +67,9 @@ class Commands:
     gaps: Gaps
 
     async def _apply(
-        self, db: Database, row: int, items: list[Item], now: Millis, *, again: bool = False
+        self, db: Database, row: int, items: list[Item], now: Millis, *, reread: bool = False
     ) -> None:
-        """Stamp items with the room's setting as it stands."""
+        """Decide on items by the room's setting as it stands."""
         raise NotImplementedError
 
     def digest(self, text: str) -> str:
@@ -93,7 +93,7 @@ class Commands:
             found = await db.one(HEARD, row, undecryptable.event_id)
             if found is None:
                 return
-            await remember_opened(db, items)
+            await remember_key_uses(db, items)
             files = [item for item in items if isinstance(item, MediaReference)]
             await attach(db, row, files)
             then = RoomState(revision=found[0])

@@ -277,7 +277,7 @@ def _run_through(work: Coroutine[Any, Any, T]) -> T:
     raise AssertionError("a transaction waits for something else than the database")
 
 
-def as_list(busy: Collection[str]) -> str:
+def as_json(busy: Collection[str]) -> str:
     """Return ids of what somebody is at work on, as SQL takes them: for `json_each`."""
     return json.dumps(list(busy))
 

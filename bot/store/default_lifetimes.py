@@ -1,7 +1,7 @@
 """Remembers since when `lifetime.default` holds in each room, and what the room's state says of it.
 
-Of a room, `inherited` is the default at the place to which its timeline was read; `defaults` says
-what held when; `told_defaults` is what the bot has written into the room's state of that.
+Of a room, `default_lifetime` is the default at the place to which its timeline was read; `defaults`
+says what held when; `published_defaults` is what the bot has written into its state of that.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ ALL: Final = "SELECT id, defaults FROM rooms WHERE left_at IS NULL"
 SAVE: Final = "UPDATE rooms SET defaults = ? WHERE id = ?"
 MEET: Final = "UPDATE rooms SET defaults = ?, published_defaults = ? WHERE id = ?"
 INHERIT: Final = "UPDATE rooms SET default_lifetime = ? WHERE id = ?"
-TOLD: Final = "UPDATE rooms SET published_defaults = ? WHERE id = ?"
-UNTOLD: Final = (
+PUBLISH: Final = "UPDATE rooms SET published_defaults = ? WHERE id = ?"
+UNPUBLISHED: Final = (
     "SELECT defaults FROM rooms WHERE id = ? AND defaults <> published_defaults AND setting IS NULL"
 )
 
@@ -43,10 +43,10 @@ class RoomDefaults:
 
     _db: Database
 
-    async def default_told(self, room_id: RoomID, told: Defaults) -> None:
+    async def defaults_published(self, room_id: RoomID, published: Defaults) -> None:
         """The room's state says this now."""
         sql = "UPDATE rooms SET published_defaults = ? WHERE room_id = ?"
-        await run(self._db, sql, dump_defaults(told), room_id)
+        await run(self._db, sql, dump_defaults(published), room_id)
 
 
 async def change_default(db: Database, default: Millis | None, now: Millis) -> list[int]:
@@ -75,44 +75,50 @@ async def inherit(db: Database, row: int, default: Millis | None) -> None:
 
 
 async def meet_default(
-    db: Database, row: int, said: Defaults, default: Millis | None, now: Millis, *, entered: bool
+    db: Database,
+    row: int,
+    published: Defaults,
+    default: Millis | None,
+    now: Millis,
+    *,
+    entered: bool,
 ) -> None:
-    """Note since when the default holds in a room that was not known; `said` is in its state.
+    """Note since when the default holds in a room that was not known; its state says `published`.
 
     `entered`: the bot has just come. Else it was there before this database was made, and
     only the room's state knows anything of that time.
     """
-    known = said
-    if current(said) != default:
-        ended = said[-1][0] if said else 0
-        known = ((0, default),) if entered else change(said, default, ended=ended, now=now)
-    await db.rows(MEET, dump_defaults(known), dump_defaults(said), row)
+    known = published
+    if current(published) != default:
+        ended = published[-1][0] if published else 0
+        known = ((0, default),) if entered else change(published, default, ended=ended, now=now)
+    await db.rows(MEET, dump_defaults(known), dump_defaults(published), row)
 
 
-def default_said(items: Sequence[Item]) -> Defaults | None:
+def published_in(items: Sequence[Item]) -> Defaults | None:
     """Return what the bot's own state event says, if there is one among them."""
     found = [item.defaults for item in items if isinstance(item, DefaultSaid)]
     return found[-1] if found else None
 
 
-async def told_default(db: Database, row: int, told: Defaults) -> None:
+async def note_published_defaults(db: Database, row: int, published: Defaults) -> None:
     """The room's state says this."""
-    await db.rows(TOLD, dump_defaults(told), row)
+    await db.rows(PUBLISH, dump_defaults(published), row)
 
 
-async def enqueue_default(db: Database, row: int) -> None:
+async def publish_defaults(db: Database, row: int) -> None:
     """Have it written into the room's state, where no lifetime of its own holds there."""
-    found = await db.one(UNTOLD, row)
+    found = await db.one(UNPUBLISHED, row)
     if found is not None:
         latest = load_defaults(found[0])[-1][0]
         await enqueue(db, row, [Outgoing(key=f"default:{latest}", kind="default", args={})])
 
 
-async def not_in_the_future(db: Database, now: Millis) -> None:
+async def shift_defaults(db: Database, now: Millis) -> None:
     """The clock was set back to `now`: what has begun began before that."""
     for row, text in await db.rows(f"{ALL} AND defaults <> '[]'"):
         known = load_defaults(text)
         if known[-1][0] > now:
             mended = tuple((min(since, now), span) for since, span in known)
             await db.rows(SAVE, dump_defaults(mended), row)
-            await enqueue_default(db, row)
+            await publish_defaults(db, row)

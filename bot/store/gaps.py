@@ -25,7 +25,7 @@ from bot.core.timeline import (
 from bot.core.types import Millis, RoomID
 from bot.core.undecided import UndecidedCommand
 from bot.store.database import Database, Row, run
-from bot.store.megolm_sessions import FIRST, remember_opened
+from bot.store.megolm_sessions import FIRST, remember_key_uses
 from bot.store.outbox import enqueue
 from bot.store.retries import first_ready, next_ready
 from bot.store.sweeps import MISSED, begin_sweep
@@ -85,20 +85,20 @@ NAMES: Final = {kind: name for name, kind in KINDS.items()}
 
 
 class Apply(Protocol):
-    """Stamps items, and writes down what follows."""
+    """Decides on items, and writes down what follows."""
 
     def __call__(
-        self, db: Database, row: int, items: list[Item], now: Millis, *, again: bool
+        self, db: Database, row: int, items: list[Item], now: Millis, *, reread: bool
     ) -> Awaitable[None]:
-        """`again`: they were stamped before, and what they say now holds."""
+        """`reread`: they were decided on before, and what they say now holds."""
         ...
 
 
 class Gaps:
     """Gaps and what waits behind them.
 
-    A room's unread items stand in segments: each gap, walked backwards, gets an even one, and
-    what came after it the odd one that follows. In the order (segment, position) they are the
+    A room's unread items stand in parts: each gap, walked backwards, gets an even one, and
+    what came after it the odd one that follows. In the order (part, position) they are the
     timeline.
     """
 
@@ -109,33 +109,31 @@ class Gaps:
         """The room of which a chunk was taken over last: others come first."""
 
     async def begin(self, db: Database, row: int, gap: Gap) -> int:
-        """Add a gap to a room; return the segment for what stands after it."""
+        """Add a gap to a room; return the part for what stands after it."""
         found = await db.one("SELECT timeline_part FROM rooms WHERE id = ?", row)
         assert found is not None
-        segment = int(found[0]) // 2 * 2 + 2
-        await db.rows("UPDATE rooms SET timeline_part = ? WHERE id = ?", segment + 1, row)
+        part = int(found[0]) // 2 * 2 + 2
+        await db.rows("UPDATE rooms SET timeline_part = ? WHERE id = ?", part + 1, row)
         values = (gap.token, gap.stop_digest, gap.stop_at, gap.since, gap.until, gap.reread)
-        await db.rows(BEGIN, segment, *values, gap.encrypted, gap.reread, row)
-        return segment + 1
+        await db.rows(BEGIN, part, *values, gap.encrypted, gap.reread, row)
+        return part + 1
 
     async def is_reading(self, db: Database, row: int) -> bool:
         """Whether the room has a gap, so that new items wait behind it."""
         return await db.one("SELECT 1 FROM gaps WHERE room = ? LIMIT 1", row) is not None
 
-    async def append(self, db: Database, row: int, segment: int, items: list[Item]) -> None:
+    async def append(self, db: Database, row: int, part: int, items: list[Item]) -> None:
         """Put what came after the gap behind what waits already."""
         sql = (
             "SELECT coalesce(max(position), 0) FROM gap_items WHERE room = ? AND timeline_part = ?"
         )
-        found = await db.one(sql, row, segment)
+        found = await db.one(sql, row, part)
         first = int(found[0]) + 1 if found else 1
-        await _put(db, row, segment, first, items)
+        await _put(db, row, part, first, items)
 
-    async def put(
-        self, db: Database, row: int, segment: int, first: int, items: list[Item]
-    ) -> None:
+    async def put(self, db: Database, row: int, part: int, first: int, items: list[Item]) -> None:
         """Put items at a place of their own."""
-        await _put(db, row, segment, first, items)
+        await _put(db, row, part, first, items)
 
     async def next_gap(self, busy: Collection[RoomID] = ()) -> tuple[Gap, Millis] | None:
         """Return the gap to be read next, not of `busy` rooms, and not before when."""
@@ -168,23 +166,21 @@ class Gaps:
             )
             if where is None:
                 return  # the room was left meanwhile
-            row, segment, position = where
-            await remember_opened(db, items)
+            row, part, position = where
+            await remember_key_uses(db, items)
             for change in items:
                 # What was set within the gap does not count from the gap's beginning.
                 if isinstance(change, Change):
-                    await db.rows(NOT_FROM_THE_START, row, segment, FIRST, change.digest)
+                    await db.rows(NOT_FROM_THE_START, row, part, FIRST, change.digest)
                 elif isinstance(change, Encrypted):
                     await db.rows(ENCRYPTED_NOW, row)
                     if change.first:
-                        await db.rows(
-                            ENCRYPTED_WITHIN, row, segment, FIRST // 2, _json(Encrypted())
-                        )
-            await _put(db, row, segment, position - len(items), items)
+                        await db.rows(ENCRYPTED_WITHIN, row, part, FIRST // 2, _json(Encrypted()))
+            await _put(db, row, part, position - len(items), items)
             # `now`: the gaps of other rooms come first.
             await db.rows(READ_ON, token, len(items), now, done, gap.id)
 
-    async def reads(self, room_id: RoomID) -> bool:
+    async def has_gap(self, room_id: RoomID) -> bool:
         """Whether the room has a gap still to be read."""
         async with self._db.transaction() as db:
             sql = "SELECT 1 FROM gaps g JOIN rooms r ON r.id = g.room WHERE r.room_id = ? LIMIT 1"
@@ -214,7 +210,7 @@ class Gaps:
                         db, row[0], [Outgoing(key=f"missed:{gap.id}", kind="missed", args={})]
                     )
                 sweep = Sweep(room_id=gap.room_id, whole_room=True, since=0, until=now)
-                await begin_sweep(db, row[0], sweep, missed=True)
+                await begin_sweep(db, row[0], sweep, gap_given_up=True)
 
     async def is_ready(self) -> bool:
         """Whether there is a room of which all was read."""
@@ -233,9 +229,9 @@ class Gaps:
                 return None
             row = self._last = int(room[0])
             found = await db.rows(TAKE, row, CHUNK)
-            again = await db.one("SELECT 1 FROM gaps WHERE room = ? AND reread LIMIT 1", row)
+            reread = await db.one("SELECT 1 FROM gaps WHERE room = ? AND reread LIMIT 1", row)
             items = [_item(one) for one in found]
-            await self._apply(db, row, items, now, again=again is not None)
+            await self._apply(db, row, items, now, reread=reread is not None)
             await db.many(
                 "DELETE FROM gap_items WHERE room = ? AND timeline_part = ? AND position = ?",
                 [(row, one[0], one[1]) for one in found],
@@ -246,7 +242,7 @@ class Gaps:
             return RoomID(room[1]), len(found)
 
 
-async def _put(db: Database, row: int, segment: int, first: int, items: list[Item]) -> None:
+async def _put(db: Database, row: int, part: int, first: int, items: list[Item]) -> None:
     rows: list[Row] = []
     gone: list[Row] = []
     for position, item in enumerate(items, start=first):
@@ -255,11 +251,11 @@ async def _put(db: Database, row: int, segment: int, first: int, items: list[Ite
         match item:
             case Message():
                 message = (item.event_id, item.sent, item.parent)
-                rows.append((row, segment, position, *message, None))
+                rows.append((row, part, position, *message, None))
             case KeyUse() | DefaultSaid():
                 pass  # remembered at once, by whoever reads
             case _:
-                rows.append((row, segment, position, None, None, None, _json(item)))
+                rows.append((row, part, position, None, None, None, _json(item)))
     await db.many(PUT, rows)
     await db.many("DELETE FROM gap_items WHERE room = ? AND event_id = ?", gone)
 

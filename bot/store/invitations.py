@@ -7,7 +7,7 @@ from typing import Final
 
 from bot.core.invitations import Invitation, Invite, InviteStage
 from bot.core.types import Millis, RoomID, UserID
-from bot.store.database import Database, as_list, run
+from bot.store.database import Database, as_json, run
 from bot.store.retries import put_off
 
 MOST_OF_ONE: Final = 20
@@ -88,7 +88,7 @@ class Invitations:
         return await self._next(InviteStage.DECLINING, busy)
 
     async def _next(self, stage: InviteStage, busy: Collection[RoomID]) -> Invitation | None:
-        rooms = as_list(busy)
+        rooms = as_json(busy)
         async with self._db.transaction() as db:
             limits = (rooms, BUSY_OF_SERVER, rooms, BUSY_OF_ONE)
             row = await db.one(NEXT, stage, rooms, *limits)

@@ -127,13 +127,13 @@ class LeftRooms:
                 await db.rows("UPDATE rooms SET returned_at = 0 WHERE id = ?", room[0])
         return True
 
-    async def next_end(self) -> Millis | None:
+    async def next_expiry(self) -> Millis | None:
         """Return when the room that was left first is to be forgotten."""
         async with self._db.transaction() as db:
             row = await db.one("SELECT min(left_at) FROM rooms")
         return None if row is None or row[0] is None else int(row[0]) + KEPT_FOR + 1
 
-    async def end_left(self, now: Millis) -> bool:
+    async def delete_expired_room(self, now: Millis) -> bool:
         """Delete a portion of what nobody has asked the bot back for; whether there is more."""
         async with self._db.transaction() as db:
             room = await db.one(EXPIRED, now - KEPT_FOR)

@@ -11,7 +11,7 @@ from bot.core.types import EventID, Millis, RoomID, UserID
 from bot.store.database import Database
 
 FIRST: Final = -(2**40)
-"""Before every position in a gap's segment."""
+"""Before every position in a gap's part."""
 
 OPENED: Final = (
     "INSERT OR IGNORE INTO key_uses (session_id, message_index, read_at) VALUES (?, ?, ?)"
@@ -46,7 +46,7 @@ WAITING: Final = (
 HEARD: Final = "DELETE FROM undecryptable WHERE room = ? AND event_id = ? RETURNING revision"
 
 
-async def remember_opened(db: Database, items: Sequence[Item]) -> None:
+async def remember_key_uses(db: Database, items: Sequence[Item]) -> None:
     """Note which keys were used, in the transaction that remembers what was read with them."""
     found = [item for item in items if isinstance(item, KeyUse)]
     await db.many(OPENED, [(one.session_id, one.message_index, one.read_at) for one in found])
@@ -83,7 +83,7 @@ class MegolmSessions:
     def __init__(self, database: Database) -> None:
         self._db = database
 
-    async def next_opened(self) -> Millis | None:
+    async def first_key_use(self) -> Millis | None:
         """Return when the first message was read whose key is still to be moved past it."""
         async with self._db.transaction() as db:
             row = await db.one("SELECT min(read_at) FROM key_uses")

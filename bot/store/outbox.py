@@ -10,7 +10,7 @@ from typing import Final
 from bot.core.policy import OutboxItem, Outgoing
 from bot.core.policy_forward import overtaken, succeed
 from bot.core.types import Millis, RoomID
-from bot.store.database import Database, Row, as_list
+from bot.store.database import Database, Row, as_json
 from bot.store.retries import next_ready, put_off
 
 ENQUEUE: Final = "INSERT OR IGNORE INTO outbox (room, key, kind, args) VALUES (?, ?, ?, ?)"
@@ -55,7 +55,7 @@ class Outbox:
         row: Row | None = None
         async with self._db.transaction() as db:
             for sql in kinds[setting]:
-                row = row or await db.one(sql, as_list(busy))
+                row = row or await db.one(sql, as_json(busy))
         if row is None:
             return None
         return OutboxItem(

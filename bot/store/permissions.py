@@ -10,7 +10,7 @@ from bot.core.successors import Stage
 from bot.core.timers import MANY, Review
 from bot.core.types import Millis, RoomID
 from bot.store.database import Database, Row, run
-from bot.store.default_lifetimes import enqueue_default
+from bot.store.default_lifetimes import publish_defaults
 from bot.store.outbox import enqueue
 from bot.store.retries import first_ready, next_check
 
@@ -128,7 +128,7 @@ class Permissions:
             if row[5] and not suspended:
                 await db.rows(RESUME, row[0])
             await db.rows(REVIEWED, reviews, suspended, refusal_notified, row[0])
-            await enqueue_default(db, row[0])  # it may be allowed now
+            await publish_defaults(db, row[0])  # it may be allowed now
             await enqueue(db, row[0], outgoing)
 
     async def refusals(self, room_id: RoomID) -> tuple[int, Millis]:

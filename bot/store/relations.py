@@ -94,18 +94,18 @@ async def add_timers(
     new_timers: Sequence[NewTimer],
     now: Millis,
     *,
-    again: bool = False,
+    reread: bool = False,
     found: bool = False,
 ) -> None:
     """Give messages their timers; a child's is due with its parent's, or before.
 
-    What is overdue already is backlog, and waits behind what is live. `again`: a timer that is
-    there is not kept, be it sooner or later than the new one. `found`: who stamped them saw less
+    What is overdue already is backlog, and waits behind what is live. `reread`: a timer that is
+    there is not kept, be it sooner or later than the new one. `found`: who found them saw less
     than whoever made the timers that are there, so only a parent's shorter life changes those.
     """
     plain = [one for one in new_timers if one.parent is None and one.due is not None]
     await db.many(
-        ADD + (RENEW if again else KEEP),
+        ADD + (RENEW if reread else KEEP),
         [(row, s.event_id, s.due, s.due, _overdue(s, now), s.from_local_clock) for s in plain],
     )
     timed = [one.event_id for one in plain]
@@ -127,10 +127,10 @@ async def add_timers(
                 parent is not None,
                 local,
             )
-            there = KEEP if found else FOLLOW if again else SOONER
+            there = KEEP if found else FOLLOW if reread else SOONER
             await db.rows(ADD_CHILD + there, row, new_timer.event_id, *values)
             timed.append(new_timer.event_id)
-        elif again:
+        elif reread:
             await take_back(db, row, [new_timer.event_id])
         if parent is None and new_timer.ask:
             question = {"room": row, "event": new_timer.event_id, "parent": new_timer.parent}

@@ -23,11 +23,11 @@ from bot.store.database import Database, Row
 from bot.store.default_lifetimes import (
     RoomDefaults,
     change_default,
-    default_said,
-    enqueue_default,
     inherit,
     meet_default,
-    told_default,
+    note_published_defaults,
+    publish_defaults,
+    published_in,
 )
 from bot.store.gaps import Gaps
 from bot.store.handled_commands import count_once, forget_handled, remember_handled
@@ -38,8 +38,13 @@ from bot.store.invitations import (
     take_inviter,
 )
 from bot.store.left_rooms import LeftRooms, come_back
-from bot.store.media import Files, attach
-from bot.store.megolm_sessions import FIRST, MegolmSessions, remember_opened, remember_undecryptable
+from bot.store.media import MediaFiles, attach
+from bot.store.megolm_sessions import (
+    FIRST,
+    MegolmSessions,
+    remember_key_uses,
+    remember_undecryptable,
+)
 from bot.store.outbox import Outbox, enqueue
 from bot.store.permissions import (
     ASK_POLICY_CHECK,
@@ -72,7 +77,7 @@ SEEN: Final = (
 )
 
 
-class Store(Timers, Permissions, LeftRooms, Outbox, Commands, RoomDefaults, Files, ClockShift):
+class Store(Timers, Permissions, LeftRooms, Outbox, Commands, RoomDefaults, MediaFiles, ClockShift):
     """All that is remembered, over one database. Every method is one transaction."""
 
     def __init__(self, database: Database, *, limits: LifetimeLimits, own_id: UserID) -> None:
@@ -188,12 +193,12 @@ class Store(Timers, Permissions, LeftRooms, Outbox, Commands, RoomDefaults, File
         """The operator's default holds for what comes after all that was said in a room."""
         default = self._limits.default
         if await self.gaps.is_reading(db, row):
-            segment = await db.one("SELECT timeline_part FROM rooms WHERE id = ?", row)
-            assert segment is not None
-            await self.gaps.append(db, row, segment[0], [DefaultBegins(lifetime=default)])
+            part = await db.one("SELECT timeline_part FROM rooms WHERE id = ?", row)
+            assert part is not None
+            await self.gaps.append(db, row, part[0], [DefaultBegins(lifetime=default)])
         else:
             await inherit(db, row, default)
-        await enqueue_default(db, row)
+        await publish_defaults(db, row)
 
     async def _commit_update(self, db: Database, update: RoomUpdate, now: Millis) -> None:
         back = await come_back(db, update.room_id, now) if update.entered else 0
@@ -202,23 +207,23 @@ class Store(Timers, Permissions, LeftRooms, Outbox, Commands, RoomDefaults, File
             await db.rows(ENTER, update.room_id)
             room = await db.one(ROOM, update.room_id)
         assert room is not None
-        row, segment = int(room[0]), int(room[6])
+        row, part = int(room[0]), int(room[6])
         begins = await self._meet_default(db, row, update, now, fresh=fresh)
-        await remember_opened(db, update.items)
+        await remember_key_uses(db, update.items)
         review = (update.review, update.review)
         await db.rows(SEEN, update.encrypted, *review, update.last_event_digest, row)
         if update.gap:
-            segment = await self.gaps.begin(db, row, update.gap)
-            await self.gaps.put(db, row, segment - 1, FIRST, update.found)
+            part = await self.gaps.begin(db, row, update.gap)
+            await self.gaps.put(db, row, part - 1, FIRST, update.found)
         if await self.gaps.is_reading(db, row):
             # What a command in the gap sets counts for what follows it: wait for the gap.
-            await self.gaps.append(db, row, segment, begins + update.items)
+            await self.gaps.append(db, row, part, begins + update.items)
         else:
             await self._apply(db, row, begins + update.items, now)
         if update.sweep:
             await begin_sweep(db, row, update.sweep)
         if fresh or update.entered:
-            await enqueue_default(db, row)
+            await publish_defaults(db, row)
         if update.entered:
             await db.rows("UPDATE rooms SET just_joined = 1 WHERE id = ?", row)
             if not await enter(db, update.room_id):
@@ -233,12 +238,12 @@ class Store(Timers, Permissions, LeftRooms, Outbox, Commands, RoomDefaults, File
 
         What waits unread from an earlier time in the room has the default of that time.
         """
-        default, said = self._limits.default, default_said(update.found + update.items)
+        default, published = self._limits.default, published_in(update.found + update.items)
         if not fresh and not update.entered:
-            if said is not None:
-                await told_default(db, row, said)
+            if published is not None:
+                await note_published_defaults(db, row, published)
             return []
-        await meet_default(db, row, said or (), default, now, entered=update.entered)
+        await meet_default(db, row, published or (), default, now, entered=update.entered)
         if fresh:
             await inherit(db, row, default)
         return [DefaultBegins(lifetime=default)]
@@ -254,9 +259,9 @@ class Store(Timers, Permissions, LeftRooms, Outbox, Commands, RoomDefaults, File
             await db.rows(NEWS_OF_MEMBERS, update.alone, now + LOOK_AFTER, row)
 
     async def _apply(
-        self, db: Database, row: int, items: list[Item], now: Millis, *, again: bool = False
+        self, db: Database, row: int, items: list[Item], now: Millis, *, reread: bool = False
     ) -> None:
-        """Stamp `items` with the room's setting as it stands, and write down what follows."""
+        """Decide on `items` by the room's setting as it stands, and write down what follows."""
         items = await count_once(db, items)
         if not items:
             return
@@ -267,14 +272,14 @@ class Store(Timers, Permissions, LeftRooms, Outbox, Commands, RoomDefaults, File
             # The verdict may be old by now: have the bot's power looked at again.
             values = (*state_row(result.state), result.default, *[result.suspends] * 2)
             await db.rows(SAVE_STATE, *values, row)
-        await self._write(db, row, result, now, again=again)
+        await self._write(db, row, result, now, reread=reread)
 
     async def _write(
-        self, db: Database, row: int, result: Decision, now: Millis, *, again: bool
+        self, db: Database, row: int, result: Decision, now: Millis, *, reread: bool
     ) -> None:
-        if again:
+        if reread:
             await take_back(db, row, result.stays)
-        await add_timers(db, row, result.timers, now, again=again)
+        await add_timers(db, row, result.timers, now, reread=reread)
         await attach(db, row, result.files)
         await drop_targets(db, row, result.dropped, now)
         await remember_handled(db, result.handled, result.surplus, now)

@@ -82,7 +82,7 @@ class Successors:
         async with self._db.transaction() as db:
             return await _is_known(db, room_id, predecessor)
 
-    async def claim(self, found: Successor, *said: Outgoing, now: Millis) -> None:
+    async def claim(self, found: Successor, *outgoing: Outgoing, now: Millis) -> None:
         """Remember a pair, once, and owe the old room what is to be said of it."""
         async with self._db.transaction() as db:
             if await _is_known(db, found.room_id, found.predecessor):
@@ -90,7 +90,7 @@ class Successors:
             await db.rows(FORGET_DONE, Stage.DONE)
             values = (found.room_id, found.predecessor, found.setting, found.via, found.stage)
             await db.rows(CLAIM, *values, found.inviter_digest, now)
-            await _enqueue(db, found.predecessor, list(said))
+            await _enqueue(db, found.predecessor, list(outgoing))
 
     async def next(self, busy: Collection[RoomID] = ()) -> Successor | None:
         """Return the successor that is to be seen to next, not one of `busy` rooms."""
@@ -110,14 +110,14 @@ class Successors:
         self,
         one: Successor,
         stage: Stage,
-        *said: Outgoing,
+        *outgoing: Outgoing,
         where: RoomID,
         needs_announced: bool = False,
     ) -> None:
         """Go on to a stage, and owe a room what is to be said of it, in one transaction."""
         async with self._db.transaction() as db:
             await db.rows(MOVE, stage, needs_announced, one.room_id, one.predecessor)
-            await _enqueue(db, where, list(said))
+            await _enqueue(db, where, list(outgoing))
 
     async def later(self, one: Successor, until: Millis) -> None:
         """It could not be seen to now."""
@@ -151,10 +151,10 @@ async def _is_known(db: Database, room_id: RoomID, predecessor: RoomID) -> bool:
     return await db.one(KNOWN, room_id, predecessor, predecessor, MOST_OF_ONE) is not None
 
 
-async def _enqueue(db: Database, room_id: RoomID, said: list[Outgoing]) -> None:
+async def _enqueue(db: Database, room_id: RoomID, outgoing: list[Outgoing]) -> None:
     row = await db.one("SELECT id FROM rooms WHERE room_id = ?", room_id)
     if row is not None:
-        await enqueue(db, int(row[0]), said)
+        await enqueue(db, int(row[0]), outgoing)
 
 
 def _successor(row: Row) -> Successor:

@@ -10,7 +10,7 @@ from bot.core.policy import NewTimer, Outgoing
 from bot.core.policy_backward import PolicyBackward
 from bot.core.timeline import MediaReference, Sweep
 from bot.core.types import EventID, Millis, RoomID
-from bot.store.database import Database, as_list, run
+from bot.store.database import Database, as_json, run
 from bot.store.default_lifetimes import dump_defaults, load_defaults
 from bot.store.media import attach
 from bot.store.outbox import enqueue
@@ -65,9 +65,9 @@ KNOWN: Final = (
 )
 
 
-async def begin_sweep(db: Database, row: int, sweep: Sweep, *, missed: bool = False) -> None:
-    """Have a room swept, or swept again; `missed`: the room knows that something is to be found."""
-    await db.rows(BEGIN, row, sweep.whole_room, sweep.since, sweep.until, missed)
+async def begin_sweep(db: Database, row: int, sweep: Sweep, *, gap_given_up: bool = False) -> None:
+    """Have a room swept, or swept again; `gap_given_up`: it was told that something is missing."""
+    await db.rows(BEGIN, row, sweep.whole_room, sweep.since, sweep.until, gap_given_up)
 
 
 class Sweeps:
@@ -89,12 +89,12 @@ class Sweeps:
         A walk begins at the sync token, with the setting that the room had there.
         """
         async with self._db.transaction() as db:
-            found = await db.one(NEXT, as_list(busy))
+            found = await db.one(NEXT, as_json(busy))
             if found is not None and found[6] is None:
                 row = await db.one(ROW, found[0])
                 assert row is not None
                 await db.rows(START, row[0])
-                found = await db.one(NEXT, as_list(busy))
+                found = await db.one(NEXT, as_json(busy))
         if found is None:
             return None
         return Sweep(

@@ -38,7 +38,7 @@ async def test_a_limited_timeline_is_read_back(harness: Harness, room: RoomID) -
     async with harness.running(harness.sync, harness.backfill):
         assert await dues(harness, sent) == [MINUTE] * 23
     assert len(harness.homeserver.times("page_back")) == 5
-    assert not await harness.store.gaps.reads(room)
+    assert not await harness.store.gaps.has_gap(room)
 
 
 async def test_what_was_read_before_is_not_read_again(harness: Harness, room: RoomID) -> None:

@@ -79,10 +79,10 @@ async def test_it_is_kept_though_syncs_come_all_the_time(store: Store) -> None:
     await store.forget(ROOM, NOW)
     for day in range(0, 31, 5):
         await commit(store, room=OTHER, at=NOW + day * DAY)
-        assert not await store.end_left(NOW + day * DAY)
+        assert not await store.delete_expired_room(NOW + day * DAY)
     assert await count(store, "rooms WHERE left_at >= 0") == 1
     await commit(store, room=OTHER, at=NOW + 30 * DAY + HOUR)
-    while await store.end_left(NOW + 30 * DAY + HOUR):
+    while await store.delete_expired_room(NOW + 30 * DAY + HOUR):
         pass
     assert await count(store, "timers") == 0
 

@@ -231,9 +231,9 @@ async def test_no_file_waits_for_a_moment_of_the_old_clock(harness: Harness, roo
     gone = Redaction(target=sent, target_digest="d", sender=ALICE, digest="e")
     await harness.commit(RoomUpdate(room_id=room, items=[message, shown]))
     await harness.commit(RoomUpdate(room_id=room, items=[gone]))
-    file = await harness.store.next_file()
+    file = await harness.store.next_media()
     assert file is not None
-    await harness.store.file_later(file, now + HOUR)
+    await harness.store.media_later(file, now + HOUR)
     await harness.store.clock_set_back(HOUR, now, after=0, upto=0)
     assert await moments(harness, "media") == [now]
 

@@ -98,7 +98,7 @@ async def test_a_key_is_taken_away_after_the_grace_and_not_before(
     clock.advance(1)
     await ratchet.turn()
     assert await bot.reads(event) is None
-    assert await store.keys.next_opened() is None
+    assert await store.keys.first_key_use() is None
 
 
 async def test_only_the_session_that_was_read_is_moved_on(tmp_path: Path, store: Store) -> None:
@@ -120,7 +120,7 @@ async def test_only_the_session_that_was_read_is_moved_on(tmp_path: Path, store:
     await ratchet.turn()
     assert [await bot.reads(event) for event in events[read_one]] == [None, None, "2", "3"]
     assert [await bot.reads(event) for event in events[other]] == ["0", "1", "2", "3"]
-    assert await store.keys.next_opened() == late.read_at
+    assert await store.keys.first_key_use() == late.read_at
     clock.advance(1)
     await ratchet.turn()
     assert [await bot.reads(event) for event in events[read_one]] == [None, None, None, "3"]

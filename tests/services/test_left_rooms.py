@@ -307,7 +307,7 @@ async def test_what_is_kept_for_an_account_is_bounded_and_shuts_out_nobody(
             await db.rows("UPDATE rooms SET inviter_digest = 'eve' WHERE room_id = ?", one)
         await harness.store.forget(one, harness.clock.now())
         harness.clock.advance(1)
-    while await harness.store.end_left(harness.clock.now()):
+    while await harness.store.delete_expired_room(harness.clock.now()):
         pass
     assert await kept(harness) == LEFT_OF_ONE + 1
     assert (await harness.timers())[EventID(f"${LEFT_OF_ONE + 2}")]
@@ -320,7 +320,7 @@ async def test_a_room_may_be_left_again_while_an_earlier_time_is_deleted(
         await harness.remember(room, EventID(f"$day-{day}"), due=harness.clock.now() + DAY)
         await harness.store.forget(room, harness.clock.now())
         harness.clock.advance(KEPT_FOR + SECOND)
-    while await harness.store.end_left(harness.clock.now()):
+    while await harness.store.delete_expired_room(harness.clock.now()):
         pass
     assert await harness.timers() == {}
 
@@ -351,7 +351,7 @@ async def test_what_comes_for_a_room_that_is_gone_meanwhile_changes_nothing(
     await store.review_later(gone, 7)
     await store.ask_review(gone)
     await store.look_for_others(gone, 7)
-    await store.default_told(gone, ())
+    await store.defaults_published(gone, ())
     assert await everything() == before
 
 

@@ -322,7 +322,7 @@ async def test_leaving_a_room_keeps_the_files_of_messages_that_stay(shelf: Shelf
     assert await harness.store.forget(shelf.room, 0) == 1
     await shelf.go(0)
     assert set(shelf.media.files) == {OTHER}
-    while await harness.store.end_left(harness.clock.now()):
+    while await harness.store.delete_expired_room(harness.clock.now()):
         pass
     assert await shelf.rows() == []
     await shelf.go(0)
@@ -348,7 +348,7 @@ async def test_without_the_right_to_delete_nothing_of_files_is_kept(shelf: Shelf
     shelf.show(PICTURE)
     await shelf.go(0)
     assert len(await shelf.rows()) == 1
-    await harness.store.forget_files()
+    await harness.store.forget_media()
     assert await shelf.rows() == []
     harness.media_server = None
     await harness.restart()

@@ -81,7 +81,7 @@ QUEUES: dict[str, tuple[Ask, PutOff]] = {
         lambda s, one, at: s.invitations.later(one, at, counts=True),
     ),
     "successor": (lambda s: s.successors.next(), lambda s, one, at: s.successors.later(one, at)),
-    "file": (lambda s: s.next_file(), lambda s, one, at: s.file_later(one, at)),
+    "file": (lambda s: s.next_media(), lambda s, one, at: s.media_later(one, at)),
     "sweep": (lambda s: s.sweeps.next(), lambda s, one, at: s.sweeps.later(one, at)),
 }
 

@@ -138,7 +138,7 @@ async def test_exactly_one_chunk_ends_the_gap(store: Store) -> None:
     await say(store, gap=True)
     await read(store, messages(*range(CHUNK)), done=True)
     assert sum(await take_over(store)) == CHUNK
-    assert not await store.gaps.reads(ROOM)
+    assert not await store.gaps.has_gap(ROOM)
     assert await rows(store, "SELECT count(*) FROM gap_items") == [(0,)]
 
 
@@ -231,7 +231,7 @@ async def test_a_page_of_a_room_that_was_left_meanwhile_is_dropped(store: Store)
     found = await store.gaps.next_gap()
     assert found is not None
     await store.forget(ROOM, 0)
-    while await store.end_left(KEPT_FOR + 1):
+    while await store.delete_expired_room(KEPT_FOR + 1):
         pass
     await store.gaps.read_on(found[0], messages("late"), "t", 0, done=False)
     assert await rows(store, "SELECT count(*) FROM gap_items") == [(0,)]

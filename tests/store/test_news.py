@@ -53,7 +53,7 @@ async def setting(store: Store) -> Any:
 async def leaving(store: Store) -> Any:
     async with store._db.transaction() as db:
         came_back = await db.rows("SELECT id FROM rooms WHERE returned_at")
-    return came_back, await store.next_end()
+    return came_back, await store.next_expiry()
 
 
 async def bereft(store: Store) -> Any:
@@ -81,8 +81,8 @@ FINDS: list[tuple[str, Find]] = [
     ("invitations", lambda s: s.invitations.to_join()),
     ("invitations", lambda s: s.invitations.to_decline()),
     ("room_upgrades", lambda s: s.successors.next()),
-    ("media_deletion", lambda s: s.next_file()),
-    ("key_expiry", lambda s: s.keys.next_opened()),
+    ("media_deletion", lambda s: s.next_media()),
+    ("key_expiry", lambda s: s.keys.first_key_use()),
     ("database_maintenance", leaving),
     ("database_maintenance", bereft),
 ]

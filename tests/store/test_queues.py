@@ -10,7 +10,7 @@ import pytest
 from bot.core.policy import OutboxItem
 from bot.core.successors import Stage, Successor
 from bot.core.timeline import Command, Gap, Item, Message, RoomUpdate, Sweep
-from bot.core.timers import File, PendingRelation
+from bot.core.timers import PendingRelation, UnusedMedia
 from bot.core.types import EventID, RoomID, UserID
 from bot.store import Store
 from tests.support.harness import DAY, Harness
@@ -119,9 +119,9 @@ async def test_files_at_work_are_passed_over(harness: Harness) -> None:
     async with harness.store._db.transaction() as db:
         sql = "INSERT INTO media (media_id, owner_digest) VALUES (?, 'alice')"
         await db.many(sql, [("one",), ("two",)])
-    first: File | None = await harness.store.next_file()
+    first: UnusedMedia | None = await harness.store.next_media()
     assert first is not None
-    second = await harness.store.next_file([first.media_id])
+    second = await harness.store.next_media([first.media_id])
     assert second is not None
     assert {first.media_id, second.media_id} == {"one", "two"}
-    assert await harness.store.next_file(["one", "two"]) is None
+    assert await harness.store.next_media(["one", "two"]) is None

@@ -79,7 +79,7 @@ async def test_token_timers_gap_and_invitations_are_committed_together(store: St
     await store.commit("s1", NOW, [update(change(), message("one")), with_gap], [invite])
     assert await store.position() == ("s1", NOW)
     assert await due(store) == ["$one"]
-    assert await store.gaps.reads(OTHER)
+    assert await store.gaps.has_gap(OTHER)
     waiting = await store.invitations.undecided()
     assert waiting is not None
     assert (waiting.room_id, waiting.inviter, waiting.retry_at) == (third, ALICE, 0)

@@ -21,7 +21,7 @@ from bot.store.gaps import NEXT_GAP, READY, TAKE
 from bot.store.invitations import NEXT as INVITATION
 from bot.store.left_rooms import COUNT, GAP_ITEMS_OF, KEPT_FOR, TIMERS_OF
 from bot.store.left_rooms import OVERDUE as OVERDUE_LEFT
-from bot.store.media import NEXT_FILE
+from bot.store.media import NEXT_MEDIA
 from bot.store.outbox import NEXT_SETTING, NEXT_WORDS
 from bot.store.permissions import NEXT_ALONE, NEXT_POLICY_CHECK, NEXT_REVIEW, REFUSALS
 from bot.store.relations import NEXT_PENDING
@@ -168,8 +168,8 @@ async def test_a_forgotten_room_leaves_nothing(store: Store) -> None:
     assert await due(store, NOW + 99) == ["$other"]
     assert await store.gaps.next_gap() is None
     assert await store.next_to_deliver() is None
-    assert not await store.end_left(NOW + KEPT_FOR)
-    while await store.end_left(NOW + KEPT_FOR + 1):
+    assert not await store.delete_expired_room(NOW + KEPT_FOR)
+    while await store.delete_expired_room(NOW + KEPT_FOR + 1):
         pass
     for table in ("timers", "gaps", "gap_items", "outbox"):
         found = await rows(store, f"SELECT count(*) FROM {table}")
@@ -210,7 +210,7 @@ async def test_what_is_due_is_found_through_an_index(
 @pytest.mark.parametrize(
     "sql",
     [
-        *(NEXT_SETTING, NEXT_WORDS, NEXT_PENDING, NEXT_GAP, NEXT_SWEEP, NEXT_FILE, SUCCESSOR),
+        *(NEXT_SETTING, NEXT_WORDS, NEXT_PENDING, NEXT_GAP, NEXT_SWEEP, NEXT_MEDIA, SUCCESSOR),
         *(NEXT_REVIEW, NEXT_ALONE, NEXT_POLICY_CHECK, NEXT_COMMAND),
     ],
 )
@@ -292,7 +292,7 @@ async def test_no_id_of_a_gone_message_can_be_read_from_disk(
     elif way == "forget":
         for room in rooms:
             await store.forget(room, NOW)
-        while await store.end_left(NOW + KEPT_FOR + 1):
+        while await store.delete_expired_room(NOW + KEPT_FOR + 1):
             pass  # nobody has asked the bot back
     else:
         for room in rooms:

@@ -155,7 +155,7 @@ async def known(store: Store, room: RoomID) -> dict[str, Any]:
         "rooms of": await store.rooms_of([room]),
         "pending": await store.pending(room),
         "refusals": await store.refusals(room),
-        "reads": await store.gaps.reads(room),
+        "has_gap": await store.gaps.has_gap(room),
         "review": [one for one in await store.to_review() if one == room],
         "waiting": [one for one in await store.keys.waiting() if one[0] == room],
         "of": await store.successors.of(RoomID(f"{room} new")),
@@ -199,7 +199,7 @@ async def _turns(store: Store, room: RoomID, busy: set[RoomID]) -> dict[str, Any
         "sweep": store.sweeps.next(busy),
         "orphan": store.relations.next_pending(busy),
         "successor": store.successors.next({RoomID(f"{one} new") for one in busy}),
-        "file": store.next_file(files),
+        "file": store.next_media(files),
         "joining": store.invitations.to_join(busy),
     }
     if not busy:

@@ -12,7 +12,7 @@ from bot.core.policy import NewTimer, OutboxItem
 from bot.core.policy_backward import PolicyBackward
 from bot.core.successors import Stage
 from bot.core.timeline import Change, Encrypted, Item, RoomUpdate
-from bot.core.timers import File
+from bot.core.timers import UnusedMedia
 from bot.core.types import RoomID
 from bot.store import Store
 from tests.support.harness import due_of
@@ -48,15 +48,15 @@ NOT_OF_A_ROOM = {
     "invitations.rooms_held",
     "store.any_timer",
     "store.clock_set_back",
-    "store.next_end",
+    "store.next_expiry",
     "store.close",
-    "store.forget_files",
+    "store.forget_media",
     "store.open",
     "store.position",
     "store.look_through",
     "store.wipe",
     "keys.forgotten",
-    "keys.next_opened",
+    "keys.first_key_use",
     "keys.ratcheted",
     "keys.to_ratchet",
     "keys.used",
@@ -96,10 +96,10 @@ async def put_in_order(store: Store, room: RoomID) -> None:
     await store.put_in_order()
 
 
-async def end_left(store: Store, room: RoomID) -> None:
+async def delete_expired_room(store: Store, room: RoomID) -> None:
     await store.forget(room, NOW - 40 * DAY)
     for _ in range(9):
-        await store.end_left(NOW)
+        await store.delete_expired_room(NOW)
 
 
 async def joining(store: Store, room: RoomID) -> None:
@@ -176,8 +176,8 @@ async def look_again(store: Store, room: RoomID) -> bool:
     return await store.successors.look_again(RoomID(f"{room} new"))
 
 
-async def its_file(room: RoomID) -> File:
-    return File(media_id=f"wiped of {room}", owners=frozenset({"owner"}))
+async def its_file(room: RoomID) -> UnusedMedia:
+    return UnusedMedia(media_id=f"wiped of {room}", owners=frozenset({"owner"}))
 
 
 async def apply(
@@ -189,7 +189,7 @@ async def apply(
 NOT_KNOWN = Change(setting=1, sender=ALICE, digest="stands")
 
 ACTS: dict[str, list[Act]] = {
-    "store.end_left": [end_left],
+    "store.delete_expired_room": [delete_expired_room],
     "store.put_in_order": [put_in_order],
     "store.has_work": [lambda s, r: s.has_work(r)],
     "store.look_for_others": [
@@ -246,13 +246,13 @@ ACTS: dict[str, list[Act]] = {
     ],
     "store.undecided_later": [lambda s, r: apply(s.undecided_later, pending(s, r), FAR)],
     "store.next_undecided": [lambda s, _: s.next_undecided()],
-    "store.default_told": [lambda s, r: s.default_told(r, ((0, 1),))],
-    "store.done_with": [lambda s, r: apply(s.done_with, its_file(r))],
+    "store.defaults_published": [lambda s, r: s.defaults_published(r, ((0, 1),))],
+    "store.media_done": [lambda s, r: apply(s.media_done, its_file(r))],
     "store.drop": [lambda s, r: apply(s.drop, timer(s, r, "late"))],
     "store.rooms_due": [lambda s, _: s.rooms_due(FAR, 0, 3)],
     "store.due": [lambda s, _: due_of(s, FAR, 3, backlog=False)],
     "store.children_due": [lambda s, _: s.children_due(FAR, [1, 2, 3], 3)],
-    "store.file_later": [lambda s, r: apply(s.file_later, its_file(r), FAR)],
+    "store.media_later": [lambda s, r: apply(s.media_later, its_file(r), FAR)],
     "store.forget": [lambda s, r: s.forget(r, NOW)],
     "store.heard": [
         off_late,
@@ -263,7 +263,7 @@ ACTS: dict[str, list[Act]] = {
     "store.next_to_deliver": [lambda s, _: s.next_to_deliver(setting=False)],
     "store.first_due": [lambda s, _: s.first_due()],
     "store.next_due": [lambda s, _: s.next_due(NOW)],
-    "store.next_file": [lambda s, _: s.next_file()],
+    "store.next_media": [lambda s, _: s.next_media()],
     "store.overdue": [lambda s, _: s.overdue(NOW)],
     "store.deliver_later": [lambda s, r: apply(s.deliver_later, entry(s, r), FAR)],
     "store.delivered": [lambda s, r: apply(s.delivered, entry(s, r), FAR)],
@@ -303,7 +303,7 @@ ACTS: dict[str, list[Act]] = {
         lambda s, r: in_db(s, lambda db, row: s.gaps.put(db, row, 2, 9, [message("z")]), r)
     ],
     "gaps.read_on": [read_on],
-    "gaps.reads": [lambda s, r: s.gaps.reads(r)],
+    "gaps.has_gap": [lambda s, r: s.gaps.has_gap(r)],
     "gaps.take_over": [lambda s, _: s.gaps.take_over(NOW)],
     "keys.asked": [lambda s, r: s.keys.asked(r, undecryptable("riddle").event_id)],
     "keys.waiting": [lambda s, _: s.keys.waiting()],

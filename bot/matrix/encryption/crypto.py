@@ -6,13 +6,13 @@ import asyncio
 import logging
 import time
 from dataclasses import replace
-from typing import Any
 
 from nio import AsyncClient
 from nio.crypto import InboundGroupSession, OlmDevice
 from nio.events import Event as RoomEvent
 from nio.events import MegolmEvent
 
+from bot.core.json_shape import as_list, inside, texts
 from bot.core.outcomes import OutcomeError, Unreachable
 from bot.core.sync_batch import MissingRoomKey
 from bot.core.topics import Topic, Topics
@@ -81,10 +81,10 @@ class Crypto:
 
     def is_own(self, device: Event) -> bool:
         """Whether the homeserver's copy of a device is this one, by both of its keys."""
-        keys = device.get("keys")
         own = self._olm.account.identity_keys
-        return isinstance(keys, dict) and all(
-            keys.get(f"{kind}:{self.device_id}") == own[kind] for kind in ("ed25519", "curve25519")
+        return all(
+            inside(device, "keys", f"{kind}:{self.device_id}") == own[kind]
+            for kind in ("ed25519", "curve25519")
         )
 
     def sign(self, thing: Event) -> Event:
@@ -98,7 +98,7 @@ class Crypto:
 
     def feed(self, body: Event) -> None:
         """Take from an answer of `/sync` all that encryption lives on. Raises `DiskError`."""
-        self._to_device.take(_list(body, "to_device", "events"))
+        self._to_device.take(as_list(inside(body, "to_device", "events")))
         self._follow(body)
         self._tell_of_keys()
 
@@ -108,12 +108,12 @@ class Crypto:
         The rest is on the disk, and `run` takes it. Raises `DiskError`.
         """
         self._follow(body)
-        await self._to_device.take_by_slices(_list(body, "to_device", "events"))
+        await self._to_device.take_by_slices(as_list(inside(body, "to_device", "events")))
         self._tell_of_keys()
 
     def _follow(self, body: Event) -> None:
         """Take what the answer says of devices and of the device's own keys."""
-        changed = {u for u in _list(body, "device_lists", "changed") if isinstance(u, str)}
+        changed = texts(inside(body, "device_lists", "changed"))
         # Others are asked for when they matter, and Synapse names the bot itself with every sync
         # while it redacts.
         met = (self._olm.tracked_users | self._olm.device_store.users) - {self._client.user_id}
@@ -278,10 +278,3 @@ class Crypto:
     def sessions(self) -> dict[str, RoomID]:
         """The sessions that are kept, each with its room."""
         return self._olm.sessions
-
-
-def _list(body: Event, outer: str, inner: str) -> list[Any]:
-    """Return `body[outer][inner]` if it is a list, else an empty one."""
-    part = body.get(outer)
-    found = part.get(inner) if isinstance(part, dict) else None
-    return found if isinstance(found, list) else []

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any, Final
+from typing import Final
 
 import aiohttp
 from nio import AsyncClient
 
+from bot.core.json_shape import inside
 from bot.core.outcome_text import describe
 from bot.core.outcomes import Done, LoginError, OutcomeError, Refused, TokenRejectedError
 from bot.core.topics import Topic, Topics
@@ -153,9 +154,7 @@ def device_keys(answer: Event, user_id: str, device_id: str) -> tuple[str, str] 
 
     A key that is no text is an empty one.
     """
-    found: Any = answer.get("device_keys")
-    for part in (user_id, device_id, "keys"):
-        found = found.get(part) if isinstance(found, dict) else None
+    found = inside(answer, "device_keys", user_id, device_id, "keys")
     if not isinstance(found, dict):
         return None
     keys = [found.get(f"{kind}:{device_id}") for kind in ("ed25519", "curve25519")]

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
+from bot.core.json_shape import inside
 from bot.core.outcome_text import describe
 from bot.core.outcomes import (
     Done,
@@ -98,8 +99,7 @@ async def _named(address: str) -> str | Outcome | None:
     outcome, _ = await _get(f"{parts.scheme}://{parts.netloc}", WELL_KNOWN)
     if not isinstance(outcome, Done):
         return None if _was_answered(outcome) else outcome
-    homeserver = outcome.body.get("m.homeserver")
-    named = homeserver.get("base_url") if isinstance(homeserver, dict) else None
+    named = inside(outcome.body, "m.homeserver", "base_url")
     if not isinstance(named, str) or named.rstrip("/") == address:
         return None
     if not _is_usable(named, parts.scheme):

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from bot.core.invitations import Invite
+from bot.core.json_shape import as_object, inside, objects
 from bot.core.outcomes import (
     Done,
     Failed,
@@ -59,9 +60,7 @@ def name(status: int, body: Any, headers: Mapping[str, str]) -> Outcome:
     that it asked is not (see `Failed.elsewhere`).
     spec: client-server API v1.13, 4.1 standard error response.
     """
-    errcode = ""
-    if isinstance(body, dict) and isinstance(body.get("errcode"), str):
-        errcode = body["errcode"]
+    errcode = _errcode(body)
     page = not isinstance(body, dict) and headers.get("Content-Type", "").startswith("text/")
     if page and status != 429 and status not in ITS_OWN:
         # A homeserver speaks JSON: this is a proxy's own page, and nobody behind it was asked.
@@ -87,8 +86,8 @@ def name(status: int, body: Any, headers: Mapping[str, str]) -> Outcome:
 
 def see_to_login(body: Any) -> None:
     """Raise `TokenRejectedError` when this is the body of an answer that says so."""
-    errcode = body.get("errcode") if isinstance(body, dict) else None
-    if isinstance(errcode, str) and errcode in NO_LOGIN:
+    errcode = _errcode(body)
+    if errcode in NO_LOGIN:
         raise TokenRejectedError(errcode, soft=body.get("soft_logout") is True)
 
 
@@ -96,7 +95,7 @@ def read_object(raw: bytes | bytearray) -> dict[str, Any]:
     """Return an answer's body, empty if it is no object. Raises `TokenRejectedError`."""
     found = parse(raw)
     see_to_login(found)
-    return _dict(found)
+    return as_object(found)
 
 
 def _is_refusal(status: int, errcode: str) -> bool:
@@ -149,7 +148,7 @@ def _wait(body: Any, headers: Mapping[str, str]) -> Millis:
 
 def _asked(body: Any, headers: Mapping[str, str]) -> Millis:
     """Return the wait that a 429 asks for: the deprecated field is exact, the header in seconds."""
-    exact = body.get("retry_after_ms") if isinstance(body, dict) else None
+    exact = inside(body, "retry_after_ms")
     if type(exact) is int and exact >= 0:
         return exact
     try:
@@ -160,40 +159,40 @@ def _asked(body: Any, headers: Mapping[str, str]) -> Millis:
 
 def read_sync(body: Event, own_id: UserID) -> SyncBatch:
     """Return what a sync brings as plain data; what has not the shape it should is left out."""
-    rooms = _dict(body.get("rooms"))
+    rooms = as_object(body.get("rooms"))
     return SyncBatch(
         next_batch=str(body["next_batch"]),
         joined=[
             _room(RoomID(room_id), part)
-            for room_id, part in _dict(rooms.get("join")).items()
+            for room_id, part in as_object(rooms.get("join")).items()
             if isinstance(part, dict)
         ],
         invited=[
             Invite(room_id=RoomID(room_id), inviter=_inviter(part, own_id))
-            for room_id, part in _dict(rooms.get("invite")).items()
+            for room_id, part in as_object(rooms.get("invite")).items()
         ],
-        left=[RoomID(room_id) for room_id in _dict(rooms.get("leave"))],
+        left=[RoomID(room_id) for room_id in as_object(rooms.get("leave"))],
     )
 
 
 def _room(room_id: RoomID, part: Event) -> RoomBatch:
-    timeline = _dict(part.get("timeline"))
+    timeline = as_object(part.get("timeline"))
     return RoomBatch(
         room_id=room_id,
-        state=events(_dict(part.get("state")).get("events")),
-        timeline=events(timeline.get("events")),
+        state=objects(inside(part, "state", "events")),
+        timeline=objects(timeline.get("events")),
         limited=bool(timeline.get("limited")) and isinstance(timeline.get("prev_batch"), str),
-        full=len(events(timeline.get("events"))) >= TIMELINE,
+        full=len(objects(timeline.get("events"))) >= TIMELINE,
         prev_batch=str(timeline.get("prev_batch", "")),
-        members=_count(_dict(part.get("summary")).get("m.joined_member_count")),
+        members=_count(inside(part, "summary", "m.joined_member_count")),
     )
 
 
 def _inviter(part: Any, own_id: UserID) -> UserID | None:
     """Return who sent the invitation that is meant for us, by the stripped state."""
     found: UserID | None = None
-    for event in events(_dict(_dict(part).get("invite_state")).get("events")):
-        invites = _dict(event.get("content")).get("membership") == "invite"
+    for event in objects(inside(part, "invite_state", "events")):
+        invites = inside(event, "content", "membership") == "invite"
         ours = event.get("type") == "m.room.member" and event.get("state_key") == own_id
         if ours and invites:
             sender = event.get("sender")
@@ -201,14 +200,10 @@ def _inviter(part: Any, own_id: UserID) -> UserID | None:
     return found
 
 
-def events(found: Any) -> list[Event]:
-    """Return the objects in `found`, if it is a list at all."""
-    return [event for event in found if isinstance(event, dict)] if isinstance(found, list) else []
+def _errcode(body: Any) -> str:
+    found = inside(body, "errcode")
+    return found if isinstance(found, str) else ""
 
 
 def _count(found: Any) -> int | None:
     return found if type(found) is int and found >= 0 else None
-
-
-def _dict(found: Any) -> dict[str, Any]:
-    return found if isinstance(found, dict) else {}

@@ -11,6 +11,7 @@ from typing import Any, Final
 from signedjson.sign import SignatureVerifyException, sign_json, verify_signed_json
 from unpaddedbase64 import decode_base64, encode_base64
 
+from bot.core.json_shape import as_object, inside
 from bot.core.outcomes import Done, Outcome, OutcomeError, Refused, Unreachable
 from bot.core.types import Event, UserID
 from bot.matrix.client import Matrix
@@ -117,8 +118,7 @@ class CrossSigning:
         own, own_id = await self._own_keys(), self._matrix.own_id
         published = _master(own, own_id)
         private_keys = self._load(published)
-        device = _of(own, "device_keys", own_id).get(device_id)
-        device = device if isinstance(device, dict) else {}
+        device = as_object(inside(own, "device_keys", own_id, device_id))
         if published is None:
             return SigningState.UNSIGNED, device
         if private_keys is None or private_keys.public("master") != published:
@@ -195,8 +195,8 @@ class CrossSigning:
         """
         own_id, crypto = self._matrix.own_id, self._matrix.crypto
         own = await self._own_keys()
-        device = _of(own, "device_keys", own_id).get(crypto.device_id)
-        if not isinstance(device, dict) or not crypto.is_own(device):
+        device = as_object(inside(own, "device_keys", own_id, crypto.device_id))
+        if not crypto.is_own(device):
             return SigningState.UNPROVEN
         if not _signed_by(device, own_id, private_keys):
             device.pop("unsigned", None)
@@ -237,17 +237,9 @@ def _secret(usage: str) -> str:
     return f"m.cross_signing.{usage}"
 
 
-def _of(own: Event, kind: str, user_id: UserID) -> Event:
-    """Return the homeserver's part about one user, if it has the shape it should."""
-    part = own.get(kind)
-    found = part.get(user_id) if isinstance(part, dict) else None
-    return found if isinstance(found, dict) else {}
-
-
 def _master(own: Event, user_id: UserID) -> str | None:
     """Return the public half of the account's master key; `None` when it has none."""
-    keys = _of(own, "master_keys", user_id).get("keys")
-    return next(map(str, keys.values()), None) if isinstance(keys, dict) else None
+    return next(map(str, as_object(inside(own, "master_keys", user_id, "keys")).values()), None)
 
 
 def _signed_by(device: Event, own_id: UserID, private_keys: PrivateKeys) -> bool:

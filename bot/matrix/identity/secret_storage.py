@@ -14,6 +14,7 @@ from Crypto.Hash import SHA256
 from Crypto.Protocol.KDF import HKDF
 from unpaddedbase64 import decode_base64, encode_base64
 
+from bot.core.json_shape import as_object, inside
 from bot.core.outcomes import Done, NotFound, OutcomeError
 from bot.core.types import Event
 from bot.matrix.client import Matrix
@@ -95,7 +96,7 @@ def _mac(mac_key: bytes, ciphertext: bytes) -> bytes:
 
 def _data(found: Any, field: str) -> bytes:
     """Return a field in base64, padded or not, as bytes. Raises `StorageError`."""
-    text = found.get(field) if isinstance(found, dict) else None
+    text = inside(found, field)
     try:
         return decode_base64(text.rstrip("=")) if isinstance(text, str) else _fail(field)
     except (Base64Error, ValueError):
@@ -184,5 +185,4 @@ class SecretStorage:
 
 
 def _encrypted(content: Event) -> Event:
-    found = content.get("encrypted")
-    return found if isinstance(found, dict) else {}
+    return as_object(content.get("encrypted"))

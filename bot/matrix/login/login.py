@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any, Final, TypeVar
 
+from bot.core.json_shape import objects
 from bot.core.outcome_text import describe
 from bot.core.outcomes import (
     Done,
@@ -208,8 +209,7 @@ class Login:
                 return MAS.format(homeserver=homeserver, where=where)
         outcome = await self._ask(path("login"))
         if isinstance(outcome, Done):
-            flows = outcome.body.get("flows")
-            found = [flow.get("type") for flow in flows or [] if isinstance(flow, dict)]
+            found = [flow.get("type") for flow in objects(outcome.body.get("flows"))]
             if PASSWORD in found:
                 return ""
             named = ", ".join(str(one) for one in found if _is_name(one)) or "it names no other way"

@@ -11,6 +11,7 @@ from functools import partial
 from random import SystemRandom
 from typing import Final
 
+from bot.core.json_shape import as_object, inside
 from bot.core.outcomes import Done, Failed, Outcome, OutcomeError, RateLimited, Unreachable
 from bot.core.retry import PAUSE_CEILING, backoff
 from bot.core.types import Event, Millis, RoomID, UserID
@@ -112,10 +113,10 @@ class ConversationRunner:
         body = {"device_keys": {user_id: [device_id]}}
         query = partial(self._matrix.request, "POST", path("keys", "query"), body)
         answer = await self._insist(query)
-        device = _part(_part(_part(answer.body, "device_keys"), user_id), device_id)
-        master = _part(_part(answer.body, "master_keys"), user_id)
-        own, name = _part(device, "keys"), f"ed25519:{device_id}"
-        found = {**_part(master, "keys"), name: own.get(name)}
+        device = inside(answer.body, "device_keys", user_id, device_id)
+        master = inside(answer.body, "master_keys", user_id)
+        name = f"ed25519:{device_id}"
+        found = {**as_object(inside(master, "keys")), name: inside(device, "keys", name)}
         keys = {key: value for key, value in found.items() if isinstance(value, str)}
         return Party(user_id=user_id, device_id=device_id, keys=keys)
 
@@ -151,9 +152,3 @@ class ConversationRunner:
                 break
             await asyncio.sleep(wait / 1000)
         raise OutcomeError(outcome)
-
-
-def _part(body: Event, key: str) -> Event:
-    """Return `body[key]` if it is an object, else an empty one."""
-    found = body.get(key)
-    return found if isinstance(found, dict) else {}
