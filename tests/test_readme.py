@@ -176,6 +176,18 @@ def test_the_reader_is_told_of_every_folder_of_the_bot() -> None:
     assert folders == set(re.findall(r"^\| `bot/(\w+)` \|", told, re.MULTILINE))
 
 
+def test_the_way_of_a_message_names_what_exists() -> None:
+    text = (DOCS / "architecture.md").read_text()
+    told = text.partition("## The way of one message")[2].partition("\n## ")[0]
+    code = "\n".join(path.read_text() for path in ROOT.glob("bot/**/*.py"))
+    named = re.findall(r"`([\w.]+)`", told)
+    assert named
+    for name in {part for one in named for part in one.split(".")}:
+        assert re.search(rf"^ *(?:class|(?:async )?def) {name}\b", code, re.MULTILINE), name
+    for module in re.findall(r"`(core/\w+)`", told):
+        assert (ROOT / "bot" / f"{module}.py").exists(), module
+
+
 @every_page
 def test_the_state_event_is_named_as_the_code_names_it(page: str) -> None:
     assert set(re.findall(r"com\.beeper\.[a-z_]+", (ROOT / page).read_text())) <= {POLICY_EVENT}
