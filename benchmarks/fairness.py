@@ -17,7 +17,7 @@ import asyncio
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,7 +172,7 @@ async def limited(messages: int) -> bool:
 
 
 async def run(only: str, timers: int, messages: int) -> bool:
-    trials = {
+    trials: dict[str, Callable[[], Awaitable[bool]]] = {
         "memory": lambda: in_memory(timers, 60),
         "synapse": lambda: on_synapse(messages),
         "limited": lambda: limited(200),

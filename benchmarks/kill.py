@@ -64,7 +64,7 @@ async def report(alice: Person, room: str, sent: list[str], kills: int) -> bool:
     events = await alice.messages(room)
     for event in events:
         if event["type"] == "m.room.redaction":
-            redactions[event["content"].get("redacts") or event.get("redacts")] += 1
+            redactions[str(event["content"].get("redacts") or event.get("redacts"))] += 1
     for event in events:
         if event["event_id"] in set(sent):
             because = event["unsigned"]["redacted_because"]

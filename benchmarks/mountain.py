@@ -137,7 +137,7 @@ def pile_up(path: Path, room_id: RoomID, timers: int, *, backlog: bool) -> None:
     with closing(sqlite3.connect(path)) as db, db:
         (row,) = db.execute("SELECT id FROM rooms WHERE room_id = ?", (room_id,)).fetchone()
         db.executemany(
-            "INSERT INTO timers (room, event_id, due, next, backlog) VALUES (?, ?, ?, ?, ?)",
+            "INSERT INTO timers (room, event_id, due, retry_at, backlog) VALUES (?, ?, ?, ?, ?)",
             ((row, f"{MADE_UP}{n:034}", then + n, then + n, backlog) for n in range(timers)),
         )
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.plot soak.csv docs/soak.png
 
-It needs matplotlib, which is not among the bot's dependencies.
+It needs matplotlib: the extra `plot`.
 """
 
 from __future__ import annotations

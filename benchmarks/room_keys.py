@@ -21,6 +21,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+from bot.core.topics import Topic
 from bot.core.types import RoomID
 from bot.matrix.client import Matrix
 from bot.matrix.encryption.bounds import SenderBounds
@@ -109,14 +110,10 @@ async def flood(folder: Path, accounts: int, each: int) -> list[float]:
 
     async def take_rest() -> str:
         running = asyncio.create_task(bot.crypto.run())
-        done = asyncio.Event()
-
-        def tell() -> None:
-            if len(bot.crypto.sessions) == len(events):
-                done.set()
-
-        bot.crypto.tell_news = tell
-        await done.wait()
+        came = bot.topics.listen(Topic.ROOM_KEYS)
+        while len(bot.crypto.sessions) < len(events):
+            await came.wait()
+            came.clear()
         running.cancel()
         return f"{len(bot.crypto.sessions)} keys taken in"
 

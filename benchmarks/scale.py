@@ -141,7 +141,7 @@ def fill(path: Path, timers: int, rooms: int, due: int) -> None:
         numbers = dict(db.execute("SELECT room_id, id FROM rooms").fetchall())
         rows = [numbers[room(n)] for n in range(rooms)]
         db.executemany(
-            "INSERT INTO timers (room, event_id, due, next) VALUES (?, ?, ?, ?)",
+            "INSERT INTO timers (room, event_id, due, retry_at) VALUES (?, ?, ?, ?)",
             ((rows[n % rooms], event(n), first + n, first + n) for n in range(timers)),
         )
 
@@ -173,7 +173,7 @@ def forget_peak() -> None:
 async def redactions(files: Files, timers: int, rooms: int) -> tuple[float, float]:
     """Return how many redactions the bot issues in a second, and the MB that it takes."""
     store, homeserver = await files.open(timers, rooms), Instant(min(REDACTIONS, timers))
-    redactor = Redactor(homeserver, store, SystemClock(), random=Random(1), wake_rooms=lambda: None)
+    redactor = Redactor(homeserver, store, SystemClock(), random=Random(1))
     forget_peak()
     before, began = megabytes(), time.perf_counter()
     task = asyncio.create_task(redactor.run())
@@ -211,7 +211,7 @@ async def sync(files: Files, verdict: Verdict) -> None:
                 RoomUpdate(
                     room_id=room(n),
                     items=[Message(event_id=event(next(numbers)), sent=now()) for _ in range(each)],
-                    last_digest=f"last of {n} at {turn}",
+                    last_event_digest=f"last of {n} at {turn}",
                 )
                 for n in range(rooms)
             ]
@@ -288,11 +288,11 @@ async def once(files: Files, verdict: Verdict, many: int) -> None:
     """What happens now and then, and concerns every timer: what may take long is in portions."""
     path = await files.copy(many, 1, due=DAY)
     with closing(sqlite3.connect(path)) as db, db:
-        db.execute("UPDATE timers SET local = 1")  # all made by a clock that was ahead
+        db.execute("UPDATE timers SET from_local_clock = 1")  # all made by a clock that was ahead
     began = time.perf_counter()
     store = await Store.open(path, limits=LIMITS, own_id=BOT)
     verdict.at_most(f"opening, {many:,} timers", time.perf_counter() - began, ONCE)
-    latest = await store.latest_timer()
+    latest = store.latest_timer
     worst, took, _ = await held_up(
         store, lambda: store.clock_set_back(MINUTE, now(), after=0, upto=latest)
     )

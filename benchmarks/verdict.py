@@ -44,7 +44,7 @@ async def fates(person: Person, room: str) -> dict[str, Fate]:
     redacted: dict[str, dict[str, int]] = defaultdict(dict)
     for event in events:
         if event["type"] == "m.room.redaction":
-            target = event["content"].get("redacts") or event.get("redacts")
+            target = str(event["content"].get("redacts") or event.get("redacts"))
             redacted[target][event["event_id"]] = event["origin_server_ts"]
         elif is_gone(event):
             # It may have happened while the pages were read, and stand on none of them.

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from random import SystemRandom
 from typing import Any, Final
 
+from bot.build import build
 from bot.config import Settings
 from bot.core.outcomes import (
     ChangedDeviceError,
@@ -20,6 +21,7 @@ from bot.core.outcomes import (
     OutcomeError,
     TokenRejectedError,
 )
+from bot.core.topics import Topics
 from bot.matrix.client import Matrix
 from bot.matrix.http.discovery import find
 from bot.matrix.identity.cross_signing import CrossSigning
@@ -27,27 +29,10 @@ from bot.matrix.login.session import Credentials, connect, lock_secret, open_ses
 from bot.matrix.synapse.admin import Admin
 from bot.matrix.synapse.media import Media
 from bot.matrix.verification.responder import Verification
-from bot.services.backfill import Backfill
 from bot.services.clock import SystemClock
-from bot.services.clock_watch import ClockWatch
-from bot.services.database_maintenance import DatabaseMaintenance, keep_wiping
-from bot.services.deferred_authorization import DeferredAuthorization
+from bot.services.database_maintenance import keep_wiping
 from bot.services.device_signing import DeviceSigning
-from bot.services.empty_rooms import EmptyRooms
-from bot.services.event_reader import EventReader
-from bot.services.invitations import Invitations
-from bot.services.key_expiry import KeyExpiry
-from bot.services.late_keys import LateKeys
-from bot.services.media_deletion import MediaDeletion
-from bot.services.outbox import OutboxDelivery
-from bot.services.pending_relations import PendingRelations
-from bot.services.permissions import Permissions
-from bot.services.policy_check import PolicyCheck
-from bot.services.redactor import Redactor
-from bot.services.room_upgrades import RoomUpgrades
 from bot.services.supervisor import Disk, StoppedError, wait_for_homeserver
-from bot.services.sweeps import Sweeper
-from bot.services.sync import Sync
 from bot.store import Store, StoreError
 from bot.store.folder_lock import LockError, OccupiedError, hold
 
@@ -150,13 +135,15 @@ async def locate(settings: Settings, insist: Any) -> Settings:
 
 
 @asynccontextmanager
-async def session(settings: Settings, insist: Any) -> AsyncIterator[Matrix]:
-    """Be logged in. Raises `LoginError`."""
+async def session(
+    settings: Settings, insist: Any, topics: Topics | None = None
+) -> AsyncIterator[Matrix]:
+    """Be logged in; tell of keys that come in `topics`. Raises `LoginError`."""
     credentials = credentials_of(settings)
     secret = lock_secret(settings.data_dir, settings.pickle_key())
     client = connect(credentials, settings.data_dir, secret)
     try:
-        yield await open_session(client, credentials, settings.data_dir, insist)
+        yield await open_session(client, credentials, settings.data_dir, insist, topics)
     finally:
         await client.close()
 
@@ -181,11 +168,10 @@ async def _be(settings: Settings, stop: asyncio.Event) -> None:
         settings.data_dir / "timers.db",
         limits=settings.limits,
         own_id=settings.user_id,
-        verify=settings.verify,
     )
     try:
         settings = await locate(settings, insist)
-        async with session(settings, insist) as matrix, media_of(settings) as media:
+        async with session(settings, insist, store.topics) as matrix, media_of(settings) as media:
             log.info("ready as %s", settings.user_id)
             await _work(settings, matrix, media, store, stop)
     finally:
@@ -212,107 +198,41 @@ async def _work(
 ) -> None:
     """Run the services side by side until `stop`."""
     clock, random = SystemClock(), SystemRandom()
-    prefix, limits = settings.command_prefix, settings.limits
-
-    def wake() -> None:
-        reading = (backfill, sweeper, late_keys, deferred, relations)
-        telling = (outbox, permissions, policy_check, invitations, empty_rooms, room_upgrades)
-        for service in (redactor, *reading, *telling, key_expiry, maintenance, clock_watch):
-            service.wake.set()
-        if media_deletion is not None:
-            media_deletion.wake.set()
-
-    media_deletion = MediaDeletion(media, store, clock, random=random) if media else None
-    if media_deletion is None:
+    if media is None:
         await store.forget_files()
-
     signing = CrossSigning(matrix, settings.data_dir, settings.recovery_key())
     verification = Verification(matrix, master=lambda: signing.master, now=clock.now)
-    matrix.crypto.hear_verification = verification.hear_device
-    reader = EventReader(
-        matrix,
-        prefix=prefix,
-        limits=limits,
-        digest=store.digest,
-        hear_verification=verification.hear_room,
-        signed_only=settings.commands.require_signed_devices,
-        media_server=media.server if media else None,
-        per_minute=settings.commands.per_minute,
-    )
-    sync = Sync(matrix, store, reader, clock, random=random, wake=wake)
-    redactor = Redactor(matrix, store, clock, random=random, wake_rooms=wake)
-    backfill = Backfill(matrix, store, reader, clock, random=random, wake_others=wake)
-    identity = DeviceSigning(signing, clock, random=random)
-    unsigned = asyncio.Event()
-    matrix.crypto.device_keys.on_anew = unsigned.set
-    outbox = OutboxDelivery(
+    identity = DeviceSigning(signing, store.topics, clock, random=random)
+    bot = build(
+        settings,
         matrix,
         store,
         clock,
-        prefix=prefix,
-        limits=limits,
-        random=random,
+        random,
+        crypto=matrix.crypto,
+        media=media,
+        media_server=media.server if media else None,
         identity=identity,
-        files=media_deletion,
-        load=redactor,
-    )
-    permissions = Permissions(matrix, store, clock, limits=limits, random=random, wake_others=wake)
-    policy_check = PolicyCheck(
-        matrix, store, clock, read=reader.state_change, random=random, wake_others=wake
-    )
-    invitations = Invitations(
-        matrix, store, clock, invite_policy=settings.invite_policy, random=random
-    )
-    empty_rooms = EmptyRooms(matrix, store, clock)
-    room_upgrades = RoomUpgrades(
-        matrix, store, clock, admission=invitations, random=random, wake_others=wake
-    )
-    maintenance = DatabaseMaintenance(store, clock, wake_others=wake)
-    permissions.follow = room_upgrades.reviewed
-    deferred = DeferredAuthorization(
-        store, reader.authorizer, clock, random=random, wake_others=wake
-    )
-    late_keys = LateKeys(matrix, store, reader, clock, wake_others=wake)
-    matrix.crypto.tell_news = late_keys.wake.set
-    sweeper = Sweeper(matrix, store, reader, clock, limits=limits, random=random, wake_others=wake)
-    relations = PendingRelations(matrix, store, clock, random=random, wake_others=wake)
-    key_expiry = KeyExpiry(
-        matrix.crypto, store, clock, grace=settings.encryption.grace, limits=limits
-    )
-    clock_watch = ClockWatch(
-        clock, store, clock_was_set=(redactor.clock_was_set, key_expiry.clock_was_set, wake)
+        hear_verification=verification.hear_room,
     )
     disk = Disk(clock, random)
     async with asyncio.TaskGroup() as group:
-        finishing = [group.create_task(disk.insist(one.run)) for one in (sync, redactor)]
-        ending: list[Callable[[], Coroutine[Any, Any, None]]] = [
+        finishing = [group.create_task(disk.insist(one.run)) for one in (bot.sync, bot.redactor)]
+        beside: list[Callable[[], Coroutine[Any, Any, None]]] = [
             matrix.crypto.run,
-            backfill.run,
-            permissions.run,
-            outbox.run,
-            late_keys.run,
-            deferred.run,
-            relations.run,
-            sweeper.run,
-            key_expiry.run,
-            room_upgrades.run,
-            clock_watch.run,
-            invitations.run,
-            policy_check.run,
-            empty_rooms.run,
-            maintenance.run,
-            lambda: keep_wiping(store, clock),
-            lambda: identity.keep(unsigned),
             verification.run,
-            *([media_deletion.run] if media_deletion else []),
+            identity.run,
+            lambda: keep_wiping(store, clock),
+            *(service.run for service in bot.beside),
         ]
-        others = [group.create_task(disk.insist(service)) for service in ending]
+        others = [group.create_task(disk.insist(service)) for service in beside]
         await stop.wait()
         log.info("stopping")
-        sync.stop()
-        redactor.stop()
+        bot.sync.stop()
+        bot.redactor.stop()
         _, slow = await asyncio.wait(finishing, timeout=STOP_WITHIN)
         for task in [*slow, *others]:
             task.cancel()
-    with suppress(DiskError):  # the next start does it
-        key_expiry.scrub()
+    if bot.key_expiry:
+        with suppress(DiskError):  # the next start does it
+            bot.key_expiry.scrub()

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from bot import app
+from bot import app, build
 from bot.config import Settings
 from bot.config.settings import Encryption, Lifetimes, Media
 from bot.core.lifetimes import POLICY_EVENT
@@ -309,7 +309,7 @@ async def test_it_logs_in_redacts_answers_and_ends_in_order(
             raise DiskError("full")
 
     monkeypatch.setattr(app, "connect", connected)
-    monkeypatch.setattr(app, "KeyExpiry", Noted)
+    monkeypatch.setattr(build, "KeyExpiry", Noted)
     homeserver = scene.homeserver
 
     def asked_for_help() -> bool:
@@ -345,17 +345,17 @@ async def test_it_deletes_files_as_long_as_it_may(scene: Scene) -> None:
     picture = {"msgtype": "m.image", "url": f"mxc://example.org/{PICTURE}"}
     gone = said(scene, "$picture", **picture)
     assert await scene.live(gone, lambda: not homeserver.files) == app.OK
-    assert await scene.count("files") == 0
+    assert await scene.count("media") == 0
     homeserver.files, homeserver.deletes = {PICTURE}, False
     assert await scene.live(said(scene, "$another", **picture)) == app.OK
-    assert await scene.count("files") == 1
+    assert await scene.count("media") == 1
     scene.admin_token = None
     assert await scene.live(said(scene, "$third", **picture)) == app.OK
-    assert await scene.count("files") == 0
+    assert await scene.count("media") == 0
     assert homeserver.files == {PICTURE}
 
 
-async def test_a_device_that_was_deleted_is_signed_again_and_people_can_verify_it(
+async def test_a_deleted_device_is_signed_again_and_people_can_verify_it(
     scene: Scene,
 ) -> None:
     homeserver = scene.homeserver

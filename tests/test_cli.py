@@ -121,7 +121,7 @@ def test_check_exits_with_one_when_something_does_not_work(
 
 
 @pytest.mark.parametrize("arguments", [(), ("--undo",)])
-def test_the_rate_limit_is_lifted_or_put_back_with_the_token_of_a_file(
+def test_the_rate_limit_is_lifted_or_restored_with_a_files_token(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
 ) -> None:
     seen: list[tuple[str, Path, bool]] = []

@@ -119,7 +119,6 @@ class Settings(_Section):
     access_token_file: AnyPath | None = None
     data_dir: AnyPath = Path("data")
     command_prefix: Annotated[str, AfterValidator(check_prefix)] = "!expire"
-    verify: bool = False
     invites: Invites = Invites()
     lifetime: Lifetimes = Lifetimes()
     encryption: Encryption = Encryption()

@@ -21,7 +21,7 @@ class Candidate:
     """A timer whose time has come. It goes now, unless something that belongs to it goes first."""
 
     timer: Timer
-    next: Millis
+    retry_at: Millis
     """When it was to be seen to."""
     child: bool = False
     """Whether it belongs to another message."""
@@ -48,7 +48,7 @@ def may_go(one: Candidate, now: Millis) -> bool:
     An edit that goes after its message can be read until then, so children go first, as far as a
     first try goes. After `PATIENCE` a message waits no longer for what came late or is too much.
     """
-    if one.timer.sent_at is not None:
+    if one.timer.redaction_sent_at is not None:
         return True  # it has gone; it is only looked at
     if is_fresh(one, now):
         return not one.children
@@ -57,7 +57,7 @@ def may_go(one: Candidate, now: Millis) -> bool:
 
 def is_fresh(one: Candidate, now: Millis) -> bool:
     """Whether its time came a moment ago."""
-    return one.next > now - PATIENCE
+    return one.retry_at > now - PATIENCE
 
 
 def split(candidates: Iterable[Candidate], now: Millis) -> tuple[list[Candidate], list[Candidate]]:
@@ -91,7 +91,7 @@ def in_turns(candidates: Iterable[Candidate], last: int, now: Millis) -> list[Ti
 
 
 def _age(one: Candidate, now: Millis) -> tuple[Millis, bool, int]:
-    return one.next, not one.child and is_fresh(one, now), one.timer.id
+    return one.retry_at, not one.child and is_fresh(one, now), one.timer.id
 
 
 def share(vacancy: Vacancy, rooms: Sequence[int]) -> int:

@@ -53,4 +53,4 @@ class Invitation:
     inviter: UserID | None
     stage: InviteStage
     attempts: int = 0
-    next: Millis = 0
+    retry_at: Millis = 0

@@ -29,13 +29,13 @@ class RoomState:
 
     setting: Setting = None
     """What is in force: what a command set, where the room's state does not say it yet."""
-    stated: Setting = None
+    state_setting: Setting = None
     """What the room's own state event says, and what holds when a command is taken back."""
     policy_digest: str = ""
     """Digest of the state event that `stated` was read from."""
-    commanded: bool = False
+    set_by_command: bool = False
     """A command has changed the lifetime, and its state event has not come back yet."""
-    awaits: str = ""
+    awaited_digest: str = ""
     """Digest of that state event, once it is written."""
     revision: int = 0
     """How many commands, and changes by others, have counted: tells whether one did since."""
@@ -60,22 +60,22 @@ class Room:
     setting: Setting
     encrypted: bool
     suspended: bool
-    last_digest: str
+    last_event_digest: str
     policy_digest: str = ""
-    reviews: int = 0
+    reviews_asked: int = 0
     """How often a look at the room's state was asked for since the last one."""
-    greeting: bool = False
+    just_joined: bool = False
     """The bot has just come, and its greeting says what it lacks."""
-    stuck: bool = False
+    refusal_notified: bool = False
     """The room was told that the homeserver refuses to redact some of its messages."""
     defaults: Defaults = ()
     """Since when which default of the operator's holds, where nobody has set a lifetime."""
-    told_defaults: Defaults = ()
+    published_defaults: Defaults = ()
     """What the bot has written into the room's state of that."""
     removed: bool = False
     """A sync said that the bot is no longer in the room."""
-    stated: Setting = None
-    commanded: bool = False
+    state_setting: Setting = None
+    set_by_command: bool = False
     revision: int = 0
     """These three as of `RoomState`."""
 
@@ -90,7 +90,7 @@ class OutboxItem:
     kind: str
     args: dict[str, Any]
     attempts: int
-    next: Millis
+    retry_at: Millis
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +101,7 @@ class NewTimer:
     due: Millis | None
     """By its own lifetime; `None`: only when the message goes that it belongs to."""
     parent: EventID | None = None
-    live: bool = False
+    from_local_clock: bool = False
     """Counted by the bot's own clock."""
     ask: bool = False
     """Should no timer of `parent` be known: it may be gone already."""

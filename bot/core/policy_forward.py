@@ -157,7 +157,7 @@ class _Walk:
         # Where nobody ever set a lifetime, nothing has gone that this could belong to.
         ask = item.parent is not None and (span is not None or self.state.setting is not None)
         timer = NewTimer(
-            event_id=item.event_id, due=due, parent=item.parent, live=item.live, ask=ask
+            event_id=item.event_id, due=due, parent=item.parent, from_local_clock=item.live, ask=ask
         )
         self.timers.append(timer)
 
@@ -181,8 +181,8 @@ class _Walk:
             self.state = replace(
                 self.state,
                 setting=item.setting,
-                commanded=True,
-                awaits="",
+                set_by_command=True,
+                awaited_digest="",
                 revision=self.state.revision + 1,
             )
             self.suspends = item.suspends
@@ -201,16 +201,22 @@ class _Walk:
         state, setting, said = self.state, change.setting, change.setting
         if change.note == UNREADABLE:
             setting = setting if state.setting is None else state.setting
-            said = said if state.stated is None else state.stated
-        stated = replace(state, stated=said, policy_digest=change.digest)
+            said = said if state.state_setting is None else state.state_setting
+        stated = replace(state, state_setting=said, policy_digest=change.digest)
         if change.sender == self._own_id:
-            if state.commanded and not (state.awaits and change.digest == state.awaits):
+            if state.set_by_command and not (
+                state.awaited_digest and change.digest == state.awaited_digest
+            ):
                 # The echo of an earlier command; a later one counts from its own place already.
                 self.state = stated
             else:
                 number = state.revision + (setting != state.setting)
                 self.state = replace(
-                    stated, setting=setting, commanded=False, awaits="", revision=number
+                    stated,
+                    setting=setting,
+                    set_by_command=False,
+                    awaited_digest="",
+                    revision=number,
                 )
             return
         before, after = lifetime(state.setting, self.limits), lifetime(setting, self.limits)
@@ -226,5 +232,9 @@ class _Walk:
                 key += f":{state.revision}"
             self.outgoing.append(Outgoing(key=key, kind="changed", args=args))
         self.state = replace(
-            stated, setting=setting, commanded=False, awaits="", revision=state.revision + 1
+            stated,
+            setting=setting,
+            set_by_command=False,
+            awaited_digest="",
+            revision=state.revision + 1,
         )

@@ -117,13 +117,13 @@ def may_change(outcome: Outcome, attempts: int) -> bool:
     return attempts < LOOKS
 
 
-def transaction_id(event_id: EventID, generation: int) -> str:
+def transaction_id(event_id: EventID, redaction_round: int) -> str:
     """Return the transaction id of the redaction of `event_id`.
 
     It derives from the event, so that a redaction repeated after a crash is the same redaction
     (spec: client-server API v1.13, transaction identifiers), and never serves two events:
-    a homeserver answers 200 to a reused id without redacting. `generation` moves on only when
+    a homeserver answers 200 to a reused id without redacting. `redaction_round` moves on only when
     a redaction reported success and did not happen.
     """
-    material = f"{event_id}\n{generation}".encode()
+    material = f"{event_id}\n{redaction_round}".encode()
     return "redact-" + blake2b(material, digest_size=18).hexdigest()

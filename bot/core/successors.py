@@ -38,15 +38,15 @@ class Successor:
     """The lifetime that goes along; `None` when there is none."""
     via: str
     stage: Stage
-    followed: bool = False
+    joined_by_bot: bool = False
     """The bot joined it by itself, because of this tombstone."""
-    ungreeted: bool = False
+    welcome_withheld: bool = False
     """The room was not greeted: what is said of the old room stands in place of that."""
-    told: bool = False
+    needs_announced: bool = False
     """The room knows what the bot needs."""
-    inviter: str | None = None
+    inviter_digest: str | None = None
     """Digest of who replaced the room: the bot is in the new one for this account."""
-    next: Millis = 0
+    retry_at: Millis = 0
     attempts: int = 0
 
 

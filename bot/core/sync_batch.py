@@ -38,5 +38,3 @@ class SyncBatch:
     joined: list[RoomBatch] = field(default_factory=list)
     invited: list[Invite] = field(default_factory=list)
     left: list[RoomID] = field(default_factory=list)
-    keys: bool = False
-    """Room keys came with it: what could not be decrypted before may be now."""

@@ -97,9 +97,9 @@ class Undecryptable:
     event_id: EventID
     sender: UserID
     session_id: str
-    at: Millis
+    read_at: Millis
     """When it was read: its key is waited for from then on."""
-    quiet: bool = False
+    not_a_command: bool = False
     """It is no command: nobody is asked to say it again."""
     sent: Millis | None = None
     """When its lifetime began; `None`: at `at`."""
@@ -110,8 +110,8 @@ class KeyUse:
     """A message was decrypted: its key is to be ratcheted past it."""
 
     session_id: str
-    index: int
-    at: Millis
+    message_index: int
+    read_at: Millis
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +120,7 @@ class MediaReference:
 
     event_id: EventID
     media_ids: list[str] = field(repr=False)
-    owner: str
+    owner_digest: str
     """Digest of the sender's id: whose files they must be to go with the message."""
 
 
@@ -172,11 +172,11 @@ class Gap:
     attempts: int = 0
     size: int = PAGE
     """Events of the next page; fewer where a larger one does not come."""
-    hopeless: bool = False
+    another_given_up: bool = False
     """Another gap of the room was given up, and the room could not be swept since."""
     policy_digest: str = ""
     """Digest of the state event that the room's lifetime was read from when the gap began."""
-    again: bool = False
+    reread: bool = False
     """It was read before, and a command in it was understood late."""
     encrypted: bool = False
     """The room was known to be encrypted before the gap: nothing in it was said in clear."""
@@ -187,7 +187,7 @@ class Sweep:
     """One reading backwards through a whole room, to give timers to what has none."""
 
     room_id: RoomID
-    whole: bool
+    whole_room: bool
     """Nothing is known of the room: go as far back as its policy and the lifetimes reach."""
     since: Millis
     until: Millis
@@ -196,21 +196,21 @@ class Sweep:
     """What comes before it is still to be read; `None`: the sweep has not begun."""
     setting: Setting = None
     """The room's setting at `token`."""
-    before: tuple[tuple[EventID, Setting], ...] = ()
+    earlier_settings: tuple[tuple[EventID, Setting], ...] = ()
     """Messages, the newest first, before which another setting held."""
     defaults: Defaults = ()
     """The operator's defaults that held before `token`, where nobody had set a lifetime."""
-    fresh: int = 0
+    found_this_walk: int = 0
     """Messages found in this sweep, and in all of them."""
     found: int = 0
-    events: int = 0
+    events_read: int = 0
     """Events read in all sweeps."""
-    empty: int = 0
+    empty_walks: int = 0
     """Walks since the last one that found something."""
     size: int = PAGE
     """Events of the next page; fewer where a larger one does not come."""
     attempts: int = 0
-    next: Millis = 0
+    retry_at: Millis = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,7 +236,7 @@ class RoomUpdate:
     """The bot has just joined: the room is greeted."""
     alone: bool | None = None
     """Whether nobody else may be in the room; `None`: nothing is said of that."""
-    last_digest: str = ""
+    last_event_digest: str = ""
     """Digest of the last event read, how far the timeline is known."""
 
 

@@ -20,13 +20,13 @@ class Timer:
     event_id: EventID
     due: Millis
     attempts: int = 0
-    generation: int = 0
+    redaction_round: int = 0
     """How many redactions of it reported success and did not happen."""
-    sent_at: Millis | None = None
+    redaction_sent_at: Millis | None = None
     """When a redaction was answered with 200 and is waiting to be seen in the timeline."""
     refused: bool = False
     """Whether the homeserver refuses to redact it, though the room's state allows it."""
-    looked: bool = True
+    relations_loaded: bool = True
     """Whether what belongs to the message is known, so that it can go first."""
     room: int = 0
     """The number of its room in the store."""
@@ -41,7 +41,7 @@ class PendingRelation:
     event_id: EventID
     parent: EventID
     attempts: int = 0
-    next: Millis = 0
+    retry_at: Millis = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +52,7 @@ class File:
     owners: frozenset[str]
     """Digests of those who sent the messages."""
     attempts: int = 0
-    next: Millis = 0
+    retry_at: Millis = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,4 +61,4 @@ class Review:
 
     room_id: RoomID
     attempts: int = 0
-    next: Millis = 0
+    retry_at: Millis = 0

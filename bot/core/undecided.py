@@ -18,7 +18,7 @@ class UndecidedCommand:
     setting: int
     """The lifetime (or `OFF`) that it asks for."""
     sent: Millis
-    at: Millis
+    read_at: Millis
     """When it was read, in milliseconds since the epoch."""
     device_id: str = ""
     device_key: str = ""
@@ -37,4 +37,4 @@ class PendingCommand:
     room_id: RoomID
     command: UndecidedCommand
     attempts: int = 0
-    next: Millis = 0
+    retry_at: Millis = 0

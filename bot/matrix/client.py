@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from dataclasses import replace
 from typing import Any, Final
 
 from bot.core.default_lifetime import DEFAULT_EVENT
@@ -14,6 +13,7 @@ from bot.core.outcome_text import describe
 from bot.core.outcomes import Done, Failed, Outcome, OutcomeError, TokenRejectedError, Unreachable
 from bot.core.sync_batch import MissingRoomKey, SyncBatch
 from bot.core.timeline import PAGE
+from bot.core.topics import Topics
 from bot.core.types import Event, EventID, Millis, RoomID, UserID
 from bot.matrix.encryption.crypto import Crypto
 from bot.matrix.encryption.megolm import Decrypted
@@ -57,9 +57,10 @@ MOST_PARTS: Final = 1_000_000
 class Matrix(Lookups):
     """One device of the bot's account on its homeserver."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, topics: Topics | None = None) -> None:
+        """`topics`: where to tell of keys that came."""
         super().__init__(client)
-        self.crypto = Crypto(client, self.request)
+        self.crypto = Crypto(client, self.request, topics=topics)
         self.own_id = UserID(client.user_id)
 
     @property
@@ -103,8 +104,7 @@ class Matrix(Lookups):
             raise OutcomeError(Failed(status=200))
         await self.crypto.feed_by_slices(outcome.body)
         self.crypto.wake.set()
-        batch = responses.read_sync(outcome.body, self.own_id)
-        return replace(batch, keys=self.crypto.has_news)
+        return responses.read_sync(outcome.body, self.own_id)
 
     async def page_back(
         self, room_id: RoomID, token: str, size: int | None = None

@@ -8,6 +8,7 @@ from random import SystemRandom
 from typing import Final
 
 from bot.app import OK, locate, session
+from bot.build import build
 from bot.config import Settings
 from bot.core.default_lifetime import began
 from bot.core.outcome_text import describe
@@ -16,11 +17,7 @@ from bot.core.timeline import Sweep
 from bot.core.types import RoomID
 from bot.matrix.client import Matrix
 from bot.operator.identity import OperatorError, explained, once
-from bot.services.backfill import Backfill
 from bot.services.clock import SystemClock
-from bot.services.event_reader import EventReader
-from bot.services.sweeps import Sweeper
-from bot.services.sync import Sync
 from bot.store import Store
 from bot.store.folder_lock import hold
 
@@ -52,31 +49,19 @@ async def rebuild(settings: Settings, say: Callable[[str], None]) -> int:
 
 class _Rebuild:
     def __init__(self, settings: Settings, matrix: Matrix, store: Store) -> None:
-        limits, random = settings.limits, SystemRandom()
         self._clock = SystemClock()
         self._store = store
-        reader = EventReader(
-            matrix,
-            prefix=settings.command_prefix,
-            limits=limits,
-            digest=store.digest,
-            media_server=settings.own_server if settings.media.delete else None,
-            per_minute=settings.commands.per_minute,
-        )
-        self._sync = Sync(matrix, store, reader, self._clock, random=random, wake=_nobody)
-        self._backfill = Backfill(
-            matrix, store, reader, self._clock, random=random, wake_others=_nobody
-        )
-        self._sweeper = Sweeper(
+        files = settings.own_server if settings.media.delete else None
+        bot = build(
+            settings,
             matrix,
             store,
-            reader,
             self._clock,
-            limits=limits,
-            random=random,
-            wake_others=_nobody,
-            again=(),
+            SystemRandom(),
+            media_server=files,
+            sweep_again=(),  # what other homeservers keep back is for the running bot
         )
+        self._sync, self._sweeps = bot.sync, bot.sweeps
 
     async def run(self, say: Callable[[str], None]) -> str:
         """Read until every room was walked through once; return what came of it."""
@@ -92,11 +77,11 @@ class _Rebuild:
         while (sweep := await self._store.sweeps.next(silent)) is not None:
             if sweep.attempts >= TRIES:
                 silent.add(sweep.room_id)
-            elif sweep.next > self._clock.now():
-                await self._clock.wait(never, sweep.next)
+            elif sweep.retry_at > self._clock.now():
+                await self._clock.wait(never, sweep.retry_at)
             else:
-                await self._sweeper.step(sweep)
-        tally = self._sweeper.tally
+                await self._sweeps.step(sweep)
+        tally = self._sweeps.tally
         found, read = _count(tally.found, "message"), _count(tally.events, "event")
         behind = await self._store.sweeps.left()
         later = f" {_count(behind, 'room')} will follow when the bot runs." if behind else ""
@@ -107,12 +92,8 @@ class _Rebuild:
         now = self._clock.now()
         for room in await self._store.rooms():
             if room.setting is not None or began(room.defaults) is not None:
-                sweep = Sweep(room_id=room.room_id, whole=True, since=0, until=now)
+                sweep = Sweep(room_id=room.room_id, whole_room=True, since=0, until=now)
                 await self._store.sweeps.begin(sweep)
-
-
-def _nobody() -> None:
-    """Nobody waits to be woken."""
 
 
 def _count(number: int, what: str) -> str:

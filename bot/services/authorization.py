@@ -190,7 +190,7 @@ class Authorizer:
             power = await powers.get()
         except OutcomeError as error:
             if passes(error.outcome):
-                self._fell_silent(powers.room_id, command.at)
+                self._fell_silent(powers.room_id, command.read_at)
                 raise
             log.warning("a command could not be judged (%s)", describe(error.outcome))
             return unjudged(command)

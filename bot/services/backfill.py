@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
 from random import Random
 from typing import Final, Protocol
@@ -14,6 +14,7 @@ from bot.core.outcome_text import describe
 from bot.core.outcomes import Forbidden, NotFound, Outcome, OutcomeError, Unreachable
 from bot.core.policy import Room
 from bot.core.timeline import Gap, Item
+from bot.core.topics import Topic
 from bot.core.types import Event, Millis, RoomID, UserID
 from bot.services.clock import Clock
 from bot.services.event_reader import EventReader
@@ -66,6 +67,7 @@ class Gaps(Protocol):
 class Memory(Protocol):
     """What backfill asks of the store."""
 
+    def listen(self, *topics: Topic) -> asyncio.Event: ...  # noqa: D102
     @property
     def gaps(self) -> Gaps: ...  # noqa: D102
     async def room(self, room_id: RoomID) -> Room | None: ...  # noqa: D102
@@ -77,14 +79,14 @@ class Due:
     """A gap, and when it is to be read on."""
 
     gap: Gap
-    next: Millis
+    retry_at: Millis
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
     """There is a room of which all was read."""
 
-    next: Millis = 0
+    retry_at: Millis = 0
 
 
 class Backfill:
@@ -101,21 +103,19 @@ class Backfill:
         clock: Clock,
         *,
         random: Random,
-        wake_others: Callable[[], None],
     ) -> None:
         self._homeserver = homeserver
         self._memory = memory
         self._reader = reader
         self._clock = clock
-        self._wake_others = wake_others
         self._pages = HistoryPages(homeserver, clock, random=random)
-        self.wake = asyncio.Event()
+        self._wake = memory.listen(Topic.GAPS, Topic.ACCESS)
 
     async def run(self) -> None:
         """Read gaps until cancelled. Raises `TokenRejectedError`."""
         pages = Worker(
             self._clock,
-            self.wake,
+            self._wake,
             self._next,
             lambda due: self.read(due.gap),
             lane=lambda due: due.gap.room_id,
@@ -127,7 +127,7 @@ class Backfill:
         )
         chunks = Worker(
             self._clock,
-            self.wake,
+            self._wake,
             self._ready,
             self._take_over,
             lane=lambda _: None,
@@ -135,11 +135,11 @@ class Backfill:
             within=WITHIN,
             what="what was read in gaps",
         )
-        await run_together(self._clock, self.wake, chunks, pages)
+        await run_together(self._clock, self._wake, chunks, pages)
 
     async def _next(self, busy: Collection[RoomID]) -> Due | None:
         found = await self._memory.gaps.next_gap(busy)
-        return None if found is None else Due(gap=found[0], next=found[1])
+        return None if found is None else Due(gap=found[0], retry_at=found[1])
 
     async def _ready(self, busy: Collection[None]) -> Ready | None:
         return Ready() if not busy and await self._memory.gaps.is_ready() else None
@@ -149,7 +149,6 @@ class Backfill:
         done = await self._memory.gaps.take_over(self._clock.now())
         if done is not None:
             log.info("caught up with %d events of a room", done[1])
-            self._wake_others()
 
     async def read(self, gap: Gap) -> str | None:
         """Read one page of a gap and remember it; return why it is put off, if it is."""
@@ -210,9 +209,8 @@ class Backfill:
         """Put the page off, or give the gap up; return why."""
         if isinstance(outcome, Forbidden | NotFound):
             await self._memory.ask_review(gap.room_id)
-            self._wake_others()
         again = await self._pages.again(outcome, attempts=gap.attempts, size=gap.size)
-        tries = TRIES_IF_HOPELESS if gap.hopeless else TRIES
+        tries = TRIES_IF_HOPELESS if gap.another_given_up else TRIES
         if again.counts and gap.attempts >= tries:
             # What was said since waits behind the gap, and may not wait for ever.
             log.error("a gap cannot be read: messages in it stay until the room can be swept")

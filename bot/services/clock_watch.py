@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from bot.core.durations import SECOND, words
+from bot.core.topics import Topic
 from bot.core.types import Millis
 from bot.services.clock import Clock
 
@@ -21,7 +21,10 @@ NOTICED: Final[Millis] = 2_000
 class Memory(Protocol):
     """What this service asks of the store."""
 
-    async def latest_timer(self) -> int: ...  # noqa: D102
+    def listen(self, *topics: Topic) -> asyncio.Event: ...  # noqa: D102
+    def publish(self, *topics: Topic) -> None: ...  # noqa: D102
+    @property
+    def latest_timer(self) -> int: ...  # noqa: D102
     async def clock_set_back(  # noqa: D102
         self, by: Millis, now: Millis, *, after: int, upto: int
     ) -> None: ...
@@ -35,32 +38,29 @@ class ClockWatch:
     the messages of a machine that stood still did get old.
     """
 
-    def __init__(
-        self, clock: Clock, memory: Memory, *, clock_was_set: Sequence[Callable[[], None]]
-    ) -> None:
+    def __init__(self, clock: Clock, memory: Memory) -> None:
         self._clock = clock
         self._memory = memory
-        self._clock_was_set = clock_was_set
         self._wall = clock.now()
         self._elapsed = clock.elapsed()
         self._mark: int | None = None
         """The last timer that the clock before this one may have made."""
         self._seen = 0
         """The last timer that there was at the last look."""
-        self.wake = asyncio.Event()
+        self._wake = memory.listen(Topic.TIMERS)
 
     async def run(self) -> None:
         """Look at the clocks until cancelled: whenever something was read, and now and then."""
         while True:
-            self.wake.clear()
+            self._wake.clear()
             await self.look()
-            await self._clock.wait(self.wake, self._clock.now() + LOOK_EVERY)
+            await self._clock.wait(self._wake, self._clock.now() + LOOK_EVERY)
 
     async def look(self) -> None:
         """Mend what there is to mend, if the clock was set since the last look."""
         wall, elapsed = self._clock.now(), self._clock.elapsed()
         jump = (wall - self._wall) - (elapsed - self._elapsed)
-        latest = await self._memory.latest_timer()
+        latest = self._memory.latest_timer
         if self._mark is None:  # the first look: what is older was made by another process
             self._mark = self._seen = latest
         if jump >= NOTICED:
@@ -72,8 +72,7 @@ class ClockWatch:
             await self._memory.clock_set_back(-jump, wall, after=self._mark, upto=self._seen)
         self._wall, self._elapsed, self._seen = wall, elapsed, latest
         if abs(jump) >= NOTICED:
-            for tell in self._clock_was_set:
-                tell()
+            self._memory.publish(Topic.CLOCK)
 
 
 def _length(jump: Millis) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Final, Protocol
 
+from bot.core.topics import Topic
 from bot.core.types import Millis
 from bot.services.clock import Clock
 
@@ -25,6 +25,7 @@ class Relations(Protocol):
 class Memory(Protocol):
     """What this service asks of the store."""
 
+    def listen(self, *topics: Topic) -> asyncio.Event: ...  # noqa: D102
     @property
     def relations(self) -> Relations: ...  # noqa: D102
 
@@ -39,24 +40,21 @@ class Memory(Protocol):
 class DatabaseMaintenance:
     """Does what would take too long at once: in rooms that were left, and where much is due."""
 
-    def __init__(self, memory: Memory, clock: Clock, *, wake_others: Callable[[], None]) -> None:
+    def __init__(self, memory: Memory, clock: Clock) -> None:
         self._memory = memory
         self._clock = clock
-        self._wake_others = wake_others
-        self.wake = asyncio.Event()
+        self._wake = memory.listen(Topic.ACCESS, Topic.RELATED)
 
     async def run(self) -> None:
         """Keep order until cancelled."""
         while True:
-            self.wake.clear()
+            self._wake.clear()
             for portion in (self._memory.relations.make_due, self._memory.put_in_order):
-                if await portion():
-                    while await portion():
-                        pass  # who waits for the database has a turn between
-                    self._wake_others()
+                while await portion():
+                    pass  # who waits for the database has a turn between
             while await self._memory.end_left(self._clock.now()):
                 pass
-            await self._clock.wait(self.wake, await self._memory.next_end())
+            await self._clock.wait(self._wake, await self._memory.next_end())
 
 
 async def keep_wiping(memory: Memory, clock: Clock) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from random import Random
 from typing import Final, Protocol
 
@@ -12,6 +12,7 @@ from bot.core.outcome_text import describe
 from bot.core.outcomes import Failed, Outcome, OutcomeError, TokenRejectedError, Unreachable
 from bot.core.retry import retry_in
 from bot.core.timeline import Command
+from bot.core.topics import Topic
 from bot.core.types import Millis, RoomID
 from bot.core.undecided import PendingCommand
 from bot.services.authorization import Authorizer, passes, unjudged
@@ -31,6 +32,7 @@ WAIT_FOR: Final[Millis] = 3_600_000
 class Memory(Protocol):
     """What this service asks of the store."""
 
+    def listen(self, *topics: Topic) -> asyncio.Event: ...  # noqa: D102
     async def next_undecided(self, busy: Collection[RoomID] = ()) -> PendingCommand | None: ...  # noqa: D102
     async def undecided_later(self, pending: PendingCommand, until: Millis) -> None: ...  # noqa: D102
     async def decided(self, pending: PendingCommand, said: Command, now: Millis) -> None: ...  # noqa: D102
@@ -46,20 +48,18 @@ class DeferredAuthorization:
         clock: Clock,
         *,
         random: Random,
-        wake_others: Callable[[], None],
     ) -> None:
         self._memory = memory
         self._authorizer = authorizer
         self._clock = clock
         self._random = random
-        self._wake_others = wake_others
-        self.wake = asyncio.Event()
+        self._wake = memory.listen(Topic.COMMANDS, Topic.GAPS)
 
     async def run(self) -> None:
         """Decide until cancelled. Raises `TokenRejectedError`."""
         await Worker(
             self._clock,
-            self.wake,
+            self._wake,
             self._memory.next_undecided,
             self.decide,
             lane=lambda pending: pending.room_id,
@@ -79,18 +79,16 @@ class DeferredAuthorization:
         except Exception as error:  # noqa: BLE001 - it is on the disk, and would come again
             return await self._failed(pending, Failed(status=0, errcode=type(error).__name__))
         await self._memory.decided(pending, said, self._clock.now())
-        self._wake_others()
         return None
 
     async def _failed(self, pending: PendingCommand, outcome: Outcome) -> str | None:
         """Put a decision off, or give it up."""
         now = self._clock.now()
-        if passes(outcome) and now < pending.command.at + WAIT_FOR:
+        if passes(outcome) and now < pending.command.read_at + WAIT_FOR:
             chance = self._random.random()
             wait = retry_in(outcome, pending.attempts, chance=chance, ceiling=CEILING)
             await self._memory.undecided_later(pending, now + wait)
             return describe(outcome)
         log.warning("a command is given up: nobody says who may do what in its room")
         await self._memory.decided(pending, unjudged(pending.command), now)
-        self._wake_others()
         return None

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from random import Random
-from typing import Final, Protocol
+from typing import Final, NoReturn, Protocol
 
 from bot.chat.notices import Fingerprints
 from bot.core.outcome_text import describe
 from bot.core.outcomes import OutcomeError
 from bot.core.retry import POSTPONE_CEILING, backoff
+from bot.core.topics import Topic, Topics
 from bot.services.clock import Clock
 
 log = logging.getLogger(__name__)
@@ -55,8 +56,11 @@ class CrossSigning(Protocol):
 class DeviceSigning:
     """Knows how the bot's device stands, and tries until that is settled."""
 
-    def __init__(self, signing: CrossSigning, clock: Clock, *, random: Random) -> None:
+    def __init__(
+        self, signing: CrossSigning, topics: Topics, clock: Clock, *, random: Random
+    ) -> None:
         self._signing = signing
+        self._lost = topics.listen(Topic.DEVICE_KEYS)
         self._clock = clock
         self._random = random
         self.signing_state = ""
@@ -77,14 +81,14 @@ class DeviceSigning:
             device=signing.fingerprint,
         )
 
-    async def keep(self, unsigned: asyncio.Event) -> None:
-        """Settle how the device stands, and again when its signature was lost, until cancelled."""
+    async def run(self) -> NoReturn:
+        """Have the device signed, and again when its signature was lost, until cancelled."""
         while True:
-            unsigned.clear()
-            await self.run()
-            await unsigned.wait()
+            self._lost.clear()
+            await self.sign()
+            await self._lost.wait()
 
-    async def run(self) -> None:
+    async def sign(self) -> None:
         """Have the device signed; expiry never waits for it."""
         failures = 0
         never = asyncio.Event()

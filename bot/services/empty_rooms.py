@@ -10,6 +10,7 @@ from typing import Final, Protocol
 from bot.core.outcomes import Done, Forbidden, NotFound, Outcome, OutcomeError
 from bot.core.rate_limits import HOUR, MINUTE
 from bot.core.timers import Review
+from bot.core.topics import Topic
 from bot.core.types import Millis, RoomID
 from bot.services.clock import Clock
 from bot.services.worker import Worker
@@ -34,6 +35,7 @@ class Homeserver(Protocol):
 class Memory(Protocol):
     """What this service asks of the store."""
 
+    def listen(self, *topics: Topic) -> asyncio.Event: ...  # noqa: D102
     async def next_alone(self, busy: Collection[RoomID]) -> Review | None: ...  # noqa: D102
     async def look_for_others(self, room_id: RoomID, at: Millis | None) -> None: ...  # noqa: D102
     async def has_work(self, room_id: RoomID) -> bool: ...  # noqa: D102
@@ -47,13 +49,13 @@ class EmptyRooms:
         self._homeserver = homeserver
         self._memory = memory
         self._clock = clock
-        self.wake = asyncio.Event()
+        self._wake = memory.listen(Topic.MEMBERS)
 
     async def run(self) -> None:
         """Look until cancelled. Raises `TokenRejectedError`."""
         await Worker(
             self._clock,
-            self.wake,
+            self._wake,
             self._memory.next_alone,
             self.look,
             lane=lambda one: one.room_id,

@@ -15,6 +15,7 @@ from bot.core.outcome_text import describe
 from bot.core.outcomes import Done, Outcome, OutcomeError, RateLimited, Unreachable
 from bot.core.rate_limits import HOUR, SECOND, RateLimit
 from bot.core.retry import retry_in
+from bot.core.topics import Topic
 from bot.core.types import Millis, RoomID, UserID
 from bot.services.clock import Clock
 from bot.services.worker import Worker, run_together
@@ -55,6 +56,7 @@ class Waiting(Protocol):
 class Memory(Protocol):
     """What this service asks of the store."""
 
+    def listen(self, *topics: Topic) -> asyncio.Event: ...  # noqa: D102
     @property
     def invitations(self) -> Waiting: ...  # noqa: D102
     def digest(self, text: str) -> str: ...  # noqa: D102
@@ -85,13 +87,13 @@ class Invitations:
         self._failures = 0
         """Requests in a row that the homeserver did not answer."""
         self._paused_until: Millis = 0
-        self.wake = asyncio.Event()
+        self._wake = memory.listen(Topic.INVITATIONS)
 
     async def run(self) -> None:
         """Answer invitations until cancelled. Raises `TokenRejectedError`."""
         joins = self._worker("joins", self._next, self._join)
         declines = self._worker("declined invitations", self._next_decline, self._decline)
-        await run_together(self._clock, self.wake, joins, declines)
+        await run_together(self._clock, self._wake, joins, declines)
 
     def _worker(
         self,
@@ -101,7 +103,7 @@ class Invitations:
     ) -> Worker[Invitation, RoomID]:
         return Worker(
             self._clock,
-            self.wake,
+            self._wake,
             find,
             answer,
             lane=lambda one: one.room_id,
@@ -126,7 +128,7 @@ class Invitations:
 
     def _not_before(self, one: Invitation | None) -> Invitation | None:
         """While the homeserver answers nothing, every invitation waits."""
-        return one and replace(one, next=max(one.next, self._paused_until))
+        return one and replace(one, retry_at=max(one.retry_at, self._paused_until))
 
     async def _welcomes(self, one: Invitation) -> bool:
         if one.inviter is None or not self.may_invite(one.inviter):

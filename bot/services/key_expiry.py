@@ -9,6 +9,7 @@ from typing import Final, Protocol
 
 from bot.core.lifetimes import LifetimeLimits
 from bot.core.policy import Room, lifetime
+from bot.core.topics import Topic
 from bot.core.types import Millis, RoomID
 from bot.services.clock import Clock
 
@@ -48,6 +49,7 @@ class Keys(Protocol):
 class Memory(Protocol):
     """What this service asks of the store for rooms."""
 
+    def listen(self, *topics: Topic) -> asyncio.Event: ...  # noqa: D102
     @property
     def keys(self) -> Keys: ...  # noqa: D102
     async def rooms(self) -> list[Room]: ...  # noqa: D102
@@ -68,22 +70,21 @@ class KeyExpiry:
         self._swept_at: Millis = 0
         self._scrubbed_at: Millis = 0
         self._dirty = False
-        self.wake = asyncio.Event()
-
-    def clock_was_set(self) -> None:
-        """Sweep and scrub by the new clock."""
-        self._swept_at = self._scrubbed_at = 0
-        self.wake.set()
+        self._wake = memory.listen(Topic.KEY_USES)
+        self._clock_set = memory.listen(Topic.CLOCK)
 
     async def run(self) -> None:
         """Take keys away until cancelled."""
         while True:
-            self.wake.clear()
-            await self._clock.wait(self.wake, await self.turn())
+            self._wake.clear()
+            await self._clock.wait(self._wake, await self.turn())
 
     async def turn(self) -> Millis:
         """Take away what is due; return when to do so again."""
         now = self._clock.now()
+        if self._clock_set.is_set():  # sweep and scrub by the new one
+            self._clock_set.clear()
+            self._swept_at = self._scrubbed_at = 0
         while found := await self._keys.to_ratchet(now - self._grace, BATCH):
             self._crypto.ratchet(found)
             await self._keys.ratcheted(found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -13,6 +13,7 @@ from bot.core.outcome_text import describe
 from bot.core.outcomes import Forbidden, OutcomeError, TokenRejectedError
 from bot.core.rate_limits import HOUR, RateLimit
 from bot.core.timeline import Command, Item, Undecryptable
+from bot.core.topics import Topic
 from bot.core.types import Event, EventID, Millis, RoomID
 from bot.services.clock import Clock
 from bot.services.event_reader import EventReader
@@ -57,6 +58,7 @@ class Keys(Protocol):
 class Memory(Protocol):
     """What this service asks of the store."""
 
+    def listen(self, *topics: Topic) -> asyncio.Event: ...  # noqa: D102
     @property
     def keys(self) -> Keys: ...  # noqa: D102
     async def heard(  # noqa: D102
@@ -73,7 +75,7 @@ class Turn:
     """The messages of a room that wait for keys."""
 
     room_id: RoomID
-    next: Millis
+    retry_at: Millis
     """When there is something to be done for the first of them."""
     waiting: list[Waiting] = field(default_factory=list)
 
@@ -87,14 +89,11 @@ class LateKeys:
         memory: Memory,
         reader: EventReader,
         clock: Clock,
-        *,
-        wake_others: Callable[[], None],
     ) -> None:
         self._homeserver = homeserver
         self._memory = memory
         self._reader = reader
         self._clock = clock
-        self._wake_others = wake_others
         self._due: dict[RoomID, Turn] = {}
         """Rooms that were found to have something to be done."""
         self._later: dict[tuple[RoomID, EventID], Millis] = {}
@@ -103,13 +102,13 @@ class LateKeys:
         self._threads: dict[tuple[str, str], EventID] = {}
         """Where to answer to a message whose key was asked for, if that is in a thread."""
         self._told = RateLimit(ASKED_TO_REPEAT, HOUR)
-        self.wake = asyncio.Event()
+        self._wake = memory.listen(Topic.UNDECRYPTABLE, Topic.ROOM_KEYS, Topic.GAPS)
 
     async def run(self) -> None:
         """Wait for keys until cancelled. Raises `TokenRejectedError`."""
         await Worker(
             self._clock,
-            self.wake,
+            self._wake,
             self.next_turn,
             self.go_through,
             lane=lambda turn: turn.room_id,
@@ -130,14 +129,14 @@ class LateKeys:
             if room_id in busy:
                 continue
             when = self._when(room_id, undecryptable, was_asked=was_asked)
-            turn = turns.setdefault(room_id, Turn(room_id=room_id, next=when))
-            turn.next = min(turn.next, when)
+            turn = turns.setdefault(room_id, Turn(room_id=room_id, retry_at=when))
+            turn.retry_at = min(turn.retry_at, when)
             turn.waiting.append((undecryptable, was_asked))
         self._asked_twice &= {_key_of(undecryptable) for _, undecryptable, _ in waiting}
         self._later = {key: at for key, at in self._later.items() if at > now}
         # The others are taken from here next: all that waits is not read anew for each room.
-        self._due = {turn.room_id: turn for turn in turns.values() if turn.next <= now}
-        first = min(turns.values(), key=lambda turn: turn.next, default=None)
+        self._due = {turn.room_id: turn for turn in turns.values() if turn.retry_at <= now}
+        first = min(turns.values(), key=lambda turn: turn.retry_at, default=None)
         if first is not None:
             self._due.pop(first.room_id, None)
         return first
@@ -156,7 +155,7 @@ class LateKeys:
             try:
                 await self._look_at(room_id, undecryptable, asked, was_asked=was_asked)
             except OutcomeError as error:
-                too_late = self._clock.now() >= undecryptable.at + MEET_WITHIN
+                too_late = self._clock.now() >= undecryptable.read_at + MEET_WITHIN
                 if not (too_late or isinstance(error.outcome, Forbidden)):
                     reason = describe(error.outcome)
                     self._later[room_id, undecryptable.event_id] = self._clock.now() + ASK_AFTER
@@ -175,9 +174,9 @@ class LateKeys:
 
     def _when(self, room_id: RoomID, undecryptable: Undecryptable, *, was_asked: bool) -> Millis:
         """Return when there is something to be done for a message."""
-        at = undecryptable.at + (ASK_AGAIN_AFTER if was_asked else ASK_AFTER)
+        at = undecryptable.read_at + (ASK_AGAIN_AFTER if was_asked else ASK_AFTER)
         if was_asked and not self._may_ask_again(undecryptable):
-            at = undecryptable.at + GIVE_UP_AFTER
+            at = undecryptable.read_at + GIVE_UP_AFTER
         if self._homeserver.has_key(room_id, undecryptable.session_id):
             at = 0
         # No longer than that: the clock may have been set back meanwhile.
@@ -195,7 +194,7 @@ class LateKeys:
         """Do what it is time for with one message."""
         if self._homeserver.has_key(room_id, undecryptable.session_id):
             await self._read(room_id, undecryptable)
-        elif self._clock.now() >= undecryptable.at + GIVE_UP_AFTER:
+        elif self._clock.now() >= undecryptable.read_at + GIVE_UP_AFTER:
             await self._give_up(room_id, undecryptable)
         elif was_asked:
             await self._once_more(room_id, undecryptable)
@@ -230,12 +229,11 @@ class LateKeys:
                 [event],
                 encrypted=True,
                 live=False,
-                since=undecryptable.at,
+                since=undecryptable.read_at,
                 now=now,
                 meet=True,
             )
         await self._memory.heard(room_id, undecryptable, items, self._clock.now())
-        self._wake_others()
 
     def _went(self, event: Event) -> bool:
         """Whether the bot itself has redacted the message."""
@@ -263,7 +261,7 @@ class LateKeys:
         What is certainly none is given up in silence: only a file that it shows may stay.
         """
         digest = self._reader.digest(f"unheard:{undecryptable.session_id}")
-        if undecryptable.quiet or not self._told.admits(
+        if undecryptable.not_a_command or not self._told.admits(
             undecryptable.sender, digest, self._clock.now()
         ):
             await self._memory.heard(room_id, undecryptable, [], self._clock.now())
@@ -272,7 +270,6 @@ class LateKeys:
         place = {"thread": root} if root else {}
         said = Command(digest=digest, sender=undecryptable.sender, kind="unheard", args=place)
         await self._memory.heard(room_id, undecryptable, [said], self._clock.now())
-        self._wake_others()
 
 
 def _key_of(undecryptable: Undecryptable) -> tuple[str, str]:

@@ -22,6 +22,7 @@ from bot.core.outcomes import (
 )
 from bot.core.retry import POSTPONE_CEILING, backoff, nobody_answered, retry_in
 from bot.core.timers import File
+from bot.core.topics import Topic
 from bot.core.types import Millis, UserID
 from bot.services.clock import Clock
 from bot.services.worker import Worker
@@ -57,6 +58,7 @@ class Homeserver(Protocol):
 class Memory(Protocol):
     """What this service asks of the store."""
 
+    def listen(self, *topics: Topic) -> asyncio.Event: ...  # noqa: D102
     def digest(self, text: str) -> str: ...  # noqa: D102
     async def next_file(self, busy: Collection[str] = ()) -> File | None: ...  # noqa: D102
     async def done_with(self, file: File) -> None: ...  # noqa: D102
@@ -89,7 +91,7 @@ class MediaDeletion:
         self._memory = memory
         self._clock = clock
         self._random = random
-        self.wake = asyncio.Event()
+        self._wake = memory.listen(Topic.MEDIA)
         self.trouble = ""
         """Why no file can be deleted, when that is up to the operator."""
         self._paused_until: Millis = 0
@@ -107,7 +109,7 @@ class MediaDeletion:
         self._authorizer(await self._ask(self._homeserver.usable))
         await Worker(
             self._clock,
-            self.wake,
+            self._wake,
             self._next,
             self._see_to,
             lane=lambda file: file.media_id,
@@ -122,7 +124,7 @@ class MediaDeletion:
     async def _next(self, busy: Collection[str]) -> File | None:
         """Return the file to be deleted next, and not before the pause is over."""
         file = await self._memory.next_file(busy)
-        return file and replace(file, next=max(file.next, self._paused_until))
+        return file and replace(file, retry_at=max(file.retry_at, self._paused_until))
 
     async def _see_to(self, file: File) -> str | None:
         """Bring one file as far as it goes; return why it is put off, if it is."""

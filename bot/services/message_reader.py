@@ -94,7 +94,7 @@ class MessageReader:
         told = _opened(event, clear)
         if not clear.known and self._matters(event, clear, told):
             return [_undecryptable(event, clear.session_id, now, sent, quiet=False)]
-        read = KeyUse(session_id=clear.session_id, index=clear.index, at=now)
+        read = KeyUse(session_id=clear.session_id, message_index=clear.index, read_at=now)
         if not clear.known:
             return [read]
         self._offer(reading.room_id, told, encrypted=True)
@@ -119,7 +119,7 @@ class MessageReader:
             sender=UserID(event["sender"]),
             setting=OFF if parsed.setting is None else parsed.setting,
             sent=sent,
-            at=reading.now,
+            read_at=reading.now,
             device_id="" if clear is None else clear.device_id,
             device_key="" if clear is None else clear.device_key,
             clear=clear is None,
@@ -150,7 +150,11 @@ class MessageReader:
             return []
         found = media_ids(kind, content, server)
         event_id, owner = EventID(event["event_id"]), self._digest(sender)
-        return [MediaReference(event_id=event_id, media_ids=found, owner=owner)] if found else []
+        return (
+            [MediaReference(event_id=event_id, media_ids=found, owner_digest=owner)]
+            if found
+            else []
+        )
 
     def _offer(self, room_id: RoomID, event: Event, *, encrypted: bool) -> None:
         """Hand on what belongs to a verification."""
@@ -172,7 +176,7 @@ def _undecryptable(
         event_id=EventID(event["event_id"]),
         sender=UserID(event["sender"]),
         session_id=session_id,
-        at=now,
-        quiet=quiet,
+        read_at=now,
+        not_a_command=quiet,
         sent=sent,
     )

@@ -19,6 +19,7 @@ from bot.core.policy import OutboxItem, Outgoing, Room, lifetime, policy_content
 from bot.core.policy_forward import not_held
 from bot.core.retry import POSTPONE_CEILING, backoff, nobody_answered, retry_in
 from bot.core.timeline import is_gone
+from bot.core.topics import Topic
 from bot.core.types import Event, EventID, Millis, RoomID, UserID
 from bot.services import notice_writer
 from bot.services.clock import Clock
@@ -52,6 +53,7 @@ class Homeserver(notice_writer.Homeserver, Protocol):
 class Memory(notice_writer.Memory, Protocol):
     """What this service asks of the store."""
 
+    def listen(self, *topics: Topic) -> asyncio.Event: ...  # noqa: D102
     def digest(self, text: str) -> str: ...  # noqa: D102
     async def next_to_deliver(  # noqa: D102
         self, busy: Collection[RoomID] = (), *, setting: bool | None = None
@@ -105,18 +107,18 @@ class OutboxDelivery:
         )
         self._limits = limits
         self._random = random
-        self.wake = asyncio.Event()
+        self._wake = memory.listen(Topic.OUTBOX)
 
     async def run(self) -> None:
         """Deliver until cancelled. Raises `TokenRejectedError`."""
         settings = self._worker("lifetimes to be set", within=SETTING_WITHIN, setting=True)
         said = self._worker("notices", within=WORDS_WITHIN, setting=False)
-        await run_together(self._clock, self.wake, settings, said)
+        await run_together(self._clock, self._wake, settings, said)
 
     def _worker(self, what: str, *, within: Millis, setting: bool) -> Worker[OutboxItem, RoomID]:
         return Worker(
             self._clock,
-            self.wake,
+            self._wake,
             partial(self._memory.next_to_deliver, setting=setting),
             self.deliver,
             lane=lambda entry: entry.room_id,
@@ -180,9 +182,9 @@ class OutboxDelivery:
         there, digest, sender = self._read(current)
         # Some homeservers do not tell the sender of state; with them the command is written.
         foreign = sender not in {"", self._homeserver.own_id} and digest != entry.args["base"]
-        removed = is_gone(current or {}) and lifetime(room.stated, self._limits) is not None
+        removed = is_gone(current or {}) and lifetime(room.state_setting, self._limits) is not None
         # What somebody has changed since may have come with the timeline already.
-        if foreign or removed or not room.commanded:
+        if foreign or removed or not room.set_by_command:
             await self._memory.take_back(entry, not_held(entry.key, entry.args))
             return
         marks = [(EventID(mark[0]), int(mark[1])) for mark in entry.args.get("marks", [])]
@@ -199,7 +201,7 @@ class OutboxDelivery:
 
     async def _tell_default(self, room: Room) -> Outcome:
         """Write into the room's state since when the operator's default holds: disks get lost."""
-        if room.defaults == room.told_defaults:
+        if room.defaults == room.published_defaults:
             return Done()
         content = defaults_content(room.defaults)
         outcome = await self._homeserver.set_defaults(room.room_id, content)

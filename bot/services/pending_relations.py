@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from random import Random
 from typing import Final, Protocol
 
@@ -13,6 +13,7 @@ from bot.core.outcomes import OutcomeError, Refused, Unreachable
 from bot.core.retry import nobody_answered, retry_in
 from bot.core.timeline import is_gone
 from bot.core.timers import PendingRelation
+from bot.core.topics import Topic
 from bot.core.types import Event, EventID, Millis, RoomID
 from bot.services.clock import Clock
 from bot.services.worker import Worker
@@ -42,6 +43,7 @@ class Relations(Protocol):
 class Memory(Protocol):
     """What this service asks of the store."""
 
+    def listen(self, *topics: Topic) -> asyncio.Event: ...  # noqa: D102
     @property
     def relations(self) -> Relations: ...  # noqa: D102
 
@@ -56,20 +58,18 @@ class PendingRelations:
         clock: Clock,
         *,
         random: Random,
-        wake_others: Callable[[], None],
     ) -> None:
         self._homeserver = homeserver
         self._memory = memory
         self._clock = clock
         self._random = random
-        self._wake_others = wake_others
-        self.wake = asyncio.Event()
+        self._wake = memory.listen(Topic.RELATIONS)
 
     async def run(self) -> None:
         """Ask until cancelled. Raises `TokenRejectedError`."""
         await Worker(
             self._clock,
-            self.wake,
+            self._wake,
             self._memory.relations.next_pending,
             self.ask,
             lane=lambda relation: relation.room_id,
@@ -91,8 +91,6 @@ class PendingRelations:
             parent = None
         gone = parent is not None and is_gone(parent)
         await self._memory.relations.answered(relation, self._clock.now(), gone=gone)
-        if gone:
-            self._wake_others()
         return None
 
     async def _overdue(self, relation: PendingRelation) -> None:

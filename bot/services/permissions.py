@@ -17,6 +17,7 @@ from bot.core.policy import Outgoing, Room, lifetime
 from bot.core.power_levels import Power
 from bot.core.retry import retry_in
 from bot.core.timers import Review
+from bot.core.topics import Topic
 from bot.core.types import Millis, RoomID, UserID
 from bot.services.clock import Clock
 from bot.services.worker import Worker
@@ -43,6 +44,7 @@ class Homeserver(Protocol):
 class Memory(Protocol):
     """What this service asks of the store."""
 
+    def listen(self, *topics: Topic) -> asyncio.Event: ...  # noqa: D102
     async def rooms(self) -> list[Room]: ...  # noqa: D102
     async def room(self, room_id: RoomID) -> Room | None: ...  # noqa: D102
     async def next_review(self, busy: Collection[RoomID]) -> Review | None: ...  # noqa: D102
@@ -55,7 +57,7 @@ class Memory(Protocol):
         suspended: bool,
         outgoing: list[Outgoing],
         reviews: int,
-        stuck: bool,
+        refusal_notified: bool,
     ) -> None: ...
     async def refusals(self, room_id: RoomID) -> tuple[int, Millis]: ...  # noqa: D102
     async def forget(self, room_id: RoomID, now: Millis) -> int: ...  # noqa: D102
@@ -73,26 +75,25 @@ class Permissions:
         *,
         limits: LifetimeLimits,
         random: Random,
-        wake_others: Callable[[], None],
+        follow: Follow,
     ) -> None:
+        """`follow` looks whether a room was replaced."""
         self._homeserver = homeserver
         self._memory = memory
         self._clock = clock
         self._limits = limits
         self._random = random
-        self._wake_others = wake_others
-        self.follow: Follow | None = None
-        """Looks whether a room was replaced; set once, before `run`."""
+        self._follow = follow
         self._missed: dict[RoomID, Millis] = {}
         """When a room that the bot knows was first missing among those that it is in."""
-        self.wake = asyncio.Event()
+        self._wake = memory.listen(Topic.REVIEWS)
 
     async def run(self) -> None:
         """Keep up until cancelled. Raises `TokenRejectedError`."""
         await self._look_around()
         await Worker(
             self._clock,
-            self.wake,
+            self._wake,
             self._memory.next_review,
             self._look,
             lane=lambda one: one.room_id,
@@ -143,28 +144,30 @@ class Permissions:
             return  # a room that was left still shows its state
         suspended = not power.may_redact(self._homeserver.own_id)
         refused, older_than = await self._memory.refusals(room_id)
-        stuck = room.stuck if suspended else refused > 0
+        stuck = room.refusal_notified if suspended else refused > 0
         outgoing = await self._news(room, power, suspended=suspended)
-        if stuck and not room.stuck:
+        if stuck and not room.refusal_notified:
             outgoing.append(self._stuck(older_than))
         await self._memory.reviewed(
-            room_id, suspended=suspended, outgoing=outgoing, reviews=room.reviews, stuck=stuck
+            room_id,
+            suspended=suspended,
+            outgoing=outgoing,
+            reviews=room.reviews_asked,
+            refusal_notified=stuck,
         )
-        self._wake_others()
         await self._look_for_successor(room_id)
 
     async def _look_for_successor(self, room_id: RoomID) -> None:
         """Whatever becomes of it, the review before it holds."""
         try:
-            if self.follow is not None:
-                await self.follow(room_id)
+            await self._follow(room_id)
         except OutcomeError:
             await self._memory.ask_review(room_id)
             raise
 
     async def _news(self, room: Room, power: Power, *, suspended: bool) -> list[Outgoing]:
         """Return what to tell a room: each loss of power once, and each return."""
-        if suspended == room.suspended or (suspended and room.greeting):
+        if suspended == room.suspended or (suspended and room.just_joined):
             return []
         pending, _ = await self._memory.pending(room.room_id)
         if lifetime(room.setting, self._limits) is None and pending == 0:
@@ -208,4 +211,3 @@ class Permissions:
         lost = await self._memory.forget(room_id, self._clock.now())
         log.warning("no longer in a room: %s there can no longer be removed", messages(lost))
         log.debug("forgot %s", room_id)
-        self._wake_others()

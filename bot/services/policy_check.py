@@ -16,6 +16,7 @@ from bot.core.policy import Room
 from bot.core.retry import retry_in
 from bot.core.timeline import Change, Item
 from bot.core.timers import Review
+from bot.core.topics import Topic
 from bot.core.types import Event, Millis, RoomID
 from bot.services.clock import Clock
 from bot.services.worker import Worker
@@ -37,6 +38,7 @@ class Homeserver(Protocol):
 class Memory(Protocol):
     """What this service asks of the store."""
 
+    def listen(self, *topics: Topic) -> asyncio.Event: ...  # noqa: D102
     async def room(self, room_id: RoomID) -> Room | None: ...  # noqa: D102
     async def next_policy_check(self, busy: Collection[RoomID]) -> Review | None: ...  # noqa: D102
     async def check_policy_at(self, room_id: RoomID, at: Millis | None) -> None: ...  # noqa: D102
@@ -61,7 +63,6 @@ class PolicyCheck:
         *,
         read: Callable[[Event], list[Item]],
         random: Random,
-        wake_others: Callable[[], None],
     ) -> None:
         """`read` says what a state event sets."""
         self._homeserver = homeserver
@@ -69,16 +70,15 @@ class PolicyCheck:
         self._clock = clock
         self._read = read
         self._random = random
-        self._wake_others = wake_others
         self._seen: dict[RoomID, str] = {}
         """Digest of the state event that the first look found, where it was not the known one."""
-        self.wake = asyncio.Event()
+        self._wake = memory.listen(Topic.POLICY_CHECKS)
 
     async def run(self) -> None:
         """Look until cancelled. Raises `TokenRejectedError`."""
         await Worker(
             self._clock,
-            self.wake,
+            self._wake,
             self._memory.next_policy_check,
             self.look,
             lane=lambda one: one.room_id,
@@ -109,7 +109,6 @@ class PolicyCheck:
             now = self._clock.now()
             if await self._memory.policy_resolved(one.room_id, change, now, revision=room.revision):
                 log.info("a room's state holds another lifetime than its timeline ended with")
-                self._wake_others()
         return None
 
     def _news(self, room: Room, event: Event | None) -> Change | None:
@@ -117,7 +116,7 @@ class PolicyCheck:
 
         A commanded lifetime that is still to be written changes the state by itself.
         """
-        if room.commanded or event is None or not event.get("event_id"):
+        if room.set_by_command or event is None or not event.get("event_id"):
             return None
         found = [item for item in self._read(event) if isinstance(item, Change)]
         news = next((one for one in found if one.digest != room.policy_digest), None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from random import Random
 from typing import Final, Protocol
 
@@ -32,6 +32,7 @@ from bot.core.redaction import (
 from bot.core.retry import POSTPONE_CEILING, backoff
 from bot.core.throughput import Behind, InFlight, Lanes, Tally, Throughput, behind
 from bot.core.timers import Timer
+from bot.core.topics import Topic
 from bot.core.types import EventID, Millis, RoomID
 from bot.services.clock import Clock
 from bot.services.due_timers import Memory as DueTimers
@@ -67,15 +68,17 @@ class Relations(Protocol):
     """What the redactor asks of the store for what belongs to a message."""
 
     async def found(  # noqa: D102
-        self, timer: Timer, children: list[EventID], *, looked: bool
+        self, timer: Timer, children: list[EventID], *, loaded: bool
     ) -> None: ...
 
 
 class Memory(DueTimers, Protocol):
     """What the redactor asks of the store."""
 
+    def listen(self, *topics: Topic) -> asyncio.Event: ...  # noqa: D102
     @property
     def relations(self) -> Relations: ...  # noqa: D102
+    async def first_due(self) -> Millis | None: ...  # noqa: D102
     async def overdue(self, now: Millis) -> int: ...  # noqa: D102
     async def next_due(self, after: Millis, rooms: Collection[int]) -> Millis | None: ...  # noqa: D102
     async def sent(self, timer: Timer, now: Millis, check_at: Millis) -> None: ...  # noqa: D102
@@ -90,20 +93,14 @@ class Redactor:
     """The only one that waits for timers, and the only one that redacts."""
 
     def __init__(
-        self,
-        homeserver: Homeserver,
-        memory: Memory,
-        clock: Clock,
-        *,
-        random: Random,
-        wake_rooms: Callable[[], None],
+        self, homeserver: Homeserver, memory: Memory, clock: Clock, *, random: Random
     ) -> None:
         self._homeserver = homeserver
         self._memory = memory
         self._clock = clock
         self._random = random
-        self._wake_rooms = wake_rooms
-        self.wake = asyncio.Event()
+        self._wake = memory.listen(Topic.TIMERS, Topic.ACCESS)
+        self._clock_set = memory.listen(Topic.CLOCK)
         self._stopping = False
         self._in_flight = InFlight()
         self._looked_at: dict[int, Millis] = {}
@@ -119,30 +116,36 @@ class Redactor:
     def stop(self) -> None:
         """Take nothing new; `run` returns when the requests in flight are settled."""
         self._stopping = True
-        self.wake.set()
+        self._wake.set()
 
-    def clock_was_set(self) -> None:
-        """Look anew at what is due: no pause by the old clock holds."""
+    def _heed_clock(self) -> None:
+        """See that no pause by an old clock holds."""
+        if not self._clock_set.is_set():
+            return
+        self._clock_set.clear()
         self._pace.clock_was_set()
         self._counted_at = 0
         self._tally.since = min(self._tally.since, self._clock.now())
-        self.wake.set()
 
     async def run(self) -> None:
         """Redact what is due until `stop`. Raises `TokenRejectedError`."""
         async with asyncio.TaskGroup() as group:
             while not self._stopping:
-                self.wake.clear()
+                self._wake.clear()
+                self._heed_clock()
                 until = await self._begin(group)
                 self._summarise()
                 await self._compare()
-                await self._clock.wait(self.wake, until)
+                await self._clock.wait(self._wake, until)
 
     async def _begin(self, group: asyncio.TaskGroup) -> Millis | None:
         """Start as many redactions as may be in flight; return when to look again."""
         now = self._clock.now()
         if now < self._pace.paused_until:
             return self._pace.paused_until
+        first = await self._memory.first_due()
+        if first is None or first > now:
+            return first
         for backlog, most, spare in self._lanes.order(limited=self._pace.interval > 0):
             await self._begin_lane(group, now, most, spare, backlog=backlog)
             if now < self._pace.paused_until:
@@ -171,13 +174,13 @@ class Redactor:
     async def _work(self, timer: Timer) -> None:
         """See one timer through one request, whatever comes of it."""
         try:
-            if timer.sent_at is not None:
+            if timer.redaction_sent_at is not None:
                 await self._check(timer)
-            elif timer.looked or await self._look(timer):
+            elif timer.relations_loaded or await self._look(timer):
                 await self._redact(timer)
         finally:
             self._in_flight.end(timer)
-            self.wake.set()
+            self._wake.set()
 
     async def _look(self, timer: Timer) -> bool:
         """Find what belongs to the message and has no timer; whether the message goes now.
@@ -195,7 +198,7 @@ class Redactor:
             log.warning("what belongs to a message is not known (%s)", describe(outcome))
             return True
         now = self._clock.now()
-        await self._memory.relations.found(timer, children, looked=all_of_them)
+        await self._memory.relations.found(timer, children, loaded=all_of_them)
         if not children or all_of_them:
             return not children  # what was found goes first; then nothing is looked up again
         if now - self._looked_at.setdefault(timer.id, now) > PATIENCE:
@@ -205,7 +208,7 @@ class Redactor:
 
     async def _redact(self, timer: Timer) -> None:
         self._looked_at.pop(timer.id, None)
-        txn = transaction_id(timer.event_id, timer.generation)
+        txn = transaction_id(timer.event_id, timer.redaction_round)
         outcome = await self._homeserver.redact(timer.room_id, timer.event_id, txn)
         now = self._clock.now()
         match self._settle(outcome, timer, now):
@@ -256,14 +259,13 @@ class Redactor:
         else:
             await self._memory.postpone(timer, until)
         await self._memory.ask_review(timer.room_id)
-        self._wake_rooms()
         if timer.attempts == REFUSALS and not older_than:
             log.warning("a message cannot be redacted (%s)", describe(outcome))
 
     async def _check(self, timer: Timer) -> None:
         """A redaction was accepted but not seen in the timeline: ask for the event itself."""
         now = self._clock.now()
-        tries = max(timer.attempts, timer.generation)
+        tries = max(timer.attempts, timer.redaction_round)
         later = backoff(tries, ceiling=POSTPONE_CEILING, chance=self._random.random())
         gone = await self._gone(timer)
         if gone:
@@ -274,7 +276,7 @@ class Redactor:
             self._tally.unconfirmed += 1
             log.warning("a redaction was accepted and did not happen: done anew")
             # At once the first time; who never shows it is not flooded.
-            await self._memory.unsent(timer, now + later * bool(timer.generation))
+            await self._memory.unsent(timer, now + later * bool(timer.redaction_round))
 
     async def _gone(self, timer: Timer) -> bool | None:
         """Whether the event is provably gone; `None` when that cannot be told now."""

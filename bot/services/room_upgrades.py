@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from random import Random
 from typing import Any, Final, Protocol
 
@@ -26,6 +26,7 @@ from bot.core.power_levels import Power
 from bot.core.retry import POSTPONE_CEILING, retry_in
 from bot.core.successors import Stage, Successor, goes_along, predecessor, replacement
 from bot.core.timeline import Setting
+from bot.core.topics import Topic
 from bot.core.types import Event, Millis, RoomID, UserID
 from bot.services.clock import Clock
 from bot.services.worker import Worker
@@ -62,7 +63,12 @@ class Successors(Protocol):
     async def of(self, room_id: RoomID) -> list[Successor]: ...  # noqa: D102
     async def follow(self, one: Successor) -> None: ...  # noqa: D102
     async def move(  # noqa: D102
-        self, one: Successor, stage: Stage, *said: Outgoing, where: RoomID, told: bool = False
+        self,
+        one: Successor,
+        stage: Stage,
+        *said: Outgoing,
+        where: RoomID,
+        needs_announced: bool = False,
     ) -> None: ...
     async def later(self, one: Successor, until: Millis) -> None: ...  # noqa: D102
     async def look_again(self, room_id: RoomID) -> bool: ...  # noqa: D102
@@ -71,6 +77,7 @@ class Successors(Protocol):
 class Memory(Protocol):
     """What this service asks of the store."""
 
+    def listen(self, *topics: Topic) -> asyncio.Event: ...  # noqa: D102
     @property
     def successors(self) -> Successors: ...  # noqa: D102
     def digest(self, text: str) -> str: ...  # noqa: D102
@@ -95,7 +102,6 @@ class RoomUpgrades:
         *,
         admission: Admission,
         random: Random,
-        wake_others: Callable[[], None],
     ) -> None:
         self._homeserver = homeserver
         self._memory = memory
@@ -103,14 +109,13 @@ class RoomUpgrades:
         self._clock = clock
         self._admission = admission
         self._random = random
-        self._wake_others = wake_others
-        self.wake = asyncio.Event()
+        self._wake = memory.listen(Topic.SUCCESSORS)
 
     async def run(self) -> None:
         """Follow until cancelled. Raises `TokenRejectedError`."""
         await Worker(
             self._clock,
-            self.wake,
+            self._wake,
             self._successors.next,
             self._see_to,
             lane=lambda one: one.room_id,
@@ -128,7 +133,6 @@ class RoomUpgrades:
             await (self._enter(one) if one.stage == Stage.OUTSIDE else self._take_over(one))
         except OutcomeError as error:
             reason = await self._later(one, error.outcome)
-        self._wake_others()
         return reason
 
     async def _later(self, one: Successor, outcome: Outcome) -> str:
@@ -144,8 +148,7 @@ class RoomUpgrades:
 
         Raises `OutcomeError` when it cannot be told now.
         """
-        if await self._successors.look_again(room_id):
-            self.wake.set()
+        await self._successors.look_again(room_id)
         tombstone = await self._homeserver.state(room_id, "m.room.tombstone")
         named = replacement(tombstone, room_id)
         if named is None or tombstone is None or await self._successors.is_known(named, room_id):
@@ -160,12 +163,11 @@ class RoomUpgrades:
             setting=await self._goes_along(room_id, tombstone),
             via=sender.partition(":")[2],
             stage=stage if known is None else Stage.INSIDE,
-            inviter=self._memory.digest(sender),
+            inviter_digest=self._memory.digest(sender),
         )
         log.info("a room was replaced by another")
         closed = [self._closed(found)] if found.stage == Stage.AWAITED else []
         await self._successors.claim(found, *closed, now=self._clock.now())
-        self._wake_others()
 
     async def _goes_along(self, room_id: RoomID, tombstone: Event) -> Setting:
         """Return the lifetime to take along: the room's own, or what it was to inherit itself."""
@@ -253,13 +255,15 @@ class RoomUpgrades:
     async def _say_what_it_needs(self, one: Successor, power: Power, setting: int) -> None:
         need = max(power.to_send_state(POLICY_EVENT), power.to_redact)
         args = {"setting": setting, "need": need, "have": power.of(self._homeserver.own_id)}
-        said = [] if one.told else [self._outgoing(one, "needs", **args)]
-        await self._successors.move(one, Stage.POWERLESS, *said, where=one.room_id, told=True)
+        said = [] if one.needs_announced else [self._outgoing(one, "needs", **args)]
+        await self._successors.move(
+            one, Stage.POWERLESS, *said, where=one.room_id, needs_announced=True
+        )
 
     async def _turn_back(self, one: Successor, true: RoomID | None) -> None:
         """The room does not say that it succeeds the one whose tombstone names it."""
         log.warning("a tombstone names a room that is no successor")
-        if one.followed and not await self._belongs(one.room_id, true):
+        if one.joined_by_bot and not await self._belongs(one.room_id, true):
             outcome = await self._homeserver.leave(one.room_id)
             if isinstance(outcome, RateLimited | Unreachable | Failed) and one.attempts < TRIES:
                 raise OutcomeError(outcome)
@@ -286,7 +290,11 @@ class RoomUpgrades:
         await self._successors.move(one, Stage.DONE, *said, where=one.room_id)
 
     def _greeting(self, one: Successor) -> list[Outgoing]:
-        return [self._outgoing(one, "welcome")] if one.ungreeted and not one.told else []
+        return (
+            [self._outgoing(one, "welcome")]
+            if one.welcome_withheld and not one.needs_announced
+            else []
+        )
 
     def _outgoing(self, one: Successor, kind: str, **args: int) -> Outgoing:
         return Outgoing(key=f"{kind}:{one.predecessor}", kind=kind, args=args)

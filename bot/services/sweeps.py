@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Final, Protocol
@@ -18,6 +18,7 @@ from bot.core.policy import NewTimer
 from bot.core.policy_backward import PolicyBackward
 from bot.core.retry import POSTPONE_CEILING
 from bot.core.timeline import MediaReference, RedactedEvent, Sweep
+from bot.core.topics import Topic
 from bot.core.types import Event, Millis, RoomID, UserID
 from bot.services.clock import Clock
 from bot.services.event_reader import EventReader
@@ -82,6 +83,7 @@ class Sweeps(Protocol):
 class Memory(Protocol):
     """What the sweeper asks of the store."""
 
+    def listen(self, *topics: Topic) -> asyncio.Event: ...  # noqa: D102
     @property
     def sweeps(self) -> Sweeps: ...  # noqa: D102
     async def ask_review(self, room_id: RoomID) -> None: ...  # noqa: D102
@@ -107,7 +109,6 @@ class Sweeper:
         *,
         limits: LifetimeLimits,
         random: Random,
-        wake_others: Callable[[], None],
         again: Sequence[Millis] = AGAIN,
     ) -> None:
         self._homeserver = homeserver
@@ -115,17 +116,16 @@ class Sweeper:
         self._reader = reader
         self._clock = clock
         self._limits = limits
-        self._wake_others = wake_others
         self._again = again
         self._pages = HistoryPages(homeserver, clock, random=random)
         self.tally = Tally()
-        self.wake = asyncio.Event()
+        self._wake = memory.listen(Topic.SWEEPS, Topic.GAPS, Topic.ACCESS, Topic.POLICY)
 
     async def run(self) -> None:
         """Sweep until cancelled. Raises `TokenRejectedError`."""
         await Worker(
             self._clock,
-            self.wake,
+            self._wake,
             self._memory.sweeps.next,
             self.step,
             lane=lambda sweep: sweep.room_id,
@@ -143,14 +143,14 @@ class Sweeper:
             await self._memory.sweeps.later(sweep, until, counts=False)
             return AWAY
         try:
-            if not sweep.whole and not await self._worth_it(sweep):
+            if not sweep.whole_room and not await self._worth_it(sweep):
                 await self._memory.sweeps.end(sweep)
                 return None
             events, token = await self._homeserver.page_back(sweep.room_id, sweep.token, sweep.size)
             shown, reached = self._up_to_arrival(events)
             items = self._reader.outline(shown, since=sweep.since, now=sweep.until)
             back = PolicyBackward(
-                setting=sweep.setting, until=list(sweep.before), defaults=sweep.defaults
+                setting=sweep.setting, until=list(sweep.earlier_settings), defaults=sweep.defaults
             )
             new_timers, files = back.decide(items, limits=self._limits)
             unset = back.setting is None and _never_held(back.defaults, events)
@@ -168,19 +168,17 @@ class Sweeper:
             )
             self.tally.events += len(shown)
             self.tally.found += fresh
-            if new_timers:  # what is there already may go sooner, with what was found
-                self._wake_others()
             if over:
                 await self._walked(sweep, fresh, len(shown), more=more)
             else:
-                log.info("sweeping a room: %d events so far", sweep.events + len(shown))
+                log.info("sweeping a room: %d events so far", sweep.events_read + len(shown))
         except OutcomeError as error:
             return await self._failed(sweep, error.outcome)
         return None
 
     async def _worth_it(self, sweep: Sweep) -> bool:
         """Whether another homeserver may keep something back where messages disappear."""
-        if sweep.events:
+        if sweep.events_read:
             return True
         some = sweep.setting is not None or began(sweep.defaults) is not None
         return some and await self._homeserver.is_shared(sweep.room_id)
@@ -196,13 +194,15 @@ class Sweeper:
         """Whether the sweep has come to where nothing can be missing any more."""
         if not events:
             return False
-        reach = self._clock.now() - self._limits.maximum if sweep.whole else sweep.since - REACH
+        reach = (
+            self._clock.now() - self._limits.maximum if sweep.whole_room else sweep.since - REACH
+        )
         new_timers = [event.get("origin_server_ts") for event in events]
         if not all(isinstance(at, int) and at < reach for at in new_timers):
             return False
         # What nobody knows may be overdue for years: on, until there is only what was removed.
         items = self._reader.outline(events, since=0, now=0)
-        return not sweep.whole or all(isinstance(item, RedactedEvent) for item in items)
+        return not sweep.whole_room or all(isinstance(item, RedactedEvent) for item in items)
 
     async def _may_bring_more(self, sweep: Sweep) -> bool:
         """Whether another sweep may find what other homeservers have not handed over yet."""
@@ -210,16 +210,16 @@ class Sweeper:
 
     async def _walked(self, sweep: Sweep, fresh: int, events: int, *, more: bool) -> None:
         """A sweep has come to its end: whether another one is to follow."""
-        fresh += sweep.fresh
-        empty = 0 if fresh else sweep.empty + 1
+        fresh += sweep.found_this_walk
+        empty = 0 if fresh else sweep.empty_walks + 1
         # Nothing was known of the room: what other homeservers keep back has no bearing on that.
-        again = self._again[:2] if sweep.whole else self._again
+        again = self._again[:2] if sweep.whole_room else self._again
         if empty >= len(again) or not more:
             await self._memory.sweeps.end(sweep)
             log.info(
                 "swept a room: %d messages had no timer, in %d events read",
-                sweep.found + fresh - sweep.fresh,
-                sweep.events + events,
+                sweep.found + fresh - sweep.found_this_walk,
+                sweep.events_read + events,
             )
             return
         await self._memory.sweeps.again(sweep, self._clock.now() + again[empty])
@@ -228,14 +228,12 @@ class Sweeper:
         """Put the page off, or give the sweep up; return why."""
         if isinstance(outcome, Forbidden | NotFound):
             await self._memory.ask_review(sweep.room_id)
-            self._wake_others()
         again = await self._pages.again(
             outcome, attempts=sweep.attempts, size=sweep.size, ceiling=POSTPONE_CEILING
         )
         if isinstance(outcome, Refused | Forbidden | NotFound) and sweep.attempts >= TRIES:
             log.error("a room's sweep is given up: messages in it may stay")
             await self._memory.sweeps.give_up(sweep)
-            self._wake_others()
         else:
             size, counts = again.size, again.counts
             await self._memory.sweeps.later(sweep, again.at, size=size, counts=counts)

@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Sequence
 from random import Random
 from typing import Final, Protocol
 
-from bot.core.default_lifetime import began
 from bot.core.events import (
     is_creation,
     is_encryption,
     is_joined,
-    is_own_join,
     policies_to_check,
     seems_alone,
     wants_review,
 )
 from bot.core.invitations import Invite
+from bot.core.missing_events import gap_before, since_arrival, sweep_of
 from bot.core.outcome_text import Reasons
 from bot.core.outcomes import Failed, OutcomeError, RateLimited, Unreachable
 from bot.core.policy import Room
 from bot.core.retry import PAUSE_CEILING, backoff
 from bot.core.sync_batch import RoomBatch, SyncBatch
 from bot.core.sync_token import SyncRestart, went_back
-from bot.core.timeline import Change, Encrypted, Gap, Item, RoomUpdate, Sweep, is_state
+from bot.core.timeline import Change, Encrypted, Item, RoomUpdate, is_state
 from bot.core.types import Millis, RoomID, UserID
 from bot.services.clock import Clock
 from bot.services.event_reader import ASK_WITHIN, EventReader
@@ -38,8 +37,6 @@ LIVE: Final[Millis] = 5_000
 """A sync asked for this soon after the last one brings what has only just happened, in ms."""
 AT_ONCE: Final[Millis] = 1_000
 """A long poll answered sooner than this has something new to say, in ms."""
-OLDER: Final[Millis] = 24 * 3_600_000
-"""An event of the bot's own that is this much older than the last sync ends a gap."""
 
 
 class Homeserver(State, Protocol):
@@ -54,7 +51,7 @@ class Memory(Protocol):
     """What this service asks of the store."""
 
     async def position(self) -> tuple[str | None, Millis]: ...  # noqa: D102
-    async def room(self, room_id: RoomID) -> Room | None: ...  # noqa: D102
+    async def rooms_of(self, room_ids: Sequence[RoomID]) -> dict[RoomID, Room]: ...  # noqa: D102
     async def rooms(self) -> list[Room]: ...  # noqa: D102
     async def commit(  # noqa: D102
         self,
@@ -77,18 +74,18 @@ class Sync:
         clock: Clock,
         *,
         random: Random,
-        wake: Callable[[], None],
     ) -> None:
         self._homeserver = homeserver
         self._memory = memory
         self._reader = reader
         self._clock = clock
         self._random = random
-        self._wake = wake
         self._stop = asyncio.Event()
         self._timeout: asyncio.Timeout | None = None
         self._anew = SyncRestart()
         self._lost_rooms = MissingState(homeserver)
+        self._read: tuple[str | None, Millis] | None = None
+        """How far was read, and when, once the store was asked."""
         self._wait: Millis = 0  # the first answer comes at once, and says how many keys are left
 
     def stop(self) -> None:
@@ -101,7 +98,7 @@ class Sync:
 
     async def run(self) -> None:
         """Follow the sync until `stop`. Raises `TokenRejectedError`."""
-        failures, reasons = 0, Reasons()
+        self._read, failures, reasons = None, 0, Reasons()
         while not self._stop.is_set():
             try:
                 if not await self.once():
@@ -123,7 +120,7 @@ class Sync:
 
     async def once(self) -> bool:
         """Fetch one batch and remember it; `False` when it was time to stop."""
-        since, synced_at = await self._memory.position()
+        since, synced_at = self._read or await self._memory.position()
         if self._anew.wanted:
             since = None
         asked_at, wait = self._clock.now(), self._wait
@@ -165,21 +162,32 @@ class Sync:
             left = left + [r.room_id for r in await self._memory.rooms() if r.room_id not in there]
         # However many rooms it does not answer for: what cannot be decided waits by itself.
         until = asyncio.get_running_loop().time() + ASK_WITHIN
+        known = await self._memory.rooms_of([room.room_id for room in batch.joined])
         updates = [
-            await self._update(room, live=live, first=first, since=since, now=now, until=until)
+            await self._update(
+                room,
+                known.get(room.room_id),
+                live=live,
+                first=first,
+                since=since,
+                now=now,
+                until=until,
+            )
             for room in batch.joined
         ]
         sweeps = sum(update.sweep is not None for update in updates)
         if first and sweeps:
             why = "reading anew" if synced_at else "a new database"
             log.warning("%s: reading back in %d rooms for what has no timer", why, sweeps)
+        self._read = None  # should the disk not take it
         await self._memory.commit(batch.next_batch, now, updates, batch.invited, left)
+        self._read = batch.next_batch, now
         self._anew.answered()
-        self._wake()
 
     async def _update(
         self,
         batch: RoomBatch,
+        known: Room | None,
         *,
         live: bool,
         first: bool,
@@ -187,10 +195,9 @@ class Sync:
         now: Millis,
         until: float,
     ) -> RoomUpdate:
-        known = await self._memory.room(batch.room_id)
         before, timeline, entered = batch.state, batch.timeline, False
         if known is None or first:
-            before, timeline, entered = self._arrival(batch, first=first)
+            before, timeline, entered = since_arrival(batch, self._homeserver.own_id, first=first)
             if not first and not any(map(is_creation, batch.state + batch.timeline)):
                 before = before + await self._lost_rooms.state(batch.room_id)
         encrypted = known is not None and known.encrypted
@@ -210,7 +217,7 @@ class Sync:
             # The state event that the lifetime came from is not there any more.
             own = self._homeserver.own_id
             found = [Change(setting=None, sender=own, digest="", quiet=True)]
-        gap = self._gap(batch, known, entered=entered, first=first, since=since, now=now)
+        gap = None if entered or first else gap_before(batch, known, since=since, now=now)
         items = await self._reader.items(
             batch.room_id,
             timeline,
@@ -233,80 +240,15 @@ class Sync:
             items=tail + items,
             found=early,
             gap=gap,
-            sweep=self._sweep(batch, known, found, live=live, first=first, since=since, now=now),
+            sweep=sweep_of(batch, known, found, live=live, first=first, since=since, now=now),
             encrypted=encrypted or any(is_encryption(e) for e in before + timeline),
             review=review or known is None or first,
             check_policy=known is not None
             and any(self._reader.digest(one) != known.policy_digest for one in policies),
             entered=known is None and not first,
             alone=seems_alone(batch, own_id, new=known is None),
-            last_digest=self._last(batch),
+            last_event_digest=self._last(batch),
         )
-
-    def _arrival(
-        self, batch: RoomBatch, *, first: bool
-    ) -> tuple[list[dict[str, object]], list[dict[str, object]], bool]:
-        """Split a new room's timeline at the bot's own coming: only what follows is new to it.
-
-        Of what came before, the state counts: it is how the bot finds the room.
-        """
-        if first:
-            # The account was in the room before this database was made: begin with now.
-            return batch.state + [event for event in batch.timeline if is_state(event)], [], True
-        for place in range(len(batch.timeline) - 1, -1, -1):
-            if is_own_join(batch.timeline[place], self._homeserver.own_id):
-                old, new = batch.timeline[:place], batch.timeline[place:]
-                return batch.state + [event for event in old if is_state(event)], new, True
-        return batch.state, batch.timeline, False
-
-    def _gap(
-        self,
-        batch: RoomBatch,
-        known: Room | None,
-        *,
-        entered: bool,
-        first: bool,
-        since: Millis,
-        now: Millis,
-    ) -> Gap | None:
-        if not batch.limited or entered or first:
-            return None
-        return Gap(
-            room_id=batch.room_id,
-            token=batch.prev_batch,
-            stop_digest=known.last_digest if known else "",
-            stop_at=since - OLDER,
-            since=since,
-            until=now,
-            encrypted=known is not None and known.encrypted,
-        )
-
-    def _sweep(
-        self,
-        batch: RoomBatch,
-        known: Room | None,
-        found: list[Item],
-        *,
-        live: bool,
-        first: bool,
-        since: Millis,
-        now: Millis,
-    ) -> Sweep | None:
-        """Return the sweep that a room needs, if it needs one.
-
-        On the first sync of a database, where the room's state says that messages disappear or
-        did. Later where the homeserver leaves a hole though everything would have fitted in: the
-        link to another homeserver was cut, and what that one has is fetched only by reading back.
-        """
-        if first:
-            held = known and (known.setting is not None or began(known.defaults) is not None)
-            wanted = bool(found) or held
-            return Sweep(room_id=batch.room_id, whole=True, since=0, until=now) if wanted else None
-        if known is None or not batch.limited or (live and batch.full):
-            return None
-        if known.setting is None and began(known.defaults) is None:
-            return None
-        return Sweep(room_id=batch.room_id, whole=False, since=since, until=now)
 
     def _last(self, batch: RoomBatch) -> str:
         ids = [event.get("event_id") for event in batch.timeline]

@@ -28,7 +28,7 @@ class Waiting(Protocol):
     """Something that is to be seen to at a time."""
 
     @property
-    def next(self) -> Millis:
+    def retry_at(self) -> Millis:
         """Return when."""
         ...
 
@@ -104,8 +104,8 @@ class Worker(Generic[T, L]):
             if found is None:
                 every = self._every
                 return again if every is None else _sooner(again, self._clock.now() + every)
-            if found.next > self._clock.now():
-                return _sooner(again, found.next)
+            if found.retry_at > self._clock.now():
+                return _sooner(again, found.retry_at)
             lane, step = self._lane(found), _Step(began=self._clock.elapsed())
             assert lane not in self._steps, "`find` gave what is at work already"
             self._steps[lane] = step

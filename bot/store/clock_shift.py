@@ -8,59 +8,35 @@ from bot.core.types import Millis
 from bot.store.database import Database
 from bot.store.default_lifetimes import not_in_the_future
 
-LATEST: Final = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'timers'"
-
 PORTION: Final = 1_000
 """Timers that one transaction looks at, so that others have their turn."""
 UP_TO: Final = (
     "SELECT max(id) FROM (SELECT id FROM timers WHERE id > ? AND id <= ? ORDER BY id LIMIT ?)"
 )
 MOVE_TIMERS: Final = (
-    "UPDATE timers SET due = due - ?, next = next - ? WHERE id > ? AND id <= ? AND local"
+    "UPDATE timers SET due = due - ?, retry_at = retry_at - ? WHERE id > ? AND id <= ?"
+    " AND from_local_clock"
 )
 MOVE_CHILDREN: Final = (
-    "UPDATE timers SET due = p.due, next = min(timers.next, p.due) FROM timers AS p"
-    " WHERE p.id > ? AND p.id <= ? AND p.local AND timers.room = p.room"
+    "UPDATE timers SET due = p.due, retry_at = min(timers.retry_at, p.due) FROM timers AS p"
+    " WHERE p.id > ? AND p.id <= ? AND p.from_local_clock AND timers.room = p.room"
     " AND timers.parent = p.event_id AND timers.due > p.due"
 )
 """What belongs to a message is due with it, or before."""
 LOOK_AT_TIMERS: Final = (
-    "UPDATE timers SET next = max(due, :now) WHERE id IN"
-    " (SELECT id FROM timers WHERE next > due AND next > :now LIMIT :most) RETURNING 1"
+    "UPDATE timers SET retry_at = max(due, :now) WHERE id IN"
+    " (SELECT id FROM timers WHERE retry_at > due AND retry_at > :now LIMIT :most) RETURNING 1"
 )
 """Only what was put off waits for longer than until it is due."""
-MOVE_GAPS: Final = (
-    "UPDATE gaps SET since = min(since, :now), until = min(until, :now), stop_at = stop_at - :by"
+NEARER: Final = "UPDATE gaps SET stop_at = stop_at - ?"
+"""A gap ends at a moment that was computed before the clock was set back, and lies behind it."""
+SYNCED: Final = "UPDATE meta SET value = min(value, ?) WHERE key = 'synced_at'"
+TIMES: Final = (
+    "SELECT t.name, c.name FROM sqlite_schema t JOIN pragma_table_info(t.name) c"
+    " WHERE t.type = 'table' AND t.name <> 'timers'"
+    " AND (c.name GLOB '*_at' OR c.name IN ('since', 'until', 'sent'))"
 )
-READ: Final = (
-    "UPDATE unread SET item = CAST(:now AS TEXT) || substr(item, instr(item || ' ', ' '))"
-    " WHERE event_id IS NOT NULL AND CAST(item AS INTEGER) > :now"
-)
-MOVE_SWEEPS: Final = "UPDATE sweeps SET since = min(since, :now), until = min(until, :now)"
-SYNCED: Final = "UPDATE meta SET value = min(value, :now) WHERE key = 'synced_at'"
-
-WAITING: Final = (
-    "UPDATE gaps SET next = :now WHERE next > :now",
-    "UPDATE owed SET next = :now WHERE next > :now",
-    "UPDATE invites SET next = :now WHERE next > :now",
-    "UPDATE orphans SET next = :now WHERE next > :now",
-    "UPDATE sweeps SET next = :now WHERE next > :now",
-    "UPDATE successors SET next = :now WHERE next > :now",
-    "UPDATE files SET next = :now WHERE next > :now",
-    "UPDATE rooms SET review_at = :now WHERE review_at > :now",
-    "UPDATE rooms SET alone_at = :now WHERE alone_at > :now",
-    "UPDATE rooms SET policy_check_at = :now WHERE policy_check_at > :now",
-)
-"""What waits after a failure is tried at once."""
-SINCE: Final = (
-    "UPDATE unheard SET at = :now WHERE at > :now",
-    "UPDATE opened SET at = :now WHERE at > :now",
-    "UPDATE sessions SET used_at = :now WHERE used_at > :now",
-    "UPDATE handled SET at = :now WHERE at > :now",
-    "UPDATE rooms SET left_at = :now WHERE left_at > :now",
-    "UPDATE successors SET at = :now WHERE at > :now",
-)
-"""Moments from which something counts that is to happen later: none lies in the future."""
+"""All times but those of the timers: nothing has begun in the future, or waits for the old time."""
 
 
 class ClockShift:
@@ -68,11 +44,10 @@ class ClockShift:
 
     _db: Database
 
-    async def latest_timer(self) -> int:
-        """Return the id of the timer made last; later ones are greater."""
-        async with self._db.transaction() as db:
-            row = await db.one(LATEST)
-        return 0 if row is None else int(row[0])
+    @property
+    def latest_timer(self) -> int:
+        """The id of the timer made last; later ones are greater."""
+        return self._db.latest_timer
 
     async def clock_set_back(self, by: Millis, now: Millis, *, after: int, upto: int) -> None:
         """The clock was set back by so much, to `now`: nothing may wait longer for that.
@@ -85,12 +60,11 @@ class ClockShift:
         while await self._db.whole(lambda db: db.rows(LOOK_AT_TIMERS, **put_off)):
             pass  # who waits for the database has a turn between
         async with self._db.transaction() as db:
-            await db.rows(MOVE_GAPS, now=now, by=by)
-            await db.rows(MOVE_SWEEPS, now=now)
-            await db.rows(READ, now=now)
-            await db.rows(SYNCED, now=now)
-            for statement in (*WAITING, *SINCE):
-                await db.rows(statement, now=now)
+            await db.rows(NEARER, by)
+            await db.rows(SYNCED, now)
+            for table, time in await db.rows(TIMES):
+                not_later = f"UPDATE {table} SET {time} = ? WHERE {time} > ?"  # noqa: S608
+                await db.rows(not_later, now, now)
             await not_in_the_future(db, now)
 
     async def _in_portions(self, after: int, upto: int, sql: str, *before: Millis) -> None:

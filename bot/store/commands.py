@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Final
@@ -12,24 +11,27 @@ from bot.core.policy_forward import not_held
 from bot.core.timeline import Change, Command, Item, MediaReference, Message, Undecryptable
 from bot.core.types import EventID, Millis, RoomID, UserID
 from bot.core.undecided import PendingCommand, UndecidedCommand
-from bot.store.database import Database, Row, run
+from bot.store.database import Database, Row
 from bot.store.gaps import Gaps
 from bot.store.handled_commands import count_once, remember_handled
 from bot.store.media import attach
 from bot.store.megolm_sessions import FIRST, HEARD, remember_opened, reread
 from bot.store.outbox import enqueue
 from bot.store.permissions import CHECK_POLICY_AT, ROOM
+from bot.store.retries import first_ready, next_ready, put_off
 
 SYNCED: Final = "SELECT value FROM meta WHERE key = 'token'"
 REVISION: Final = "SELECT revision FROM rooms WHERE id = ?"
-UNWRITTEN: Final = "SELECT room FROM owed WHERE id = ? AND kind = 'set'"
-WRITTEN: Final = "UPDATE owed SET kind = 'announce', next = 0, attempts = 0 WHERE id = ?"
+UNWRITTEN: Final = "SELECT room FROM outbox WHERE id = ? AND kind = 'set'"
+WRITTEN: Final = "UPDATE outbox SET kind = 'announce', retry_at = 0, attempts = 0 WHERE id = ?"
 SEEN: Final = (
-    "UPDATE rooms SET commanded = 0, awaits = '' WHERE id = ? AND (? = '' OR policy_digest = ?)"
+    "UPDATE rooms SET set_by_command = 0, awaited_digest = '' WHERE id = ? AND (? = ''"
+    " OR policy_digest = ?)"
 )
-AWAIT: Final = "UPDATE rooms SET awaits = ? WHERE id = ? AND commanded"
+AWAIT: Final = "UPDATE rooms SET awaited_digest = ? WHERE id = ? AND set_by_command"
 TAKE_BACK: Final = (
-    "UPDATE rooms SET setting = stated, commanded = 0, awaits = '' WHERE id = ? AND commanded"
+    "UPDATE rooms SET setting = state_setting, set_by_command = 0, awaited_digest = '' WHERE id = ?"
+    " AND set_by_command"
 )
 
 LOOK_AGAIN: Final[Millis] = 10_000
@@ -37,25 +39,25 @@ LOOK_AGAIN: Final[Millis] = 10_000
 MOST_WAITING: Final = 500
 MOST_OF_ONE: Final = 50
 """Commands of one room, and of one sender there, that wait for the homeserver at once."""
-KNOWN: Final = "UPDATE undecided SET revision = ? WHERE room = ? AND digest = ? RETURNING id"
-CROWD: Final = "SELECT count(*), coalesce(sum(sender = ?), 0) FROM undecided WHERE room = ?"
+KNOWN: Final = "UPDATE pending_commands SET revision = ? WHERE room = ? AND digest = ? RETURNING id"
+CROWD: Final = "SELECT count(*), coalesce(sum(sender = ?), 0) FROM pending_commands WHERE room = ?"
 WAIT: Final = (
-    "INSERT INTO undecided (room, digest, event_id, sender, setting, sent, at, device_id,"
+    "INSERT INTO pending_commands (room, digest, event_id, sender, setting, sent, read_at,"
+    " device_id,"
     " device_key, thread, revision) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
-NEXT: Final = (
-    "SELECT u.id, r.room_id, u.digest, u.event_id, u.sender, u.setting, u.sent, u.at, u.device_id,"
-    " u.device_key, u.attempts, u.next, u.thread"
-    " FROM undecided u CROSS JOIN rooms r ON r.id = u.room"
+NEXT: Final = next_ready(
+    "pending_commands",
+    "q.id, q.digest, q.event_id, q.sender, q.setting, q.sent, q.read_at, q.device_id,"
+    " q.device_key, q.thread",
     # One after the other: a later command counts after an earlier one.
-    " WHERE NOT EXISTS (SELECT 1 FROM undecided e WHERE e.room = u.room AND e.id < u.id)"
-    " AND NOT EXISTS (SELECT 1 FROM gaps WHERE room = r.id)"
-    " AND r.room_id NOT IN (SELECT value FROM json_each(?)) ORDER BY u.next, u.id LIMIT 1"
+    where="NOT EXISTS (SELECT 1 FROM pending_commands e WHERE e.room = q.room AND e.id < q.id)"
+    " AND NOT EXISTS (SELECT 1 FROM gaps WHERE room = r.id)",
 )
 THOSE_AFTER: Final = (
-    "UPDATE undecided SET revision = revision + 1 WHERE room = ? AND id > ? AND revision = ?"
+    "UPDATE pending_commands SET revision = revision + 1 WHERE room = ? AND id > ? AND revision = ?"
 )
-DECIDED: Final = "DELETE FROM undecided WHERE id = ? RETURNING revision"
+DECIDED: Final = "DELETE FROM pending_commands WHERE id = ? RETURNING revision"
 
 
 class Commands:
@@ -98,7 +100,7 @@ class Commands:
             undecided = [(one, then) for one in items if isinstance(one, UndecidedCommand)]
             await remember_undecided(db, row, undecided, now)
             said = [item for item in items if isinstance(item, Command)]
-            sent = undecryptable.at if undecryptable.sent is None else undecryptable.sent
+            sent = undecryptable.read_at if undecryptable.sent is None else undecryptable.sent
             own = Message(event_id=undecryptable.event_id, sent=sent)
             await self._count_late(db, room, int(found[0]), [*said, own, *files], now)
 
@@ -140,29 +142,27 @@ class Commands:
 
         A room with a gap waits until that is read.
         """
-        async with self._db.transaction() as db:
-            row = await db.one(NEXT, json.dumps(list(busy)))
+        row = await first_ready(self._db, NEXT, busy)
         if row is None:
             return None
         command = UndecidedCommand(
-            digest=row[2],
-            event_id=EventID(row[3]),
-            sender=UserID(row[4]),
-            setting=row[5],
-            sent=row[6],
-            at=row[7],
-            device_id=row[8],
-            device_key=row[9],
+            digest=row[4],
+            event_id=EventID(row[5]),
+            sender=UserID(row[6]),
+            setting=row[7],
+            sent=row[8],
+            read_at=row[9],
+            device_id=row[10],
+            device_key=row[11],
             thread=row[12],
         )
         return PendingCommand(
-            id=row[0], room_id=RoomID(row[1]), command=command, attempts=row[10], next=row[11]
+            id=row[3], room_id=RoomID(row[0]), command=command, attempts=row[1], retry_at=row[2]
         )
 
     async def undecided_later(self, pending: PendingCommand, until: Millis) -> None:
         """The homeserver did not answer."""
-        sql = "UPDATE undecided SET next = ?, attempts = attempts + 1 WHERE id = ?"
-        await run(self._db, sql, until, pending.id)
+        await put_off(self._db, "pending_commands", pending.id, until)
 
     async def decided(self, pending: PendingCommand, said: Command, now: Millis) -> None:
         """A command that waited was decided, or given up: `said` is the verdict."""
@@ -225,7 +225,7 @@ class Commands:
             row = await db.one(UNWRITTEN, entry.id)
             if row is not None:
                 await db.rows(TAKE_BACK, row[0])
-                await db.rows("DELETE FROM owed WHERE id = ?", entry.id)
+                await db.rows("DELETE FROM outbox WHERE id = ?", entry.id)
                 await enqueue(db, row[0], [outgoing])
 
 
@@ -246,5 +246,5 @@ async def remember_undecided(
             args = {"sender": one.sender} | ({"thread": one.thread} if one.thread else {})
             await enqueue(db, row, [Outgoing(key=one.digest, kind="unjudged", args=args)])
             continue
-        values = (row, one.digest, one.event_id, one.sender, one.setting, one.sent, one.at)
+        values = (row, one.digest, one.event_id, one.sender, one.setting, one.sent, one.read_at)
         await db.rows(WAIT, *values, one.device_id, one.device_key, one.thread, state.revision)

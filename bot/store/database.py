@@ -16,10 +16,12 @@ from typing import Any, Final, TypeVar, cast
 import aiosqlite
 
 from bot.core.outcomes import DiskError
+from bot.core.topics import Topics
 from bot.store import due_rooms
 from bot.store.damage import look_through_beside, look_through_if_small
 from bot.store.errors import StoreError, explain, keep_aside
-from bot.store.schema import MIGRATIONS
+from bot.store.migration import migrate
+from bot.store.news import News
 from bot.store.wiping import FIRST, BusyError, Wiper, rewrite_if_small
 
 log = logging.getLogger(__name__)
@@ -52,8 +54,13 @@ class Connection(aiosqlite.Connection):
 class Database:
     """One connection, one transaction at a time, reads included: what is read is committed."""
 
-    def __init__(self, connection: Connection, path: Path, secret: bytes, wiper: Wiper) -> None:
+    def __init__(
+        self, connection: Connection, path: Path, secret: bytes, wiper: Wiper, news: News
+    ) -> None:
         self._connection = connection
+        self._news = news
+        self.topics = Topics()
+        """Where each commit publishes what it has written."""
         self._lock = asyncio.Lock()
         self._path = path
         self._dirty = True  # a process that was killed may have left something
@@ -66,9 +73,9 @@ class Database:
     async def open(cls, path: Path) -> Database:
         """Open or create the database at `path`.
 
-        Raises `StoreError` when the file is no database, is damaged, or was written by a newer
-        version of the bot, and `DiskError` when it cannot be read or written now. A damaged file
-        is moved aside.
+        Raises `StoreError` when the file is no database, is damaged, is another program's, or was
+        written by a newer version of the bot, and `DiskError` when it cannot be read or written
+        now. A damaged file is moved aside.
         """
 
         def connect() -> sqlite3.Connection:
@@ -79,10 +86,12 @@ class Database:
             await connection
             for pragma in PRAGMAS:
                 await connection.execute_fetchall(pragma)
-            await _migrate(connection, path)
+            await connection.in_thread(partial(migrate, path=path))
             secret = await _secret(connection)
             looked_through = await connection.in_thread(look_through_if_small)
             await due_rooms.begin(connection)
+            news = News()
+            await news.begin(connection)
             wiper = Wiper(path)
         except sqlite3.Error as error:
             await connection.close()
@@ -91,7 +100,7 @@ class Database:
         except BaseException:
             await connection.close()
             raise
-        database = cls(connection, path, secret, wiper)
+        database = cls(connection, path, secret, wiper, news)
         database._looked_through = looked_through
         return database
 
@@ -107,6 +116,11 @@ class Database:
                 await self._connection.close()
                 self._wiper.close()
 
+    @property
+    def latest_timer(self) -> int:
+        """The number of the timer that was made last, whether it is still there or not."""
+        return self._news.latest_timer
+
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Database]:
         """Run the block as one transaction: committed as a whole, or not at all.
@@ -118,10 +132,12 @@ class Database:
                 await self._connection.execute_fetchall("BEGIN IMMEDIATE")
                 yield self
                 await asyncio.shield(self._connection.execute_fetchall("COMMIT"))
+                self.topics.publish(*self._news.take())
             except BaseException as error:
                 # A cancelled BEGIN or COMMIT is done all the same, in the connection's own
                 # thread; this comes after it there, and does nothing when all is over.
                 await asyncio.shield(self._connection.rollback())
+                self.topics.publish(*self._news.take())  # one too many wakes somebody for nothing
                 if isinstance(error, sqlite3.Error):
                     raise explain(error, self._path) from error
                 raise
@@ -134,7 +150,7 @@ class Database:
         same, or not at all. Raises `DiskError` when the disk does not take it now.
         """
         async with self._lock:
-            inside = _Inside(self._connection, self._path, self.secret, self._wiper)
+            inside = _Inside(self, self._news)
             try:
                 return await self._connection.in_thread(lambda raw: inside.run(raw, work))
             except sqlite3.Error as error:
@@ -208,8 +224,13 @@ class Database:
 class _Inside(Database):
     """The database as it is seen from within its own thread."""
 
-    deletes = False
-    _raw: sqlite3.Connection | None = None
+    def __init__(self, outside: Database, news: News) -> None:
+        self.secret = outside.secret
+        self.topics = outside.topics
+        self.deletes = False
+        self._news = news
+        self._loop = asyncio.get_running_loop()
+        self._raw: sqlite3.Connection | None = None
 
     def run(self, raw: sqlite3.Connection, work: Callable[[Database], Coroutine[Any, Any, T]]) -> T:
         """Run a transaction from its beginning to its end."""
@@ -220,7 +241,10 @@ class _Inside(Database):
             raw.execute("COMMIT")
         except BaseException:
             raw.rollback()
+            self._news.forget()
             raise
+        # From here, since whoever began it may have been cancelled meanwhile.
+        self._loop.call_soon_threadsafe(self.topics.publish, *self._news.take())
         return result
 
     async def rows(self, sql: str, *args: Any, **named: Any) -> list[Row]:
@@ -261,23 +285,6 @@ def as_list(busy: Collection[str]) -> str:
 async def run(database: Database, sql: str, *args: Any) -> None:
     """Run one statement as a transaction of its own."""
     await database.whole(lambda db: db.rows(sql, *args))
-
-
-async def _migrate(connection: aiosqlite.Connection, path: Path) -> None:
-    """Bring the schema to this version, each step and its number in one transaction."""
-    found = [tuple(row) for row in await connection.execute_fetchall("PRAGMA user_version")]
-    version = int(found[0][0])
-    if version > len(MIGRATIONS):
-        raise StoreError(
-            f"{path} was written by a newer version of the bot (schema {version}, this one"
-            f" knows {len(MIGRATIONS)}); install that version or move the file away"
-        )
-    for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
-        await (
-            await connection.executescript(
-                f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {number}; COMMIT;"
-            )
-        ).close()
 
 
 async def _secret(connection: aiosqlite.Connection) -> bytes:

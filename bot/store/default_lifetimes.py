@@ -20,11 +20,11 @@ from bot.store.outbox import enqueue
 SYNCED_AT: Final = "SELECT value FROM meta WHERE key = 'synced_at'"
 ALL: Final = "SELECT id, defaults FROM rooms WHERE left_at IS NULL"
 SAVE: Final = "UPDATE rooms SET defaults = ? WHERE id = ?"
-MEET: Final = "UPDATE rooms SET defaults = ?, told_defaults = ? WHERE id = ?"
-INHERIT: Final = "UPDATE rooms SET inherited = ? WHERE id = ?"
-TOLD: Final = "UPDATE rooms SET told_defaults = ? WHERE id = ?"
+MEET: Final = "UPDATE rooms SET defaults = ?, published_defaults = ? WHERE id = ?"
+INHERIT: Final = "UPDATE rooms SET default_lifetime = ? WHERE id = ?"
+TOLD: Final = "UPDATE rooms SET published_defaults = ? WHERE id = ?"
 UNTOLD: Final = (
-    "SELECT defaults FROM rooms WHERE id = ? AND defaults <> told_defaults AND setting IS NULL"
+    "SELECT defaults FROM rooms WHERE id = ? AND defaults <> published_defaults AND setting IS NULL"
 )
 
 
@@ -45,7 +45,7 @@ class RoomDefaults:
 
     async def default_told(self, room_id: RoomID, told: Defaults) -> None:
         """The room's state says this now."""
-        sql = "UPDATE rooms SET told_defaults = ? WHERE room_id = ?"
+        sql = "UPDATE rooms SET published_defaults = ? WHERE room_id = ?"
         await run(self._db, sql, dump_defaults(told), room_id)
 
 

@@ -24,31 +24,30 @@ from bot.core.timeline import (
 )
 from bot.core.types import Millis, RoomID
 from bot.core.undecided import UndecidedCommand
-from bot.store.database import Database, Row, as_list, run
+from bot.store.database import Database, Row, run
 from bot.store.megolm_sessions import FIRST, remember_opened
 from bot.store.outbox import enqueue
+from bot.store.retries import first_ready, next_ready
 from bot.store.sweeps import MISSED, begin_sweep
 
 CHUNK: Final = 500
 """Rows taken over at once, so that other work gets its turn between."""
 
 BEGIN: Final = (
-    "INSERT INTO gaps (room, segment, token, stop_digest, stop_at, since, until, again,"
+    "INSERT INTO gaps (room, timeline_part, token, stop_digest, stop_at, since, until, reread,"
     " encrypted, policy_digest) SELECT id, ?, ?, ?, ?, ?, ?, ?, ?,"
     # What is read once more may have the room's state event in it.
     " CASE WHEN ? THEN '' ELSE policy_digest END FROM rooms WHERE id = ?"
 )
-NEXT_GAP: Final = (
-    "SELECT g.id, r.room_id, g.token, g.stop_digest, g.stop_at, g.since, g.until, g.attempts,"
-    " g.next, g.policy_digest, g.size, g.encrypted,"
-    " EXISTS (SELECT 1 FROM sweeps WHERE room = g.room AND missed) FROM gaps g INDEXED BY gaps_next"
-    " CROSS JOIN rooms r ON r.id = g.room WHERE NOT g.done AND r.left_at IS NULL AND g.room NOT IN"
-    " (SELECT id FROM rooms WHERE room_id IN (SELECT value FROM json_each(?)))"
-    " ORDER BY g.next, g.id LIMIT 1"
+NEXT_GAP: Final = next_ready(
+    "gaps",
+    "q.id, q.token, q.stop_digest, q.stop_at, q.since, q.until, q.policy_digest, q.size,"
+    " q.encrypted, EXISTS (SELECT 1 FROM sweeps WHERE room = q.room AND gap_given_up)",
+    where="NOT q.done AND r.left_at IS NULL",
 )
-LATER: Final = "UPDATE gaps SET next = ?, attempts = attempts + ?, size = ? WHERE id = ?"
+LATER: Final = "UPDATE gaps SET retry_at = ?, attempts = attempts + ?, size = ? WHERE id = ?"
 READ_ON: Final = (
-    "UPDATE gaps SET token = ?, position = position - ?, attempts = 0, next = ?, done = ?"
+    "UPDATE gaps SET token = ?, position = position - ?, attempts = 0, retry_at = ?, done = ?"
     " WHERE id = ?"
 )
 READY: Final = (
@@ -57,19 +56,20 @@ READY: Final = (
     " AND NOT EXISTS (SELECT 1 FROM gaps WHERE room = g.room AND NOT done) ORDER BY g.room LIMIT 1"
 )
 NOT_FROM_THE_START: Final = (
-    "DELETE FROM unread WHERE room = ? AND segment = ? AND position = ?"
+    "DELETE FROM gap_items WHERE room = ? AND timeline_part = ? AND position = ?"
     " AND json_extract(item, '$.digest') = ?"
 )
 ENCRYPTED_WITHIN: Final = (
-    "DELETE FROM unread WHERE room = ? AND segment = ? AND position < ? AND item = ?"
+    "DELETE FROM gap_items WHERE room = ? AND timeline_part = ? AND position < ? AND item = ?"
 )
 ENCRYPTED_NOW: Final = "UPDATE rooms SET encrypted = 1 WHERE id = ?"
 TAKE: Final = (
-    "SELECT segment, position, item, event_id FROM unread WHERE room = ?"
-    " ORDER BY segment, position LIMIT ?"
+    "SELECT timeline_part, position, event_id, sent, parent, item FROM gap_items WHERE room = ?"
+    " ORDER BY timeline_part, position LIMIT ?"
 )
 PUT: Final = (
-    "INSERT OR REPLACE INTO unread (room, segment, position, item, event_id) VALUES (?, ?, ?, ?, ?)"
+    "INSERT OR REPLACE INTO gap_items"
+    " (room, timeline_part, position, event_id, sent, parent, item) VALUES (?, ?, ?, ?, ?, ?, ?)"
 )
 KINDS: Final[dict[str, type[Item]]] = {
     "change": Change,
@@ -110,12 +110,12 @@ class Gaps:
 
     async def begin(self, db: Database, row: int, gap: Gap) -> int:
         """Add a gap to a room; return the segment for what stands after it."""
-        found = await db.one("SELECT segment FROM rooms WHERE id = ?", row)
+        found = await db.one("SELECT timeline_part FROM rooms WHERE id = ?", row)
         assert found is not None
         segment = int(found[0]) // 2 * 2 + 2
-        await db.rows("UPDATE rooms SET segment = ? WHERE id = ?", segment + 1, row)
-        values = (gap.token, gap.stop_digest, gap.stop_at, gap.since, gap.until, gap.again)
-        await db.rows(BEGIN, segment, *values, gap.encrypted, gap.again, row)
+        await db.rows("UPDATE rooms SET timeline_part = ? WHERE id = ?", segment + 1, row)
+        values = (gap.token, gap.stop_digest, gap.stop_at, gap.since, gap.until, gap.reread)
+        await db.rows(BEGIN, segment, *values, gap.encrypted, gap.reread, row)
         return segment + 1
 
     async def is_reading(self, db: Database, row: int) -> bool:
@@ -124,7 +124,9 @@ class Gaps:
 
     async def append(self, db: Database, row: int, segment: int, items: list[Item]) -> None:
         """Put what came after the gap behind what waits already."""
-        sql = "SELECT coalesce(max(position), 0) FROM unread WHERE room = ? AND segment = ?"
+        sql = (
+            "SELECT coalesce(max(position), 0) FROM gap_items WHERE room = ? AND timeline_part = ?"
+        )
         found = await db.one(sql, row, segment)
         first = int(found[0]) + 1 if found else 1
         await _put(db, row, segment, first, items)
@@ -137,32 +139,33 @@ class Gaps:
 
     async def next_gap(self, busy: Collection[RoomID] = ()) -> tuple[Gap, Millis] | None:
         """Return the gap to be read next, not of `busy` rooms, and not before when."""
-        async with self._db.transaction() as db:
-            row = await db.one(NEXT_GAP, as_list(busy))
+        row = await first_ready(self._db, NEXT_GAP, busy)
         if row is None:
             return None
         gap = Gap(
-            id=row[0],
-            room_id=RoomID(row[1]),
-            token=row[2],
-            stop_digest=row[3],
-            stop_at=row[4],
-            since=row[5],
-            until=row[6],
-            attempts=row[7],
+            room_id=RoomID(row[0]),
+            attempts=row[1],
+            id=row[3],
+            token=row[4],
+            stop_digest=row[5],
+            stop_at=row[6],
+            since=row[7],
+            until=row[8],
             policy_digest=row[9],
             size=row[10],
             encrypted=bool(row[11]),
-            hopeless=bool(row[12]),
+            another_given_up=bool(row[12]),
         )
-        return gap, int(row[8])
+        return gap, int(row[2])
 
     async def read_on(
         self, gap: Gap, items: list[Item], token: str, now: Millis, *, done: bool
     ) -> None:
         """Remember one page of a gap (`items` in the timeline's order) and how far it goes."""
         async with self._db.transaction() as db:
-            where = await db.one("SELECT room, segment, position FROM gaps WHERE id = ?", gap.id)
+            where = await db.one(
+                "SELECT room, timeline_part, position FROM gaps WHERE id = ?", gap.id
+            )
             if where is None:
                 return  # the room was left meanwhile
             row, segment, position = where
@@ -210,7 +213,7 @@ class Gaps:
                     await enqueue(
                         db, row[0], [Outgoing(key=f"missed:{gap.id}", kind="missed", args={})]
                     )
-                sweep = Sweep(room_id=gap.room_id, whole=True, since=0, until=now)
+                sweep = Sweep(room_id=gap.room_id, whole_room=True, since=0, until=now)
                 await begin_sweep(db, row[0], sweep, missed=True)
 
     async def is_ready(self) -> bool:
@@ -230,16 +233,16 @@ class Gaps:
                 return None
             row = self._last = int(room[0])
             found = await db.rows(TAKE, row, CHUNK)
-            again = await db.one("SELECT 1 FROM gaps WHERE room = ? AND again LIMIT 1", row)
+            again = await db.one("SELECT 1 FROM gaps WHERE room = ? AND reread LIMIT 1", row)
             items = [_item(one) for one in found]
             await self._apply(db, row, items, now, again=again is not None)
             await db.many(
-                "DELETE FROM unread WHERE room = ? AND segment = ? AND position = ?",
+                "DELETE FROM gap_items WHERE room = ? AND timeline_part = ? AND position = ?",
                 [(row, one[0], one[1]) for one in found],
             )
             if len(found) < CHUNK:
                 await db.rows("DELETE FROM gaps WHERE room = ?", row)
-                await db.rows("UPDATE rooms SET segment = 0 WHERE id = ?", row)
+                await db.rows("UPDATE rooms SET timeline_part = 0 WHERE id = ?", row)
             return RoomID(room[1]), len(found)
 
 
@@ -251,14 +254,14 @@ async def _put(db: Database, row: int, segment: int, first: int, items: list[Ite
             gone.append((row, item.target))
         match item:
             case Message():
-                where = f"{item.sent} {item.parent}" if item.parent else str(item.sent)
-                rows.append((row, segment, position, where, item.event_id))
+                message = (item.event_id, item.sent, item.parent)
+                rows.append((row, segment, position, *message, None))
             case KeyUse() | DefaultSaid():
                 pass  # remembered at once, by whoever reads
             case _:
-                rows.append((row, segment, position, _json(item), None))
+                rows.append((row, segment, position, None, None, None, _json(item)))
     await db.many(PUT, rows)
-    await db.many("DELETE FROM unread WHERE room = ? AND event_id = ?", gone)
+    await db.many("DELETE FROM gap_items WHERE room = ? AND event_id = ?", gone)
 
 
 def _json(item: Item) -> str:
@@ -267,8 +270,8 @@ def _json(item: Item) -> str:
 
 
 def _item(row: Row) -> Item:
-    if row[3] is not None:
-        sent, _, parent = row[2].partition(" ")
-        return Message(event_id=row[3], sent=int(sent), parent=parent or None)
-    data = json.loads(row[2])
+    event_id, sent, parent, other = row[2:]
+    if event_id is not None:
+        return Message(event_id=event_id, sent=sent, parent=parent)
+    data = json.loads(other)
     return KINDS[data.pop("is")](**data)

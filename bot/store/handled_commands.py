@@ -19,12 +19,15 @@ MOST_HANDLED: Final = 1_000_000
 MOST_SURPLUS: Final = 100_000
 """The newest that are kept, of all and of those over the limit."""
 
-HANDLED: Final = "SELECT digest FROM handled WHERE digest IN (SELECT value FROM json_each(?))"
-HANDLE: Final = "INSERT OR IGNORE INTO handled (digest, at) VALUES (?, ?)"
-FORGET: Final = "DELETE FROM handled WHERE at < ?"
+HANDLED: Final = (
+    "SELECT digest FROM handled_commands WHERE digest IN (SELECT value FROM json_each(?))"
+)
+HANDLE: Final = "INSERT OR IGNORE INTO handled_commands (digest, handled_at) VALUES (?, ?)"
+FORGET: Final = "DELETE FROM handled_commands WHERE handled_at < ?"
 FORGET_ALL_BUT: Final = (
-    "DELETE FROM handled WHERE digest IN"
-    " (SELECT digest FROM handled WHERE at <= ? ORDER BY at DESC, digest LIMIT -1 OFFSET ?)"
+    "DELETE FROM handled_commands WHERE digest IN"
+    " (SELECT digest FROM handled_commands WHERE handled_at <= ?"
+    " ORDER BY handled_at DESC, digest LIMIT -1 OFFSET ?)"
 )
 
 

@@ -8,6 +8,7 @@ from typing import Final
 from bot.core.invitations import Invitation, Invite, InviteStage
 from bot.core.types import Millis, RoomID, UserID
 from bot.store.database import Database, as_list, run
+from bot.store.retries import put_off
 
 MOST_OF_ONE: Final = 20
 MOST_OF_SERVER: Final = 100
@@ -18,48 +19,52 @@ BUSY_OF_SERVER: Final = 18
 """Those that are seen to at once: if none of them is answered, there are places left for others."""
 
 ANEW: Final = (
-    "UPDATE invites SET inviter = ?, server = ?, stage = ?, next = 0, attempts = 0"
+    "UPDATE invitations SET inviter = ?, server = ?, stage = ?, retry_at = 0, attempts = 0"
     " WHERE room_id = ? AND (stage = ? OR inviter IS NOT ?) RETURNING 1"
 )
-AGAIN: Final = "UPDATE invites SET next = 0 WHERE room_id = ? RETURNING 1"
+AGAIN: Final = "UPDATE invitations SET retry_at = 0 WHERE room_id = ? RETURNING 1"
 """One that comes again from the same account is tried at once, and has its end all the same."""
 COUNTS: Final = (
-    "SELECT (SELECT count(*) FROM invites WHERE server = ? AND inviter IS ? AND stage <> ?),"
-    " (SELECT count(*) FROM invites WHERE server = ? AND stage <> ?),"
-    " (SELECT count(*) FROM invites WHERE stage <> ?)"
+    "SELECT (SELECT count(*) FROM invitations WHERE server = ? AND inviter IS ? AND stage <> ?),"
+    " (SELECT count(*) FROM invitations WHERE server = ? AND stage <> ?),"
+    " (SELECT count(*) FROM invitations WHERE stage <> ?)"
 )
 CROWDED: Final = (
-    "SELECT server, inviter, count(*) FROM invites WHERE stage <> ? AND (? IS NULL OR server = ?)"
+    "SELECT server, inviter, count(*) FROM invitations WHERE stage <> ? AND (? IS NULL"
+    " OR server = ?)"
     " GROUP BY server, inviter ORDER BY count(*) DESC LIMIT 1"
 )
 LARGEST: Final = (
-    "SELECT server, count(*) FROM invites WHERE stage <> ? GROUP BY server"
+    "SELECT server, count(*) FROM invitations WHERE stage <> ? GROUP BY server"
     " ORDER BY count(*) DESC LIMIT 1"
 )
 DISPLACE: Final = (
-    "DELETE FROM invites WHERE id = (SELECT id FROM invites WHERE server = ? AND inviter IS ?"
+    "DELETE FROM invitations WHERE id = (SELECT id FROM invitations WHERE server = ?"
+    " AND inviter IS ?"
     " AND stage <> ? ORDER BY attempts DESC, id DESC LIMIT 1)"
 )
-INVITED: Final = "INSERT INTO invites (room_id, inviter, server) VALUES (?, ?, ?)"
-ENDED: Final = "DELETE FROM invites WHERE id = ?"
+INVITED: Final = "INSERT INTO invitations (room_id, inviter, server) VALUES (?, ?, ?)"
+ENDED: Final = "DELETE FROM invitations WHERE id = ?"
 NEXT: Final = (
-    "SELECT id, room_id, inviter, stage, attempts, next FROM invites"
+    "SELECT id, room_id, inviter, stage, attempts, retry_at FROM invitations"
     " WHERE stage = ? AND room_id NOT IN (SELECT value FROM json_each(?))"
-    " AND server NOT IN (SELECT server FROM invites WHERE room_id IN"
+    " AND server NOT IN (SELECT server FROM invitations WHERE room_id IN"
     " (SELECT value FROM json_each(?)) GROUP BY server HAVING count(*) >= ?)"
-    " AND coalesce(inviter, '') NOT IN (SELECT coalesce(inviter, '') FROM invites WHERE room_id IN"
+    " AND coalesce(inviter, '') NOT IN (SELECT coalesce(inviter, '') FROM invitations"
+    " WHERE room_id IN"
     " (SELECT value FROM json_each(?)) GROUP BY inviter HAVING count(*) >= ?)"
-    " ORDER BY next, id LIMIT 1"
+    " ORDER BY retry_at, id LIMIT 1"
 )
-NEVER_CAME: Final = "DELETE FROM invites WHERE stage = ? AND next < ?"
+NEVER_CAME: Final = "DELETE FROM invitations WHERE stage = ? AND retry_at < ?"
 ROOMS_HELD: Final = (
     "SELECT (SELECT count(*) FROM rooms WHERE left_at IS NULL AND NOT removed)"
-    " + (SELECT count(*) FROM invites WHERE stage IN (?, ?) AND room_id NOT IN"
+    " + (SELECT count(*) FROM invitations WHERE stage IN (?, ?) AND room_id NOT IN"
     " (SELECT room_id FROM rooms WHERE NOT removed))"
 )
 HELD_FOR: Final = (
-    "SELECT (SELECT count(*) FROM rooms WHERE inviter = ? AND left_at IS NULL AND NOT removed)"
-    " + (SELECT count(*) FROM invites WHERE inviter = ? AND stage IN (?, ?) AND room_id NOT IN"
+    "SELECT (SELECT count(*) FROM rooms WHERE inviter_digest = ? AND left_at IS NULL"
+    " AND NOT removed)"
+    " + (SELECT count(*) FROM invitations WHERE inviter = ? AND stage IN (?, ?) AND room_id NOT IN"
     " (SELECT room_id FROM rooms WHERE NOT removed))"
 )
 
@@ -95,18 +100,17 @@ class Invitations:
             inviter=None if row[2] is None else UserID(row[2]),
             stage=InviteStage(row[3]),
             attempts=row[4],
-            next=row[5],
+            retry_at=row[5],
         )
 
     async def move(self, one: Invitation, stage: InviteStage, at: Millis) -> None:
         """Go on to a stage, to be seen to at that time."""
-        sql = "UPDATE invites SET stage = ?, next = ?, attempts = 0 WHERE id = ?"
+        sql = "UPDATE invitations SET stage = ?, retry_at = ?, attempts = 0 WHERE id = ?"
         await run(self._db, sql, stage, at, one.id)
 
     async def later(self, one: Invitation, until: Millis, *, counts: bool) -> None:
         """It could not be answered now; `counts`: that was up to this invitation."""
-        sql = "UPDATE invites SET next = ?, attempts = attempts + ? WHERE id = ?"
-        await run(self._db, sql, until, counts, one.id)
+        await put_off(self._db, "invitations", one.id, until, counts=counts)
 
     async def ended(self, one: Invitation) -> None:
         """Nothing is left to be done."""
@@ -167,7 +171,7 @@ async def _displace(db: Database, server: str, *, than: int) -> bool:
 
 async def take_inviter(db: Database, room_id: RoomID) -> UserID | None:
     """The bot is in a room: its invitation is over; return who sent it."""
-    row = await db.one("SELECT id, inviter FROM invites WHERE room_id = ?", room_id)
+    row = await db.one("SELECT id, inviter FROM invitations WHERE room_id = ?", room_id)
     if row is None:
         return None
     await db.rows(ENDED, row[0])

@@ -30,58 +30,63 @@ WAITS: Final = (
     " OR EXISTS (SELECT 1 FROM sweeps WHERE room = ?)"
 )
 PASSING: Final = (
-    "DELETE FROM owed WHERE room = ?",
-    "DELETE FROM unheard WHERE room = ?",
-    "DELETE FROM undecided WHERE room = ?",
-    "DELETE FROM orphans WHERE room = ?",
+    "DELETE FROM outbox WHERE room = ?",
+    "DELETE FROM undecryptable WHERE room = ?",
+    "DELETE FROM pending_commands WHERE room = ?",
+    "DELETE FROM pending_relations WHERE room = ?",
 )
 """What is of use only while the bot is in the room; each has a bound."""
 SWEEP_ON: Final = (
     "UPDATE sweeps SET token = (SELECT value FROM meta WHERE key = 'token'),"
-    " setting = (SELECT setting FROM rooms WHERE id = room), before = '[]',"
+    " setting = (SELECT setting FROM rooms WHERE id = room), earlier_settings = '[]',"
     " defaults = (SELECT defaults FROM rooms WHERE id = room) WHERE room = ?"
     " AND token IS NULL"
 )
 """A sweep that has not begun: it is to begin here, and not at the bot's return."""
-OUTLIVE: Final = "UPDATE files SET room = NULL WHERE timer IS NULL AND room = ?"
+OUTLIVE: Final = "UPDATE media SET room = NULL WHERE timer IS NULL AND room = ?"
 """The files of messages that are gone go too, without the room."""
 LEAVE: Final = (
-    "UPDATE rooms SET room_id = ? || room_id, left_at = ?, suspended = 1, review = 0,"
-    " review_at = 0, review_attempts = 0, removed = 0, alone_at = NULL, came_back = 0,"
-    " policy_check_at = NULL, policy_checks = 0,"
-    " greeting = 0, stuck = 0, setting = stated, commanded = 0, awaits = '', policy_digest = ''"
+    "UPDATE rooms SET room_id = ? || room_id, left_at = ?, suspended = 1, reviews_asked = 0,"
+    " review_at = 0, review_attempts = 0, removed = 0, alone_check_at = NULL, returned_at = 0,"
+    " policy_check_at = NULL, policy_check_attempts = 0,"
+    " just_joined = 0, refusal_notified = 0, setting = state_setting, set_by_command = 0,"
+    " awaited_digest = '', policy_digest = ''"
     " WHERE id = ?"
 )
 """Suspended: nothing is due there. The room's state is read anew, whatever it is then."""
 EARLIER: Final = "UPDATE rooms SET room_id = 'over ' || id, left_at = 0 WHERE room_id = ?"
 """What is left of an earlier time in the room, and is being deleted, makes room."""
 SURPLUS: Final = (
-    "UPDATE rooms SET left_at = 0 WHERE left_at > 0 AND inviter ="
-    " (SELECT inviter FROM rooms WHERE id = ?) AND id NOT IN"
-    " (SELECT id FROM rooms WHERE left_at > 0 AND inviter ="
-    " (SELECT inviter FROM rooms WHERE id = ?) ORDER BY left_at DESC, id DESC LIMIT ?)"
+    "UPDATE rooms SET left_at = 0 WHERE left_at > 0 AND inviter_digest ="
+    " (SELECT inviter_digest FROM rooms WHERE id = ?) AND id NOT IN"
+    " (SELECT id FROM rooms WHERE left_at > 0 AND inviter_digest ="
+    " (SELECT inviter_digest FROM rooms WHERE id = ?) ORDER BY left_at DESC, id DESC LIMIT ?)"
 )
 RETURN: Final = (
-    "UPDATE rooms SET room_id = ?, left_at = NULL, suspended = 0, came_back = ?"
+    "UPDATE rooms SET room_id = ?, left_at = NULL, suspended = 0, returned_at = ?"
     " WHERE room_id = ? AND left_at >= ? RETURNING id"
 )
 FORGET_SETTING: Final = (
-    "UPDATE rooms SET setting = NULL, stated = NULL WHERE id = ? AND NOT EXISTS"
+    "UPDATE rooms SET setting = NULL, state_setting = NULL WHERE id = ? AND NOT EXISTS"
     " (SELECT 1 FROM gaps WHERE room = rooms.id)"
 )
 """Where a gap is still to be read, what stands in it has the setting from before."""
 OVERDUE: Final = (
-    "UPDATE timers SET backlog = 1, looked = 0, attempts = 0, refused = NULL WHERE id IN"
-    " (SELECT id FROM timers WHERE room = ? AND backlog = 0 AND next <= ? ORDER BY next LIMIT ?)"
+    "UPDATE timers SET backlog = 1, relations_loaded = 0, attempts = 0, refused_age = NULL"
+    " WHERE id IN"
+    " (SELECT id FROM timers WHERE room = ? AND backlog = 0 AND retry_at <= ?"
+    " ORDER BY retry_at LIMIT ?)"
     " RETURNING 1"
 )
 """What has become overdue waits behind what is live; much may have been added to it meanwhile."""
 EXPIRED: Final = "SELECT id FROM rooms WHERE left_at < ? LIMIT 1"
 TIMERS_OF: Final = "SELECT id FROM timers WHERE room = ? LIMIT ?"
-DROP_FILES: Final = "DELETE FROM files WHERE timer = ?"
+DROP_FILES: Final = "DELETE FROM media WHERE timer = ?"
 DROP_TIMERS: Final = "DELETE FROM timers WHERE id = ?"
-GAP_ITEMS_OF: Final = "SELECT segment, position FROM unread WHERE room = ? LIMIT ?"
-DROP_GAP_ITEMS: Final = "DELETE FROM unread WHERE room = ? AND segment = ? AND position = ?"
+GAP_ITEMS_OF: Final = "SELECT timeline_part, position FROM gap_items WHERE room = ? LIMIT ?"
+DROP_GAP_ITEMS: Final = (
+    "DELETE FROM gap_items WHERE room = ? AND timeline_part = ? AND position = ?"
+)
 
 
 class LeftRooms:
@@ -114,12 +119,12 @@ class LeftRooms:
     async def put_in_order(self) -> bool:
         """Do a portion of what is to be done to rooms that came back; whether there is more."""
         async with self._db.transaction() as db:
-            room = await db.one("SELECT id, came_back FROM rooms WHERE came_back LIMIT 1")
+            room = await db.one("SELECT id, returned_at FROM rooms WHERE returned_at LIMIT 1")
             if room is None:
                 return False
             done = await db.rows(OVERDUE, room[0], room[1], PORTION)
             if len(done) < PORTION:
-                await db.rows("UPDATE rooms SET came_back = 0 WHERE id = ?", room[0])
+                await db.rows("UPDATE rooms SET returned_at = 0 WHERE id = ?", room[0])
         return True
 
     async def next_end(self) -> Millis | None:

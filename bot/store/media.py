@@ -12,24 +12,24 @@ from bot.core.types import Millis
 from bot.store.database import Database, as_list, run
 
 ATTACH: Final = (
-    "INSERT OR IGNORE INTO files (room, timer, media_id, owner)"
+    "INSERT OR IGNORE INTO media (room, timer, media_id, owner_digest)"
     " SELECT room, id, ?, ? FROM timers WHERE room = ? AND event_id = ?"
 )
 NEXT_FILE: Final = (
-    "SELECT media_id, next FROM files f INDEXED BY files_next WHERE timer IS NULL"
+    "SELECT media_id, retry_at FROM media f INDEXED BY media_retry WHERE timer IS NULL"
     " AND media_id NOT IN (SELECT value FROM json_each(?)) AND NOT EXISTS"
-    " (SELECT 1 FROM files o WHERE o.media_id = f.media_id AND o.owner = f.owner"
+    " (SELECT 1 FROM media o WHERE o.media_id = f.media_id AND o.owner_digest = f.owner_digest"
     " AND o.timer IS NOT NULL)"
-    " ORDER BY next, id LIMIT 1"
+    " ORDER BY retry_at, id LIMIT 1"
 )
 """A row without a timer is one whose message is gone."""
-OWNERS: Final = "SELECT owner, attempts FROM files WHERE timer IS NULL AND media_id = ?"
+OWNERS: Final = "SELECT owner_digest, attempts FROM media WHERE timer IS NULL AND media_id = ?"
 DONE_WITH: Final = (
-    "DELETE FROM files WHERE timer IS NULL AND media_id = ?"
-    " AND owner IN (SELECT value FROM json_each(?))"
+    "DELETE FROM media WHERE timer IS NULL AND media_id = ?"
+    " AND owner_digest IN (SELECT value FROM json_each(?))"
 )
 FILE_LATER: Final = (
-    "UPDATE files SET next = ?, attempts = attempts + 1 WHERE timer IS NULL AND media_id = ?"
+    "UPDATE media SET retry_at = ?, attempts = attempts + 1 WHERE timer IS NULL AND media_id = ?"
 )
 
 
@@ -52,7 +52,7 @@ class Files:
             media_id=row[0],
             owners=frozenset(str(one[0]) for one in found),
             attempts=max(int(one[1]) for one in found),
-            next=row[1],
+            retry_at=row[1],
         )
 
     async def done_with(self, file: File) -> None:
@@ -65,12 +65,12 @@ class Files:
 
     async def forget_files(self) -> None:
         """Forget all files: this bot deletes none."""
-        await run(self._db, "DELETE FROM files")
+        await run(self._db, "DELETE FROM media")
 
 
 async def attach(db: Database, row: int, found: Sequence[MediaReference]) -> None:
     """Note which files the messages of a room show, of those messages that have a timer."""
     await db.many(
         ATTACH,
-        [(media, one.owner, row, one.event_id) for one in found for media in one.media_ids],
+        [(media, one.owner_digest, row, one.event_id) for one in found for media in one.media_ids],
     )

@@ -13,41 +13,44 @@ from bot.store.database import Database
 FIRST: Final = -(2**40)
 """Before every position in a gap's segment."""
 
-OPENED: Final = "INSERT OR IGNORE INTO opened (session_id, message, at) VALUES (?, ?, ?)"
+OPENED: Final = (
+    "INSERT OR IGNORE INTO key_uses (session_id, message_index, read_at) VALUES (?, ?, ?)"
+)
 USED: Final = (
-    "INSERT INTO sessions (session_id, used_at) VALUES (?, ?)"
+    "INSERT INTO megolm_sessions (session_id, used_at) VALUES (?, ?)"
     " ON CONFLICT (session_id) DO UPDATE SET used_at = max(used_at, excluded.used_at)"
 )
 RATCHET: Final = (
-    "SELECT session_id, max(message) FROM opened WHERE at <= ? GROUP BY session_id LIMIT ?"
+    "SELECT session_id, max(message_index) FROM key_uses WHERE read_at <= ?"
+    " GROUP BY session_id LIMIT ?"
 )
-RATCHETED: Final = "DELETE FROM opened WHERE session_id = ? AND message <= ?"
+RATCHETED: Final = "DELETE FROM key_uses WHERE session_id = ? AND message_index <= ?"
 MOST_WAITING: Final = 500
 MOST_OF_ONE: Final = 50
 """Messages of one room, and of one sender there, that wait for their keys at once."""
 STILL_WAITS: Final = (
-    "UPDATE unheard SET revision = ? WHERE room = ? AND event_id = ? RETURNING event_id"
+    "UPDATE undecryptable SET revision = ? WHERE room = ? AND event_id = ? RETURNING event_id"
 )
-CROWD: Final = "SELECT count(*), coalesce(sum(sender = ?), 0) FROM unheard WHERE room = ?"
+CROWD: Final = "SELECT count(*), coalesce(sum(sender = ?), 0) FROM undecryptable WHERE room = ?"
 WAIT: Final = (
-    "INSERT INTO unheard"
-    " (room, event_id, sender, session_id, at, quiet, sent, revision, number)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?,"
-    " (SELECT coalesce(max(number), 0) + 1 FROM unheard))"
+    "INSERT INTO undecryptable"
+    " (room, event_id, sender, session_id, read_at, not_a_command, sent, revision)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 )
 WAITING: Final = (
-    "SELECT r.room_id, u.event_id, u.sender, u.session_id, u.at, u.asked, u.quiet, u.sent"
-    " FROM unheard u JOIN rooms r ON r.id = u.room"
-    " WHERE NOT EXISTS (SELECT 1 FROM gaps WHERE room = r.id) ORDER BY u.number"
+    "SELECT r.room_id, u.event_id, u.sender, u.session_id, u.read_at, u.key_requested,"
+    " u.not_a_command, u.sent"
+    " FROM undecryptable u JOIN rooms r ON r.id = u.room"
+    " WHERE NOT EXISTS (SELECT 1 FROM gaps WHERE room = r.id) ORDER BY u.id"
 )
-HEARD: Final = "DELETE FROM unheard WHERE room = ? AND event_id = ? RETURNING revision"
+HEARD: Final = "DELETE FROM undecryptable WHERE room = ? AND event_id = ? RETURNING revision"
 
 
 async def remember_opened(db: Database, items: Sequence[Item]) -> None:
     """Note which keys were used, in the transaction that remembers what was read with them."""
     found = [item for item in items if isinstance(item, KeyUse)]
-    await db.many(OPENED, [(one.session_id, one.index, one.at) for one in found])
-    await db.many(USED, [(one.session_id, one.at) for one in found])
+    await db.many(OPENED, [(one.session_id, one.message_index, one.read_at) for one in found])
+    await db.many(USED, [(one.session_id, one.read_at) for one in found])
 
 
 async def remember_undecryptable(
@@ -62,7 +65,15 @@ async def remember_undecryptable(
             continue  # it was read once more, and something before it counts now
         crowd = await db.one(CROWD, one.sender, row)
         if crowd is not None and crowd[0] < MOST_WAITING and crowd[1] < MOST_OF_ONE:
-            values = (row, one.event_id, one.sender, one.session_id, one.at, one.quiet, one.sent)
+            values = (
+                row,
+                one.event_id,
+                one.sender,
+                one.session_id,
+                one.read_at,
+                one.not_a_command,
+                one.sent,
+            )
             await db.rows(WAIT, *values, state.revision)
 
 
@@ -75,7 +86,7 @@ class MegolmSessions:
     async def next_opened(self) -> Millis | None:
         """Return when the first message was read whose key is still to be moved past it."""
         async with self._db.transaction() as db:
-            row = await db.one("SELECT min(at) FROM opened")
+            row = await db.one("SELECT min(read_at) FROM key_uses")
         return None if row is None or row[0] is None else int(row[0])
 
     async def to_ratchet(self, before: Millis, limit: int) -> list[tuple[str, int]]:
@@ -92,15 +103,17 @@ class MegolmSessions:
     async def used(self, known: Sequence[str], now: Millis) -> dict[str, Millis]:
         """Return when each session was used last; new ones begin to count now."""
         async with self._db.transaction() as db:
-            added = "INSERT OR IGNORE INTO sessions (session_id, used_at) VALUES (?, ?)"
+            added = "INSERT OR IGNORE INTO megolm_sessions (session_id, used_at) VALUES (?, ?)"
             await db.many(added, [(session, now) for session in known])
-            found = await db.rows("SELECT session_id, used_at FROM sessions")
+            found = await db.rows("SELECT session_id, used_at FROM megolm_sessions")
         return {str(row[0]): int(row[1]) for row in found}
 
     async def forgotten(self, sessions: Sequence[str]) -> None:
         """These sessions are deleted."""
         async with self._db.transaction() as db:
-            await db.many("DELETE FROM sessions WHERE session_id = ?", [(one,) for one in sessions])
+            await db.many(
+                "DELETE FROM megolm_sessions WHERE session_id = ?", [(one,) for one in sessions]
+            )
 
     async def waiting(self) -> list[tuple[RoomID, Undecryptable, bool]]:
         """Return what waits for a key: where, what, and whether the key was asked for."""
@@ -113,8 +126,8 @@ class MegolmSessions:
                     event_id=EventID(row[1]),
                     sender=UserID(row[2]),
                     session_id=row[3],
-                    at=row[4],
-                    quiet=bool(row[6]),
+                    read_at=row[4],
+                    not_a_command=bool(row[6]),
                     sent=row[7],
                 ),
                 bool(row[5]),
@@ -126,7 +139,7 @@ class MegolmSessions:
         """The key was asked for."""
         async with self._db.transaction() as db:
             sql = (
-                "UPDATE unheard SET asked = 1 WHERE event_id = ?"
+                "UPDATE undecryptable SET key_requested = 1 WHERE event_id = ?"
                 " AND room = (SELECT id FROM rooms WHERE room_id = ?)"
             )
             await db.rows(sql, event_id, room_id)
@@ -141,6 +154,6 @@ def reread(room_id: RoomID, token: str, digest: str, at: Millis, now: Millis) ->
         stop_at=at - 24 * 3_600_000,
         since=at,
         until=now,
-        again=True,
+        reread=True,
         encrypted=True,  # what was said in clear was read at the first time
     )

@@ -10,10 +10,11 @@ from typing import Final
 from bot.core.policy import OutboxItem, Outgoing
 from bot.core.policy_forward import overtaken, succeed
 from bot.core.types import Millis, RoomID
-from bot.store.database import Database, Row, as_list, run
+from bot.store.database import Database, Row, as_list
+from bot.store.retries import next_ready, put_off
 
-ENQUEUE: Final = "INSERT OR IGNORE INTO owed (room, key, kind, args) VALUES (?, ?, ?, ?)"
-OWING: Final = "SELECT count(*) FROM owed WHERE room = ?"
+ENQUEUE: Final = "INSERT OR IGNORE INTO outbox (room, key, kind, args) VALUES (?, ?, ?, ?)"
+OWING: Final = "SELECT count(*) FROM outbox WHERE room = ?"
 MOST_OUTGOING: Final = 100
 """Answers that wait for one room at once; more were asked for than anybody reads."""
 MUST: Final = frozenset(
@@ -22,23 +23,19 @@ MUST: Final = frozenset(
 """What is owed all the same: it tells whether messages disappear."""
 MOST_MUST: Final = 200
 """With those, a room whose notices cannot be sent is owed no more than this; a lifetime is set."""
-SUPERSEDE: Final = "DELETE FROM owed WHERE room = ? AND kind = 'set' RETURNING key, args"
-NEXT_SETTING: Final = (
-    "SELECT o.id, r.room_id, o.key, o.kind, o.args, o.attempts, o.next FROM owed o INDEXED BY"
-    " owed_setting CROSS JOIN rooms r ON r.id = o.room WHERE o.kind = 'set' AND o.room NOT IN"
-    " (SELECT id FROM rooms WHERE room_id IN (SELECT value FROM json_each(?)))"
-    " ORDER BY o.next, o.id LIMIT 1"
+SUPERSEDE: Final = "DELETE FROM outbox WHERE room = ? AND kind = 'set' RETURNING key, args"
+NEXT_SETTING: Final = next_ready(
+    "outbox", "q.id, q.key, q.kind, q.args", index="outbox_setting", where="q.kind = 'set'"
 )
-NEXT_WORDS: Final = (
-    "SELECT o.id, r.room_id, o.key, o.kind, o.args, o.attempts, o.next FROM owed o INDEXED BY"
-    " owed_words CROSS JOIN rooms r ON r.id = o.room WHERE o.kind <> 'set' AND o.room NOT IN"
-    " (SELECT id FROM rooms WHERE room_id IN (SELECT value FROM json_each(?)))"
-    " AND NOT EXISTS (SELECT 1 FROM owed e WHERE e.room = o.room AND e.id < o.id)"
-    " ORDER BY o.next, o.id LIMIT 1"
+NEXT_WORDS: Final = next_ready(
+    "outbox",
+    "q.id, q.key, q.kind, q.args",
+    index="outbox_words",
+    where="q.kind <> 'set'"
+    " AND NOT EXISTS (SELECT 1 FROM outbox e WHERE e.room = q.room AND e.id < q.id)",
 )
-DELIVERED: Final = "DELETE FROM owed WHERE id = ?"
-WAIT_TURN: Final = "UPDATE owed SET next = max(next, ?) WHERE room = ? AND kind <> 'set'"
-DELIVER_LATER: Final = "UPDATE owed SET next = ?, attempts = attempts + 1 WHERE id = ?"
+DELIVERED: Final = "DELETE FROM outbox WHERE id = ?"
+WAIT_TURN: Final = "UPDATE outbox SET retry_at = max(retry_at, ?) WHERE room = ? AND kind <> 'set'"
 
 
 class Outbox:
@@ -62,13 +59,13 @@ class Outbox:
         if row is None:
             return None
         return OutboxItem(
-            id=row[0],
-            room_id=RoomID(row[1]),
-            key=row[2],
-            kind=row[3],
-            args=json.loads(row[4]),
-            attempts=row[5],
-            next=row[6],
+            room_id=RoomID(row[0]),
+            attempts=row[1],
+            retry_at=row[2],
+            id=row[3],
+            key=row[4],
+            kind=row[5],
+            args=json.loads(row[6]),
         )
 
     async def delivered(self, entry: OutboxItem, now: Millis = 0) -> None:
@@ -81,7 +78,7 @@ class Outbox:
 
     async def deliver_later(self, entry: OutboxItem, until: Millis) -> None:
         """The entry could not be delivered now."""
-        await run(self._db, DELIVER_LATER, until, entry.id)
+        await put_off(self._db, "outbox", entry.id, until)
 
 
 async def enqueue(db: Database, row: int, outgoing: list[Outgoing]) -> None:

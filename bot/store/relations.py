@@ -9,52 +9,61 @@ from typing import Final
 from bot.core.policy import NewTimer
 from bot.core.timers import PendingRelation, Timer
 from bot.core.types import EventID, Millis, RoomID
-from bot.store.database import Database, as_list, run
+from bot.store.database import Database
+from bot.store.retries import first_ready, next_ready, put_off
 
 ADD: Final = (
-    "INSERT INTO timers (room, event_id, due, next, backlog, local) VALUES (?, ?, ?, ?, ?, ?)"
+    "INSERT INTO timers (room, event_id, due, retry_at, backlog, from_local_clock) VALUES (?, ?,"
+    " ?, ?, ?, ?)"
     " ON CONFLICT (room, event_id) DO "
 )
 KEEP: Final = "NOTHING"
-RENEW: Final = "UPDATE SET due = excluded.due, next = excluded.due WHERE sent_at IS NULL"
+RENEW: Final = (
+    "UPDATE SET due = excluded.due, retry_at = excluded.due WHERE redaction_sent_at IS NULL"
+)
 ADD_CHILD: Final = (
-    "INSERT INTO timers (room, event_id, due, next, backlog, parent, looked, local)"
+    "INSERT INTO timers (room, event_id, due, retry_at, backlog, parent, relations_loaded,"
+    " from_local_clock)"
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (room, event_id) DO "
 )
 SOONER: Final = (
     "UPDATE SET parent = excluded.parent, due = excluded.due,"
-    " next = min(next, excluded.due) WHERE excluded.due < due AND sent_at IS NULL"
+    " retry_at = min(retry_at, excluded.due) WHERE excluded.due < due AND redaction_sent_at IS NULL"
 )
 FOLLOW: Final = (
-    "UPDATE SET parent = excluded.parent, due = excluded.due, next = excluded.next"
-    " WHERE sent_at IS NULL"
+    "UPDATE SET parent = excluded.parent, due = excluded.due, retry_at = excluded.retry_at"
+    " WHERE redaction_sent_at IS NULL"
 )
 UNSENT: Final = (
-    "SELECT id FROM timers WHERE room = ? AND sent_at IS NULL"
+    "SELECT id FROM timers WHERE room = ? AND redaction_sent_at IS NULL"
     " AND event_id IN (SELECT value FROM json_each(?))"
 )
 # The timer of a message that waits to be read once more says nothing: it may be taken back.
 PARENT: Final = (
     "SELECT due FROM timers t WHERE room = ? AND event_id = ? AND NOT EXISTS"
-    " (SELECT 1 FROM unread u WHERE u.room = t.room AND u.event_id = t.event_id)"
+    " (SELECT 1 FROM gap_items u WHERE u.room = t.room AND u.event_id = t.event_id)"
 )
 ADOPT: Final = (
-    "INSERT OR IGNORE INTO timers (room, event_id, due, next, backlog, parent, looked, local)"
-    " SELECT o.room, o.event_id, p.due, p.next, p.backlog, o.parent, TRUE, FALSE FROM orphans o"
+    "INSERT OR IGNORE INTO timers (room, event_id, due, retry_at, backlog, parent,"
+    " relations_loaded, from_local_clock)"
+    " SELECT o.room, o.event_id, p.due, p.retry_at, p.backlog, o.parent, TRUE, FALSE"
+    " FROM pending_relations o"
     " JOIN timers p ON p.room = o.room AND p.event_id = o.parent"
     " WHERE o.room = ? AND o.parent IN (SELECT value FROM json_each(?)) RETURNING event_id"
 )
-ANY_ORPHAN: Final = "SELECT 1 FROM orphans WHERE room = ? LIMIT 1"
+ANY_ORPHAN: Final = "SELECT 1 FROM pending_relations WHERE room = ? LIMIT 1"
 ANY_CHILD: Final = "SELECT 1 FROM timers WHERE room = ? AND parent IS NOT NULL LIMIT 1"
-SETTLED: Final = "DELETE FROM orphans WHERE room = ? AND parent IN (SELECT value FROM json_each(?))"
+SETTLED: Final = (
+    "DELETE FROM pending_relations WHERE room = ? AND parent IN (SELECT value FROM json_each(?))"
+)
 MOST_PENDING: Final = 2_000
 """Of one room, to be asked about one after another; those beyond stand on their own."""
 ADD_PENDING: Final = (
-    "INSERT OR IGNORE INTO orphans (room, event_id, parent) SELECT :room, :event, :parent"
-    " WHERE (SELECT count(*) FROM orphans WHERE room = :room) < :most"
+    "INSERT OR IGNORE INTO pending_relations (room, event_id, parent) SELECT :room, :event, :parent"
+    " WHERE (SELECT count(*) FROM pending_relations WHERE room = :room) < :most"
 )
 LOWER: Final = (
-    "UPDATE timers SET due = p.due, next = min(timers.next, p.due) FROM timers AS p"
+    "UPDATE timers SET due = p.due, retry_at = min(timers.retry_at, p.due) FROM timers AS p"
     " WHERE p.room = ? AND p.event_id IN (SELECT value FROM json_each(?))"
     " AND timers.room = p.room AND timers.parent = p.event_id AND timers.due > p.due"
     " RETURNING timers.event_id"
@@ -64,26 +73,17 @@ CHILDREN: Final = (
     "SELECT id FROM timers WHERE room = ? AND parent = ? AND id > ? ORDER BY id LIMIT ?"
 )
 DUE_NOW: Final = (
-    "UPDATE timers SET due = min(due, ?), next = min(next, ?)"
-    " WHERE id IN (SELECT value FROM json_each(?)) AND sent_at IS NULL RETURNING event_id"
+    "UPDATE timers SET due = min(due, ?), retry_at = min(retry_at, ?)"
+    " WHERE id IN (SELECT value FROM json_each(?)) AND redaction_sent_at IS NULL RETURNING event_id"
 )
 PORTION: Final = 100
 """Children of a message that is gone that one transaction makes due; it may have any number."""
 KEEP_GONE_PARENT: Final = (
-    "INSERT OR REPLACE INTO gone_parents (room, parent, at, after) VALUES (?, ?, ?, ?)"
+    "INSERT OR REPLACE INTO gone_parents (room, parent, gone_at, last_child) VALUES (?, ?, ?, ?)"
 )
-NEXT_GONE_PARENT: Final = "SELECT room, parent, at, after FROM gone_parents LIMIT 1"
+NEXT_GONE_PARENT: Final = "SELECT room, parent, gone_at, last_child FROM gone_parents LIMIT 1"
 ALL_DUE: Final = "DELETE FROM gone_parents WHERE room = ? AND parent = ?"
-VERIFY: Final = (
-    "UPDATE timers SET sent_at = coalesce(sent_at, ?), next = min(next, ?), attempts = 0"
-    " WHERE room = ? AND event_id = ?"
-)
-NEXT_PENDING: Final = (
-    "SELECT o.id, r.room_id, o.event_id, o.parent, o.attempts, o.next FROM orphans o"
-    " INDEXED BY orphans_next CROSS JOIN rooms r ON r.id = o.room WHERE o.room NOT IN"
-    " (SELECT id FROM rooms WHERE room_id IN (SELECT value FROM json_each(?)))"
-    " ORDER BY o.next, o.id LIMIT 1"
-)
+NEXT_PENDING: Final = next_ready("pending_relations", "q.id, q.event_id, q.parent")
 DEPTH: Final = 8
 """Generations that are followed: a vote on an edit of an edit… Clients make two."""
 
@@ -106,7 +106,7 @@ async def add_timers(
     plain = [one for one in new_timers if one.parent is None and one.due is not None]
     await db.many(
         ADD + (RENEW if again else KEEP),
-        [(row, s.event_id, s.due, s.due, _overdue(s, now), s.live) for s in plain],
+        [(row, s.event_id, s.due, s.due, _overdue(s, now), s.from_local_clock) for s in plain],
     )
     timed = [one.event_id for one in plain]
     for new_timer in new_timers:
@@ -116,9 +116,9 @@ async def add_timers(
         known = [] if parent is None else [int(parent[0])]
         due = min(known if new_timer.due is None else [*known, new_timer.due], default=None)
         if due is not None:
-            local = new_timer.live and due == new_timer.due
+            local = new_timer.from_local_clock and due == new_timer.due
             # What comes after its time is nothing its parent waits for: some add for ever.
-            first = max(due, now) if new_timer.live else due
+            first = max(due, now) if new_timer.from_local_clock else due
             values = (
                 due,
                 first,
@@ -156,23 +156,15 @@ async def take_back(db: Database, row: int, stays: Sequence[EventID]) -> None:
     """These messages turn out to have no lifetime: they stay, and so do their files."""
     unsent = json.dumps([one[0] for one in await db.rows(UNSENT, row, json.dumps(list(stays)))])
     # First the files: one that has lost its timer is one whose message is gone.
-    for table, column in (("files", "timer"), ("timers", "id")):
+    for table, column in (("media", "timer"), ("timers", "id")):
         sql = f"DELETE FROM {table} WHERE {column} IN (SELECT value FROM json_each(?))"  # noqa: S608
         await db.rows(sql, unsent)
 
 
-async def drop_targets(
-    db: Database, row: int, gone: Sequence[EventID], now: Millis, *, verify: bool = False
-) -> None:
-    """These messages are gone: their timers too, and what belongs to them is due at once.
-
-    With `verify`, a sample keeps its timers until the events were read back.
-    """
+async def drop_targets(db: Database, row: int, gone: Sequence[EventID], now: Millis) -> None:
+    """These messages are gone: their timers too, and what belongs to them is due at once."""
     for event_id in gone:
-        if verify and sampled(event_id):
-            await db.rows(VERIFY, now, now, row, event_id)
-        else:
-            await db.rows(DROP, row, event_id)
+        await db.rows(DROP, row, event_id)
         last = await _make_due(db, row, event_id, now, 0)
         if last is not None:
             await db.rows(KEEP_GONE_PARENT, row, event_id, now, last)
@@ -197,11 +189,6 @@ async def _lower(db: Database, row: int, parents: Sequence[EventID]) -> None:
         parents = [EventID(one[0]) for one in lowered]
 
 
-def sampled(event_id: EventID) -> bool:
-    """Whether the message is of the tenth that is read back after its redaction."""
-    return sum(event_id.encode()) % 10 == 0
-
-
 def _overdue(new_timer: NewTimer, now: Millis) -> bool:
     return new_timer.due is not None and new_timer.due <= now
 
@@ -212,7 +199,7 @@ class Relations:
     def __init__(self, database: Database) -> None:
         self._db = database
 
-    async def found(self, timer: Timer, children: Sequence[EventID], *, looked: bool) -> None:
+    async def found(self, timer: Timer, children: Sequence[EventID], *, loaded: bool) -> None:
         """What belongs to the timer's message was looked up: it goes first.
 
         `looked`: that is all of it.
@@ -226,7 +213,7 @@ class Relations:
             for child in children:
                 values = (due, due, backlog, timer.event_id, False, False)
                 await db.rows(ADD_CHILD + SOONER, row, child, *values)
-            await db.rows("UPDATE timers SET looked = ? WHERE id = ?", looked, timer.id)
+            await db.rows("UPDATE timers SET relations_loaded = ? WHERE id = ?", loaded, timer.id)
 
         await self._db.whole(work)
 
@@ -249,31 +236,29 @@ class Relations:
 
     async def next_pending(self, busy: Collection[RoomID] = ()) -> PendingRelation | None:
         """Return the message whose parent is to be asked about next, not of `busy` rooms."""
-        async with self._db.transaction() as db:
-            found = await db.one(NEXT_PENDING, as_list(busy))
+        found = await first_ready(self._db, NEXT_PENDING, busy)
         if found is None:
             return None
         return PendingRelation(
-            id=found[0],
-            room_id=RoomID(found[1]),
-            event_id=EventID(found[2]),
-            parent=EventID(found[3]),
-            attempts=found[4],
-            next=found[5],
+            room_id=RoomID(found[0]),
+            attempts=found[1],
+            retry_at=found[2],
+            id=found[3],
+            event_id=EventID(found[4]),
+            parent=EventID(found[5]),
         )
 
     async def later(self, relation: PendingRelation, until: Millis) -> None:
         """The parent could not be asked about now."""
-        sql = "UPDATE orphans SET next = ?, attempts = attempts + 1 WHERE id = ?"
-        await run(self._db, sql, until, relation.id)
+        await put_off(self._db, "pending_relations", relation.id, until)
 
     async def answered(self, relation: PendingRelation, now: Millis, *, gone: bool) -> None:
         """The parent is gone, and the message is due at once; or it stands on its own."""
         async with self._db.transaction() as db:
-            room = await db.one("SELECT room FROM orphans WHERE id = ?", relation.id)
+            room = await db.one("SELECT room FROM pending_relations WHERE id = ?", relation.id)
             if room is None:
                 return
-            await db.rows("DELETE FROM orphans WHERE id = ?", relation.id)
+            await db.rows("DELETE FROM pending_relations WHERE id = ?", relation.id)
             if gone:
                 values = (now, now, False, relation.parent, False, False)
                 await db.rows(ADD_CHILD + SOONER, room[0], relation.event_id, *values)

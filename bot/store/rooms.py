@@ -10,18 +10,21 @@ from bot.store.database import Database, Row
 from bot.store.default_lifetimes import load_defaults
 
 ROOMS: Final = (
-    "SELECT room_id, setting, encrypted, suspended, last_digest, policy_digest, review, greeting,"
-    " stuck, removed, stated, commanded, defaults, told_defaults,"
+    "SELECT room_id, setting, encrypted, suspended, last_event_digest, policy_digest,"
+    " reviews_asked, just_joined,"
+    " refusal_notified, removed, state_setting, set_by_command, defaults, published_defaults,"
     " revision FROM rooms"
 )
 STATE: Final = (
-    "SELECT setting, stated, policy_digest, commanded, awaits, revision, encrypted_here FROM rooms"
+    "SELECT setting, state_setting, policy_digest, set_by_command, awaited_digest, revision,"
+    " encrypted_so_far FROM rooms"
     " WHERE id = ?"
 )
 SAVE_STATE: Final = (
-    "UPDATE rooms SET setting = ?, stated = ?, policy_digest = ?, commanded = ?, awaits = ?,"
-    " revision = ?, encrypted_here = ?, encrypted = encrypted OR ?, inherited = ?,"
-    " suspended = suspended OR ?, review = review + ? WHERE id = ?"
+    "UPDATE rooms SET setting = ?, state_setting = ?, policy_digest = ?, set_by_command = ?,"
+    " awaited_digest = ?,"
+    " revision = ?, encrypted_so_far = ?, encrypted = encrypted OR ?, default_lifetime = ?,"
+    " suspended = suspended OR ?, reviews_asked = reviews_asked + ? WHERE id = ?"
 )
 
 
@@ -31,10 +34,10 @@ async def load_state(db: Database, row: int) -> RoomState:
     assert found is not None
     return RoomState(
         setting=found[0],
-        stated=found[1],
+        state_setting=found[1],
         policy_digest=found[2],
-        commanded=bool(found[3]),
-        awaits=found[4],
+        set_by_command=bool(found[3]),
+        awaited_digest=found[4],
         revision=found[5],
         encrypted=bool(found[6]),
     )
@@ -42,8 +45,8 @@ async def load_state(db: Database, row: int) -> RoomState:
 
 def state_row(state: RoomState) -> Row:
     """Return the state as `SAVE_STATE` takes it; encryption that was met is known from then on."""
-    policy = (state.setting, state.stated, state.policy_digest)
-    command = (state.commanded, state.awaits, state.revision)
+    policy = (state.setting, state.state_setting, state.policy_digest)
+    command = (state.set_by_command, state.awaited_digest, state.revision)
     return *policy, *command, state.encrypted, state.encrypted
 
 
@@ -54,15 +57,15 @@ def load_room(row: Row) -> Room:
         setting=row[1],
         encrypted=bool(row[2]),
         suspended=bool(row[3]),
-        last_digest=row[4],
+        last_event_digest=row[4],
         policy_digest=row[5],
-        reviews=row[6],
-        greeting=bool(row[7]),
-        stuck=bool(row[8]),
+        reviews_asked=row[6],
+        just_joined=bool(row[7]),
+        refusal_notified=bool(row[8]),
         removed=bool(row[9]),
-        stated=row[10],
-        commanded=bool(row[11]),
+        state_setting=row[10],
+        set_by_command=bool(row[11]),
         defaults=load_defaults(row[12]),
-        told_defaults=load_defaults(row[13]),
+        published_defaults=load_defaults(row[13]),
         revision=row[14],
     )

@@ -1,13 +1,25 @@
-"""The tables, as they came to be: one script a version."""
+"""The tables.
+
+`room` is the number of a room's row; a digest is a keyed hash of an id, which tells it again
+without keeping it. Lengths of time are in milliseconds, and times in milliseconds since the epoch.
+A time is called `since`, `until`, `sent`, or something that ends in `_at`: clock_shift.py finds
+them by that. What waits for its turn has `retry_at`, the time before which it is not tried, and
+`attempts`, its failures in a row.
+"""
 
 from __future__ import annotations
 
 from typing import Final
 
+MARK: Final = 0x4D455042
+"""`PRAGMA application_id` of the bot's databases. Early development versions had none."""
+
 # AUTOINCREMENT: an id is never used again. Whoever is at work on a row that is gone meanwhile
-# must not settle the row that came after it.
-MIGRATIONS: Final = (
-    """
+# must not end the row that came after it.
+TABLES: Final = f"""
+    PRAGMA application_id = {MARK};
+
+    -- Single values: the sync token, when it came (synced_at), the key of the digests (secret).
     CREATE TABLE meta (
         key TEXT PRIMARY KEY,
         value ANY
@@ -15,294 +27,270 @@ MIGRATIONS: Final = (
 
     CREATE TABLE rooms (
         id INTEGER PRIMARY KEY AUTOINCREMENT,
-        room_id TEXT NOT NULL UNIQUE,
-        setting INTEGER,
-        policy_digest TEXT NOT NULL DEFAULT '',
-        commanded INTEGER NOT NULL DEFAULT 0,
-        encrypted INTEGER NOT NULL DEFAULT 0,
-        suspended INTEGER NOT NULL DEFAULT 0,
-        review INTEGER NOT NULL DEFAULT 0,
-        greeting INTEGER NOT NULL DEFAULT 0,
-        segment INTEGER NOT NULL DEFAULT 0,
-        last_digest TEXT NOT NULL DEFAULT ''
-    ) STRICT;
+        room_id TEXT NOT NULL UNIQUE,      -- with a prefix, once the bot has left: left_rooms.py
+        inviter_digest TEXT,               -- of the account for which the bot is here
+        last_event_digest TEXT NOT NULL DEFAULT '',  -- of the last event read
 
+        -- How the room stands where its timeline is read to (core/policy.py, RoomState).
+        setting INTEGER,                   -- the lifetime in force; 0: off; NULL: nobody set one
+        state_setting INTEGER,             -- the same, as the room's state says it
+        policy_digest TEXT NOT NULL DEFAULT '',  -- of the state event that says it
+        set_by_command INTEGER NOT NULL DEFAULT 0,  -- and not by the room's state yet
+        awaited_digest TEXT NOT NULL DEFAULT '',  -- of the state event that is to say it
+        revision INTEGER NOT NULL DEFAULT 0,  -- how often the lifetime was changed
+        encrypted_so_far INTEGER NOT NULL DEFAULT 0,  -- encryption is on there
+        encrypted INTEGER NOT NULL DEFAULT 0,  -- encryption is on, wherever that was seen
+
+        -- The operator's default, where nobody has set a lifetime (core/default_lifetime.py).
+        default_lifetime INTEGER,          -- what holds where the timeline is read to
+        defaults TEXT NOT NULL DEFAULT '[]',  -- JSON: since when which held
+        published_defaults TEXT NOT NULL DEFAULT '[]',  -- the same, as the room's state says it
+
+        timeline_part INTEGER NOT NULL DEFAULT 0,  -- where new items stand; 0: no gap
+
+        -- What the bot may do here is looked at anew.
+        suspended INTEGER NOT NULL DEFAULT 0,  -- the bot lacks the power to redact
+        refusal_notified INTEGER NOT NULL DEFAULT 0,  -- the room knows of refused messages
+        just_joined INTEGER NOT NULL DEFAULT 0,  -- the bot has just come
+        removed INTEGER NOT NULL DEFAULT 0,  -- a sync says that the bot is no longer here
+        reviews_asked INTEGER NOT NULL DEFAULT 0,  -- since the last look
+        review_at INTEGER NOT NULL DEFAULT 0,
+        review_attempts INTEGER NOT NULL DEFAULT 0,
+        alone_check_at INTEGER,            -- when to look whether the bot is alone; NULL: it is not
+        policy_check_at INTEGER,           -- when to compare the lifetime with the state
+        policy_check_attempts INTEGER NOT NULL DEFAULT 0,
+
+        left_at INTEGER,                   -- when the bot left; 0: all of it may be deleted now
+        returned_at INTEGER NOT NULL DEFAULT 0  -- when it returned, until its timers are in order
+    ) STRICT;
+    CREATE INDEX rooms_inviter ON rooms (inviter_digest) WHERE inviter_digest IS NOT NULL;
+    CREATE INDEX rooms_review ON rooms (review_at) WHERE reviews_asked > 0;
+    CREATE INDEX rooms_alone ON rooms (alone_check_at) WHERE alone_check_at IS NOT NULL;
+    CREATE INDEX rooms_policy_check ON rooms (policy_check_at) WHERE policy_check_at IS NOT NULL;
+
+    -- One pending redaction each.
     CREATE TABLE timers (
         id INTEGER PRIMARY KEY AUTOINCREMENT,
         room INTEGER NOT NULL REFERENCES rooms (id) ON DELETE CASCADE,
         event_id TEXT NOT NULL,
         due INTEGER NOT NULL,
-        next INTEGER NOT NULL,
+        retry_at INTEGER NOT NULL,
         attempts INTEGER NOT NULL DEFAULT 0,
-        generation INTEGER NOT NULL DEFAULT 0,
-        sent_at INTEGER,
+        redaction_round INTEGER NOT NULL DEFAULT 0,  -- accepted in vain so often
+        redaction_sent_at INTEGER,         -- when the redaction was accepted; it is not seen yet
+        refused_age INTEGER,               -- from which age on it is refused; 0: not for its age
+        parent TEXT,                       -- the message that this edit, reaction or vote is of
+        relations_loaded INTEGER NOT NULL DEFAULT 0,  -- what belongs to the message is known
+        backlog INTEGER NOT NULL DEFAULT 0,  -- it was overdue already when it was stored
+        from_local_clock INTEGER NOT NULL DEFAULT 0,  -- due was computed from the bot's own clock
         UNIQUE (room, event_id)
     ) STRICT;
-    CREATE INDEX timers_next ON timers (room, next);
-
-    CREATE TABLE gaps (
-        id INTEGER PRIMARY KEY AUTOINCREMENT,
-        room INTEGER NOT NULL REFERENCES rooms (id) ON DELETE CASCADE,
-        segment INTEGER NOT NULL,
-        position INTEGER NOT NULL DEFAULT 0,
-        token TEXT NOT NULL,
-        stop_digest TEXT NOT NULL,
-        policy_digest TEXT NOT NULL,
-        stop_at INTEGER NOT NULL,
-        since INTEGER NOT NULL,
-        until INTEGER NOT NULL,
-        next INTEGER NOT NULL DEFAULT 0,
-        attempts INTEGER NOT NULL DEFAULT 0,
-        done INTEGER NOT NULL DEFAULT 0,
-        UNIQUE (room, segment)
-    ) STRICT;
-
-    CREATE TABLE unread (
-        room INTEGER NOT NULL REFERENCES rooms (id) ON DELETE CASCADE,
-        segment INTEGER NOT NULL,
-        position INTEGER NOT NULL,
-        item TEXT NOT NULL,
-        event_id TEXT,
-        PRIMARY KEY (room, segment, position)
-    ) STRICT, WITHOUT ROWID;
-    CREATE INDEX unread_event ON unread (room, event_id) WHERE event_id IS NOT NULL;
-
-    CREATE TABLE owed (
-        id INTEGER PRIMARY KEY AUTOINCREMENT,
-        room INTEGER NOT NULL REFERENCES rooms (id) ON DELETE CASCADE,
-        key TEXT NOT NULL,
-        kind TEXT NOT NULL,
-        args TEXT NOT NULL,
-        next INTEGER NOT NULL DEFAULT 0,
-        attempts INTEGER NOT NULL DEFAULT 0,
-        UNIQUE (room, key)
-    ) STRICT;
-
-    CREATE TABLE invites (
-        room_id TEXT PRIMARY KEY,
-        inviter TEXT,
-        next INTEGER NOT NULL DEFAULT 0,
-        attempts INTEGER NOT NULL DEFAULT 0
-    ) STRICT, WITHOUT ROWID;
-
-    CREATE TABLE unheard (
-        room INTEGER NOT NULL REFERENCES rooms (id) ON DELETE CASCADE,
-        event_id TEXT NOT NULL,
-        sender TEXT NOT NULL,
-        session_id TEXT NOT NULL,
-        at INTEGER NOT NULL,
-        setting INTEGER,
-        policy_digest TEXT NOT NULL,
-        asked INTEGER NOT NULL DEFAULT 0,
-        PRIMARY KEY (room, event_id)
-    ) STRICT, WITHOUT ROWID;
-
-    CREATE TABLE opened (
-        session_id TEXT NOT NULL,
-        message INTEGER NOT NULL,
-        at INTEGER NOT NULL,
-        PRIMARY KEY (session_id, message)
-    ) STRICT, WITHOUT ROWID;
-    CREATE INDEX opened_at ON opened (at);
-
-    CREATE TABLE sessions (
-        session_id TEXT PRIMARY KEY,
-        used_at INTEGER NOT NULL
-    ) STRICT, WITHOUT ROWID;
-
-    CREATE TABLE handled (
-        digest TEXT PRIMARY KEY,
-        at INTEGER NOT NULL
-    ) STRICT, WITHOUT ROWID;
-    CREATE INDEX handled_at ON handled (at);
-    """,
-    """
-    ALTER TABLE timers ADD COLUMN parent TEXT;
-    ALTER TABLE timers ADD COLUMN looked INTEGER NOT NULL DEFAULT 0;
-    ALTER TABLE timers ADD COLUMN backlog INTEGER NOT NULL DEFAULT 0;
+    CREATE INDEX timers_retry ON timers (room, backlog, retry_at, redaction_sent_at);
     CREATE INDEX timers_parent ON timers (room, parent) WHERE parent IS NOT NULL;
-    DROP INDEX timers_next;
-    CREATE INDEX timers_next ON timers (room, backlog, next);
+    CREATE INDEX timers_refused ON timers (room) WHERE refused_age IS NOT NULL;
+    CREATE INDEX timers_tried ON timers (room) WHERE attempts > 0 AND redaction_sent_at IS NULL;
+    CREATE INDEX timers_untried ON timers (room, parent)
+        WHERE parent IS NOT NULL AND redaction_sent_at IS NULL AND attempts = 0;
+    CREATE INDEX timers_put_off ON timers (retry_at) WHERE retry_at > due;
 
-    ALTER TABLE timers ADD COLUMN local INTEGER NOT NULL DEFAULT 0;
-    ALTER TABLE gaps ADD COLUMN again INTEGER NOT NULL DEFAULT 0;
-    ALTER TABLE timers ADD COLUMN refused INTEGER;
-    CREATE INDEX timers_refused ON timers (room) WHERE refused IS NOT NULL;
-    ALTER TABLE rooms ADD COLUMN stuck INTEGER NOT NULL DEFAULT 0;
-
-    CREATE TABLE left_behind (
-        room_id TEXT NOT NULL,
-        event_id TEXT NOT NULL,
-        due INTEGER NOT NULL,
-        generation INTEGER NOT NULL,
-        parent TEXT,
-        at INTEGER NOT NULL,
-        PRIMARY KEY (room_id, event_id)
-    ) STRICT, WITHOUT ROWID;
-    CREATE INDEX left_behind_at ON left_behind (at);
-
-    ALTER TABLE unheard ADD COLUMN quiet INTEGER NOT NULL DEFAULT 0;
-
-    CREATE TABLE orphans (
+    -- Edits, reactions and votes of messages that have no timer: these may be gone already.
+    CREATE TABLE pending_relations (
         id INTEGER PRIMARY KEY AUTOINCREMENT,
         room INTEGER NOT NULL REFERENCES rooms (id) ON DELETE CASCADE,
         event_id TEXT NOT NULL,
         parent TEXT NOT NULL,
-        next INTEGER NOT NULL DEFAULT 0,
+        retry_at INTEGER NOT NULL DEFAULT 0,
         attempts INTEGER NOT NULL DEFAULT 0,
         UNIQUE (room, event_id)
     ) STRICT;
+    CREATE INDEX pending_relations_retry ON pending_relations (retry_at, id);
+    CREATE INDEX pending_relations_parent ON pending_relations (room, parent);
 
-    CREATE INDEX orphans_next ON orphans (next, id);
-    CREATE INDEX orphans_parent ON orphans (room, parent);
-
-    CREATE TABLE sweeps (
-        room INTEGER PRIMARY KEY REFERENCES rooms (id) ON DELETE CASCADE,
-        whole INTEGER NOT NULL,
-        since INTEGER NOT NULL,
-        until INTEGER NOT NULL,
-        token TEXT,
-        setting INTEGER,
-        fresh INTEGER NOT NULL DEFAULT 0,
-        found INTEGER NOT NULL DEFAULT 0,
-        events INTEGER NOT NULL DEFAULT 0,
-        empty INTEGER NOT NULL DEFAULT 0,
-        next INTEGER NOT NULL DEFAULT 0,
-        attempts INTEGER NOT NULL DEFAULT 0
-    ) STRICT;
-
-    CREATE TABLE successors (
-        room_id TEXT NOT NULL,
-        predecessor TEXT NOT NULL,
-        setting INTEGER,
-        via TEXT NOT NULL,
-        stage INTEGER NOT NULL,
-        followed INTEGER NOT NULL DEFAULT 0,
-        ungreeted INTEGER NOT NULL DEFAULT 0,
-        told INTEGER NOT NULL DEFAULT 0,
-        next INTEGER NOT NULL DEFAULT 0,
-        attempts INTEGER NOT NULL DEFAULT 0,
-        PRIMARY KEY (room_id, predecessor)
+    -- Messages that are gone, of which more belongs to them than one transaction makes due.
+    CREATE TABLE gone_parents (
+        room INTEGER NOT NULL REFERENCES rooms (id) ON DELETE CASCADE,
+        parent TEXT NOT NULL,
+        gone_at INTEGER NOT NULL,          -- when it was seen to be gone: they are due then
+        last_child INTEGER NOT NULL,       -- the timer up to which they were made due
+        PRIMARY KEY (room, parent)
     ) STRICT, WITHOUT ROWID;
 
-    CREATE TABLE files (
+    -- Files that messages show. A row without a timer is one whose message is gone.
+    CREATE TABLE media (
         id INTEGER PRIMARY KEY AUTOINCREMENT,
         room INTEGER REFERENCES rooms (id) ON DELETE CASCADE,
         timer INTEGER REFERENCES timers (id) ON DELETE SET NULL,
         media_id TEXT NOT NULL,
-        owner TEXT NOT NULL,
-        next INTEGER NOT NULL DEFAULT 0,
+        owner_digest TEXT NOT NULL,        -- of the sender
+        retry_at INTEGER NOT NULL DEFAULT 0,
         attempts INTEGER NOT NULL DEFAULT 0,
         UNIQUE (timer, media_id)
     ) STRICT;
-    CREATE INDEX files_media ON files (media_id);
-    CREATE INDEX files_next ON files (next) WHERE timer IS NULL;
-    """,
-    """
-    ALTER TABLE sweeps ADD COLUMN before TEXT NOT NULL DEFAULT '[]';
-    """,
-    """
-    DROP TABLE invites;
-    CREATE TABLE invites (
-        id INTEGER PRIMARY KEY AUTOINCREMENT,
-        room_id TEXT NOT NULL UNIQUE,
-        inviter TEXT,
-        server TEXT NOT NULL,
-        stage INTEGER NOT NULL DEFAULT 0,
-        next INTEGER NOT NULL DEFAULT 0,
-        attempts INTEGER NOT NULL DEFAULT 0
-    ) STRICT;
-    CREATE INDEX invites_server ON invites (server, inviter);
-    CREATE INDEX invites_next ON invites (stage, next, id);
+    CREATE INDEX media_media ON media (media_id);
+    CREATE INDEX media_retry ON media (retry_at) WHERE timer IS NULL;
+    CREATE INDEX media_room ON media (room);
 
-    ALTER TABLE rooms ADD COLUMN inviter TEXT;
-    CREATE INDEX rooms_inviter ON rooms (inviter) WHERE inviter IS NOT NULL;
-    ALTER TABLE rooms ADD COLUMN review_at INTEGER NOT NULL DEFAULT 0;
-    ALTER TABLE rooms ADD COLUMN review_attempts INTEGER NOT NULL DEFAULT 0;
-    CREATE INDEX rooms_review ON rooms (review_at) WHERE review > 0;
-    ALTER TABLE rooms ADD COLUMN removed INTEGER NOT NULL DEFAULT 0;
-    ALTER TABLE rooms ADD COLUMN alone_at INTEGER;
-    CREATE INDEX rooms_alone ON rooms (alone_at) WHERE alone_at IS NOT NULL;
-
-    DROP TABLE left_behind;
-    ALTER TABLE rooms ADD COLUMN left_at INTEGER;
-    ALTER TABLE rooms ADD COLUMN came_back INTEGER NOT NULL DEFAULT 0;
-    CREATE INDEX timers_tried ON timers (room) WHERE attempts > 0 AND sent_at IS NULL;
-    CREATE INDEX files_room ON files (room);
-
-    ALTER TABLE successors ADD COLUMN inviter TEXT;
-    ALTER TABLE successors ADD COLUMN at INTEGER NOT NULL DEFAULT 0;
-    CREATE INDEX successors_predecessor ON successors (predecessor);
-
-    CREATE INDEX owed_room ON owed (room);
-    CREATE INDEX owed_words ON owed (next, id) WHERE kind <> 'set';
-    CREATE INDEX owed_setting ON owed (next, id) WHERE kind = 'set';
-
-    ALTER TABLE gaps ADD COLUMN size INTEGER NOT NULL DEFAULT 1000;
-    ALTER TABLE sweeps ADD COLUMN size INTEGER NOT NULL DEFAULT 1000;
-    ALTER TABLE sweeps ADD COLUMN missed INTEGER NOT NULL DEFAULT 0;
-    CREATE INDEX gaps_next ON gaps (next, id) WHERE NOT done;
-    CREATE INDEX sweeps_next ON sweeps (next, room);
-    CREATE INDEX successors_next ON successors (next, room_id) WHERE stage IN (0, 2);
-    """,
-    """
-    ALTER TABLE rooms ADD COLUMN stated INTEGER;
-    ALTER TABLE rooms ADD COLUMN awaits TEXT NOT NULL DEFAULT '';
-    ALTER TABLE rooms ADD COLUMN revision INTEGER NOT NULL DEFAULT 0;
-    ALTER TABLE rooms ADD COLUMN encrypted_here INTEGER NOT NULL DEFAULT 0;
-    ALTER TABLE gaps ADD COLUMN encrypted INTEGER NOT NULL DEFAULT 0;
-    UPDATE rooms SET stated = setting, encrypted_here = encrypted, commanded =
-        EXISTS (SELECT 1 FROM owed WHERE owed.room = rooms.id AND owed.kind = 'set');
-    UPDATE gaps SET encrypted = (SELECT r.encrypted FROM rooms r WHERE r.id = gaps.room);
-
-    ALTER TABLE unheard ADD COLUMN sent INTEGER;
-    ALTER TABLE unheard ADD COLUMN revision INTEGER NOT NULL DEFAULT 0;
-    ALTER TABLE unheard ADD COLUMN number INTEGER NOT NULL DEFAULT 0;
-    ALTER TABLE unheard DROP COLUMN setting;
-    ALTER TABLE unheard DROP COLUMN policy_digest;
-
-    CREATE TABLE undecided (
+    -- Parts of a timeline still to be read (core/timeline.py, Gap).
+    CREATE TABLE gaps (
         id INTEGER PRIMARY KEY AUTOINCREMENT,
         room INTEGER NOT NULL REFERENCES rooms (id) ON DELETE CASCADE,
-        digest TEXT NOT NULL,
+        timeline_part INTEGER NOT NULL,    -- where its items stand: gaps.py
+        position INTEGER NOT NULL DEFAULT 0,  -- of the last item read, which is the earliest
+        token TEXT NOT NULL,               -- what comes before it is still to be read
+        stop_digest TEXT NOT NULL,         -- of the last event that was read before the gap
+        stop_at INTEGER NOT NULL,          -- an event of the bot from before then ends it as well
+        policy_digest TEXT NOT NULL,       -- as of the room when the gap began
+        encrypted INTEGER NOT NULL DEFAULT 0,  -- the room was encrypted before the gap
+        since INTEGER NOT NULL,            -- the lifetime of what is found began between this time
+        until INTEGER NOT NULL,            -- and that one
+        reread INTEGER NOT NULL DEFAULT 0,  -- it was read before; a command was understood late
+        done INTEGER NOT NULL DEFAULT 0,   -- it is read, or given up
+        size INTEGER NOT NULL DEFAULT 1000,  -- events to ask for at once
+        retry_at INTEGER NOT NULL DEFAULT 0,
+        attempts INTEGER NOT NULL DEFAULT 0,
+        UNIQUE (room, timeline_part)
+    ) STRICT;
+    CREATE INDEX gaps_retry ON gaps (retry_at, id) WHERE NOT done;
+
+    -- What was read in gaps, and what came after them; in this order they are the timeline.
+    CREATE TABLE gap_items (
+        room INTEGER NOT NULL REFERENCES rooms (id) ON DELETE CASCADE,
+        timeline_part INTEGER NOT NULL,
+        position INTEGER NOT NULL,
+        event_id TEXT,                     -- of a message; else the item is JSON
+        sent INTEGER,                      -- when the message's lifetime began
+        parent TEXT,                       -- as of a timer
+        item TEXT,
+        PRIMARY KEY (room, timeline_part, position)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX gap_items_event ON gap_items (room, event_id) WHERE event_id IS NOT NULL;
+
+    -- Rooms that are read backwards for messages that have no timer (core/timeline.py, Sweep).
+    CREATE TABLE sweeps (
+        room INTEGER PRIMARY KEY REFERENCES rooms (id) ON DELETE CASCADE,
+        whole_room INTEGER NOT NULL,       -- nothing is known of the room
+        since INTEGER NOT NULL,            -- as of a gap
+        until INTEGER NOT NULL,
+        token TEXT,                        -- what comes before it is still to be read; NULL: all
+        setting INTEGER,                   -- the lifetime in force there
+        earlier_settings TEXT NOT NULL DEFAULT '[]',  -- JSON: before which messages
+        defaults TEXT NOT NULL DEFAULT '[]',  -- JSON: the operator's, as far as they held there
+        found_this_walk INTEGER NOT NULL DEFAULT 0,  -- messages found in this walk
+        found INTEGER NOT NULL DEFAULT 0,  -- and in all of them
+        events_read INTEGER NOT NULL DEFAULT 0,  -- read in all walks
+        empty_walks INTEGER NOT NULL DEFAULT 0,  -- walks since the last that found something
+        gap_given_up INTEGER NOT NULL DEFAULT 0,  -- a gap was given up, and the room was told
+        size INTEGER NOT NULL DEFAULT 1000,
+        retry_at INTEGER NOT NULL DEFAULT 0,
+        attempts INTEGER NOT NULL DEFAULT 0
+    ) STRICT;
+    CREATE INDEX sweeps_retry ON sweeps (retry_at, room);
+
+    -- Answers, warnings and state events that are to be sent.
+    CREATE TABLE outbox (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        room INTEGER NOT NULL REFERENCES rooms (id) ON DELETE CASCADE,
+        key TEXT NOT NULL,                 -- of what is said once
+        kind TEXT NOT NULL,
+        args TEXT NOT NULL,                -- JSON
+        retry_at INTEGER NOT NULL DEFAULT 0,
+        attempts INTEGER NOT NULL DEFAULT 0,
+        UNIQUE (room, key)
+    ) STRICT;
+    CREATE INDEX outbox_room ON outbox (room);
+    CREATE INDEX outbox_words ON outbox (retry_at, id) WHERE kind <> 'set';
+    CREATE INDEX outbox_setting ON outbox (retry_at, id) WHERE kind = 'set';
+
+    -- Messages whose key has not come: each may be a command, or show a file.
+    CREATE TABLE undecryptable (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        room INTEGER NOT NULL REFERENCES rooms (id) ON DELETE CASCADE,
         event_id TEXT NOT NULL,
         sender TEXT NOT NULL,
-        setting INTEGER NOT NULL,
-        sent INTEGER NOT NULL,
-        at INTEGER NOT NULL,
-        device_id TEXT NOT NULL,
+        session_id TEXT NOT NULL,
+        sent INTEGER,                      -- when its lifetime began; NULL: when it was read
+        read_at INTEGER NOT NULL,          -- when it was read
+        not_a_command INTEGER NOT NULL DEFAULT 0,  -- it may show a file, but is no command
+        key_requested INTEGER NOT NULL DEFAULT 0,  -- the key was requested
+        revision INTEGER NOT NULL DEFAULT 0,  -- as of the room at the message's place
+        UNIQUE (room, event_id)
+    ) STRICT;
+
+    -- Commands that wait until the homeserver says what their sender may.
+    CREATE TABLE pending_commands (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        room INTEGER NOT NULL REFERENCES rooms (id) ON DELETE CASCADE,
+        digest TEXT NOT NULL,              -- of the command's event
+        event_id TEXT NOT NULL,
+        sender TEXT NOT NULL,
+        setting INTEGER NOT NULL,          -- the lifetime that is asked for; 0: off
+        sent INTEGER NOT NULL,             -- when its own lifetime began
+        read_at INTEGER NOT NULL,          -- when it was read
+        device_id TEXT NOT NULL,           -- that encrypted it; empty: none
         device_key TEXT NOT NULL,
-        revision INTEGER NOT NULL,
-        next INTEGER NOT NULL DEFAULT 0,
+        thread TEXT NOT NULL DEFAULT '',   -- the root of the thread that it stands in
+        revision INTEGER NOT NULL,         -- as of the room at the command's place
+        retry_at INTEGER NOT NULL DEFAULT 0,
         attempts INTEGER NOT NULL DEFAULT 0,
         UNIQUE (room, digest)
     ) STRICT;
-    CREATE INDEX undecided_room ON undecided (room, id);
-    """,
-    """
-    ALTER TABLE rooms ADD COLUMN inherited INTEGER;
-    ALTER TABLE rooms ADD COLUMN defaults TEXT NOT NULL DEFAULT '[]';
-    ALTER TABLE rooms ADD COLUMN told_defaults TEXT NOT NULL DEFAULT '[]';
-    ALTER TABLE sweeps ADD COLUMN defaults TEXT NOT NULL DEFAULT '[]';
-    ALTER TABLE undecided ADD COLUMN thread TEXT NOT NULL DEFAULT '';
-    ALTER TABLE rooms ADD COLUMN policy_check_at INTEGER;
-    ALTER TABLE rooms ADD COLUMN policy_checks INTEGER NOT NULL DEFAULT 0;
-    CREATE INDEX rooms_policy_check ON rooms (policy_check_at) WHERE policy_check_at IS NOT NULL;
-    """,
-    """
-    DROP INDEX timers_next;
-    CREATE INDEX timers_next ON timers (room, backlog, next, sent_at);
-    CREATE INDEX timers_untried ON timers (room, parent)
-        WHERE parent IS NOT NULL AND sent_at IS NULL AND attempts = 0;
-    CREATE INDEX timers_put_off ON timers (next) WHERE next > due;
+    CREATE INDEX pending_commands_retry ON pending_commands (retry_at, id);
+    CREATE INDEX pending_commands_room ON pending_commands (room, id);
 
-    CREATE TABLE gone_parents (
-        room INTEGER NOT NULL REFERENCES rooms (id) ON DELETE CASCADE,
-        parent TEXT NOT NULL,
-        at INTEGER NOT NULL,
-        after INTEGER NOT NULL,
-        PRIMARY KEY (room, parent)
+    -- Commands that have counted, so that none counts twice.
+    CREATE TABLE handled_commands (
+        digest TEXT PRIMARY KEY,
+        handled_at INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;
-    """,
-)
-"""Each entry moves the schema one version on; `PRAGMA user_version` counts them."""
+    CREATE INDEX handled_commands_handled ON handled_commands (handled_at);
+
+    -- Messages that were decrypted: their session is to be ratcheted past them.
+    CREATE TABLE key_uses (
+        session_id TEXT NOT NULL,
+        message_index INTEGER NOT NULL,    -- its index in the session
+        read_at INTEGER NOT NULL,          -- when it was read
+        PRIMARY KEY (session_id, message_index)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX key_uses_read ON key_uses (read_at);
+
+    -- Megolm sessions, which outlive what was read with them.
+    CREATE TABLE megolm_sessions (
+        session_id TEXT PRIMARY KEY,
+        used_at INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+
+    -- Rooms that the bot is invited into; of none of them is there a row in rooms.
+    CREATE TABLE invitations (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        room_id TEXT NOT NULL UNIQUE,
+        inviter TEXT,                      -- the account itself
+        server TEXT NOT NULL,              -- of the account
+        stage INTEGER NOT NULL DEFAULT 0,  -- core/invitations.py, InviteStage
+        retry_at INTEGER NOT NULL DEFAULT 0,
+        attempts INTEGER NOT NULL DEFAULT 0
+    ) STRICT;
+    CREATE INDEX invitations_server ON invitations (server, inviter);
+    CREATE INDEX invitations_retry ON invitations (stage, retry_at, id);
+
+    -- Rooms that another one's tombstone names; kept when all is done, so that each counts once.
+    CREATE TABLE successors (
+        room_id TEXT NOT NULL,
+        predecessor TEXT NOT NULL,
+        inviter_digest TEXT,               -- of who replaced the room
+        setting INTEGER,                   -- the lifetime that goes along
+        via TEXT NOT NULL,                 -- a server through which to join
+        stage INTEGER NOT NULL,            -- core/successors.py, Stage
+        joined_by_bot INTEGER NOT NULL DEFAULT 0,  -- the bot joined by itself
+        welcome_withheld INTEGER NOT NULL DEFAULT 0,  -- word of the old room greets it
+        needs_announced INTEGER NOT NULL DEFAULT 0,  -- the room knows what the bot needs
+        claimed_at INTEGER NOT NULL DEFAULT 0,  -- when the tombstone was seen
+        retry_at INTEGER NOT NULL DEFAULT 0,
+        attempts INTEGER NOT NULL DEFAULT 0,
+        PRIMARY KEY (room_id, predecessor)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX successors_predecessor ON successors (predecessor);
+    CREATE INDEX successors_retry ON successors (retry_at, room_id) WHERE stage IN (0, 2);
+"""
+
+MIGRATIONS: Final = (TABLES,)
+"""Each script moves the schema one version on; `PRAGMA user_version` counts them."""

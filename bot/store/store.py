@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import blake2b
@@ -14,10 +15,11 @@ from bot.core.lifetimes import LifetimeLimits
 from bot.core.policy import Outgoing, Room
 from bot.core.policy_forward import Decision, decide
 from bot.core.timeline import Item, RoomUpdate
+from bot.core.topics import Topic
 from bot.core.types import Millis, RoomID, UserID
 from bot.store.clock_shift import ClockShift
 from bot.store.commands import Commands, remember_undecided
-from bot.store.database import Database
+from bot.store.database import Database, Row
 from bot.store.default_lifetimes import (
     RoomDefaults,
     change_default,
@@ -64,20 +66,18 @@ SAVE_META: Final = (
 )
 ENTER: Final = "INSERT INTO rooms (room_id) VALUES (?)"
 SEEN: Final = (
-    "UPDATE rooms SET encrypted = encrypted OR ?, review = review + ?, removed = 0,"
+    "UPDATE rooms SET encrypted = encrypted OR ?, reviews_asked = reviews_asked + ?, removed = 0,"
     " review_at = CASE WHEN ? THEN 0 ELSE review_at END,"
-    " last_digest = coalesce(nullif(?, ''), last_digest) WHERE id = ?"
+    " last_event_digest = coalesce(nullif(?, ''), last_event_digest) WHERE id = ?"
 )
 
 
 class Store(Timers, Permissions, LeftRooms, Outbox, Commands, RoomDefaults, Files, ClockShift):
     """All that is remembered, over one database. Every method is one transaction."""
 
-    def __init__(
-        self, database: Database, *, limits: LifetimeLimits, own_id: UserID, verify: bool = False
-    ) -> None:
+    def __init__(self, database: Database, *, limits: LifetimeLimits, own_id: UserID) -> None:
         self._db = database
-        self.verify = verify
+        self.topics = database.topics
         self._limits = limits
         self._own_id = own_id
         self.gaps = Gaps(database, self._apply)
@@ -90,15 +90,18 @@ class Store(Timers, Permissions, LeftRooms, Outbox, Commands, RoomDefaults, File
         self._default_begun = False
 
     @classmethod
-    async def open(
-        cls, path: Path, *, limits: LifetimeLimits, own_id: UserID, verify: bool = False
-    ) -> Store:
-        """Open the database at `path`; raises `StoreError`.
-
-        `verify`: have a sample of what was redacted read back before it is done.
-        """
+    async def open(cls, path: Path, *, limits: LifetimeLimits, own_id: UserID) -> Store:
+        """Open the database at `path`; raises `StoreError`."""
         database = await Database.open(path)
-        return cls(database, limits=limits, own_id=own_id, verify=verify)
+        return cls(database, limits=limits, own_id=own_id)
+
+    def listen(self, *topics: Topic) -> asyncio.Event:
+        """Return an event that is set when there is news of a topic; see `Topics.listen`."""
+        return self.topics.listen(*topics)
+
+    def publish(self, *topics: Topic) -> None:
+        """Tell of what is not in the database; see `Topics.publish`."""
+        self.topics.publish(*topics)
 
     async def close(self) -> None:
         """Leave the file without a journal."""
@@ -128,6 +131,20 @@ class Store(Timers, Permissions, LeftRooms, Outbox, Commands, RoomDefaults, File
         async with self._db.transaction() as db:
             row = await db.one(f"{ROOMS} WHERE room_id = ?", room_id)
         return None if row is None else load_room(row)
+
+    async def rooms_of(self, room_ids: Sequence[RoomID]) -> dict[RoomID, Room]:
+        """Return what is known of those of some rooms that are known."""
+        if not room_ids:
+            return {}
+
+        async def work(db: Database) -> list[Row]:
+            # One after the other: most often it is one.
+            return [
+                row for one in room_ids for row in await db.rows(f"{ROOMS} WHERE room_id = ?", one)
+            ]
+
+        found = [load_room(row) for row in await self._db.whole(work)]
+        return {room.room_id: room for room in found}
 
     async def rooms(self) -> list[Room]:
         """Return what is known of every room."""
@@ -171,7 +188,7 @@ class Store(Timers, Permissions, LeftRooms, Outbox, Commands, RoomDefaults, File
         """The operator's default holds for what comes after all that was said in a room."""
         default = self._limits.default
         if await self.gaps.is_reading(db, row):
-            segment = await db.one("SELECT segment FROM rooms WHERE id = ?", row)
+            segment = await db.one("SELECT timeline_part FROM rooms WHERE id = ?", row)
             assert segment is not None
             await self.gaps.append(db, row, segment[0], [DefaultBegins(lifetime=default)])
         else:
@@ -189,7 +206,7 @@ class Store(Timers, Permissions, LeftRooms, Outbox, Commands, RoomDefaults, File
         begins = await self._meet_default(db, row, update, now, fresh=fresh)
         await remember_opened(db, update.items)
         review = (update.review, update.review)
-        await db.rows(SEEN, update.encrypted, *review, update.last_digest, row)
+        await db.rows(SEEN, update.encrypted, *review, update.last_event_digest, row)
         if update.gap:
             segment = await self.gaps.begin(db, row, update.gap)
             await self.gaps.put(db, row, segment - 1, FIRST, update.found)
@@ -203,7 +220,7 @@ class Store(Timers, Permissions, LeftRooms, Outbox, Commands, RoomDefaults, File
         if fresh or update.entered:
             await enqueue_default(db, row)
         if update.entered:
-            await db.rows("UPDATE rooms SET greeting = 1 WHERE id = ?", row)
+            await db.rows("UPDATE rooms SET just_joined = 1 WHERE id = ?", row)
             if not await enter(db, update.room_id):
                 args = {"back": back}
                 await enqueue(db, row, [Outgoing(key=f"welcome:{now}", kind="welcome", args=args)])
@@ -259,7 +276,7 @@ class Store(Timers, Permissions, LeftRooms, Outbox, Commands, RoomDefaults, File
             await take_back(db, row, result.stays)
         await add_timers(db, row, result.timers, now, again=again)
         await attach(db, row, result.files)
-        await drop_targets(db, row, result.dropped, now, verify=self.verify)
+        await drop_targets(db, row, result.dropped, now)
         await remember_handled(db, result.handled, result.surplus, now)
         await remember_undecryptable(db, row, result.undecryptable)
         await enqueue(db, row, result.outgoing)
@@ -267,6 +284,6 @@ class Store(Timers, Permissions, LeftRooms, Outbox, Commands, RoomDefaults, File
 
     async def _bounds_there(self, db: Database, row: int) -> LifetimeLimits:
         """Return the bounds, with the default that holds where the room's timeline is known to."""
-        found = await db.one("SELECT inherited FROM rooms WHERE id = ?", row)
+        found = await db.one("SELECT default_lifetime FROM rooms WHERE id = ?", row)
         assert found is not None
         return replace(self._limits, default=found[0])

@@ -8,8 +8,9 @@ from typing import Final
 from bot.core.policy import Outgoing
 from bot.core.successors import Stage, Successor
 from bot.core.types import Millis, RoomID
-from bot.store.database import Database, Row, as_list, run
+from bot.store.database import Database, Row, run
 from bot.store.outbox import enqueue
+from bot.store.retries import first_ready
 
 MOST_OF_ONE: Final = 10
 """Rooms that one room may name as its successor, one after another."""
@@ -17,7 +18,8 @@ KEPT_FOR: Final[Millis] = 30 * 24 * 3_600_000
 """How long a pair is known once the bot is no longer in the room that was replaced."""
 
 CLAIM: Final = (
-    "INSERT OR IGNORE INTO successors (room_id, predecessor, setting, via, stage, inviter, at)"
+    "INSERT OR IGNORE INTO successors (room_id, predecessor, setting, via, stage, inviter_digest,"
+    " claimed_at)"
     " VALUES (?, ?, ?, ?, ?, ?, ?)"
 )
 KNOWN: Final = (
@@ -29,36 +31,40 @@ FORGET_DONE: Final = (
     " (SELECT 1 FROM rooms r WHERE r.room_id IN (successors.room_id, successors.predecessor))"
 )
 FORGET_OLD: Final = (
-    "DELETE FROM successors WHERE at < ? AND NOT EXISTS"
+    "DELETE FROM successors WHERE claimed_at < ? AND NOT EXISTS"
     " (SELECT 1 FROM rooms r WHERE r.room_id = successors.predecessor)"
 )
 COLUMNS: Final = (
-    "SELECT room_id, predecessor, setting, via, stage, followed, ungreeted, told, next, attempts"
+    "SELECT room_id, predecessor, setting, via, stage, joined_by_bot, welcome_withheld,"
+    " needs_announced, retry_at, attempts"
     " FROM successors"
 )
 NEXT: Final = (
-    "SELECT room_id, predecessor, setting, via, stage, followed, ungreeted, told, next, attempts"
-    " FROM successors INDEXED BY successors_next WHERE stage IN (0, 2)"
-    " AND room_id NOT IN (SELECT value FROM json_each(?)) ORDER BY next, room_id LIMIT 1"
+    "SELECT room_id, predecessor, setting, via, stage, joined_by_bot, welcome_withheld,"
+    " needs_announced, retry_at, attempts"
+    " FROM successors INDEXED BY successors_retry WHERE stage IN (0, 2)"
+    " AND room_id NOT IN (SELECT value FROM json_each(?)) ORDER BY retry_at, room_id LIMIT 1"
 )
 """Of the stages `OUTSIDE` and `INSIDE`."""
 OF: Final = f"{COLUMNS} WHERE room_id = ? AND stage <> ?"
 ENTER: Final = (
-    "UPDATE successors SET stage = ?, ungreeted = 1, next = 0, attempts = 0"
-    " WHERE room_id = ? AND stage IN (?, ?) RETURNING inviter"
+    "UPDATE successors SET stage = ?, welcome_withheld = 1, retry_at = 0, attempts = 0"
+    " WHERE room_id = ? AND stage IN (?, ?) RETURNING inviter_digest"
 )
-HELD_BY: Final = "UPDATE rooms SET inviter = ? WHERE room_id = ?"
+HELD_BY: Final = "UPDATE rooms SET inviter_digest = ? WHERE room_id = ?"
 AGAIN: Final = (
-    "UPDATE successors SET stage = ?, next = 0, attempts = 0 WHERE room_id = ? AND stage = ?"
+    "UPDATE successors SET stage = ?, retry_at = 0, attempts = 0 WHERE room_id = ? AND stage = ?"
     " RETURNING 1"
 )
 MOVE: Final = (
-    "UPDATE successors SET stage = ?, told = told OR ?, next = 0, attempts = 0"
+    "UPDATE successors SET stage = ?, needs_announced = needs_announced"
+    " OR ?, retry_at = 0, attempts = 0"
     " WHERE room_id = ? AND predecessor = ?"
 )
-FOLLOWED: Final = "UPDATE successors SET followed = 1 WHERE room_id = ? AND predecessor = ?"
+FOLLOWED: Final = "UPDATE successors SET joined_by_bot = 1 WHERE room_id = ? AND predecessor = ?"
 LATER: Final = (
-    "UPDATE successors SET next = ?, attempts = attempts + 1 WHERE room_id = ? AND predecessor = ?"
+    "UPDATE successors SET retry_at = ?, attempts = attempts + 1 WHERE room_id = ?"
+    " AND predecessor = ?"
 )
 
 
@@ -83,13 +89,12 @@ class Successors:
                 return
             await db.rows(FORGET_DONE, Stage.DONE)
             values = (found.room_id, found.predecessor, found.setting, found.via, found.stage)
-            await db.rows(CLAIM, *values, found.inviter, now)
+            await db.rows(CLAIM, *values, found.inviter_digest, now)
             await _enqueue(db, found.predecessor, list(said))
 
     async def next(self, busy: Collection[RoomID] = ()) -> Successor | None:
         """Return the successor that is to be seen to next, not one of `busy` rooms."""
-        async with self._db.transaction() as db:
-            row = await db.one(NEXT, as_list(busy))
+        row = await first_ready(self._db, NEXT, busy)
         return None if row is None else _successor(row)
 
     async def of(self, room_id: RoomID) -> list[Successor]:
@@ -102,11 +107,16 @@ class Successors:
         await run(self._db, FOLLOWED, one.room_id, one.predecessor)
 
     async def move(
-        self, one: Successor, stage: Stage, *said: Outgoing, where: RoomID, told: bool = False
+        self,
+        one: Successor,
+        stage: Stage,
+        *said: Outgoing,
+        where: RoomID,
+        needs_announced: bool = False,
     ) -> None:
         """Go on to a stage, and owe a room what is to be said of it, in one transaction."""
         async with self._db.transaction() as db:
-            await db.rows(MOVE, stage, told, one.room_id, one.predecessor)
+            await db.rows(MOVE, stage, needs_announced, one.room_id, one.predecessor)
             await _enqueue(db, where, list(said))
 
     async def later(self, one: Successor, until: Millis) -> None:
@@ -154,9 +164,9 @@ def _successor(row: Row) -> Successor:
         setting=row[2],
         via=row[3],
         stage=Stage(row[4]),
-        followed=bool(row[5]),
-        ungreeted=bool(row[6]),
-        told=bool(row[7]),
-        next=row[8],
+        joined_by_bot=bool(row[5]),
+        welcome_withheld=bool(row[6]),
+        needs_announced=bool(row[7]),
+        retry_at=row[8],
         attempts=row[9],
     )

@@ -15,46 +15,48 @@ from bot.store.default_lifetimes import dump_defaults, load_defaults
 from bot.store.media import attach
 from bot.store.outbox import enqueue
 from bot.store.relations import add_timers
+from bot.store.retries import next_ready
 
 BEGIN: Final = (
-    "INSERT INTO sweeps (room, whole, since, until, missed) VALUES (?, ?, ?, ?, ?)"
-    " ON CONFLICT (room) DO UPDATE SET whole = max(whole, excluded.whole),"
-    " missed = max(missed, excluded.missed),"
+    "INSERT INTO sweeps (room, whole_room, since, until, gap_given_up) VALUES (?, ?, ?, ?, ?)"
+    " ON CONFLICT (room) DO UPDATE SET whole_room = max(whole_room, excluded.whole_room),"
+    " gap_given_up = max(gap_given_up, excluded.gap_given_up),"
     " since = min(since, excluded.since), until = max(until, excluded.until),"
     # A long sweep through a room that is not known at all goes on; others follow it.
-    " token = CASE WHEN whole AND NOT excluded.whole THEN token END,"
-    " fresh = CASE WHEN whole AND NOT excluded.whole THEN fresh ELSE 0 END,"
-    " empty = 0, next = 0, attempts = 0"
+    " token = CASE WHEN whole_room AND NOT excluded.whole_room THEN token END,"
+    " found_this_walk = CASE WHEN whole_room"
+    " AND NOT excluded.whole_room THEN found_this_walk ELSE 0 END,"
+    " empty_walks = 0, retry_at = 0, attempts = 0"
 )
-MISSED: Final = "SELECT 1 FROM sweeps WHERE room = ? AND missed"
+MISSED: Final = "SELECT 1 FROM sweeps WHERE room = ? AND gap_given_up"
 """The room was told that not everything could be read, and waits for this sweep."""
-NEXT: Final = (
-    "SELECT r.room_id, s.whole, s.since, s.until, s.token, s.setting, s.fresh, s.found, s.events,"
-    " s.empty, s.attempts, s.next, s.before, s.size, s.defaults"
-    " FROM sweeps s INDEXED BY sweeps_next CROSS JOIN rooms r ON r.id = s.room"
-    " WHERE r.left_at IS NULL AND s.room NOT IN"
-    " (SELECT id FROM rooms WHERE room_id IN (SELECT value FROM json_each(?)))"
-    " AND NOT EXISTS (SELECT 1 FROM gaps WHERE room = s.room)"
+NEXT: Final = next_ready(
+    "sweeps",
+    "q.whole_room, q.since, q.until, q.token, q.setting, q.earlier_settings, q.defaults,"
+    " q.found_this_walk, q.found, q.events_read, q.empty_walks, q.size",
+    where="r.left_at IS NULL AND NOT EXISTS (SELECT 1 FROM gaps WHERE room = q.room)"
     # A lifetime that a command has just set holds from its place on, which the sweep cannot see.
-    " AND (s.token IS NOT NULL OR NOT r.commanded) ORDER BY s.next, s.room LIMIT 1"
+    " AND (q.token IS NOT NULL OR NOT r.set_by_command)",
 )
 LATER: Final = (
-    "UPDATE sweeps SET next = ?, attempts = attempts + ?, size = ?"
+    "UPDATE sweeps SET retry_at = ?, attempts = attempts + ?, size = ?"
     " WHERE room = (SELECT id FROM rooms WHERE room_id = ?)"
 )
 ROW: Final = "SELECT id FROM rooms WHERE room_id = ?"
 START: Final = (
-    "UPDATE sweeps SET token = (SELECT value FROM meta WHERE key = 'token'), fresh = 0,"
-    " before = '[]', defaults = (SELECT defaults FROM rooms WHERE id = room),"
+    "UPDATE sweeps SET token = (SELECT value FROM meta WHERE key = 'token'), found_this_walk = 0,"
+    " earlier_settings = '[]', defaults = (SELECT defaults FROM rooms WHERE id = room),"
     " setting = (SELECT setting FROM rooms WHERE id = room) WHERE room = ?"
 )
 READ_ON: Final = (
-    "UPDATE sweeps SET token = ?, setting = ?, before = ?, defaults = ?,"
-    " fresh = fresh + ?, found = found + ?, events = events + ?, next = ?, attempts = 0"
+    "UPDATE sweeps SET token = ?, setting = ?, earlier_settings = ?, defaults = ?,"
+    " found_this_walk = found_this_walk + ?, found = found + ?, events_read = events_read + ?,"
+    " retry_at = ?, attempts = 0"
     " WHERE room = ?"
 )
 AGAIN: Final = (
-    "UPDATE sweeps SET token = NULL, next = ?, empty = CASE WHEN fresh THEN 0 ELSE empty + 1 END"
+    "UPDATE sweeps SET token = NULL, retry_at = ?,"
+    " empty_walks = CASE WHEN found_this_walk THEN 0 ELSE empty_walks + 1 END"
     " WHERE room = ?"
 )
 LEFT: Final = "SELECT count(*) FROM sweeps s JOIN rooms r ON r.id = s.room WHERE r.left_at IS NULL"
@@ -65,7 +67,7 @@ KNOWN: Final = (
 
 async def begin_sweep(db: Database, row: int, sweep: Sweep, *, missed: bool = False) -> None:
     """Have a room swept, or swept again; `missed`: the room knows that something is to be found."""
-    await db.rows(BEGIN, row, sweep.whole, sweep.since, sweep.until, missed)
+    await db.rows(BEGIN, row, sweep.whole_room, sweep.since, sweep.until, missed)
 
 
 class Sweeps:
@@ -88,7 +90,7 @@ class Sweeps:
         """
         async with self._db.transaction() as db:
             found = await db.one(NEXT, as_list(busy))
-            if found is not None and found[4] is None:
+            if found is not None and found[6] is None:
                 row = await db.one(ROW, found[0])
                 assert row is not None
                 await db.rows(START, row[0])
@@ -97,20 +99,20 @@ class Sweeps:
             return None
         return Sweep(
             room_id=RoomID(found[0]),
-            whole=bool(found[1]),
-            since=found[2],
-            until=found[3],
-            token=found[4],
-            setting=found[5],
-            fresh=found[6],
-            found=found[7],
-            events=found[8],
-            empty=found[9],
-            attempts=found[10],
-            next=found[11],
-            before=tuple((EventID(one[0]), one[1]) for one in json.loads(found[12])),
-            size=found[13],
-            defaults=load_defaults(found[14]),
+            attempts=found[1],
+            retry_at=found[2],
+            whole_room=bool(found[3]),
+            since=found[4],
+            until=found[5],
+            token=found[6],
+            setting=found[7],
+            earlier_settings=tuple((EventID(one[0]), one[1]) for one in json.loads(found[8])),
+            defaults=load_defaults(found[9]),
+            found_this_walk=found[10],
+            found=found[11],
+            events_read=found[12],
+            empty_walks=found[13],
+            size=found[14],
         )
 
     async def read_on(

@@ -10,54 +10,65 @@ from bot.core.due import Candidate
 from bot.core.timers import MANY, Timer
 from bot.core.types import EventID, Millis, RoomID
 from bot.store.database import Database, Row, run
+from bot.store.retries import put_off
 
 ROOMS_DUE: Final = (
     "SELECT room FROM (SELECT room FROM due_rooms WHERE backlog = :backlog AND room > :last"
-    " AND next <= :now ORDER BY room LIMIT :most)"
+    " AND retry_at <= :now ORDER BY room LIMIT :most)"
     " UNION ALL SELECT room FROM (SELECT room FROM due_rooms WHERE backlog = :backlog"
-    " AND room <= :last AND next <= :now ORDER BY room LIMIT :most) LIMIT :most"
+    " AND room <= :last AND retry_at <= :now ORDER BY room LIMIT :most) LIMIT :most"
 )
 CANDIDATE: Final = (
-    "SELECT t.id, t.room, r.room_id, t.event_id, t.due, t.attempts, t.generation, t.sent_at,"
-    " t.looked, t.refused IS NOT NULL, t.next, t.parent IS NOT NULL, count(c.next),"
-    " coalesce(sum(c.next <= t.next), 0) FROM json_each(:of) j CROSS JOIN timers t"
-    " JOIN rooms r ON r.id = t.room LEFT JOIN timers c ON c.next <= :now AND c.id IN"
+    "SELECT t.id, t.room, r.room_id, t.event_id, t.due, t.attempts, t.redaction_round,"
+    " t.redaction_sent_at,"
+    " t.relations_loaded, t.refused_age IS NOT NULL, t.retry_at, t.parent IS NOT NULL,"
+    " count(c.retry_at),"
+    " coalesce(sum(c.retry_at <= t.retry_at), 0) FROM json_each(:of) j CROSS JOIN timers t"
+    " JOIN rooms r ON r.id = t.room LEFT JOIN timers c ON c.retry_at <= :now AND c.id IN"
     # `id`: nothing waits for what came before it, or two could wait for each other.
     " (SELECT id FROM timers WHERE room = t.room AND parent = t.event_id AND id > t.id"
-    " AND sent_at IS NULL AND attempts = 0 ORDER BY id LIMIT 64)"
+    " AND redaction_sent_at IS NULL AND attempts = 0 ORDER BY id LIMIT 64)"
 )
 """Of what belongs to a timer's message, no more than 64 are counted."""
 DUE: Final = CANDIDATE + (  # noqa: S608
     " WHERE t.id IN (SELECT id FROM timers WHERE room = j.value AND backlog = :backlog"
-    " AND next <= :now ORDER BY next, sent_at, id LIMIT :share) GROUP BY t.id"
+    " AND retry_at <= :now ORDER BY retry_at, redaction_sent_at, id LIMIT :share) GROUP BY t.id"
 )
 CHILDREN: Final = CANDIDATE + (  # noqa: S608
     " WHERE t.id IN (SELECT k.id FROM timers p CROSS JOIN timers k WHERE p.id = j.value"
-    " AND k.room = p.room AND k.parent = p.event_id AND k.id > p.id AND k.sent_at IS NULL"
-    " AND k.attempts = 0 AND k.next <= :now ORDER BY k.id LIMIT :share) GROUP BY t.id"
+    " AND k.room = p.room AND k.parent = p.event_id AND k.id > p.id AND k.redaction_sent_at IS NULL"
+    " AND k.attempts = 0 AND k.retry_at <= :now ORDER BY k.id LIMIT :share) GROUP BY t.id"
+)
+FIRST_DUE: Final = (
+    "SELECT min(retry_at) FROM (SELECT min(retry_at) AS retry_at FROM due_rooms WHERE backlog = 0"
+    " UNION ALL SELECT min(retry_at) FROM due_rooms WHERE backlog = 1)"
 )
 NEXT: Final = (
-    "SELECT min(next) FROM (SELECT min(next) AS next FROM due_rooms WHERE backlog = 0"
-    " AND next > :after UNION ALL SELECT min(next) FROM due_rooms WHERE backlog = 1"
-    " AND next > :after UNION ALL SELECT (SELECT min(next) FROM timers WHERE room = room.value"
-    " AND backlog = lane.value AND next > :after)"
+    "SELECT min(retry_at) FROM (SELECT min(retry_at) AS retry_at FROM due_rooms WHERE backlog = 0"
+    " AND retry_at > :after UNION ALL SELECT min(retry_at) FROM due_rooms WHERE backlog = 1"
+    " AND retry_at > :after UNION ALL SELECT (SELECT min(retry_at) FROM timers"
+    " WHERE room = room.value"
+    " AND backlog = lane.value AND retry_at > :after)"
     " FROM json_each(:rooms) room CROSS JOIN json_each('[0, 1]') lane)"
 )
 OVERDUE: Final = (
     "SELECT count(*) FROM (SELECT 1 FROM due_rooms d CROSS JOIN timers t ON t.room = d.room"
-    " AND t.backlog = d.backlog AND t.next <= :now AND t.sent_at IS NULL"
-    " WHERE d.backlog IN (0, 1) AND d.next <= :now LIMIT :most)"
+    " AND t.backlog = d.backlog AND t.retry_at <= :now AND t.redaction_sent_at IS NULL"
+    " WHERE d.backlog IN (0, 1) AND d.retry_at <= :now LIMIT :most)"
 )
 DROP: Final = "DELETE FROM timers WHERE id = ?"
-SENT: Final = "UPDATE timers SET sent_at = ?, next = ?, attempts = 0 WHERE id = ?"
+SENT: Final = "UPDATE timers SET redaction_sent_at = ?, retry_at = ?, attempts = 0 WHERE id = ?"
 UNSENT: Final = (
-    "UPDATE timers SET sent_at = NULL, next = max(due, ?), generation = generation + 1 WHERE id = ?"
+    "UPDATE timers SET redaction_sent_at = NULL, retry_at = max(due, ?),"
+    " redaction_round = redaction_round + 1 WHERE id = ?"
 )
-POSTPONE: Final = "UPDATE timers SET next = ?, attempts = attempts + 1 WHERE id = ?"
-REFUSED: Final = "UPDATE timers SET next = ?, attempts = attempts + 1, refused = ? WHERE id = ?"
+REFUSED: Final = (
+    "UPDATE timers SET retry_at = ?, attempts = attempts + 1, refused_age = ? WHERE id = ?"
+)
 OLDER_TOO: Final = (
-    "UPDATE timers SET next = :next WHERE id IN (SELECT id FROM timers WHERE refused IS NOT NULL"
-    " AND next < :next AND due <= :due AND id <> :id"
+    "UPDATE timers SET retry_at = :later WHERE id IN (SELECT id FROM timers"
+    " WHERE refused_age IS NOT NULL"
+    " AND retry_at < :later AND due <= :due AND id <> :id"
     " AND room = (SELECT room FROM timers WHERE id = :id) LIMIT :most)"
 )
 AFTER_IT: Final[Millis] = 60_000
@@ -65,19 +76,22 @@ AFTER_IT: Final[Millis] = 60_000
 PORTION: Final = 1_000
 """Of those, and of what is let go when one of them has gone; each next one sees to as many more."""
 RELEASE: Final = (
-    "UPDATE timers SET refused = NULL, attempts = 0, next = min(next, :now) WHERE id IN"
-    " (SELECT id FROM timers WHERE refused IS NOT NULL"
+    "UPDATE timers SET refused_age = NULL, attempts = 0, retry_at = min(retry_at, :now) WHERE id IN"
+    " (SELECT id FROM timers WHERE refused_age IS NOT NULL"
     " AND room = (SELECT room FROM timers WHERE id = :id) LIMIT :most)"
 )
-TELL_ANEW: Final = "UPDATE rooms SET stuck = 0 WHERE id = (SELECT room FROM timers WHERE id = ?)"
+TELL_ANEW: Final = (
+    "UPDATE rooms SET refusal_notified = 0 WHERE id = (SELECT room FROM timers WHERE id = ?)"
+)
 PENDING: Final = (
     "SELECT count(*) FROM (SELECT 1 FROM timers"
     " WHERE room = (SELECT id FROM rooms WHERE room_id = ?) LIMIT ?)"
 )
 FIRST: Final = (
-    "SELECT min(due) FROM (SELECT due, refused FROM timers"
-    " WHERE room = (SELECT id FROM rooms WHERE room_id = ?) AND backlog = ? ORDER BY next LIMIT ?)"
-    " WHERE refused IS NULL"
+    "SELECT min(due) FROM (SELECT due, refused_age FROM timers"
+    " WHERE room = (SELECT id FROM rooms WHERE room_id = ?) AND backlog = ?"
+    " ORDER BY retry_at LIMIT ?)"
+    " WHERE refused_age IS NULL"
 )
 
 
@@ -122,6 +136,11 @@ class Timers:
         row = await self._db.whole(lambda db: db.one(OVERDUE, now=now, most=MANY))
         return int(row[0]) if row else 0
 
+    async def first_due(self) -> Millis | None:
+        """Return when the first timer of those in rooms that may act wants something."""
+        row = await self._db.whole(lambda db: db.one(FIRST_DUE))
+        return None if row is None else row[0]
+
     async def next_due(self, after: Millis, rooms: Collection[int] = ()) -> Millis | None:
         """Return when, after this time, the next room that may act begins to want something.
 
@@ -151,7 +170,7 @@ class Timers:
 
     async def postpone(self, timer: Timer, until: Millis) -> None:
         """Let only this timer wait."""
-        await run(self._db, POSTPONE, until, timer.id)
+        await put_off(self._db, "timers", timer.id, until)
 
     async def refused(self, timer: Timer, until: Millis, older_than: Millis) -> None:
         """The homeserver refuses this one, though the message stands; 0: not for its age.
@@ -162,7 +181,7 @@ class Timers:
             await db.rows(REFUSED, until, older_than, timer.id)
             if timer.refused and older_than:
                 at, own = until + AFTER_IT, timer.id
-                await db.rows(OLDER_TOO, next=at, due=timer.due, id=own, most=PORTION)
+                await db.rows(OLDER_TOO, later=at, due=timer.due, id=own, most=PORTION)
 
     async def drop(self, timer: Timer) -> None:
         """The message is gone for certain."""
@@ -193,11 +212,11 @@ def _candidate(row: Row) -> Candidate:
         event_id=EventID(row[3]),
         due=row[4],
         attempts=row[5],
-        generation=row[6],
-        sent_at=row[7],
-        looked=bool(row[8]),
+        redaction_round=row[6],
+        redaction_sent_at=row[7],
+        relations_loaded=bool(row[8]),
         refused=bool(row[9]),
     )
     return Candidate(
-        timer=timer, next=row[10], child=bool(row[11]), children=row[12], earlier=row[13]
+        timer=timer, retry_at=row[10], child=bool(row[11]), children=row[12], earlier=row[13]
     )

@@ -370,7 +370,7 @@ def test_what_is_said_to_others_is_no_command(body: str, content: dict[str, Any]
     ],
 )
 @pytest.mark.parametrize("name", ["Alice", "Bots", "robot", "Two  Words", "@Alice", "A B C D E"])
-def test_a_command_that_begins_with_a_name_is_for_who_has_that_name(
+def test_a_command_that_begins_with_a_name_is_for_its_bearer(
     name: str, content: dict[str, Any]
 ) -> None:
     expected = ParsedCommand(kind="off", setting=OFF, called=name)
@@ -387,9 +387,7 @@ def test_a_command_that_begins_with_a_name_is_for_who_has_that_name(
     ],
 )
 @pytest.mark.parametrize("relation", [REPLY, THREAD | REPLY])
-def test_a_reply_may_be_a_command_if_what_it_replies_to_is_the_bots(
-    body: str, relation: dict[str, Any]
-) -> None:
+def test_a_reply_to_what_the_bot_said_may_be_a_command(body: str, relation: dict[str, Any]) -> None:
     expected = ParsedCommand(kind="set", setting=5 * MINUTE, replies_to=EventID("$other"))
     assert command(body, relation) == expected
     assert command(body, **{"m.relates_to": relation}) == expected

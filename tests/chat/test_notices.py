@@ -314,7 +314,7 @@ def test_what_stays_or_comes_back_is_counted(count: int, counted: str) -> None:
     assert f"The server does not let me remove {counted} that should be gone." in said
 
 
-def test_who_cannot_be_helped_is_told_of_what_age_if_that_is_known() -> None:
+def test_who_cannot_be_helped_is_told_the_age_if_known() -> None:
     assert "messages older than 3 days here" in notices.stuck(3 * DAY)
     assert "some messages here" in notices.stuck(0)
 

@@ -279,7 +279,7 @@ def test_the_example_shows_the_defaults(tmp_path: Path) -> None:
             )
 
 
-def test_the_files_of_the_login_are_read_again_and_a_spoilt_one_is_not_believed(
+def test_login_files_are_read_again_and_a_spoilt_one_is_not_believed(
     read: Callable[..., Settings], tmp_path: Path
 ) -> None:
     file = tmp_path / "token"

@@ -24,7 +24,7 @@ def candidate(
     number: int = 1,
     room: int = 1,
     *,
-    next: Millis = NOW,  # noqa: A002
+    retry_at: Millis = NOW,
     child: bool = False,
     children: int = 0,
     earlier: int = 0,
@@ -35,10 +35,12 @@ def candidate(
         room=room,
         room_id=RoomID(f"!{room}"),
         event_id=EventID(f"${number}"),
-        due=next,
-        sent_at=NOW if sent else None,
+        due=retry_at,
+        redaction_sent_at=NOW if sent else None,
     )
-    return Candidate(timer=timer, next=next, child=child, children=children, earlier=earlier)
+    return Candidate(
+        timer=timer, retry_at=retry_at, child=child, children=children, earlier=earlier
+    )
 
 
 # --- who waits -----------------------------------------------------------------------------------
@@ -47,17 +49,17 @@ def candidate(
 @pytest.mark.parametrize(
     ("one", "goes"),
     [
-        (candidate(next=FRESH), True),
-        (candidate(next=FRESH, children=1), False),
-        (candidate(next=FRESH, children=64, earlier=64), False),
-        (candidate(next=FRESH, children=1, sent=True), True),
-        (candidate(next=LATE + 1, children=1), False),
-        (candidate(next=LATE), True),
-        (candidate(next=LATE, children=64), True),
-        (candidate(next=LATE, children=9, earlier=1), False),
-        (candidate(next=LATE, children=FEW, earlier=FEW), False),
-        (candidate(next=LATE, children=FEW + 1, earlier=FEW + 1), True),
-        (candidate(next=LATE, children=1, earlier=1, sent=True), True),
+        (candidate(retry_at=FRESH), True),
+        (candidate(retry_at=FRESH, children=1), False),
+        (candidate(retry_at=FRESH, children=64, earlier=64), False),
+        (candidate(retry_at=FRESH, children=1, sent=True), True),
+        (candidate(retry_at=LATE + 1, children=1), False),
+        (candidate(retry_at=LATE), True),
+        (candidate(retry_at=LATE, children=64), True),
+        (candidate(retry_at=LATE, children=9, earlier=1), False),
+        (candidate(retry_at=LATE, children=FEW, earlier=FEW), False),
+        (candidate(retry_at=LATE, children=FEW + 1, earlier=FEW + 1), True),
+        (candidate(retry_at=LATE, children=1, earlier=1, sent=True), True),
     ],
 )
 def test_a_message_waits_for_what_belongs_to_it(one: Candidate, goes: bool) -> None:
@@ -71,7 +73,7 @@ CANDIDATES = st.lists(
     max_size=30,
 ).map(
     lambda made: [
-        candidate(number, room, next=at, child=child)
+        candidate(number, room, retry_at=at, child=child)
         for number, (room, at, child) in enumerate(made)
     ]
 )
@@ -94,7 +96,7 @@ def test_within_a_room_the_oldest_goes_first(candidates: list[Candidate], last: 
 
 @pytest.mark.parametrize(("at", "order"), [(FRESH, [2, 1]), (LATE, [1, 2])])
 def test_of_one_time_children_go_first_while_it_is_fresh(at: Millis, order: list[int]) -> None:
-    both = [candidate(1, next=at), candidate(2, next=at, child=True)]
+    both = [candidate(1, retry_at=at), candidate(2, retry_at=at, child=True)]
     assert [one.id for one in in_turns(both, 0, NOW)] == order
 
 
@@ -144,7 +146,7 @@ class Row:
 
     id: int
     room: int
-    next: Millis
+    retry_at: Millis
     parent: int | None = None
     attempts: int = 0
     sent: bool = False
@@ -163,7 +165,7 @@ class Rows:
             one
             for one in self.rows
             if one.parent == parent.id and one.room == parent.room and one.id > parent.id
-            if not one.sent and not one.attempts and one.next <= now
+            if not one.sent and not one.attempts and one.retry_at <= now
         ]
 
     def candidate(self, row: Row, now: Millis) -> Candidate:
@@ -171,16 +173,16 @@ class Rows:
         return candidate(
             row.id,
             row.room,
-            next=row.next,
+            retry_at=row.retry_at,
             child=row.parent is not None,
             children=len(children),
-            earlier=sum(one.next <= row.next for one in children),
+            earlier=sum(one.retry_at <= row.retry_at for one in children),
             sent=row.sent,
         )
 
     async def rooms_due(self, now: Millis, last: int, most: int, *, backlog: bool) -> list[int]:
         assert not backlog
-        rooms = {one.room for one in self.rows if one.next <= now}
+        rooms = {one.room for one in self.rows if one.retry_at <= now}
         return sorted(rooms, key=lambda room: (room <= last, room))[:most]
 
     async def due(
@@ -189,8 +191,8 @@ class Rows:
         assert not backlog
         found: list[Row] = []
         for room in rooms:
-            there = [one for one in self.rows if one.room == room and one.next <= now]
-            found += sorted(there, key=lambda one: (one.next, one.sent, one.id))[:share]
+            there = [one for one in self.rows if one.room == room and one.retry_at <= now]
+            found += sorted(there, key=lambda one: (one.retry_at, one.sent, one.id))[:share]
         self.asked.append(len(found))
         return [self.candidate(one, now) for one in found]
 
@@ -236,7 +238,7 @@ def test_nothing_goes_before_what_has_to_go_first(rows: Rows, last: int, space: 
     given_away = [one for page in asyncio.run(choose(rows, last, space, {})) for one in page]
     by_id = {one.id: one for one in rows.rows}
     for one in given_away:
-        assert by_id[one.id].next <= NOW
+        assert by_id[one.id].retry_at <= NOW
         assert may_go(rows.candidate(by_id[one.id], NOW), NOW)
 
 
@@ -245,7 +247,9 @@ def test_what_is_due_is_found_whatever_else_waits(
     rows: Rows, last: int, space: int, busy: int
 ) -> None:
     """With some at work, every room gives one that may go, if it has any."""
-    may = [one for one in rows.rows if one.next <= NOW and may_go(rows.candidate(one, NOW), NOW)]
+    may = [
+        one for one in rows.rows if one.retry_at <= NOW and may_go(rows.candidate(one, NOW), NOW)
+    ]
     at_work = {one.id: one.room for one in may[:busy]}
     pages = asyncio.run(choose(rows, last, space, at_work))
     found = {one.id for page in pages for one in page} - set(at_work)
@@ -256,7 +260,7 @@ def test_what_is_due_is_found_whatever_else_waits(
 
 @given(rows=worlds(), last=LAST)
 def test_served_one_by_one_all_have_their_turn(rows: Rows, last: int) -> None:
-    left = {one.id for one in rows.rows if one.next <= NOW}
+    left = {one.id for one in rows.rows if one.retry_at <= NOW}
     while left:
         pages = asyncio.run(choose(rows, last, 1, {}))
         first = next(one for page in pages for one in page)

@@ -145,7 +145,7 @@ def test_a_refusal_is_a_value_error() -> None:
     assert issubclass(DurationError, ValueError)
 
 
-def test_the_longest_length_fits_a_room_s_state_and_one_second_more_is_refused() -> None:
+def test_the_longest_length_fits_a_rooms_state_and_one_second_more_fails() -> None:
     longest = LONGEST // SECOND
     assert parse(f"{longest}s") == longest * SECOND <= 2**53 - 1
     with pytest.raises(DurationError, match="longer than can be counted"):
@@ -163,7 +163,7 @@ def test_a_line_as_long_as_an_event_is_refused_unread() -> None:
     class Unread(str):
         __slots__ = ()
 
-        def split(self, *args: object, **kwargs: object) -> NoReturn:
+        def split(self, *_: object, **__: object) -> NoReturn:
             raise AssertionError("the line was read")
 
     for unit in "1", "1s", "1 and ", " ":

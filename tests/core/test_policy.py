@@ -223,7 +223,7 @@ def _items(steps: list[Any]) -> list[Item]:
 
 
 @given(steps=STEPS)
-def test_every_message_gets_its_timer_or_stays_by_the_last_setting_before_it(
+def test_every_message_goes_or_stays_by_the_last_setting_before_it(
     steps: list[Any],
 ) -> None:
     expected, setting = {}, None

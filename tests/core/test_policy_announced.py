@@ -48,7 +48,9 @@ def spans(found: Decision) -> dict[str, Millis]:
 
 def known(setting: Setting, digest: str, *, revision: int) -> RoomState:
     """Return how a room stands where its state event says what holds."""
-    return RoomState(setting=setting, stated=setting, policy_digest=digest, revision=revision)
+    return RoomState(
+        setting=setting, state_setting=setting, policy_digest=digest, revision=revision
+    )
 
 
 # --- what is told --------------------------------------------------------------------------------
@@ -98,7 +100,7 @@ def test_what_was_set_before_the_bot_came_is_not_told() -> None:
     assert spans(found) == {"1": MINUTE}
 
 
-def test_a_change_that_cannot_be_followed_exactly_is_told_although_it_changes_nothing() -> None:
+def test_a_change_that_cannot_be_followed_is_told_though_nothing_changes() -> None:
     found = walk(change(OFF, "a", note="unreadable"))
     assert told(found) == [("changed", OFF)]
 
@@ -152,7 +154,7 @@ def test_the_redaction_of_an_earlier_policy_changes_nothing() -> None:
 
 def written(found: Decision, digest: str) -> RoomState:
     """Return the state once the homeserver has said which event holds the commanded lifetime."""
-    return replace(found.state, awaits=digest)
+    return replace(found.state, awaited_digest=digest)
 
 
 def test_a_command_counts_at_once_and_its_echo_is_not_told() -> None:
@@ -167,23 +169,23 @@ def test_a_command_counts_at_once_and_its_echo_is_not_told() -> None:
 def test_the_echo_of_an_earlier_command_does_not_undo_a_later_one(earlier: Millis) -> None:
     first = walk(said(earlier, "c1"), said(HOUR, "c2"))
     second = walk(change(earlier, "e1", sender=BOT), message(1), state=first.state)
-    assert second.state.commanded
+    assert second.state.set_by_command
     state = written(second, "e2")
     third = walk(change(HOUR, "e2", sender=BOT), message(2), state=state)
     assert spans(second) | spans(third) == {"1": HOUR, "2": HOUR}
     assert third.state == known(HOUR, "e2", revision=2)
 
 
-def test_an_echo_that_comes_before_the_command_is_known_to_be_written_ends_nothing() -> None:
+def test_an_echo_before_the_command_is_known_as_written_ends_nothing() -> None:
     found = walk(said(MINUTE, "c"), change(MINUTE, "e", sender=BOT))
-    assert (found.state.commanded, found.state.stated) == (True, MINUTE)
+    assert (found.state.set_by_command, found.state.state_setting) == (True, MINUTE)
 
 
 def test_a_change_by_somebody_after_a_command_counts_from_its_place() -> None:
     found = walk(said(HOUR, "c"), change(MINUTE, "a"), message(1))
     assert spans(found) == {"1": MINUTE}
     assert told(found) == [("set", HOUR), ("changed", MINUTE)]
-    assert not found.state.commanded
+    assert not found.state.set_by_command
 
 
 def test_what_the_bots_account_sets_by_itself_counts_and_is_not_told() -> None:
@@ -209,7 +211,7 @@ def test_a_command_remembers_what_it_was_said_upon() -> None:
 def test_a_command_that_sets_nothing_changes_nothing(kind: str) -> None:
     found = walk(change(MINUTE, "a"), said(None, "c", kind=kind), message(1))
     assert spans(found) == {"1": MINUTE}
-    assert not found.state.commanded
+    assert not found.state.set_by_command
 
 
 def test_the_last_command_says_whether_the_room_is_suspended() -> None:

@@ -132,7 +132,7 @@ def test_a_level_suffices_from_the_one_required_on(level: int) -> None:
         ({"redact": 80, "events": {REDACTION: 75}, "events_default": 60}, 80),
     ],
 )
-def test_redacting_others_takes_the_right_to_redact_and_the_right_to_send_redactions(
+def test_redacting_others_takes_the_rights_to_redact_and_to_send_redactions(
     power_levels: dict[str, Any], needed: int
 ) -> None:
     assert read(power_levels).to_redact == needed

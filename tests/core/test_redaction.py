@@ -95,7 +95,7 @@ OUTCOMES: st.SearchStrategy[Outcome] = st.one_of(
     failures=st.integers(0, 10**6),
     chance=CHANCES,
 )
-def test_no_answer_alone_lets_a_timer_go_and_none_is_repeated_without_a_pause(
+def test_no_answer_alone_ends_a_timer_and_every_retry_has_a_pause(
     outcome: Outcome, attempts: int, failures: int, chance: float
 ) -> None:
     step = settle(outcome, timer(attempts=attempts), now=NOW, failures=failures, chance=chance)
@@ -130,7 +130,7 @@ def test_more_failures_never_make_a_shorter_step(attempts: int, chance: float) -
 
 
 @given(st.integers(0, 200), CHANCES, st.integers(0, 10 * PAUSE_CEILING))
-def test_what_a_homeserver_asks_for_is_waited_for_and_never_less_than_without(
+def test_the_pause_a_homeserver_asks_for_is_kept_never_less_than_usual(
     attempts: int, chance: float, asked: Millis
 ) -> None:
     alone = backoff(attempts, ceiling=PAUSE_CEILING, chance=chance)
@@ -157,11 +157,11 @@ def test_two_redactions_have_one_transaction_id_only_when_they_are_the_same(
     assert (transaction_id(first, one) == transaction_id(second, other)) == same
 
 
-@given(event_id=EVENT_IDS, generation=st.integers(0, 99))
+@given(event_id=EVENT_IDS, redaction_round=st.integers(0, 99))
 def test_a_transaction_id_fits_a_path_and_shows_nothing_of_the_event(
-    event_id: EventID, generation: int
+    event_id: EventID, redaction_round: int
 ) -> None:
-    txn = transaction_id(event_id, generation)
+    txn = transaction_id(event_id, redaction_round)
     assert txn.isascii()
     assert txn.replace("-", "").isalnum()
     assert len(txn) <= 64
@@ -247,7 +247,7 @@ def test_two_tokens_of_any_kind_are_compared_without_error(since: str, after: st
     assert not (went_back(since, after) and went_back(after, since))
 
 
-def test_a_token_is_given_up_when_it_is_refused_twice_in_a_row() -> None:
+def test_a_token_that_is_refused_twice_in_a_row_is_given_up() -> None:
     anew, refused = SyncRestart(), Refused(status=400, errcode="M_UNKNOWN")
     other = Unreachable(reason="reset")
     assert [anew.refused(one) for one in (refused, other, refused)] == [False] * 3

@@ -102,7 +102,7 @@ def test_after_a_rest_several_go_at_once_again() -> None:
     assert refused <= 2
 
 
-def test_a_message_that_is_never_answered_holds_up_the_others_less_and_less() -> None:
+def test_a_message_never_answered_holds_up_the_others_less_and_less() -> None:
     pace, now = Throughput(), 0
     for _ in range(10):
         pace.paused(Unreachable(reason="x"), now + MINUTE, now, again=True)
@@ -121,7 +121,7 @@ def test_many_failures_in_a_row_slow_everything_down() -> None:
     assert (pace.width, pace.paused_until) == (1, FAILING_PAUSE)
 
 
-async def test_that_more_is_due_than_is_let_through_is_said_once_an_episode(
+async def test_more_due_than_is_let_through_is_said_once_an_episode(
     harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)

@@ -116,5 +116,5 @@ def test_a_timestamp_that_is_none_counts_as_now(timestamp: Any) -> None:
     assert began({"origin_server_ts": timestamp}, live=False, since=0, now=5_000) == 5_000
 
 
-def test_a_clock_that_was_set_back_never_makes_a_beginning_in_the_future() -> None:
+def test_a_clock_set_back_never_makes_a_beginning_in_the_future() -> None:
     assert began({"origin_server_ts": 7}, live=False, since=9, now=5) == 5

@@ -1,4 +1,5 @@
 // A person with Element's crypto: one device on matrix-js-sdk, driven by JSON lines.
+// With the argument `libolm`, on the last matrix-js-sdk that could encrypt with libolm.
 //
 // Standard input:  {"id": 1, "do": "login", "with": {...}}, and so on, a line each.
 // Standard output: {"id": 1, "result": ...} or {"id": 1, "error": "..."}, in any order.
@@ -11,13 +12,20 @@ import { createInterface } from "node:readline";
 for (const level of ["debug", "info", "log", "trace"]) console[level] = () => {};
 console.warn = console.error;
 
-const sdk = await import("matrix-js-sdk");
-const api = await import("matrix-js-sdk/lib/crypto-api/index.js");
-const { PollStartEvent } = await import("matrix-js-sdk/lib/extensible_events_v1/PollStartEvent.js");
+const libolm = process.argv[2] === "libolm";
+if (libolm) {
+    // The sdk looks for it here, before anything of it is loaded.
+    globalThis.Olm = (await import("@matrix-org/olm")).default;
+    await globalThis.Olm.init();
+}
+const library = libolm ? "matrix-js-sdk-libolm" : "matrix-js-sdk";
+const sdk = await import(library);
+const api = await import(`${library}/lib/crypto-api/index.js`);
+const { PollStartEvent } = await import(`${library}/lib/extensible_events_v1/PollStartEvent.js`);
 const { PollResponseEvent } = await import(
-    "matrix-js-sdk/lib/extensible_events_v1/PollResponseEvent.js"
+    `${library}/lib/extensible_events_v1/PollResponseEvent.js`
 );
-const { PollEndEvent } = await import("matrix-js-sdk/lib/extensible_events_v1/PollEndEvent.js");
+const { PollEndEvent } = await import(`${library}/lib/extensible_events_v1/PollEndEvent.js`);
 
 const MODES = {
     all: () => new api.AllDevicesIsolationMode(false),
@@ -137,16 +145,22 @@ const commands = {
             userId: answer.user_id,
             deviceId: answer.device_id,
             accessToken: answer.access_token,
+            cryptoStore: libolm ? new sdk.MemoryCryptoStore() : undefined,
         });
         client.on("Event.decrypted", (event, error) => {
             const type = event.getType();
             const kind = type === "m.room.message" ? event.getContent().msgtype : type;
             if (!error) kinds.set(event.getId(), kind);
         });
-        await client.initRustCrypto({ useIndexedDB: false });
+        if (libolm) {
+            await client.initLegacyCrypto();
+            client.setGlobalErrorOnUnknownDevices(false);
+        } else {
+            await client.initRustCrypto({ useIndexedDB: false });
+        }
         await client.startClient({ initialSyncLimit: 100, threadSupport: true });
         await until(() => client.getSyncState() === "SYNCING", "the first sync");
-        return { device: answer.device_id };
+        return { crypto: client.getCrypto().getVersion() };
     },
 
     /** Make cross-signing keys and sign this device, as Element does at the first login. */

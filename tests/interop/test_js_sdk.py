@@ -79,7 +79,7 @@ async def all_gone(person: JsPerson, room: str, event_ids: list[EventID]) -> Non
 
 
 @pytest.mark.parametrize("mode", ["all", "signed"])
-async def test_everything_said_with_elements_crypto_disappears_and_no_shield_warns_of_the_bot(
+async def test_what_elements_crypto_sent_disappears_and_no_shield_warns_of_the_bot(
     js_people: JsPeople, bot: BotProcess, mode: Mode
 ) -> None:
     alice, bob = await js_people("alice", mode), await js_people("bob", mode)
@@ -131,7 +131,7 @@ async def test_without_a_signature_a_client_that_takes_all_devices_warns(
     assert (await shown(alice, room, answer)).shield == UNSIGNED_DEVICE
 
 
-async def test_without_a_signature_a_client_that_takes_signed_devices_shuts_the_door_both_ways(
+async def test_without_a_signature_a_client_that_wants_one_exchanges_no_messages(
     people: People, js_people: JsPeople
 ) -> None:
     alice, nio_alone, room = await with_an_unsigned_device(people, js_people, "signed")

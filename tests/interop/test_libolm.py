@@ -9,17 +9,15 @@ import pytest
 from tests.support.people import wait_until
 
 if TYPE_CHECKING:
-    from tests.interop.libolm import LibolmPeople
+    from tests.interop.jsclient import JsPeople
     from tests.support.bot_process import BotProcess
 
 pytestmark = pytest.mark.synapse
 
 
-async def test_what_is_said_with_libolm_disappears(
-    libolm_people: LibolmPeople, bot: BotProcess
-) -> None:
-    alice = await libolm_people("alice")
-    assert alice.versions == {"matrix-nio": "0.25.2", "python-olm": "3.2.16"}
+async def test_what_is_said_with_libolm_disappears(js_people: JsPeople, bot: BotProcess) -> None:
+    alice = await js_people.on_libolm("alice")
+    assert alice.crypto == "Olm 3.2.15"
     room = await alice.create_room(bot.user_id)
     await alice.until_joined(room, bot.user_id)
     await alice.server.set_power(room, bot.user_id, 50)

@@ -127,7 +127,7 @@ async def test_a_room_that_was_left_still_shows_its_state_and_its_events(world: 
     assert not await world.bot.is_gone(room, sent)
 
 
-async def test_a_room_that_has_banned_the_bot_shows_it_the_events_that_it_saw(
+async def test_a_room_that_banned_the_bot_shows_it_what_it_saw(
     world: World,
 ) -> None:
     room = await world.room()

@@ -83,7 +83,7 @@ def test_another_key_under_the_same_device_is_not_trusted() -> None:
 
 
 @pytest.mark.synapse
-async def test_commands_of_unsigned_devices_do_not_count_where_signed_ones_are_asked_for(
+async def test_commands_of_unsigned_devices_do_not_count_where_signatures_are_wanted(
     people: People, bots: Bots
 ) -> None:
     alice = await people.encrypted("alice")  # matrix-nio's devices are not signed

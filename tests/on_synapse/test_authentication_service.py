@@ -80,7 +80,7 @@ async def test_a_password_ends_at_once_and_the_ways_out_are_named(
     assert "waiting" not in bot.words()
 
 
-async def test_a_token_of_the_service_works_until_it_ends_and_the_next_one_after_it(
+async def test_a_services_token_works_until_it_ends_and_the_next_follows(
     delegated: Delegated, tmp_path: Path
 ) -> None:
     alice, file = delegated.alice, tmp_path / "token"

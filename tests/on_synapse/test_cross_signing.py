@@ -60,7 +60,7 @@ async def test_a_restart_changes_nothing(people: People, bots: Bots) -> None:
     assert await own_keys(alice, bot.user_id) == before
 
 
-async def test_a_lost_crypto_store_makes_a_new_device_signed_by_the_old_keys(
+async def test_a_lost_crypto_store_makes_a_new_device_signed_by_old_keys(
     people: People, bots: Bots
 ) -> None:
     alice, bot = await people("alice"), await bots()

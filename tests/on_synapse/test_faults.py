@@ -84,7 +84,7 @@ def peak_memory(bot: BotProcess) -> int:
     return int(found[1]) * 1024
 
 
-async def test_a_bot_begins_behind_a_closed_proxy_and_an_endless_answer_does_not_fill_it(
+async def test_a_bot_survives_a_closed_proxy_and_an_endless_answer(
     homeserver: Homeserver, bots: Bots
 ) -> None:
     async with FaultProxy(homeserver.url) as proxy:
@@ -146,7 +146,7 @@ async def _says(bot: BotProcess, text: str) -> bool:
     return text in bot.words()
 
 
-async def test_a_database_cut_in_half_is_moved_aside_and_the_bot_begins_anew(bots: Bots) -> None:
+async def test_a_database_cut_in_half_is_moved_aside_and_made_anew(bots: Bots) -> None:
     bot = await bots()
     assert await bot.stop() == 0
     database = bot.data_dir / "timers.db"

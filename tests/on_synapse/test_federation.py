@@ -155,7 +155,7 @@ async def test_a_lifetime_can_be_set_from_another_homeserver(federation: Federat
     await assert_all_go(shared, [command, *sent], 30)
 
 
-async def test_a_message_from_before_a_change_elsewhere_has_the_lifetime_that_holds_here(
+async def test_a_message_before_a_change_elsewhere_has_the_lifetime_here(
     federation: Federation,
 ) -> None:
     """Its homeserver did not know of the change: Synapse shows the older state beside it."""
@@ -233,7 +233,7 @@ async def test_messages_sent_on_both_sides_of_a_cut_go(
     await assert_all_go(shared, ours + theirs, 30)
 
 
-async def test_messages_sent_on_both_sides_of_a_cut_go_under_a_default_alone(
+async def test_messages_on_both_sides_of_a_cut_go_under_a_default_alone(
     federation: Federation,
 ) -> None:
     shared = await share(federation, "", default="2s")
@@ -301,7 +301,7 @@ async def test_what_is_said_after_off_stays_though_the_room_is_swept(
 
     async def swept() -> bool:
         with closing(sqlite3.connect(shared.bot.data_dir / "timers.db")) as db:
-            return bool(db.execute("SELECT 1 FROM sweeps WHERE events > 110").fetchall())
+            return bool(db.execute("SELECT 1 FROM sweeps WHERE events_read > 110").fetchall())
 
     await wait_until(swept, 30)
     await asyncio.sleep(2)

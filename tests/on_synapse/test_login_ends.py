@@ -177,7 +177,7 @@ async def test_a_token_file_that_changes_is_read_again_while_the_bot_runs(
     assert "put a new one into access_token_file" in bot.words()
 
 
-async def test_a_token_copied_from_an_app_is_refused_and_the_app_goes_on(
+async def test_a_token_copied_from_an_app_is_refused_and_the_app_continues(
     people: People, bots: Bots
 ) -> None:
     alice: EncryptedPerson = await people.encrypted("alice")

@@ -242,7 +242,7 @@ async def test_a_file_of_two_messages_goes_with_the_later(
     await until_gone(alice, picture)
 
 
-async def test_a_revoked_token_ends_nothing_and_a_new_one_makes_up_for_it(
+async def test_a_revoked_token_ends_nothing_and_a_new_one_makes_up(
     people: People,
     bots: Bots,
     deleting: dict[str, Any],

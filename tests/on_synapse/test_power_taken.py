@@ -238,7 +238,7 @@ async def scenes(
     ids=["while it runs", "while it is away"],
     indirect=["scenes"],
 )
-async def test_whatever_is_taken_is_told_and_all_goes_when_it_is_given_back(
+async def test_whatever_is_taken_is_told_and_all_goes_once_given_back(
     scenes: Scenes, away: bool
 ) -> None:
     bot, rooms = scenes
@@ -272,7 +272,7 @@ async def brief(tmp_path: Path) -> AsyncIterator[Homeserver]:
         yield server
 
 
-async def test_messages_too_old_for_the_homeserver_are_told_and_go_when_it_may(
+async def test_messages_too_old_for_the_homeserver_are_told_and_go_once_allowed(
     brief: Homeserver, tmp_path: Path
 ) -> None:
     people, bots = People(brief, tmp_path), Bots(brief, tmp_path)
@@ -300,7 +300,7 @@ async def test_messages_too_old_for_the_homeserver_are_told_and_go_when_it_may(
     brief._extra.clear()
     await brief.start()
     with closing(sqlite3.connect(bot.data_dir / "timers.db")) as db, db:
-        db.execute("UPDATE timers SET next = due WHERE event_id = ?", [clear])
+        db.execute("UPDATE timers SET retry_at = due WHERE event_id = ?", [clear])
     await bot.start()
     await alice.until_redacted(room, clear)
     for one in (bots, people):
@@ -329,7 +329,7 @@ async def test_a_suspended_account_waits_and_goes_on_when_it_is_free_again(
     await alice.until_redacted(room, sent, 30)
 
 
-async def test_a_deactivated_account_ends_the_bot_with_status_3_and_keeps_what_waits(
+async def test_a_deactivated_account_ends_the_bot_with_status_3_keeping_what_waits(
     people: People, bots: Bots, warden: Person
 ) -> None:
     alice, bot = await people("alice"), await bots()
@@ -366,6 +366,6 @@ async def test_an_invitation_that_is_withdrawn_or_leads_nowhere_holds_up_no_othe
     bot.signal(signal.SIGCONT)
     await alice.until_notice(good, bot.user_id, "I make messages disappear", 20)
     with closing(sqlite3.connect(bot.data_dir / "timers.db")) as db:
-        waiting = [row[0] for row in db.execute("SELECT room_id FROM invites")]
+        waiting = [row[0] for row in db.execute("SELECT room_id FROM invitations")]
     assert set(waiting) <= {deleted}  # of which nobody tells the bot: it is tried for a day
     assert "Traceback" not in bot.words()

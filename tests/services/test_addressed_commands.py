@@ -108,7 +108,7 @@ async def test_a_reply_is_heard_though_nobody_says_to_whom_it_replies(
 
 
 @pytest.mark.parametrize("body", ["Ephemeral: !expire 5m", "@ephemeral, `!expire 5m.`"])
-async def test_the_bot_is_called_by_the_name_that_it_has_in_the_room(
+async def test_the_bot_is_called_by_its_name_in_the_room(
     harness: Harness, room: RoomID, body: str
 ) -> None:
     [answer] = await said(harness, room, body)
@@ -273,7 +273,7 @@ async def notified(alice: Person, bob: Person) -> int:
     return (await wait_until(shown)).count("m.room.redaction")
 
 
-def test_a_reply_without_its_key_may_be_a_command_though_it_quotes_a_notice() -> None:
+def test_a_keyless_reply_may_be_a_command_though_it_quotes_a_notice() -> None:
     long = {"ciphertext": "x" * 4_000}
     assert not may_be_command(long)
     assert not may_be_command(long | relating(THREAD))

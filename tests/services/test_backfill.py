@@ -127,9 +127,7 @@ async def test_two_gaps_one_after_the_other_keep_their_order(
     assert found == [MINUTE] * 6 + [5 * MINUTE] * 6 + [None] * 6
 
 
-async def test_a_restart_in_the_middle_of_a_gap_goes_on_where_it_was(
-    harness: Harness, room: RoomID
-) -> None:
+async def test_a_restart_within_a_gap_goes_on_where_it_was(harness: Harness, room: RoomID) -> None:
     sent = say(harness, room, 23)
     async with harness.running(harness.sync):
         found = await harness.store.gaps.next_gap()
@@ -169,7 +167,7 @@ async def test_what_is_redacted_in_a_gap_gets_no_timer(harness: Harness, room: R
     assert found == [None] + [MINUTE] * 4 + [None] + [MINUTE] * 4
 
 
-async def test_a_busy_room_that_the_bot_has_just_joined_is_read_back_to_its_joining(
+async def test_a_busy_room_just_joined_is_read_back_to_the_joining(
     harness: Harness,
 ) -> None:
     """The lifetime that the room has holds for the gap as well."""

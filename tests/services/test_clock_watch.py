@@ -40,7 +40,7 @@ async def notice(harness: Harness) -> None:
     await harness.advance(30 * SECOND)
 
 
-async def moments(harness: Harness, table: str, column: str = "next") -> list[Millis]:
+async def moments(harness: Harness, table: str, column: str = "retry_at") -> list[Millis]:
     async with harness.store._db.transaction() as db:
         return [row[0] for row in await db.rows(f"SELECT {column} FROM {table}")]
 
@@ -140,7 +140,7 @@ async def test_a_notice_that_was_put_off_by_the_old_clock_is_sent(
     assert len(harness.homeserver.heard(room)) == 1
 
 
-async def test_a_timer_put_off_by_the_old_clock_is_looked_at_when_it_is_due(
+async def test_a_timer_the_old_clock_put_off_is_looked_at_when_due(
     harness: Harness, room: RoomID
 ) -> None:
     now = harness.clock.now()
@@ -176,11 +176,13 @@ async def test_nothing_in_the_database_waits_for_a_moment_of_the_old_clock(
     assert entry is not None
     await harness.store.deliver_later(entry, ahead)
     async with harness.store._db.transaction() as db:
-        await db.rows("INSERT INTO opened (session_id, message, at) VALUES ('s', 1, ?)", ahead)
+        await db.rows(
+            "INSERT INTO key_uses (session_id, message_index, read_at) VALUES ('s', 1, ?)", ahead
+        )
     await harness.store.clock_set_back(HOUR, now, after=0, upto=0)
-    for table in ("gaps", "invites", "owed"):
+    for table in ("gaps", "invitations", "outbox"):
         assert await moments(harness, table) == [now], table
-    assert await moments(harness, "opened", "at") == [now]
+    assert await moments(harness, "key_uses", "read_at") == [now]
     assert (await moments(harness, "gaps", "since"), await moments(harness, "gaps", "until")) == (
         [now],
         [now],
@@ -213,19 +215,19 @@ async def test_no_sweep_waits_for_a_moment_of_the_old_clock(harness: Harness, ro
     known = await sweeps.next()
     assert known is not None
     await sweeps.end(known)
-    await sweeps.begin(Sweep(room_id=room, whole=True, since=ahead, until=ahead))
+    await sweeps.begin(Sweep(room_id=room, whole_room=True, since=ahead, until=ahead))
     await sweeps.later(known, ahead)
     await harness.store.clock_set_back(HOUR, now, after=0, upto=0)
     found = await sweeps.next()
     assert found is not None
-    assert (found.next, found.since, found.until) == (now, now, now)
+    assert (found.retry_at, found.since, found.until) == (now, now, now)
 
 
 async def test_no_file_waits_for_a_moment_of_the_old_clock(harness: Harness, room: RoomID) -> None:
     now = harness.clock.now()
     sent = EventID("$picture")
     message = Message(event_id=sent, sent=now)
-    shown = MediaReference(event_id=sent, media_ids=["picture"], owner="alice")
+    shown = MediaReference(event_id=sent, media_ids=["picture"], owner_digest="alice")
     gone = Redaction(target=sent, target_digest="d", sender=ALICE, digest="e")
     await harness.commit(RoomUpdate(room_id=room, items=[message, shown]))
     await harness.commit(RoomUpdate(room_id=room, items=[gone]))
@@ -233,7 +235,7 @@ async def test_no_file_waits_for_a_moment_of_the_old_clock(harness: Harness, roo
     assert file is not None
     await harness.store.file_later(file, now + HOUR)
     await harness.store.clock_set_back(HOUR, now, after=0, upto=0)
-    assert await moments(harness, "files") == [now]
+    assert await moments(harness, "media") == [now]
 
 
 async def test_no_pending_relation_waits_for_a_time_of_the_old_clock(
@@ -246,7 +248,7 @@ async def test_no_pending_relation_waits_for_a_time_of_the_old_clock(
     assert relation is not None
     await harness.store.relations.later(relation, now + HOUR)
     await harness.store.clock_set_back(HOUR, now, after=0, upto=0)
-    assert await moments(harness, "orphans") == [now]
+    assert await moments(harness, "pending_relations") == [now]
 
 
 async def test_no_successor_waits_for_a_moment_of_the_old_clock(
@@ -261,7 +263,7 @@ async def test_no_successor_waits_for_a_moment_of_the_old_clock(
     assert await moments(harness, "successors") == [now]
 
 
-async def test_what_was_read_of_a_gap_by_the_old_clock_does_not_begin_in_the_future(
+async def test_a_gap_read_by_the_old_clock_never_begins_in_the_future(
     harness: Harness, room: RoomID
 ) -> None:
     async with harness.running(harness.sync):
@@ -451,7 +453,7 @@ async def test_the_machines_clock_is_waited_for_no_longer_than_is_left() -> None
             await clock.wait(wake, None)
 
 
-async def test_only_what_was_seen_to_arrive_is_timed_by_the_bots_own_clock(
+async def test_only_what_was_seen_arriving_is_timed_by_the_bots_clock(
     harness: Harness,
 ) -> None:
     harness.homeserver.limit, harness.homeserver.page = 2, 2
@@ -467,7 +469,7 @@ async def test_only_what_was_seen_to_arrive_is_timed_by_the_bots_own_clock(
         await harness.rest()
         await harness.advance(MINUTE)
     async with harness.store._db.transaction() as db:
-        found: dict[str, int] = dict(await db.rows("SELECT event_id, local FROM timers"))
+        found: dict[str, int] = dict(await db.rows("SELECT event_id, from_local_clock FROM timers"))
     assert found.keys() >= {*before, live, *gap}
     assert found[live] == 1
     assert [found[one] for one in (*before, *gap[:2])] == [0] * 6

@@ -32,14 +32,14 @@ async def room(harness: Harness) -> RoomID:
 async def marked(harness: Harness) -> bool:
     """Whether some room waits for the state event of a command."""
     async with harness.store._db.transaction() as db:
-        found = await db.one("SELECT sum(commanded) FROM rooms")
-        unwritten = await db.one("SELECT count(*) FROM owed WHERE kind = 'set'")
+        found = await db.one("SELECT sum(set_by_command) FROM rooms")
+        unwritten = await db.one("SELECT count(*) FROM outbox WHERE kind = 'set'")
     return (found, unwritten) != ((0,), (0,))
 
 
 async def can_be_swept(harness: Harness, room: RoomID) -> bool:
     """Whether a walk back through the room begins and ends."""
-    await harness.store.sweeps.begin(Sweep(room_id=room, whole=True, since=0, until=1))
+    await harness.store.sweeps.begin(Sweep(room_id=room, whole_room=True, since=0, until=1))
     async with harness.running(*harness.everything):
         for _ in range(4):
             await harness.advance(HOUR)
@@ -187,7 +187,7 @@ async def test_the_event_of_an_earlier_command_does_not_end_a_later_one(
         harness.homeserver.send(room, "!expire off")
         stays = harness.homeserver.send(room, "stays")
         await harness.said_in(room, "!expire 1m")
-        await harness.store.sweeps.begin(Sweep(room_id=room, whole=True, since=0, until=1))
+        await harness.store.sweeps.begin(Sweep(room_id=room, whole_room=True, since=0, until=1))
         for _ in range(3):
             await harness.advance(HOUR)
         assert await harness.store.sweeps.left() == 1

@@ -47,7 +47,7 @@ async def talk(harness: Harness, room: RoomID, number: int = 7) -> list[EventID]
 
 async def sweep(harness: Harness, room: RoomID) -> None:
     """Read a whole room back."""
-    begun = Sweep(room_id=room, whole=True, since=0, until=harness.clock.now())
+    begun = Sweep(room_id=room, whole_room=True, since=0, until=harness.clock.now())
     await harness.store.sweeps.begin(begun)
     await pass_by(harness, 5, MINUTE)
     assert await harness.store.sweeps.left() == 0
@@ -155,7 +155,7 @@ async def test_a_lost_disk_under_a_default_is_rebuilt_from_the_rooms_state(
 
 
 @pytest.mark.parametrize("told_before", [True, False])
-async def test_a_lost_disk_where_the_bot_came_under_a_default_is_rebuilt_from_its_coming(
+async def test_a_lost_disk_under_a_default_is_rebuilt_from_the_joining(
     harness: Harness, *, told_before: bool
 ) -> None:
     await pass_by(harness, 1, SECOND)
@@ -187,7 +187,7 @@ async def test_nothing_is_rebuilt_where_the_room_does_not_know(harness: Harness)
     assert gone(harness, room, goes) == 3
 
 
-async def test_a_time_that_lies_does_not_bring_a_message_under_a_later_default(
+async def test_a_forged_time_brings_no_message_under_a_later_default(
     harness: Harness,
 ) -> None:
     room = await begin(harness)
@@ -311,7 +311,7 @@ async def test_a_walk_ends_where_no_default_held_yet(harness: Harness) -> None:
     await configure(harness, MINUTE)
     await talk(harness, room, 6)
     before = len(harness.homeserver.times("page_back"))
-    begun = Sweep(room_id=room, whole=True, since=0, until=harness.clock.now())
+    begun = Sweep(room_id=room, whole_room=True, since=0, until=harness.clock.now())
     await harness.store.sweeps.begin(begun)
     async with harness.running(harness.sweeper):
         pass

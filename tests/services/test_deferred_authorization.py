@@ -83,7 +83,7 @@ def answers(harness: Harness, room: RoomID) -> list[str]:
 
 async def waiting(harness: Harness) -> int:
     async with harness.store._db.transaction() as db:
-        found = await db.one("SELECT count(*) FROM undecided")
+        found = await db.one("SELECT count(*) FROM pending_commands")
     return int(found[0]) if found else 0
 
 

@@ -11,6 +11,7 @@ import pytest
 from bot.chat import notices
 from bot.chat.notices import Fingerprints
 from bot.core.outcomes import OutcomeError, Unreachable
+from bot.core.topics import Topics
 from bot.core.types import RoomID
 from bot.matrix.identity.cross_signing import SigningState, _signed_by
 from bot.matrix.identity.private_keys import PrivateKeys
@@ -56,8 +57,8 @@ class Known:
 
 async def settled(*answers: str | OutcomeError) -> DeviceSigning:
     clock = FakeClock()
-    identity = DeviceSigning(Signing(*answers), clock, random=Random(1))
-    await identity.run()
+    identity = DeviceSigning(Signing(*answers), Topics(), clock, random=Random(1))
+    await identity.sign()
     return identity
 
 
@@ -104,7 +105,7 @@ def test_every_standing_has_its_words() -> None:
 
 async def test_before_it_is_settled_only_the_device_is_known(harness: Harness) -> None:
     away = OutcomeError(Unreachable(reason="reset"))
-    identity = DeviceSigning(Signing(away, "signed"), harness.clock, random=Random(1))
+    identity = DeviceSigning(Signing(away, "signed"), Topics(), harness.clock, random=Random(1))
     async with harness.running(identity):
         assert identity.fingerprints.master == ""
         assert "ask again in a minute" in notices.fingerprint(identity.fingerprints)

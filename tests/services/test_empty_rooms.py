@@ -129,7 +129,7 @@ async def test_what_cannot_be_done_without_power_holds_nobody(
 
 
 @pytest.mark.parametrize("trouble", [Unreachable(reason="reset"), Failed(status=200)])
-async def test_a_list_of_members_that_cannot_be_read_is_no_reason_to_leave(
+async def test_an_unreadable_list_of_members_is_no_reason_to_leave(
     harness: Harness, room: RoomID, trouble: Outcome
 ) -> None:
     harness.homeserver.fail_next(*[trouble] * 3, on="others")

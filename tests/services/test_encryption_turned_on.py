@@ -154,7 +154,7 @@ def _is_encryption(event: Event) -> bool:
     return event.get("type") == "m.room.encryption"
 
 
-async def test_what_waits_behind_a_gap_in_which_encryption_is_found_does_not_count(
+async def test_what_waits_behind_a_gap_with_encryption_in_it_does_not_count(
     harness: Harness, room: RoomID
 ) -> None:
     """The sync does not tell of it: what follows the gap was read as clear."""

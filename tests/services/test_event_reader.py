@@ -136,7 +136,7 @@ async def test_anybody_may_ask_for_help_and_status(harness: Harness, room: RoomI
     assert status == "Messages stay: no lifetime is set."
 
 
-async def test_a_bot_that_may_not_change_the_room_says_so_and_changes_nothing(
+async def test_a_bot_without_the_right_says_so_and_changes_nothing(
     harness: Harness,
 ) -> None:
     await harness.store.commit("s0", harness.clock.now(), [])

@@ -14,12 +14,13 @@ from random import Random
 import pytest
 
 from bot.app import FAILED, _status
+from bot.build import Service
 from bot.core.outcomes import DiskError
 from bot.core.types import EventID
 from bot.services.supervisor import Disk
 from bot.store import StoreError, damage
 from tests.support.encryption_engines import Bot, Peer, Writer
-from tests.support.harness import MINUTE, SECOND, Harness, Opener, Service
+from tests.support.harness import MINUTE, SECOND, Harness, Opener
 
 MANY = 90
 
@@ -178,7 +179,7 @@ async def test_it_stops_in_order_though_nothing_can_be_wiped(
 
 # The channel that the key came through moves on in memory: without its place on the disk, the same
 # event could not be opened when it comes again.
-async def test_a_room_key_that_cannot_be_stored_is_opened_when_it_comes_again(
+async def test_a_room_key_that_was_not_stored_is_opened_when_repeated(
     tmp_path: Path,
 ) -> None:
     alice, bot = Peer("alice", tmp_path / "alice"), Bot(tmp_path / "bot")
@@ -224,7 +225,7 @@ def confuse(path: Path) -> None:
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("PRAGMA writable_schema = ON")
     [(page,)] = other.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'gaps'")
-    other.execute("UPDATE sqlite_schema SET rootpage = ? WHERE name = 'orphans'", (page,))
+    other.execute("UPDATE sqlite_schema SET rootpage = ? WHERE name = 'pending_relations'", (page,))
     other.close()
 
 

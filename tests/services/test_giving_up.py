@@ -109,7 +109,7 @@ async def test_a_key_is_asked_for_twice_and_then_no_more(
     event = Writer(Peer("alice", tmp_path / "alice")).write("!expire 5s")
     homeserver.events = {event["event_id"]: event}
     await read(reader, store, [event], clock.now())
-    late = LateKeys(homeserver, store, reader, clock, wake_others=lambda: None)
+    late = LateKeys(homeserver, store, reader, clock)
     asked = []
     for second in range(59):
         before = len(homeserver.asked)
@@ -151,7 +151,7 @@ class Unready(Homeserver):
         (ValueError("somebody's text"), 0),
     ],
 )
-async def test_a_late_message_that_cannot_be_read_is_tried_for_an_hour_if_that_may_help(
+async def test_a_late_unreadable_message_is_tried_for_an_hour_if_that_helps(
     open_store: Opener,
     tmp_path: Path,
     answer: Exception,
@@ -160,12 +160,11 @@ async def test_a_late_message_that_cannot_be_read_is_tried_for_an_hour_if_that_m
 ) -> None:
     store = await open_store(tmp_path / "timers.db")
     locked, homeserver, clock = Homeserver(), Unready(answer), FakeClock()
-    woken: list[int] = []
     event = Writer(Peer("alice", tmp_path / "alice")).write("!expire 5s")
     await read(reader_over(locked, store), store, [event], clock.now())
     start = clock.now()
     reader = reader_over(homeserver, store)
-    late = LateKeys(homeserver, store, reader, clock, wake_others=lambda: woken.append(1))
+    late = LateKeys(homeserver, store, reader, clock)
     turn = await late.next_turn()
     assert turn is not None
     reason = await late.go_through(turn)
@@ -181,23 +180,20 @@ async def test_a_late_message_that_cannot_be_read_is_tried_for_an_hour_if_that_m
     entry = await store.next_to_deliver()
     assert entry is not None
     assert entry.kind == "unheard"
-    assert woken == [1]
     assert len(homeserver.asked) == 1 + waits_for // (5 * SECOND)
     given_up = "a late message is given up (ValueError)"
     assert (given_up in caplog.messages) == isinstance(answer, ValueError)
     assert "somebody's text" not in caplog.text
 
 
-async def test_a_token_that_has_ended_is_no_reason_to_give_a_late_message_up(
+async def test_an_ended_token_is_no_reason_to_give_up_a_message(
     open_store: Opener, tmp_path: Path
 ) -> None:
     store, clock = await open_store(tmp_path / "timers.db"), FakeClock()
     homeserver = Unready(TokenRejectedError("M_UNKNOWN_TOKEN"))
     event = Writer(Peer("alice", tmp_path / "alice")).write("!expire 5s")
     await read(reader_over(Homeserver(), store), store, [event], clock.now())
-    late = LateKeys(
-        homeserver, store, reader_over(homeserver, store), clock, wake_others=lambda: None
-    )
+    late = LateKeys(homeserver, store, reader_over(homeserver, store), clock)
     with pytest.raises(TokenRejectedError):
         await looked_at(late)
     assert len(await store.keys.waiting()) == 1

@@ -34,7 +34,7 @@ def many(inviter: str, count: int, start: int = 0) -> list[Invite]:
 
 async def from_server(harness: Harness, server: str) -> int:
     async with harness.store._db.transaction() as db:
-        [(found,)] = await db.rows("SELECT count(*) FROM invites WHERE server = ?", server)
+        [(found,)] = await db.rows("SELECT count(*) FROM invitations WHERE server = ?", server)
     return int(found)
 
 
@@ -45,7 +45,7 @@ async def test_one_account_has_only_so_many_invitations_wait(harness: Harness) -
     assert await waiting(harness) == MOST_OF_ONE + 1
 
 
-async def test_of_one_account_and_one_server_only_so_many_are_answered_at_once(
+async def test_only_so_many_of_an_account_or_server_are_answered_at_once(
     harness: Harness,
 ) -> None:
     for number in range(5):
@@ -72,7 +72,7 @@ async def test_who_fills_the_bound_of_a_server_shuts_out_nobody_there(harness: H
     await harness.store.commit("t", 0, [], many("@bob:a.org", 1))
     assert await waiting(harness) == MOST_OF_SERVER
     async with harness.store._db.transaction() as db:
-        assert await db.one("SELECT 1 FROM invites WHERE inviter = '@bob:a.org'")
+        assert await db.one("SELECT 1 FROM invitations WHERE inviter = '@bob:a.org'")
     await harness.store.commit("u", 0, [], many("@bob:b.org", 1))
     assert await from_server(harness, "b.org") == 1
 

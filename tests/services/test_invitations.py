@@ -24,7 +24,7 @@ def is_in(harness: Harness, room: RoomID) -> str:
 
 async def waiting(harness: Harness) -> int:
     async with harness.store._db.transaction() as db:
-        [(found,)] = await db.rows("SELECT count(*) FROM invites")
+        [(found,)] = await db.rows("SELECT count(*) FROM invitations")
     return int(found)
 
 
@@ -94,7 +94,7 @@ async def test_an_invitation_survives_a_restart(harness: Harness) -> None:
 
 
 @pytest.mark.parametrize("answer", [DEAD, Forbidden(), Unreachable(reason="TimeoutError")])
-async def test_an_invitation_of_a_dead_server_is_tried_for_a_day_and_declined(
+async def test_a_dead_servers_invitation_is_tried_for_a_day_and_declined(
     harness: Harness, answer: Outcome
 ) -> None:
     room = harness.homeserver.make_room(joined=False)
@@ -211,7 +211,7 @@ async def test_what_was_declined_is_not_accepted_later(harness: Harness) -> None
     assert (is_in(harness, first), is_in(harness, second)) == ("join", "leave")
 
 
-async def test_an_invitation_to_a_room_that_the_bot_is_in_leads_not_out_of_it(
+async def test_an_invitation_to_a_joined_room_does_not_lead_out_of_it(
     harness: Harness,
 ) -> None:
     harness.allow = ["@bob:*"]

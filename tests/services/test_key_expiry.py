@@ -87,7 +87,9 @@ async def test_a_key_is_taken_away_after_the_grace_and_not_before(
     bot.feed(alice.tell(bot, "m.room_key", writer.room_key()))
     event = writer.write("!expire 5s")
     assert await bot.reads(event) == "!expire 5s"
-    await commit(store, [KeyUse(session_id=writer.session.id, index=0, at=clock.now())], 0)
+    await commit(
+        store, [KeyUse(session_id=writer.session.id, message_index=0, read_at=clock.now())], 0
+    )
     ratchet = KeyExpiry(bot.crypto, store, clock, grace=GRACE, limits=LIMITS)
     assert await ratchet.turn() == clock.now() + GRACE
     clock.advance(GRACE - 1)
@@ -108,16 +110,17 @@ async def test_only_the_session_that_was_read_is_moved_on(tmp_path: Path, store:
         bot.feed(alice.tell(bot, "m.room_key", writer.room_key()))
     events = {writer: [writer.write(f"{n}") for n in range(4)] for writer in (read_one, other)}
     opened: list[Item] = [
-        KeyUse(session_id=read_one.session.id, index=index, at=clock.now()) for index in (0, 1)
+        KeyUse(session_id=read_one.session.id, message_index=index, read_at=clock.now())
+        for index in (0, 1)
     ]
-    late = KeyUse(session_id=read_one.session.id, index=2, at=clock.now() + 1)
+    late = KeyUse(session_id=read_one.session.id, message_index=2, read_at=clock.now() + 1)
     await commit(store, [*opened, late], 0)
     ratchet = KeyExpiry(bot.crypto, store, clock, grace=GRACE, limits=LIMITS)
     clock.advance(GRACE)
     await ratchet.turn()
     assert [await bot.reads(event) for event in events[read_one]] == [None, None, "2", "3"]
     assert [await bot.reads(event) for event in events[other]] == ["0", "1", "2", "3"]
-    assert await store.keys.next_opened() == late.at
+    assert await store.keys.next_opened() == late.read_at
     clock.advance(1)
     await ratchet.turn()
     assert [await bot.reads(event) for event in events[read_one]] == [None, None, None, "3"]
@@ -154,7 +157,7 @@ async def test_keys_that_rest_too_long_are_deleted(tmp_path: Path, store: Store)
     assert bot.crypto.sessions == {}
 
 
-async def test_keys_of_a_room_that_the_bot_is_not_in_are_deleted_soon(
+async def test_keys_of_a_room_without_the_bot_are_deleted_soon(
     tmp_path: Path, store: Store
 ) -> None:
     alice, bot, clock = Peer("alice", tmp_path / "alice"), Bot(tmp_path / "bot"), FakeClock()
@@ -178,12 +181,12 @@ def reader_over(homeserver: Homeserver, store: Store) -> EventReader:
 
 async def looked_at(late: LateKeys) -> Millis | None:
     """Let all be done that can be done now; return when there is more to do."""
-    while (turn := await late.next_turn()) is not None and turn.next <= late._clock.now():
+    while (turn := await late.next_turn()) is not None and turn.retry_at <= late._clock.now():
         await late.go_through(turn)
-    return None if turn is None else turn.next
+    return None if turn is None else turn.retry_at
 
 
-async def test_a_message_without_a_key_is_asked_for_and_then_said_to_be_unreadable_once(
+async def test_a_missing_key_is_asked_for_and_its_message_said_unreadable_once(
     tmp_path: Path, store: Store
 ) -> None:
     homeserver, clock = Homeserver(), FakeClock()
@@ -194,7 +197,7 @@ async def test_a_message_without_a_key_is_asked_for_and_then_said_to_be_unreadab
         event["content"]["m.relates_to"] = {"rel_type": "m.thread", "event_id": "$root"}
     homeserver.events = {event["event_id"]: event for event in events}
     await read(reader, store, events, clock.now())
-    late = LateKeys(homeserver, store, reader, clock, wake_others=lambda: None)
+    late = LateKeys(homeserver, store, reader, clock)
     start = clock.now()
     assert await looked_at(late) == start + ASK_AFTER
     assert homeserver.asked == []

@@ -39,14 +39,11 @@ class Keys:
     def look_after(self) -> LateKeys:
         """Make the service anew, as a restart does."""
         harness = self.harness
-        self.late = LateKeys(
-            self, harness.store, harness.reader, harness.clock, wake_others=self.wake
-        )
+        self.late = LateKeys(self, harness.store, harness.reader, harness.clock)
         return self.late
 
     def wake(self) -> None:
         self.harness.wake()
-        self.late.wake.set()
 
     async def decrypt(
         self, room_id: RoomID, event: Event, *, meet: bool
@@ -259,7 +256,7 @@ async def test_edits_and_reactions_follow_their_message_both_ways(
     assert timers[of_earlier] == began + min(before, after)
 
 
-async def test_what_belongs_to_a_message_that_is_gone_goes_however_long_the_lifetime(
+async def test_what_belongs_to_a_gone_message_goes_however_long_the_lifetime(
     keys: Keys,
 ) -> None:
     harness = keys.harness
@@ -291,7 +288,7 @@ async def test_the_file_of_a_message_that_stays_stays(harness: Harness) -> None:
         await harness.rest()
         await keys.hand_over(off)
     async with harness.store._db.transaction() as db:
-        assert await db.rows("SELECT * FROM files") == []
+        assert await db.rows("SELECT * FROM media") == []
 
 
 async def test_a_late_command_that_cannot_be_judged_yet_counts_once_it_can(keys: Keys) -> None:

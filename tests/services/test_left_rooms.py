@@ -52,7 +52,7 @@ async def invite_again(harness: Harness, room: RoomID) -> None:
 
 
 @pytest.mark.parametrize("how", ["leave", "ban"])
-async def test_what_waited_when_the_bot_was_removed_goes_when_it_is_asked_back(
+async def test_what_waited_when_the_bot_was_removed_goes_after_its_return(
     harness: Harness, room: RoomID, how: str
 ) -> None:
     async with harness.running(*harness.everything):
@@ -171,7 +171,7 @@ async def with_a_gap(harness: Harness, room: RoomID) -> tuple[list[EventID], lis
     return missed, seen
 
 
-async def test_a_gap_and_what_waits_behind_it_go_on_when_the_bot_is_asked_back(
+async def test_a_gap_and_what_waits_behind_it_go_on_after_a_return(
     harness: Harness, room: RoomID
 ) -> None:
     missed, seen = await with_a_gap(harness, room)
@@ -201,7 +201,7 @@ async def test_a_gap_is_kept_over_a_restart_and_ends_after_a_month(
             assert await db.one("SELECT 1 FROM gaps") is not None
         await harness.advance(2 * SECOND)
         async with harness.store._db.transaction() as db:
-            for table in ("gaps", "unread", "rooms"):
+            for table in ("gaps", "gap_items", "rooms"):
                 assert await db.one(f"SELECT 1 FROM {table}") is None
 
 
@@ -237,7 +237,7 @@ async def test_a_room_without_a_lifetime_is_one_when_the_bot_comes_back(
 # --- order and cost ------------------------------------------------------------------------------
 
 
-async def test_each_timer_is_due_at_its_own_time_and_live_ones_go_first(
+async def test_each_timer_has_its_own_time_and_live_ones_go_first(
     harness: Harness, room: RoomID
 ) -> None:
     async with harness.running(*harness.everything):
@@ -293,18 +293,18 @@ async def test_leaving_and_coming_back_touch_no_timer(harness: Harness, room: Ro
     assert len(await due_of(harness.store, harness.clock.now(), 10, backlog=True)) == 10
 
 
-async def test_what_is_kept_for_one_account_has_a_bound_and_shuts_out_nobody(
+async def test_what_is_kept_for_an_account_is_bounded_and_shuts_out_nobody(
     harness: Harness, room: RoomID
 ) -> None:
     async with harness.store._db.transaction() as db:
-        await db.rows("UPDATE rooms SET inviter = 'bob'")
+        await db.rows("UPDATE rooms SET inviter_digest = 'bob'")
     await messages(harness, room, 1, due=DAY)
     await harness.store.forget(room, harness.clock.now())
     rooms = [RoomID(f"!{number}:example.org") for number in range(LEFT_OF_ONE + 3)]
     for number, one in enumerate(rooms):
         await harness.remember(one, EventID(f"${number}"), due=harness.clock.now() + DAY)
         async with harness.store._db.transaction() as db:
-            await db.rows("UPDATE rooms SET inviter = 'eve' WHERE room_id = ?", one)
+            await db.rows("UPDATE rooms SET inviter_digest = 'eve' WHERE room_id = ?", one)
         await harness.store.forget(one, harness.clock.now())
         harness.clock.advance(1)
     while await harness.store.end_left(harness.clock.now()):
@@ -329,9 +329,9 @@ async def test_what_comes_for_a_room_that_is_gone_meanwhile_changes_nothing(
     harness: Harness, room: RoomID
 ) -> None:
     gone = RoomID("!gone:example.org")
-    store, sweep = harness.store, Sweep(room_id=gone, whole=True, since=0, until=9, token="t")
+    store, sweep = harness.store, Sweep(room_id=gone, whole_room=True, since=0, until=9, token="t")
     stamp = NewTimer(event_id=EventID("$x"), due=1)
-    file = MediaReference(event_id=EventID("$x"), media_ids=["file"], owner="owner")
+    file = MediaReference(event_id=EventID("$x"), media_ids=["file"], owner_digest="owner")
 
     async def everything() -> dict[str, list[Any]]:
         async with store._db.transaction() as db:
@@ -355,7 +355,7 @@ async def test_what_comes_for_a_room_that_is_gone_meanwhile_changes_nothing(
     assert await everything() == before
 
 
-async def test_what_is_due_when_the_bot_comes_back_is_backlog_and_what_follows_is_not(
+async def test_only_what_is_due_when_the_bot_comes_back_is_backlog(
     harness: Harness, room: RoomID
 ) -> None:
     now = harness.clock.now()

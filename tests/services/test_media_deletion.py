@@ -18,6 +18,7 @@ from bot.core.outcomes import (
     Unreachable,
 )
 from bot.core.redaction import CONFIRM_AFTER
+from bot.core.topics import Topic
 from bot.core.types import EventID, RoomID, UserID
 from bot.services.media_deletion import FORBIDDEN, REJECTED, UNKNOWN, MediaDeletion
 from tests.support.fake_homeserver import ALICE, BOB
@@ -59,12 +60,12 @@ class Shelf:
         async with harness.running(harness.sync, harness.redactor, self.service):
             for time in times:
                 await harness.advance(time)
-                self.service.wake.set()
+                harness.store.publish(Topic.MEDIA)
                 await harness.rest()
 
     async def rows(self) -> list[Any]:
         async with self.harness.store._db.transaction() as db:
-            return await db.rows("SELECT media_id, timer, attempts FROM files ORDER BY id")
+            return await db.rows("SELECT media_id, timer, attempts FROM media ORDER BY id")
 
 
 @pytest.fixture
@@ -97,7 +98,7 @@ async def test_a_file_that_somebody_else_uploaded_stays(shelf: Shelf) -> None:
     assert await shelf.rows() == []
 
 
-async def test_naming_a_file_does_not_keep_it_from_being_deleted_with_its_own_message(
+async def test_a_file_named_elsewhere_is_still_deleted_with_its_own_message(
     shelf: Shelf,
 ) -> None:
     shelf.media.upload(PICTURE, ALICE)

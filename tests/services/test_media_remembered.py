@@ -21,6 +21,7 @@ from bot.core.timeline import (
     RoomUpdate,
     Undecryptable,
 )
+from bot.core.topics import Topic
 from bot.core.types import Event, EventID, RoomID, UserID
 from bot.services.late_keys import ASK_AFTER, GIVE_UP_AFTER, LateKeys
 from bot.services.outbox import OutboxDelivery
@@ -44,7 +45,7 @@ async def store(open_store: Opener, tmp_path: Path) -> Store:
 
 def shown(name: str, *media_ids: str, owner: str = "alice") -> list[Item]:
     event_id = EventID(f"${name}")
-    attached = MediaReference(event_id=event_id, media_ids=list(media_ids), owner=owner)
+    attached = MediaReference(event_id=event_id, media_ids=list(media_ids), owner_digest=owner)
     return [Message(event_id=event_id, sent=NOW), attached]
 
 
@@ -57,8 +58,8 @@ async def say(store: Store, *items: Item, gap: bool = False) -> None:
 async def files(store: Store) -> list[Any]:
     async with store._db.transaction() as db:
         return await db.rows(
-            "SELECT event_id, media_id, owner FROM files LEFT JOIN timers t ON t.id = timer"
-            " ORDER BY files.id"
+            "SELECT event_id, media_id, owner_digest FROM media LEFT JOIN timers t ON t.id = timer"
+            " ORDER BY media.id"
         )
 
 
@@ -125,9 +126,7 @@ class Encrypted:
         self.homeserver.set_lifetime(self.room, 10 * MINUTE)
         self._decrypt = self.homeserver.decrypt
         self.homeserver.decrypt = self.decrypt  # type: ignore[method-assign,assignment]
-        self.late = LateKeys(
-            self, harness.store, harness.reader, harness.clock, wake_others=harness.wake
-        )
+        self.late = LateKeys(self, harness.store, harness.reader, harness.clock)
 
     async def decrypt(
         self, room_id: RoomID, event: Event, *, meet: bool
@@ -174,12 +173,12 @@ async def test_a_file_is_known_once_the_late_key_is_there(encrypted: Encrypted) 
     session_id = encrypted.send()
     async with harness.running(harness.sync, encrypted.late, harness.outbox):
         assert await files(harness.store) == []
-        encrypted.late.wake.set()
+        encrypted.harness.store.publish(Topic.ROOM_KEYS)
         await harness.rest()
         await harness.advance(ASK_AFTER)
         assert encrypted.asked == [session_id]
         encrypted.keys.add(session_id)
-        encrypted.late.wake.set()
+        encrypted.harness.store.publish(Topic.ROOM_KEYS)
         await harness.rest()
         ((event_id, media_id, owner),) = await files(harness.store)
     assert event_id in encrypted.events
@@ -192,7 +191,7 @@ async def test_a_file_whose_key_never_comes_is_given_up_in_silence(encrypted: En
     encrypted.send()
     async with harness.running(harness.sync, encrypted.late, harness.outbox):
         before = len(harness.homeserver.heard(encrypted.room))
-        encrypted.late.wake.set()
+        encrypted.harness.store.publish(Topic.ROOM_KEYS)
         await harness.rest()
         for _ in range(3):
             await harness.advance(GIVE_UP_AFTER)
@@ -209,7 +208,7 @@ async def test_a_key_is_asked_for_twice_however_many_messages_wait(
         session_id = encrypted.send()
         for _ in range(5):
             await harness.rest()
-            encrypted.late.wake.set()
+            encrypted.harness.store.publish(Topic.ROOM_KEYS)
             await harness.rest()
             await harness.advance(ASK_AFTER)
             encrypted.send(session_id=session_id)
@@ -235,7 +234,7 @@ async def test_a_strangers_command_waits_for_its_key_as_ever(encrypted: Encrypte
     async with harness.running(harness.sync):
         pass
     ((_, undecryptable, _),) = await harness.store.keys.waiting()
-    assert not undecryptable.quiet
+    assert not undecryptable.not_a_command
 
 
 async def test_files_stand_after_their_message(encrypted: Encrypted) -> None:
@@ -257,7 +256,7 @@ async def test_a_file_is_known_although_the_lifetime_changed_before_its_key_came
 ) -> None:
     message, attached = shown("late", "file-late")
     undecryptable = Undecryptable(
-        event_id=EventID("$late"), sender=ALICE, session_id="s", at=NOW, quiet=True
+        event_id=EventID("$late"), sender=ALICE, session_id="s", read_at=NOW, not_a_command=True
     )
     await say(store, undecryptable, message)
     await say(store, Change(setting=OFF, sender=ALICE, digest="off", quiet=True))
@@ -293,13 +292,13 @@ async def test_the_room_is_told_what_becomes_of_files(harness: Harness) -> None:
     harness.outbox = told
     async with harness.running(harness.sync, told):
         await harness.said_in(room, "!expire status")
-        told.wake.set()
+        harness.store.publish(Topic.OUTBOX)
         await harness.rest()
         assert harness.homeserver.heard(room)[-1].endswith(
             "Their files on example.org are deleted too."
         )
         deleter.trouble = "the token is wrong"
         await harness.said_in(room, "!expire status")
-        told.wake.set()
+        harness.store.publish(Topic.OUTBOX)
         await harness.rest()
         assert "Their files stay for now" in harness.homeserver.heard(room)[-1]

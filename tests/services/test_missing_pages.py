@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -20,6 +19,7 @@ from bot.core.outcomes import (
     Unreachable,
 )
 from bot.core.timeline import Sweep
+from bot.core.topics import Topic
 from bot.core.types import Event, EventID, RoomID
 from bot.operator.rebuild import _Rebuild
 from bot.services.backfill import TRIES, WITHIN
@@ -208,7 +208,7 @@ async def test_what_was_in_the_gap_goes_when_the_room_heals(harness: Harness, ro
         assert all(harness.homeserver.is_redacted(room, one) for one in lost)
 
 
-async def test_gap_after_gap_of_one_room_is_told_once_and_waited_for_briefly(
+async def test_a_rooms_many_gaps_are_told_once_and_waited_for_briefly(
     harness: Harness, room: RoomID
 ) -> None:
     Pages(harness, room, lambda _: SILENT)
@@ -224,7 +224,7 @@ async def test_gap_after_gap_of_one_room_is_told_once_and_waited_for_briefly(
     assert told(harness, room) == 1
 
 
-async def test_people_are_told_again_of_what_is_missed_after_the_room_had_healed(
+async def test_people_are_told_again_of_gaps_after_the_room_had_healed(
     harness: Harness, room: RoomID
 ) -> None:
     pages = Pages(harness, room, lambda _: SILENT)
@@ -348,9 +348,9 @@ async def test_a_clock_that_is_set_back_makes_no_page_wait(harness: Harness, roo
 
 
 async def swept(harness: Harness, room: RoomID) -> None:
-    sweep = Sweep(room_id=room, whole=True, since=0, until=harness.clock.now())
+    sweep = Sweep(room_id=room, whole_room=True, since=0, until=harness.clock.now())
     await harness.store.sweeps.begin(sweep)
-    harness.sweeper.wake.set()
+    harness.store.publish(Topic.SWEEPS)
 
 
 async def test_a_page_that_hangs_holds_up_no_other_rooms_sweep(
@@ -417,13 +417,7 @@ async def test_a_rebuild_leaves_a_room_that_never_answers_to_the_bot(
     sent = [harness.homeserver.send(one, "hello") for one in (room, other)]
     await harness.commit()
     Pages(harness, room, lambda _: SILENT)
-    settings = SimpleNamespace(
-        command_prefix="!expire",
-        limits=harness.limits,
-        media=SimpleNamespace(delete=False),
-        commands=SimpleNamespace(per_minute=30),
-    )
-    rebuild = _Rebuild(cast("Any", settings), cast("Any", harness.homeserver), harness.store)
+    rebuild = _Rebuild(harness.settings, cast("Any", harness.homeserver), harness.store)
     said: list[str] = []
     async with asyncio.TaskGroup() as group:
         task = group.create_task(rebuild.run(said.append))

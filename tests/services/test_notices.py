@@ -69,7 +69,7 @@ async def test_a_bot_that_may_not_speak_works_in_silence(harness: Harness) -> No
     assert await harness.store.next_to_deliver() is None
 
 
-async def test_a_notice_that_the_homeserver_fails_on_is_given_up_for_the_next(
+async def test_a_notice_the_homeserver_fails_on_gives_way_to_the_next(
     harness: Harness, room: RoomID
 ) -> None:
     await command(harness, room, "!expire help")

@@ -69,11 +69,11 @@ async def test_a_crash_in_the_middle_of_a_command_repeats_nothing(
     if step == "written":
         await harness.homeserver.set_policy(room, {"type": "after_send", "timer": 5 * MINUTE})
     async with harness.store._db.transaction() as db:
-        await db.rows("CREATE TABLE crash AS SELECT * FROM owed")
+        await db.rows("CREATE TABLE crash AS SELECT * FROM outbox")
     async with harness.running(harness.outbox):
         pass
     async with harness.store._db.transaction() as db:
-        await db.rows("INSERT INTO owed SELECT * FROM crash")  # it was never marked as paid
+        await db.rows("INSERT INTO outbox SELECT * FROM crash")  # it was never marked as paid
     await harness.restart()
     async with harness.running(*harness.everything):
         await harness.rest()

@@ -246,7 +246,7 @@ async def test_a_kicked_bot_forgets_the_room(harness: Harness) -> None:
 
 
 @pytest.mark.parametrize("gone_for_good", [False, True])
-async def test_a_room_left_while_the_bot_was_away_is_forgotten_at_the_start(
+async def test_a_room_left_while_the_bot_was_away_is_forgotten(
     harness: Harness, gone_for_good: bool
 ) -> None:
     room = harness.homeserver.make_room()
@@ -305,7 +305,7 @@ async def test_a_room_that_comes_back_by_itself_is_what_it_was(harness: Harness)
 
 
 @pytest.mark.parametrize("trouble", [Failed(status=504, errcode="M_UNKNOWN"), Forbidden()])
-async def test_a_room_that_comes_back_and_cannot_be_read_holds_up_no_other_for_long(
+async def test_a_returning_room_that_cannot_be_read_holds_up_no_other_long(
     harness: Harness, trouble: Outcome
 ) -> None:
     room, other = harness.homeserver.make_room(), harness.homeserver.make_room()

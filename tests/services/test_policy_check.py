@@ -90,7 +90,7 @@ async def test_the_own_echo_asks_nobody(harness: Harness, room: RoomID) -> None:
     assert not await asked(harness, room)
 
 
-async def test_what_the_state_is_resolved_to_holds_once_it_has_stood_a_while(
+async def test_what_the_state_resolves_to_holds_once_it_has_stood(
     harness: Harness, room: RoomID
 ) -> None:
     held = lifetime_of(harness, room, DAY)
@@ -159,7 +159,7 @@ async def test_a_command_that_is_still_to_be_written_is_not_overruled(
         harness.homeserver.send(room, "!expire 1d")
         await harness.rest()
         await harness.advance(LOOK_TWICE)
-        assert (await known(harness, room)).commanded
+        assert (await known(harness, room)).set_by_command
         assert (await known(harness, room)).setting == DAY
 
 

@@ -113,7 +113,7 @@ async def test_an_event_that_cannot_be_redacted_does_not_starve_the_others(
         assert gone(harness, room, stuck) == 12
 
 
-async def test_an_event_that_fails_is_tried_less_and_less_often_but_for_ever(
+async def test_a_failing_event_is_tried_less_and_less_but_for_ever(
     harness: Harness,
 ) -> None:
     room = harness.homeserver.make_room()
@@ -128,7 +128,7 @@ async def test_an_event_that_fails_is_tried_less_and_less_often_but_for_ever(
     assert max(waits) <= 10 * MINUTE
 
 
-async def test_a_message_that_is_forbidden_for_no_known_reason_is_tried_now_and_then(
+async def test_a_message_forbidden_for_no_known_reason_is_tried_now_and_then(
     harness: Harness,
 ) -> None:
     room = harness.homeserver.make_room()
@@ -183,7 +183,7 @@ async def test_a_redaction_that_did_not_happen_is_done_anew(harness: Harness) ->
     assert len(harness.homeserver.rooms[room].transactions) == 2
 
 
-async def test_the_summary_in_the_log_counts_what_was_accepted_and_did_not_happen(
+async def test_the_logged_summary_counts_what_was_accepted_and_did_not_happen(
     harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -261,7 +261,9 @@ async def test_a_crash_after_the_homeserver_redacted_makes_no_second_redaction(
     async with harness.running(harness.redactor):
         pass
     async with harness.store._db.transaction() as db:
-        await db.rows("UPDATE timers SET sent_at = NULL, next = due")  # the answer never came
+        await db.rows(
+            "UPDATE timers SET redaction_sent_at = NULL, retry_at = due"
+        )  # the answer never came
     await harness.restart()
     async with harness.running(harness.redactor):
         assert len(harness.homeserver.times("redact")) == 2
@@ -290,7 +292,7 @@ async def test_an_answer_that_comes_late_settles_no_other_message(
         assert gone(harness, room, sent) == 1
 
 
-async def test_to_stop_is_to_finish_what_is_in_flight_and_take_nothing_new(
+async def test_stopping_finishes_what_is_in_flight_and_takes_nothing_new(
     harness: Harness,
 ) -> None:
     room = harness.homeserver.make_room()

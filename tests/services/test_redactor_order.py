@@ -12,6 +12,7 @@ from bot.core.due import Candidate
 from bot.core.outcomes import Failed, Outcome, RateLimited, Unreachable
 from bot.core.outcomes import Forbidden as No
 from bot.core.throughput import Lanes
+from bot.core.topics import Topic
 from bot.core.types import EventID, Millis, RoomID
 from tests.services.test_redactor import gone, messages
 from tests.services.test_relations import order_of_redactions, relate
@@ -20,7 +21,7 @@ from tests.support.harness import MINUTE, SECOND, Harness
 
 async def state_of_timers(harness: Harness) -> list[Any]:
     async with harness.store._db.transaction() as db:
-        return await db.rows("SELECT attempts, next FROM timers ORDER BY id")
+        return await db.rows("SELECT attempts, retry_at FROM timers ORDER BY id")
 
 
 async def test_somebody_who_adds_for_ever_holds_a_message_up_for_ten_seconds(
@@ -128,20 +129,20 @@ async def test_what_was_done_is_told_in_numbers_once_a_minute(
     async with harness.running(harness.redactor):
         await harness.advance(2 * SECOND)
         await harness.advance(57_999)
-        harness.redactor.wake.set()
+        harness.store.publish(Topic.TIMERS)
         await harness.rest()
         assert told() == []
         await harness.advance(1)
-        harness.redactor.wake.set()
+        harness.store.publish(Topic.TIMERS)
         await harness.rest()
         assert told() == ["redacted 4, at worst 5.0 s late; 2 must wait, 0 did not happen"]
         await harness.advance(5 * MINUTE)
-        harness.redactor.wake.set()
+        harness.store.publish(Topic.TIMERS)
         await harness.rest()
     assert len(told()) == 1
 
 
-async def test_what_is_overdue_is_counted_every_ten_seconds_and_only_under_a_limit(
+async def test_overdue_timers_are_counted_every_ten_seconds_and_only_when_limited(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     room, counted, count = harness.homeserver.make_room(), list[Millis](), harness.store.overdue
@@ -154,9 +155,8 @@ async def test_what_is_overdue_is_counted_every_ten_seconds_and_only_under_a_lim
     await messages(harness, room, 3)
     async with harness.running(harness.redactor):
         assert counted == []
-        await messages(harness, room, 40)
         harness.homeserver.fail_next(RateLimited(retry_after=5_000), on="redact")
-        harness.wake()
+        await messages(harness, room, 40)
         await harness.rest()
         start = harness.clock.now()
         assert counted == [start]
@@ -179,7 +179,7 @@ async def test_a_clock_that_is_set_back_does_not_stop_the_counting(harness: Harn
         assert harness.redactor.behind is not None
         counted = harness.redactor._counted_at
         harness.clock.jump(-60 * MINUTE)
-        harness.redactor.clock_was_set()
+        harness.store.publish(Topic.CLOCK)
         await harness.rest()
         assert harness.redactor._counted_at == counted - 60 * MINUTE
 
@@ -219,16 +219,16 @@ async def test_a_clock_that_is_set_back_does_not_stop_the_telling(
     harness.redactor._tally.since = harness.clock.now()
     async with harness.running(harness.redactor):
         harness.clock.jump(-60 * MINUTE)
-        harness.redactor.clock_was_set()
+        harness.store.publish(Topic.CLOCK)
         await messages(harness, room, 1)
         harness.wake()
         await harness.rest()
         await harness.advance(MINUTE - 1)
-        harness.redactor.wake.set()
+        harness.store.publish(Topic.TIMERS)
         await harness.rest()
         assert not any(one.startswith("redacted 1,") for one in caplog.messages)
         await harness.advance(1)
-        harness.redactor.wake.set()
+        harness.store.publish(Topic.TIMERS)
         await harness.rest()
     assert any(one.startswith("redacted 1,") for one in caplog.messages)
 

@@ -46,7 +46,7 @@ def told(harness: Harness, room: RoomID) -> list[str]:
     return [text for text in harness.homeserver.heard(room) if "remove" in text]
 
 
-async def test_what_is_too_old_for_the_homeserver_is_told_once_and_with_the_remedy(
+async def test_what_is_too_old_is_told_once_and_with_the_remedy(
     harness: Harness, room: RoomID, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with harness.running(*harness.everything):
@@ -100,7 +100,7 @@ async def test_a_restart_does_not_tell_it_again(harness: Harness, room: RoomID) 
     assert told(harness, room) == [TOO_OLD]
 
 
-async def test_without_the_power_only_that_is_told_and_the_rest_when_it_is_back(
+async def test_without_the_power_only_that_is_told_until_it_is_back(
     harness: Harness, room: RoomID
 ) -> None:
     await harness.enter(room, SECOND)

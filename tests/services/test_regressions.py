@@ -21,7 +21,7 @@ def slow() -> Bucket:
     return Bucket(5 * SECOND)
 
 
-async def test_a_failure_at_the_end_of_a_sweep_does_not_lead_behind_the_bots_coming(
+async def test_a_failure_at_a_sweeps_end_leads_not_before_the_bots_coming(
     harness: Harness,
 ) -> None:
     room = harness.homeserver.make_room(joined=False)
@@ -40,7 +40,7 @@ async def test_a_failure_at_the_end_of_a_sweep_does_not_lead_behind_the_bots_com
 
 
 @pytest.mark.parametrize("whole", [True, False])
-async def test_a_command_whose_state_event_is_on_its_way_does_not_count_for_what_was_before(
+async def test_a_command_still_being_written_does_not_count_for_earlier_messages(
     harness: Harness, whole: bool
 ) -> None:
     room = harness.homeserver.make_room()
@@ -58,7 +58,7 @@ async def test_a_command_whose_state_event_is_on_its_way_does_not_count_for_what
     async with harness.running(*harness.everything):
         await harness.said_in(room, "!expire 1h")
         now = harness.clock.now()
-        sweep = Sweep(room_id=room, whole=whole, since=0 if whole else now - HOUR, until=now)
+        sweep = Sweep(room_id=room, whole_room=whole, since=0 if whole else now - HOUR, until=now)
         await harness.store.sweeps.begin(sweep)
         harness.wake()
         await harness.rest()
@@ -93,7 +93,7 @@ async def test_a_late_command_counts_for_what_followed_it(
 ) -> None:
     room, command, said_after = RoomID("!r:x"), EventID("$command"), EventID("$after")
     setting = Change(setting=before, sender=ALICE, digest="d0", quiet=True)
-    undecryptable = Undecryptable(event_id=command, sender=ALICE, session_id="S", at=1_000)
+    undecryptable = Undecryptable(event_id=command, sender=ALICE, session_id="S", read_at=1_000)
     messages = [Message(event_id=command, sent=1_000), Message(event_id=said_after, sent=2_000)]
     update = RoomUpdate(room_id=room, items=[setting, undecryptable, *messages])
     await harness.store.commit("s1", 2_000, [update])
@@ -137,7 +137,7 @@ async def test_a_clock_set_back_moves_only_what_was_counted_by_it(harness: Harne
     await harness.commit(
         RoomUpdate(room_id=room, items=[Message(event_id=whole, sent=now, live=True)])
     )
-    mark = await harness.store.latest_timer()
+    mark = harness.store.latest_timer
     ahead = now + DAY
     items = [
         Message(event_id=EventID("$edit"), sent=ahead, parent=whole, live=True),
@@ -145,7 +145,7 @@ async def test_a_clock_set_back_moves_only_what_was_counted_by_it(harness: Harne
         Message(event_id=EventID("$live"), sent=ahead, live=True),
     ]
     await harness.store.commit("s9", ahead, [RoomUpdate(room_id=room, items=list(items))])
-    upto = await harness.store.latest_timer()
+    upto = harness.store.latest_timer
     await harness.store.clock_set_back(DAY, now, after=mark, upto=upto)
     assert set((await harness.timers()).values()) == {now + 7 * DAY}
 
@@ -161,8 +161,8 @@ async def test_a_hole_does_not_begin_a_long_sweep_anew(harness: Harness) -> None
     assert sweep is not None
     await harness.sweeper.step(sweep)
     before = await harness.store.sweeps.next()
-    await harness.store.sweeps.begin(Sweep(room_id=room, whole=False, since=5, until=9))
+    await harness.store.sweeps.begin(Sweep(room_id=room, whole_room=False, since=5, until=9))
     after = await harness.store.sweeps.next()
     assert before is not None
     assert after is not None
-    assert (after.token, after.whole) == (before.token, True)
+    assert (after.token, after.whole_room) == (before.token, True)

@@ -119,7 +119,7 @@ async def test_what_comes_when_its_message_is_gone_goes_at_once(
         assert harness.homeserver.is_redacted(room, edit)
 
 
-async def test_what_belongs_to_a_message_that_stays_stays_or_lives_its_own_lifetime(
+async def test_what_belongs_to_a_staying_message_stays_or_has_its_lifetime(
     harness: Harness,
 ) -> None:
     room = harness.homeserver.make_room()
@@ -170,7 +170,7 @@ async def test_a_child_that_comes_before_its_parent_goes_with_it(harness: Harnes
         assert harness.homeserver.is_redacted(room, edit)
 
 
-async def test_a_vote_on_an_edit_that_came_before_its_message_goes_with_them(
+async def test_a_vote_on_an_edit_before_its_message_goes_with_them(
     harness: Harness,
 ) -> None:
     room = await live_in(harness, DAY)
@@ -186,7 +186,7 @@ async def test_a_vote_on_an_edit_that_came_before_its_message_goes_with_them(
         assert timers[vote] == timers[edit] == timers[EventID("$later")]
 
 
-async def test_what_the_timers_do_not_know_is_looked_up_before_the_message_goes(
+async def test_relations_without_timers_are_looked_up_before_the_message_goes(
     harness: Harness,
 ) -> None:
     room = harness.homeserver.make_room()
@@ -251,7 +251,7 @@ async def test_who_does_not_know_relations_is_not_asked_again_and_again(
         assert harness.homeserver.is_redacted(room, whole)
 
 
-async def test_what_belongs_to_it_is_found_though_the_homeserver_fails_for_a_minute(
+async def test_relations_are_found_though_the_homeserver_fails_for_a_minute(
     harness: Harness,
 ) -> None:
     room = harness.homeserver.make_room()
@@ -409,7 +409,7 @@ def test_descendants_are_those_that_hang_together_with_the_root() -> None:
     assert descendants(EventID("a"), tree) == ["b", "c"]
 
 
-async def test_of_a_message_with_very_many_reactions_all_go_when_it_is_gone(
+async def test_all_reactions_go_with_their_message_however_many(
     harness: Harness,
 ) -> None:
     room, many = await live_in(harness, DAY), 3 * PORTION + 1

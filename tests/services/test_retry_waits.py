@@ -12,6 +12,7 @@ from bot.core.outcomes import DiskError, Done, Failed, Outcome, OutcomeError, Ra
 from bot.core.outcomes import Unreachable as Away
 from bot.core.redaction import IN_FLIGHT
 from bot.core.throughput import Behind, Throughput, behind
+from bot.core.topics import Topics
 from bot.core.types import Millis
 from bot.services.device_signing import DeviceSigning
 from bot.services.supervisor import Disk, StoppedError, wait_for_homeserver
@@ -87,7 +88,7 @@ async def test_a_homeserver_that_is_away_is_told_of_once_a_minute(
     assert all(later - earlier >= MINUTE for earlier, later in pairwise(told))
 
 
-async def test_a_disk_that_is_full_is_waited_for_longer_until_work_goes_well() -> None:
+async def test_a_full_disk_is_waited_for_longer_until_work_goes_well() -> None:
     clock, tries = Skipping(), list[int]()
 
     async def service() -> None:
@@ -118,8 +119,8 @@ class Settling:
 
 async def test_signing_waits_longer_each_time() -> None:
     clock = Skipping()
-    identity = DeviceSigning(Settling(5), clock, random=Least())
-    await identity.run()
+    identity = DeviceSigning(Settling(5), Topics(), clock, random=Least())
+    await identity.sign()
     assert identity.signing_state == "signed"
     assert clock.waited == DOUBLING
 
@@ -168,7 +169,9 @@ async def test_commands_are_remembered_for_ninety_days_and_surplus_ones_for_one(
     async def kept(at: Millis) -> list[str]:
         async with harness.store._db.transaction() as db:
             await forget_handled(db, at)
-            return [row[0] for row in await db.rows("SELECT digest FROM handled ORDER BY 1")]
+            return [
+                row[0] for row in await db.rows("SELECT digest FROM handled_commands ORDER BY 1")
+            ]
 
     async with harness.store._db.transaction() as db:
         await remember_handled(db, ["a"], ["surplus"], now)

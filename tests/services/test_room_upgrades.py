@@ -137,7 +137,7 @@ async def test_a_crash_on_the_way_says_and_sets_nothing_twice(harness: Harness) 
 # --- power in the new room -----------------------------------------------------------------------
 
 
-async def test_without_the_power_it_says_what_it_needs_and_goes_on_when_it_has_it(
+async def test_without_power_it_says_what_it_needs_and_then_goes_on(
     harness: Harness,
 ) -> None:
     old = await old_room(harness, public=True)
@@ -314,7 +314,7 @@ async def test_a_foreign_room_that_the_bot_is_in_is_left_alone(harness: Harness)
     assert harness.homeserver.heard(foreign) == []
 
 
-async def test_a_room_that_only_calls_itself_a_successor_is_greeted_like_any_other(
+async def test_a_room_only_calling_itself_a_successor_is_greeted_like_any(
     harness: Harness,
 ) -> None:
     old = await old_room(harness)
@@ -497,7 +497,7 @@ async def test_pairs_end_a_month_after_the_older_room_was_left(harness: Harness)
     assert greeting.startswith(WELCOME)
 
 
-async def test_a_bot_that_is_in_as_many_rooms_as_it_may_says_that_it_stays_outside(
+async def test_a_bot_in_as_many_rooms_as_allowed_says_it_stays_outside(
     harness: Harness,
 ) -> None:
     old = await old_room(harness, public=True)

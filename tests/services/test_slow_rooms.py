@@ -9,6 +9,7 @@ import pytest
 
 from bot.core.outcomes import Outcome
 from bot.core.timeline import Item, RoomUpdate, Undecryptable
+from bot.core.topics import Topic
 from bot.core.types import Event, EventID, RoomID
 from bot.services.late_keys import ASK_AFTER, ASK_AGAIN_AFTER, GIVE_UP_AFTER, LateKeys
 from bot.services.late_keys import WITHIN as LATE_WITHIN
@@ -195,14 +196,16 @@ async def test_keys_that_come_late_in_other_rooms_are_used(
     now = harness.clock.now()
     for room in rooms:
         items: list[Item] = [
-            Undecryptable(event_id=EventID(f"${n}-{room}"), sender=ALICE, session_id=f"{n}", at=now)
+            Undecryptable(
+                event_id=EventID(f"${n}-{room}"), sender=ALICE, session_id=f"{n}", read_at=now
+            )
             for n in range(3)
         ]
         await harness.commit(RoomUpdate(room_id=room, items=items, encrypted=True))
     keys = Keys(harness, rooms[0])
     if come:
         keys.come = {"0", "1", "2"}
-    late = LateKeys(keys, harness.store, harness.reader, harness.clock, wake_others=harness.wake)
+    late = LateKeys(keys, harness.store, harness.reader, harness.clock)
     async with harness.running(late):
         await harness.advance(ASK_AFTER)
         await harness.advance(GIVE_UP_AFTER)
@@ -213,18 +216,18 @@ async def test_keys_that_come_late_in_other_rooms_are_used(
         assert await harness.store.keys.waiting() == []
 
 
-async def test_a_late_message_that_hangs_holds_up_its_room_for_a_while_only(
+async def test_a_late_message_that_hangs_holds_up_its_room_briefly(
     harness: Harness, rooms: list[RoomID]
 ) -> None:
     now = harness.clock.now()
     items: list[Item] = [
-        Undecryptable(event_id=EventID(f"${n}"), sender=ALICE, session_id=f"{n}", at=now + n)
+        Undecryptable(event_id=EventID(f"${n}"), sender=ALICE, session_id=f"{n}", read_at=now + n)
         for n in range(3)
     ]
     await harness.commit(RoomUpdate(room_id=rooms[0], items=items, encrypted=True))
     keys = Keys(harness, rooms[0])
     keys.come = {"0"}
-    late = LateKeys(keys, harness.store, harness.reader, harness.clock, wake_others=harness.wake)
+    late = LateKeys(keys, harness.store, harness.reader, harness.clock)
     async with harness.running(late):
         await harness.advance(LATE_WITHIN)
         await harness.advance(LATE_WITHIN)
@@ -237,15 +240,17 @@ async def test_a_late_message_that_is_being_read_is_not_read_again(
     now = harness.clock.now()
     for room in rooms[:2]:
         items: list[Item] = [
-            Undecryptable(event_id=EventID(f"$in-{room}"), sender=ALICE, session_id=room, at=now)
+            Undecryptable(
+                event_id=EventID(f"$in-{room}"), sender=ALICE, session_id=room, read_at=now
+            )
         ]
         await harness.commit(RoomUpdate(room_id=room, items=items, encrypted=True))
     keys = Keys(harness, rooms[0])
     keys.come = {rooms[0]}
-    late = LateKeys(keys, harness.store, harness.reader, harness.clock, wake_others=harness.wake)
+    late = LateKeys(keys, harness.store, harness.reader, harness.clock)
     async with harness.running(late):
         keys.come = set(rooms[:2])
-        late.wake.set()
+        harness.store.publish(Topic.ROOM_KEYS)
         await harness.rest()
         keys.never.set()
         await harness.rest()
@@ -258,12 +263,12 @@ async def test_more_keys_than_are_asked_for_twice_keep_nobody_busy(
     monkeypatch.setattr("bot.services.late_keys.MOST_ASKED_TWICE", 2)
     now = harness.clock.now()
     items: list[Item] = [
-        Undecryptable(event_id=EventID(f"${n}"), sender=ALICE, session_id=f"{n}", at=now)
+        Undecryptable(event_id=EventID(f"${n}"), sender=ALICE, session_id=f"{n}", read_at=now)
         for n in range(5)
     ]
     await harness.commit(RoomUpdate(room_id=rooms[0], items=items, encrypted=True))
     keys = Keys(harness, rooms[1])
-    late = LateKeys(keys, harness.store, harness.reader, harness.clock, wake_others=harness.wake)
+    late = LateKeys(keys, harness.store, harness.reader, harness.clock)
     async with harness.running(late):
         await harness.advance(ASK_AFTER)
         await harness.advance(ASK_AGAIN_AFTER)

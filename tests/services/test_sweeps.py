@@ -132,7 +132,7 @@ async def test_a_walk_ends_where_a_lifetime_was_set_for_the_first_time(harness: 
     assert len(harness.homeserver.times("page_back")) == 2
 
 
-async def test_a_walk_goes_on_through_what_is_overdue_for_longer_than_any_lifetime(
+async def test_a_walk_goes_on_through_the_overdue_beyond_any_lifetime(
     harness: Harness,
 ) -> None:
     room = harness.homeserver.make_room()
@@ -182,7 +182,7 @@ async def test_a_room_that_the_homeserver_refuses_to_show_is_told(harness: Harne
     harness.homeserver.set_lifetime(room, DAY)
     async with harness.running(harness.sync):
         pass
-    await harness.store.sweeps.begin(Sweep(room_id=room, whole=True, since=0, until=1))
+    await harness.store.sweeps.begin(Sweep(room_id=room, whole_room=True, since=0, until=1))
     harness.homeserver.fail_next(*[Refused(status=400, errcode="M_UNKNOWN")] * 99, on="page_back")
     async with harness.running(harness.sweeper, harness.outbox):
         for _ in range(TRIES + 10):
@@ -196,16 +196,16 @@ async def test_a_room_that_may_not_be_read_is_looked_at(harness: Harness) -> Non
     harness.homeserver.set_lifetime(room, DAY)
     async with harness.running(harness.sync):
         pass
-    await harness.store.sweeps.begin(Sweep(room_id=room, whole=True, since=0, until=1))
+    await harness.store.sweeps.begin(Sweep(room_id=room, whole_room=True, since=0, until=1))
     for outcome, reviewed in ((Failed(status=500), 0), (Forbidden(), 1), (NotFound(), 1)):
         async with harness.store._db.transaction() as db:
-            await db.rows("UPDATE rooms SET review = 0")
+            await db.rows("UPDATE rooms SET reviews_asked = 0")
         harness.homeserver.fail_next(outcome, on="page_back")
         sweep = await harness.store.sweeps.next()
         assert sweep is not None
         await harness.sweeper.step(sweep)
         async with harness.store._db.transaction() as db:
-            assert [tuple(row) for row in await db.rows("SELECT review > 0 FROM rooms")] == [
+            assert [tuple(row) for row in await db.rows("SELECT reviews_asked > 0 FROM rooms")] == [
                 (reviewed,)
             ]
 
@@ -277,7 +277,7 @@ async def test_a_room_without_strangers_is_not_swept_for_a_hole(harness: Harness
     async with harness.running(harness.sync):
         pass
     await clear(harness)
-    await harness.store.sweeps.begin(Sweep(room_id=room, whole=False, since=0, until=1))
+    await harness.store.sweeps.begin(Sweep(room_id=room, whole_room=False, since=0, until=1))
     pages = len(harness.homeserver.times("page_back"))
     async with harness.running(harness.sweeper):
         pass
@@ -300,7 +300,7 @@ def test_a_walk_for_a_hole_ends_thirty_days_before_it(
     harness: Harness, days: int, far: bool
 ) -> None:
     since = harness.clock.now() - DAY
-    sweep = Sweep(room_id=RoomID("!r"), whole=False, since=since, until=since)
+    sweep = Sweep(room_id=RoomID("!r"), whole_room=False, since=since, until=since)
     sent = {"type": "m.room.message", "event_id": "$x", "origin_server_ts": since - days * DAY - 1}
     assert harness.sweeper._far([sent], sweep) is far
     assert not harness.sweeper._far([], sweep)
@@ -308,10 +308,10 @@ def test_a_walk_for_a_hole_ends_thirty_days_before_it(
 
 
 @pytest.mark.parametrize(("days", "far"), [(364, False), (365, True), (400, True)])
-def test_a_walk_through_all_ends_where_only_what_is_gone_can_be_due(
+def test_a_whole_walk_ends_where_only_what_is_gone_can_be_due(
     harness: Harness, days: int, far: bool
 ) -> None:
-    sweep = Sweep(room_id=RoomID("!r"), whole=True, since=0, until=harness.clock.now())
+    sweep = Sweep(room_id=RoomID("!r"), whole_room=True, since=0, until=harness.clock.now())
     sent: Event = {"type": "m.room.message", "event_id": "$x", "content": {"body": "x"}}
     sent["origin_server_ts"] = harness.clock.now() - days * DAY - 1
     gone = sent | {"content": {}, "unsigned": {"redacted_because": {"event_id": "$y"}}}

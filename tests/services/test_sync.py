@@ -258,7 +258,7 @@ def refused() -> Refused:
     return Refused(status=400, errcode="M_UNKNOWN")
 
 
-async def test_a_token_that_is_refused_twice_is_said_and_everything_is_read_anew(
+async def test_a_token_refused_twice_is_said_and_all_read_anew(
     harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
     harness.homeserver.limit = 2

@@ -43,7 +43,7 @@ async def test_no_lifetime_of_another_client_is_read_as_off(
     assert note in harness.homeserver.heard(room)[-1]
 
 
-async def test_a_lifetime_that_cannot_be_read_holds_on_though_the_disk_is_lost(
+async def test_an_unreadable_lifetime_holds_though_the_disk_is_lost(
     harness: Harness,
 ) -> None:
     room = harness.homeserver.make_room()

@@ -37,7 +37,9 @@ async def test_a_lack_of_power_is_looked_at_again(store: Store) -> None:
 
 
 async def test_a_late_command_waits_for_the_gap_after_it(store: Store) -> None:
-    undecryptable = Undecryptable(event_id=EventID("$late"), sender=ALICE, session_id="s", at=0)
+    undecryptable = Undecryptable(
+        event_id=EventID("$late"), sender=ALICE, session_id="s", read_at=0
+    )
     await store.commit("t1", 0, [RoomUpdate(room_id=ROOM, items=[undecryptable])])
     assert len(await store.keys.waiting()) == 1
     gap = Gap(room_id=ROOM, token="t2", stop_digest="x", stop_at=0, since=0, until=9)

@@ -106,14 +106,14 @@ async def test_between_two_commands_of_one_absence_holds_what_the_first_said(
     assert gone(harness, room, stays) == 0
 
 
-async def test_a_walk_that_is_killed_between_an_event_and_its_command_knows_that(
+async def test_a_walk_killed_between_an_event_and_its_command_knows_that(
     harness: Harness,
 ) -> None:
     room = await settled(harness)
     harness.homeserver.send(room, "!expire off")
     stays = [harness.homeserver.send(room, f"keep {number}") for number in range(12)]
     await pass_by(harness, 2, SECOND)
-    await harness.store.sweeps.begin(Sweep(room_id=room, whole=True, since=0, until=1))
+    await harness.store.sweeps.begin(Sweep(room_id=room, whole_room=True, since=0, until=1))
     for _ in range(9):
         sweep = await harness.store.sweeps.next()
         if sweep is None:
@@ -125,7 +125,7 @@ async def test_a_walk_that_is_killed_between_an_event_and_its_command_knows_that
     assert gone(harness, room, stays) == 0
 
 
-async def test_a_walk_begins_only_when_the_state_event_of_a_command_has_come_back(
+async def test_a_walk_begins_once_a_commands_state_event_has_come_back(
     harness: Harness,
 ) -> None:
     """Its marks say since when it holds: without them all that was said before would go."""
@@ -135,7 +135,7 @@ async def test_a_walk_begins_only_when_the_state_event_of_a_command_has_come_bac
     async with harness.running(*harness.everything):
         await harness.said_in(room, "!expire 1m")
         await harness.advance(HOUR)
-        await harness.store.sweeps.begin(Sweep(room_id=room, whole=True, since=0, until=1))
+        await harness.store.sweeps.begin(Sweep(room_id=room, whole_room=True, since=0, until=1))
         harness.wake()
         await harness.rest()
         assert await harness.store.sweeps.left() == 1
@@ -155,7 +155,7 @@ async def test_a_sweep_changes_no_timer_that_is_there(harness: Harness) -> None:
         await harness.rest()
         before = await harness.timers()
         assert {message, edit} <= set(before)
-        await harness.store.sweeps.begin(Sweep(room_id=room, whole=True, since=0, until=1))
+        await harness.store.sweeps.begin(Sweep(room_id=room, whole_room=True, since=0, until=1))
         harness.wake()
         await harness.advance(HOUR)
         assert await harness.store.sweeps.left() == 0

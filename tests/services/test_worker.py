@@ -26,7 +26,7 @@ class Thing:
 
     id: int
     lane: str
-    next: Millis = 0
+    retry_at: Millis = 0
 
 
 class Bench:
@@ -58,7 +58,7 @@ class Bench:
 
     async def find(self, busy: frozenset[str]) -> Thing | None:
         free = [thing for thing in self.things.values() if thing.lane not in busy]
-        return min(free, key=lambda thing: (thing.next, thing.id), default=None)
+        return min(free, key=lambda thing: (thing.retry_at, thing.id), default=None)
 
     async def see_to(self, thing: Thing) -> str | None:
         assert thing.lane not in self.at_work, "two at once in one lane"
@@ -81,7 +81,7 @@ class Bench:
 
     async def put_off(self, thing: Thing) -> None:
         self.overdue.append(thing.id)
-        self.things[thing.id] = replace(thing, next=self.clock.now() + LIMIT)
+        self.things[thing.id] = replace(thing, retry_at=self.clock.now() + LIMIT)
 
     def add(self, *things: Thing) -> None:
         self.things |= {thing.id: thing for thing in things}
@@ -226,7 +226,7 @@ async def test_workers_that_are_woken_together_share_no_places() -> None:
 
 async def test_what_is_not_due_yet_waits_for_its_time() -> None:
     bench = Bench()
-    bench.add(Thing(id=1, lane="one", next=bench.clock.now() + 1_000))
+    bench.add(Thing(id=1, lane="one", retry_at=bench.clock.now() + 1_000))
     async with bench.running():
         await bench.advance(999)
         assert bench.done == []
@@ -237,7 +237,7 @@ async def test_what_is_not_due_yet_waits_for_its_time() -> None:
 async def test_what_is_not_due_yet_comes_beside_a_stuck_lane() -> None:
     bench = Bench(Thing(id=0, lane="stuck"))
     bench.stuck = {"stuck"}
-    bench.add(Thing(id=1, lane="one", next=bench.clock.now() + 1_000))
+    bench.add(Thing(id=1, lane="one", retry_at=bench.clock.now() + 1_000))
     async with bench.running():
         await bench.advance(1_000)
         assert bench.done == [1]

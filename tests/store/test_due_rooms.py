@@ -16,22 +16,23 @@ from bot.core.types import UserID
 from bot.store import Store
 from bot.store.database import Database, Row
 
-KNOWN = "SELECT backlog, room, next FROM due_rooms ORDER BY backlog, room"
+KNOWN = "SELECT backlog, room, retry_at FROM due_rooms ORDER BY backlog, room"
 TRUE = (
-    "SELECT t.backlog, t.room, min(t.next) FROM timers t JOIN rooms r ON r.id = t.room"
-    " WHERE NOT r.suspended AND NOT r.came_back GROUP BY t.backlog, t.room ORDER BY 1, 2"
+    "SELECT t.backlog, t.room, min(t.retry_at) FROM timers t JOIN rooms r ON r.id = t.room"
+    " WHERE NOT r.suspended AND NOT r.returned_at GROUP BY t.backlog, t.room ORDER BY 1, 2"
 )
-ADD = "INSERT INTO timers (room, event_id, due, next, backlog) VALUES (?, ?, 0, ?, ?) "
+ADD = "INSERT INTO timers (room, event_id, due, retry_at, backlog) VALUES (?, ?, 0, ?, ?) "
 ACTS = {
     "add": ADD + "ON CONFLICT DO NOTHING",
-    "again": ADD + "ON CONFLICT DO UPDATE SET next = min(next, excluded.next)",
-    "later": ADD + "ON CONFLICT DO UPDATE SET next = excluded.next, backlog = excluded.backlog",
+    "again": ADD + "ON CONFLICT DO UPDATE SET retry_at = min(retry_at, excluded.retry_at)",
+    "later": ADD
+    + "ON CONFLICT DO UPDATE SET retry_at = excluded.retry_at, backlog = excluded.backlog",
     "or ignore": ADD.replace("INSERT", "INSERT OR IGNORE"),
-    "move": "UPDATE timers SET next = ?3 WHERE room = ?1 AND event_id >= ?2 AND ?4 IN (0, 1)",
-    "overdue": "UPDATE timers SET backlog = 1 WHERE room = ?1 AND next <= ?3 AND ?2 <> ?4",
+    "move": "UPDATE timers SET retry_at = ?3 WHERE room = ?1 AND event_id >= ?2 AND ?4 IN (0, 1)",
+    "overdue": "UPDATE timers SET backlog = 1 WHERE room = ?1 AND retry_at <= ?3 AND ?2 <> ?4",
     "drop": "DELETE FROM timers WHERE room = ?1 AND event_id = ?2 AND ?3 <> -?4 - 1",
     "suspend": "UPDATE rooms SET suspended = ?4 WHERE id = ?1 AND ?2 <> ?3",
-    "return": "UPDATE rooms SET came_back = ?4 * 7 WHERE id = ?1 AND ?2 <> ?3",
+    "return": "UPDATE rooms SET returned_at = ?4 * 7 WHERE id = ?1 AND ?2 <> ?3",
     "forget": "DELETE FROM rooms WHERE id = ?1 AND ?2 <> ?3 AND ?4 = 1",
     "enter": "INSERT OR IGNORE INTO rooms (id, room_id) SELECT ?1, '!' || ?1 WHERE ?2 <> ?3 + ?4",
 }

@@ -139,7 +139,7 @@ async def test_exactly_one_chunk_ends_the_gap(store: Store) -> None:
     await read(store, messages(*range(CHUNK)), done=True)
     assert sum(await take_over(store)) == CHUNK
     assert not await store.gaps.reads(ROOM)
-    assert await rows(store, "SELECT count(*) FROM unread") == [(0,)]
+    assert await rows(store, "SELECT count(*) FROM gap_items") == [(0,)]
 
 
 async def test_what_comes_between_two_chunks_comes_last(store: Store) -> None:
@@ -192,7 +192,7 @@ async def test_a_page_that_is_read_twice_gives_one_timer_each(store: Store) -> N
     await read(store, page, done=True)
     await take_over(store)
     assert list(await lifetimes(store)) == ["one", "two", "tail"]
-    assert await rows(store, "SELECT count(*) FROM owed") == [(1,)]
+    assert await rows(store, "SELECT count(*) FROM outbox") == [(1,)]
 
 
 async def test_a_redaction_reaches_what_waits_behind_a_gap(store: Store) -> None:
@@ -203,7 +203,7 @@ async def test_a_redaction_reaches_what_waits_behind_a_gap(store: Store) -> None
         for name in ("tail", "read")
     ]
     await say(store, *redactions)
-    assert await rows(store, "SELECT event_id FROM unread WHERE event_id IS NOT NULL") == [
+    assert await rows(store, "SELECT event_id FROM gap_items WHERE event_id IS NOT NULL") == [
         ("$stays",)
     ]
     await read(store, [], done=True)
@@ -234,21 +234,21 @@ async def test_a_page_of_a_room_that_was_left_meanwhile_is_dropped(store: Store)
     while await store.end_left(KEPT_FOR + 1):
         pass
     await store.gaps.read_on(found[0], messages("late"), "t", 0, done=False)
-    assert await rows(store, "SELECT count(*) FROM unread") == [(0,)]
+    assert await rows(store, "SELECT count(*) FROM gap_items") == [(0,)]
 
 
 async def test_a_chunk_is_taken_over_as_a_whole_or_not_at_all(store: Store) -> None:
     await say(store, *messages(*range(10)), gap=True)
     await read(store, [command(5 * MINUTE)], done=True)
     trigger = (
-        "CREATE TEMP TRIGGER fail BEFORE INSERT ON owed BEGIN SELECT RAISE(ABORT, 'full'); END"
+        "CREATE TEMP TRIGGER fail BEFORE INSERT ON outbox BEGIN SELECT RAISE(ABORT, 'full'); END"
     )
     await rows(store, trigger)
     with pytest.raises(sqlite3.Error, match="full"):
         await store.gaps.take_over(NOW)
     await rows(store, "DROP TRIGGER fail")
     assert await lifetimes(store) == {}
-    assert await rows(store, "SELECT count(*) FROM unread") == [(11,)]
+    assert await rows(store, "SELECT count(*) FROM gap_items") == [(11,)]
     await take_over(store)
     assert set((await lifetimes(store)).values()) == {5 * MINUTE}
 
@@ -275,7 +275,7 @@ async def test_however_it_is_cut_the_timeline_gives_the_same_timers(
         await read(cut, parts[index], done=True)
     await take_over(cut)
     assert await lifetimes(cut) == await lifetimes(whole)
-    assert await rows(cut, "SELECT key FROM owed") == await rows(whole, "SELECT key FROM owed")
+    assert await rows(cut, "SELECT key FROM outbox") == await rows(whole, "SELECT key FROM outbox")
     await whole.close()
     await cut.close()
 
@@ -313,4 +313,4 @@ async def test_what_waits_behind_a_gap_belongs_to_what_it_belonged_to(store: Sto
     found = dict(await rows(store, "SELECT event_id, parent FROM timers"))
     alone = dict.fromkeys(("$page", "$with a space", "$tail"), None)
     assert found == alone | {"$child": "$with a space"}
-    assert await rows(store, "SELECT * FROM orphans") == []
+    assert await rows(store, "SELECT * FROM pending_relations") == []

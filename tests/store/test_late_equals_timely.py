@@ -103,10 +103,17 @@ async def test_a_late_command_gives_the_timers_of_one_that_was_not_late(
     where, sent = EventID(f"${len(before)}"), NOW + len(before)
     own = Message(event_id=where, sent=sent)
     said = Command(digest=LATE, sender=ALICE, kind="set", setting=setting * MINUTE, event_id=where)
-    waits: Item = Undecryptable(event_id=where, sender=ALICE, session_id="s", at=NOW, sent=sent)
+    waits: Item = Undecryptable(
+        event_id=where, sender=ALICE, session_id="s", read_at=NOW, sent=sent
+    )
     if not encrypted:
         waits = UndecidedCommand(
-            digest=LATE, event_id=where, sender=ALICE, setting=setting * MINUTE, sent=sent, at=NOW
+            digest=LATE,
+            event_id=where,
+            sender=ALICE,
+            setting=setting * MINUTE,
+            sent=sent,
+            read_at=NOW,
         )
     timely, late = [await fresh(open_store, tmp_path / name) for name in ("timely.db", "late.db")]
     try:
@@ -128,8 +135,10 @@ async def test_a_late_command_gives_the_timers_of_one_that_was_not_late(
 
 async def state(store: Store) -> list[tuple[object, ...]]:
     async with store._db.transaction() as db:
-        rooms = await db.rows("SELECT setting, stated, commanded, awaits, revision FROM rooms")
-        outgoing = await db.rows("SELECT key, kind, args FROM owed ORDER BY key")
+        rooms = await db.rows(
+            "SELECT setting, state_setting, set_by_command, awaited_digest, revision FROM rooms"
+        )
+        outgoing = await db.rows("SELECT key, kind, args FROM outbox ORDER BY key")
     return [*rooms, *outgoing]
 
 

@@ -60,7 +60,7 @@ async def fill(harness: Harness, room: RoomID, find: Find) -> None:
     elif find is gap:
         update["gap"] = Gap(room_id=room, token="t", stop_digest="x", stop_at=0, since=0, until=9)
     elif find is sweep:
-        update["sweep"] = Sweep(room_id=room, whole=True, since=0, until=9)
+        update["sweep"] = Sweep(room_id=room, whole_room=True, since=0, until=9)
     else:
         one = Successor(
             room_id=room, predecessor=RoomID("!old"), setting=None, via="x", stage=Stage.INSIDE
@@ -83,7 +83,7 @@ async def test_rooms_at_work_are_passed_over_and_no_others(harness: Harness, fin
     assert await find(harness.store, [RoomID("!unknown")]) == first
 
 
-async def test_words_stand_behind_a_lifetime_of_their_room_that_is_not_set_yet(
+async def test_words_stand_behind_a_lifetime_that_is_not_set_yet(
     harness: Harness,
 ) -> None:
     await fill(harness, ROOMS[0], setting)
@@ -117,7 +117,7 @@ async def test_a_lifetime_that_a_later_command_replaced_is_not_called_written(
 
 async def test_files_at_work_are_passed_over(harness: Harness) -> None:
     async with harness.store._db.transaction() as db:
-        sql = "INSERT INTO files (media_id, owner) VALUES (?, 'alice')"
+        sql = "INSERT INTO media (media_id, owner_digest) VALUES (?, 'alice')"
         await db.many(sql, [("one",), ("two",)])
     first: File | None = await harness.store.next_file()
     assert first is not None

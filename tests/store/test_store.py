@@ -82,10 +82,12 @@ async def test_token_timers_gap_and_invitations_are_committed_together(store: St
     assert await store.gaps.reads(OTHER)
     waiting = await store.invitations.undecided()
     assert waiting is not None
-    assert (waiting.room_id, waiting.inviter, waiting.next) == (third, ALICE, 0)
+    assert (waiting.room_id, waiting.inviter, waiting.retry_at) == (third, ALICE, 0)
 
 
-@pytest.mark.parametrize("table", ["timers", "gaps", "unread", "owed", "handled", "meta"])
+@pytest.mark.parametrize(
+    "table", ["timers", "gaps", "gap_items", "outbox", "handled_commands", "meta"]
+)
 async def test_a_failure_anywhere_leaves_nothing_of_a_sync(store: Store, table: str) -> None:
     await store.commit("s1", NOW, [update(change(), message("one"))])
     before = [await rows(store, f"SELECT * FROM {name}") for name in await tables(store)]
@@ -127,7 +129,7 @@ async def test_an_item_that_cannot_be_stored_takes_its_sync_with_it(store: Store
     assert await store.rooms() == []
 
 
-async def test_a_commit_that_is_cancelled_is_done_as_a_whole_or_not_at_all(store: Store) -> None:
+async def test_a_cancelled_commit_is_done_wholly_or_not_at_all(store: Store) -> None:
     seen: set[tuple[str | None, int]] = set()
     for turns in range(6):
         many = [message(f"{turns}-{number}") for number in range(500)]
@@ -172,7 +174,7 @@ async def test_everything_is_there_after_reopening(open_store: Opener, tmp_path:
     path = tmp_path / "timers.db"
     store = await open_store(path)
     items: list[Item] = [change(), message("one"), said("c1", 5 * MINUTE), message("two")]
-    await store.commit("s1", NOW, [update(*items, encrypted=True, last_digest="last")])
+    await store.commit("s1", NOW, [update(*items, encrypted=True, last_event_digest="last")])
     [one, _] = await whatever_is_due(store, NOW + 5 * MINUTE, 10)
     await store.sent(one, NOW, NOW + 7)
     digest = store.digest("x")
@@ -184,7 +186,7 @@ async def test_everything_is_there_after_reopening(open_store: Opener, tmp_path:
     assert [await rows(store, f"SELECT * FROM {name}") for name in await tables(store)] == content
     assert store.digest("x") == digest
     [one] = await whatever_is_due(store, NOW + 7, 10)
-    assert one.sent_at == NOW
+    assert one.redaction_sent_at == NOW
 
 
 async def test_a_killed_process_loses_nothing_that_was_committed(
@@ -287,7 +289,9 @@ async def test_one_event_id_in_two_rooms_is_two_messages(store: Store) -> None:
 async def test_no_two_timers_can_exist_for_one_message(store: Store) -> None:
     await store.commit("s1", NOW, [update(change(), message("one"))])
     with pytest.raises(sqlite3.IntegrityError):
-        await rows(store, "INSERT INTO timers (room, event_id, due, next) VALUES (1, '$one', 1, 1)")
+        await rows(
+            store, "INSERT INTO timers (room, event_id, due, retry_at) VALUES (1, '$one', 1, 1)"
+        )
 
 
 async def test_a_command_counts_once_within_a_commit_after_it_and_after_reopening(
@@ -321,15 +325,15 @@ async def test_a_command_repeated_behind_a_later_one_does_not_undo_it(store: Sto
 async def test_counted_commands_are_forgotten_after_a_long_while(store: Store) -> None:
     await store.commit("s1", NOW, [update(said("c1", kind="help"))])
     await store.commit("s2", NOW + HANDLED_FOR, [])
-    assert await rows(store, "SELECT count(*) FROM handled") == [(1,)]
+    assert await rows(store, "SELECT count(*) FROM handled_commands") == [(1,)]
     await store.commit("s3", NOW + HANDLED_FOR + SWEEP_EVERY, [])
-    assert await rows(store, "SELECT count(*) FROM handled") == [(0,)]
+    assert await rows(store, "SELECT count(*) FROM handled_commands") == [(0,)]
 
 
 async def test_a_later_lifetime_takes_the_place_of_one_that_is_still_owed(store: Store) -> None:
     await store.commit("s1", NOW, [update(said("c1", MINUTE), said("c2", kind="help"))])
     await store.commit("s2", NOW, [update(said("c3", 2 * MINUTE))])
-    outgoing = await rows(store, "SELECT key, kind FROM owed ORDER BY id")
+    outgoing = await rows(store, "SELECT key, kind FROM outbox ORDER BY id")
     assert outgoing == [("c2", "help"), ("c3", "set")]
 
 
@@ -338,7 +342,7 @@ async def test_what_is_owed_is_owed_once(store: Store) -> None:
     once = [Outgoing(key="k", kind="suspended", args={"need": 1, "have": 0})]
     await store.reviewed(ROOM, suspended=True, outgoing=once)
     await store.reviewed(ROOM, suspended=True, outgoing=once)
-    assert await rows(store, "SELECT count(*) FROM owed") == [(1,)]
+    assert await rows(store, "SELECT count(*) FROM outbox") == [(1,)]
 
 
 def test_no_statement_numbers_its_parameters() -> None:

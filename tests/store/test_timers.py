@@ -15,6 +15,7 @@ from bot.core.timers import Timer
 from bot.core.types import EventID, Millis, RoomID, UserID
 from bot.services.database_maintenance import keep_wiping
 from bot.store import Store, wiping
+from bot.store.commands import NEXT as NEXT_COMMAND
 from bot.store.database import Row
 from bot.store.gaps import NEXT_GAP, READY, TAKE
 from bot.store.invitations import NEXT as INVITATION
@@ -22,7 +23,7 @@ from bot.store.left_rooms import COUNT, GAP_ITEMS_OF, KEPT_FOR, TIMERS_OF
 from bot.store.left_rooms import OVERDUE as OVERDUE_LEFT
 from bot.store.media import NEXT_FILE
 from bot.store.outbox import NEXT_SETTING, NEXT_WORDS
-from bot.store.permissions import NEXT_ALONE, NEXT_REVIEW, REFUSALS
+from bot.store.permissions import NEXT_ALONE, NEXT_POLICY_CHECK, NEXT_REVIEW, REFUSALS
 from bot.store.relations import NEXT_PENDING
 from bot.store.successors import NEXT as SUCCESSOR
 from bot.store.sweeps import NEXT as NEXT_SWEEP
@@ -104,7 +105,7 @@ async def test_the_next_due_time_is_the_earliest_after_the_one_given(store: Stor
     assert times == [NOW, NOW + 5, NOW + 7, NOW + 9]
 
 
-async def test_a_room_in_which_something_is_due_is_not_waited_for_unless_asked(
+async def test_a_room_with_something_due_is_waited_for_only_when_asked(
     store: Store,
 ) -> None:
     await remember(store, ROOM, now=5, later=9)
@@ -114,14 +115,14 @@ async def test_a_room_in_which_something_is_due_is_not_waited_for_unless_asked(
 
 
 async def test_a_postponed_timer_waits_alone_and_counts_its_attempts(store: Store) -> None:
-    await remember(store, ROOM, stuck=-1, fine=0)
+    await remember(store, ROOM, refusal_notified=-1, fine=0)
     [stuck, _] = await whatever_is_due(store, NOW, 9)
     await store.postpone(stuck, NOW + 50)
     assert await due(store) == ["$fine"]
     assert await due(store, NOW + 49) == ["$fine"]
     assert await store.next_due(NOW, [1]) == NOW + 50
     [stuck, _] = await whatever_is_due(store, NOW + 50, 9)
-    assert (stuck.attempts, stuck.due, stuck.sent_at) == (1, NOW - 1, None)
+    assert (stuck.attempts, stuck.due, stuck.redaction_sent_at) == (1, NOW - 1, None)
 
 
 async def test_a_sent_timer_waits_for_its_confirmation(store: Store) -> None:
@@ -130,10 +131,10 @@ async def test_a_sent_timer_waits_for_its_confirmation(store: Store) -> None:
     await store.sent(await one(store, NOW + 1), NOW + 1, NOW + 30)
     assert await due(store, NOW + 29) == []
     timer = await one(store, NOW + 30)
-    assert (timer.sent_at, timer.attempts, timer.generation) == (NOW + 1, 0, 0)
+    assert (timer.redaction_sent_at, timer.attempts, timer.redaction_round) == (NOW + 1, 0, 0)
     await store.unsent(timer, NOW + 31)
     timer = await one(store, NOW + 31)
-    assert (timer.sent_at, timer.generation) == (None, 1)
+    assert (timer.redaction_sent_at, timer.redaction_round) == (None, 1)
     await store.drop(timer)
     assert await store.pending(ROOM) == (0, None)
     assert not await store.any_timer()
@@ -170,7 +171,7 @@ async def test_a_forgotten_room_leaves_nothing(store: Store) -> None:
     assert not await store.end_left(NOW + KEPT_FOR)
     while await store.end_left(NOW + KEPT_FOR + 1):
         pass
-    for table in ("timers", "gaps", "unread", "owed"):
+    for table in ("timers", "gaps", "gap_items", "outbox"):
         found = await rows(store, f"SELECT count(*) FROM {table}")
         assert found == [(1 if table == "timers" else 0,)]
 
@@ -186,8 +187,8 @@ async def test_a_forgotten_room_leaves_nothing(store: Store) -> None:
         (DUE, {"backlog": 0, "now": NOW, "of": "[1]", "share": 8}, "timers"),
         (CHILDREN, {"now": NOW, "of": "[1]", "share": 8}, "timers"),
         (NEXT, {"after": NOW, "rooms": "[1]"}, "timers"),
-        (TAKE, (1, 500), "unread"),
-        (READY, (0,), "unread"),
+        (TAKE, (1, 500), "gap_items"),
+        (READY, (0,), "gap_items"),
     ],
 )
 async def test_what_is_due_is_found_through_an_index(
@@ -196,7 +197,7 @@ async def test_what_is_due_is_found_through_an_index(
     await remember(store, ROOM, **{f"e{number}": number for number in range(300)})
     if analysed:
         await rows(store, "ANALYZE")
-    aliases = {"timers": ("timers", "t", "c", "k", "p"), "unread": ("unread",)}[table]
+    aliases = {"timers": ("timers", "t", "c", "k", "p"), "gap_items": ("gap_items",)}[table]
     plan = f"EXPLAIN QUERY PLAN {sql}"
     given = rows(store, plan, **args) if isinstance(args, dict) else rows(store, plan, *args)
     for *_, step in await given:
@@ -210,10 +211,10 @@ async def test_what_is_due_is_found_through_an_index(
     "sql",
     [
         *(NEXT_SETTING, NEXT_WORDS, NEXT_PENDING, NEXT_GAP, NEXT_SWEEP, NEXT_FILE, SUCCESSOR),
-        *(NEXT_REVIEW, NEXT_ALONE),
+        *(NEXT_REVIEW, NEXT_ALONE, NEXT_POLICY_CHECK, NEXT_COMMAND),
     ],
 )
-async def test_the_next_of_a_queue_is_found_in_the_order_of_an_index(
+async def test_the_next_of_a_queue_is_found_by_an_index(
     store: Store, sql: str, analysed: bool
 ) -> None:
     await remember(store, ROOM, **{f"e{number}": number for number in range(300)})
@@ -246,7 +247,7 @@ async def test_a_portion_costs_no_more_than_its_rows(
     if analysed:
         await rows(store, "ANALYZE")
     for *_, step in await rows(store, f"EXPLAIN QUERY PLAN {sql}", *args):
-        assert not any(step.startswith(f"SCAN {name}") for name in ("timers", "unread")), step
+        assert not any(step.startswith(f"SCAN {name}") for name in ("timers", "gap_items")), step
         assert "TEMP B-TREE FOR ORDER BY" not in step
 
 
@@ -266,7 +267,7 @@ async def on_disk(folder: Path) -> bytes:
 
 @pytest.mark.parametrize("small", [2_000, 0])
 @pytest.mark.parametrize("way", ["drop", "redaction", "forget"])
-async def test_no_id_of_a_message_that_is_gone_can_be_read_from_the_disk(
+async def test_no_id_of_a_gone_message_can_be_read_from_disk(
     store: Store, tmp_path: Path, way: str, small: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(wiping, "SMALL", small)  # a large file is wiped in portions
@@ -307,7 +308,7 @@ async def test_no_id_of_a_message_that_is_gone_can_be_read_from_the_disk(
     assert b"-keeps" in await on_disk(tmp_path)
 
 
-async def test_what_waited_behind_a_gap_can_not_be_read_from_the_disk_either(
+async def test_what_waited_behind_a_gap_cannot_be_read_from_disk_either(
     store: Store, tmp_path: Path
 ) -> None:
     gap = Gap(room_id=ROOM, token="NEEDLE", stop_digest="", stop_at=0, since=0, until=NOW)
@@ -365,7 +366,7 @@ async def test_what_is_deleted_is_wiped_soon_or_every_five_minutes_while_busy(
         assert wiped == [10_000], "what another process may have left"
         await harness.remember(room, EventID("$one"), due=start + 9_000_000)
         for _ in range(125):
-            await delete("handled")
+            await delete("handled_commands")
             await harness.advance(10_000)
         assert wiped[1:] == [360_000, 660_000, 960_000, 1_260_000]
         await delete("timers")

@@ -152,6 +152,7 @@ async def known(store: Store, room: RoomID) -> dict[str, Any]:
         "due": [_plain(one) for lane in due for one in lane if one.room_id == room],
         "room": await store.room(room),
         "rooms": [one for one in await store.rooms() if one.room_id == room],
+        "rooms of": await store.rooms_of([room]),
         "pending": await store.pending(room),
         "refusals": await store.refusals(room),
         "reads": await store.gaps.reads(room),
@@ -165,6 +166,7 @@ async def known(store: Store, room: RoomID) -> dict[str, Any]:
 async def together(store: Store) -> dict[str, Any]:
     """Return what the store counts over all rooms."""
     when = [await store.next_due(at) for at in (0, NOW, NOW + MINUTE)]
+    when.append(await store.first_due())
     return {
         "overdue": [await store.overdue(at) for at in (NOW, NOW + MINUTE, FAR)],
         "next": [FAR if one is None else one for one in when],
@@ -274,7 +276,7 @@ async def test_each_pair_of_an_upgrade_is_seen_to_by_itself(
     rest = await _pairs(store, two), await _pairs(store, three)
     await store.successors.follow(one)
     await store.successors.later(one, FAR)
-    await store.successors.move(one, Stage.POWERLESS, where=ONE, told=True)
+    await store.successors.move(one, Stage.POWERLESS, where=ONE, needs_announced=True)
     assert (await _pairs(store, two), await _pairs(store, three)) == rest
 
 
@@ -293,15 +295,15 @@ async def test_pairs_of_rooms_that_were_left_are_forgotten_by_themselves(
     ]
 
 
-async def test_a_room_that_succeeds_another_is_held_for_whom_it_was_held_for(
+async def test_a_successor_is_held_for_whom_its_predecessor_was_held(
     open_store: Opener, tmp_path: Path
 ) -> None:
     store = await open_store(tmp_path / "timers.db")
     await commit(store, OTHER)
-    claim = dataclasses.replace(pair(OTHER, "new"), inviter="somebody")
+    claim = dataclasses.replace(pair(OTHER, "new"), inviter_digest="somebody")
     await store.successors.claim(claim, now=NOW)
     await store.commit("s1", NOW, [RoomUpdate(room_id=claim.room_id, items=[], entered=True)])
-    held = sql(store, "SELECT room_id, inviter FROM rooms ORDER BY id")
+    held = sql(store, "SELECT room_id, inviter_digest FROM rooms ORDER BY id")
     assert held == [(OTHER, None), (claim.room_id, "somebody")]
 
 

@@ -18,8 +18,8 @@ from bot.store import Store, wiping
 from bot.store.database import Database
 from bot.store.wiping import FIRST, unallocated
 
-ADD = "INSERT INTO timers (room, event_id, due, next, parent) VALUES (?, ?, 0, ?, ?)"
-LATER = "UPDATE timers SET next = ?, attempts = attempts + 1000 WHERE id = ?"
+ADD = "INSERT INTO timers (room, event_id, due, retry_at, parent) VALUES (?, ?, 0, ?, ?)"
+LATER = "UPDATE timers SET retry_at = ?, attempts = attempts + 1000 WHERE id = ?"
 PAGE = 4096
 
 
@@ -82,14 +82,14 @@ async def test_nothing_of_what_is_gone_is_left_and_all_that_stays_is(
         assert on_disk(tmp_path, stays) == stays
         # What SQLite still has in memory is not written back over it.
         async with store._db.transaction() as db:
-            await db.rows("UPDATE timers SET next = next + 1")
+            await db.rows("UPDATE timers SET retry_at = retry_at + 1")
         await store._db._connection.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
         assert on_disk(tmp_path, goes) == set()
     await store.close()
     assert is_whole(tmp_path / "timers.db")
 
 
-async def test_others_have_their_turn_between_and_what_they_delete_is_for_the_next_time(
+async def test_others_have_turns_between_and_their_deletions_wait_for_the_next(
     store: Store, tmp_path: Path
 ) -> None:
     random = Random(1)

@@ -167,7 +167,15 @@ class Crowd:
             said = await said
         if isinstance(said, Answer):
             return said
-        return Answer(200, getattr(self, f"_{name}")(parts, body))
+        answers = {
+            "members": self._members,
+            "query": self._query,
+            "claim": self._claim,
+            "share": self._share,
+            "write": self._write,
+            "other": self._other,
+        }
+        return Answer(200, answers[name](parts, body))
 
     def _members(self, parts: list[str], _: Json) -> Json:
         return {"joined": {user_id: {} for user_id in sorted(self.rooms[parts[1]])}}

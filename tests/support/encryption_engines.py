@@ -12,6 +12,7 @@ from nio.crypto import Olm, OlmDevice, OutboundGroupSession
 from nio.store import SqliteStore
 
 from bot.core.outcomes import Done, Outcome
+from bot.core.topics import Topics
 from bot.core.types import RoomID
 from bot.matrix.encryption.crypto import Crypto
 from bot.matrix.encryption.engine import CarefulClient, CarefulOlm
@@ -120,6 +121,7 @@ class Bot:
     def __init__(self, folder: Path, homeserver: str = "http://127.0.0.1:9") -> None:
         self.folder = folder
         self.homeserver = homeserver
+        self.topics = Topics()
         self.requests: list[tuple[str, str, Any]] = []
         self.answers: list[Outcome] = []
         self.restart()
@@ -132,7 +134,7 @@ class Bot:
         )
         _open.append(self.client)
         self.client.restore_login("@bot:example.org", "BOTDEVICE", "token")
-        self.crypto = Crypto(self.client, self._request)
+        self.crypto = Crypto(self.client, self._request, topics=self.topics)
 
     async def _request(self, method: str, where: str, body: Any = None, /, **_: object) -> Outcome:
         self.requests.append((method, where, body))

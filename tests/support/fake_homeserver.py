@@ -137,6 +137,12 @@ class FakeHomeserver(FakeRequests):
             return None
         return Clear(type="m.room.message", content=clear, session_id=str(ciphertext))
 
+    def has_key(self, room_id: RoomID, session_id: str) -> bool:
+        return False
+
+    async def ask_for_key(self, room_id: RoomID, event: Event, *, again: bool) -> None:
+        pass
+
     async def is_signed(self, user_id: UserID, device_id: str, device_key: str) -> bool:
         return user_id in self.signers
 

@@ -5,32 +5,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import asdict
 from pathlib import Path
 from random import Random
-from typing import Protocol
 
+from pydantic import SecretStr
+
+from bot.build import Service, build
+from bot.config import Settings
+from bot.config.settings import Commands, Invites, Lifetimes
 from bot.core.due import split
 from bot.core.invitations import InvitePolicy
 from bot.core.lifetimes import LifetimeLimits
 from bot.core.timeline import Change, Message, RoomUpdate
 from bot.core.timers import Timer
+from bot.core.topics import Topic
 from bot.core.types import EventID, Millis, RoomID, UserID
-from bot.services.backfill import Backfill
-from bot.services.clock_watch import ClockWatch
-from bot.services.database_maintenance import DatabaseMaintenance
-from bot.services.deferred_authorization import DeferredAuthorization
-from bot.services.empty_rooms import EmptyRooms
-from bot.services.event_reader import EventReader
-from bot.services.invitations import Invitations
-from bot.services.outbox import OutboxDelivery
-from bot.services.pending_relations import PendingRelations
-from bot.services.permissions import Permissions
-from bot.services.policy_check import PolicyCheck
-from bot.services.redactor import Redactor
-from bot.services.room_upgrades import RoomUpgrades
-from bot.services.sweeps import Sweeper
-from bot.services.sync import Sync
 from bot.store import Store
 from tests.support.fake_homeserver import ALICE, BOT, FakeClock, FakeHomeserver
 
@@ -48,26 +38,13 @@ async def due_of(store: Store, now: Millis, share: int = 100, *, backlog: bool) 
     """Return up to so many timers of each room that may go, of the live ones or the backlog."""
     rooms = await store.rooms_due(now, 0, 1_000, backlog=backlog)
     ready, _ = split(await store.due(now, rooms, share, backlog=backlog), now)
-    return [one.timer for one in sorted(ready, key=lambda one: (one.next, one.timer.id))]
+    return [one.timer for one in sorted(ready, key=lambda one: (one.retry_at, one.timer.id))]
 
 
 async def whatever_is_due(store: Store, now: Millis, share: int) -> list[Timer]:
     """Return what is due of both lanes, oldest first."""
     lanes = [await due_of(store, now, share, backlog=backlog) for backlog in (False, True)]
     return sorted([*lanes[0], *lanes[1]], key=lambda timer: timer.due)
-
-
-class Service(Protocol):
-    """Something that runs side by side with others."""
-
-    async def run(self) -> None: ...
-
-
-class Woken(Service, Protocol):
-    """One that waits to be woken."""
-
-    @property
-    def wake(self) -> asyncio.Event: ...
 
 
 class Harness:
@@ -92,105 +69,51 @@ class Harness:
 
     def _keep(self, store: Store) -> None:
         """Make a new process's worth of services."""
-        homeserver, clock, limits, random = self.homeserver, self.clock, self.limits, Random(1)
         self.store = store
-        self.reader = EventReader(
-            homeserver,
-            prefix="!expire",
-            limits=limits,
-            digest=store.digest,
+        bot = build(
+            self.settings,
+            self.homeserver,
+            store,
+            self.clock,
+            Random(1),
             media_server=self.media_server,
-            per_minute=self.per_minute,
         )
-        self.sync = Sync(homeserver, store, self.reader, clock, random=random, wake=self.wake)
-        self.sweeper = Sweeper(
-            homeserver,
-            store,
-            self.reader,
-            clock,
-            limits=limits,
-            random=random,
-            wake_others=self.wake,
-        )
-        self.redactor = Redactor(homeserver, store, clock, random=random, wake_rooms=self.wake)
-        self.backfill = Backfill(
-            homeserver, store, self.reader, clock, random=random, wake_others=self.wake
-        )
-        self.outbox = OutboxDelivery(
-            homeserver,
-            store,
-            clock,
-            prefix="!expire",
-            limits=limits,
-            random=random,
-            load=self.redactor,
-        )
-        self.deferred_authorization = DeferredAuthorization(
-            store, self.reader.authorizer, clock, random=random, wake_others=self.wake
-        )
-        self.relations = PendingRelations(
-            homeserver, store, clock, random=random, wake_others=self.wake
-        )
-        self.permissions = Permissions(
-            homeserver,
-            store,
-            clock,
-            limits=limits,
-            random=random,
-            wake_others=self.wake,
-        )
-        self.policy_check = PolicyCheck(
-            homeserver,
-            store,
-            clock,
-            read=self.reader.state_change,
-            random=random,
-            wake_others=self.wake,
-        )
-        invite_policy = replace(self.invite_policy, allow=self.allow)
-        self.invitations = Invitations(
-            homeserver, store, clock, invite_policy=invite_policy, random=random
-        )
-        self.empty_rooms = EmptyRooms(homeserver, store, clock)
-        self.database_maintenance = DatabaseMaintenance(store, clock, wake_others=self.wake)
-        self.room_upgrades = RoomUpgrades(
-            homeserver,
-            store,
-            clock,
-            admission=self.invitations,
-            random=random,
-            wake_others=self.wake,
-        )
-        self.permissions.follow = self.room_upgrades.reviewed
-        told = (self.redactor.clock_was_set, self.wake)
-        self.clock_watch = ClockWatch(clock, store, clock_was_set=told)
+        self.services = bot
+        self.reader, self.sync, self.redactor = bot.reader, bot.sync, bot.redactor
+        self.backfill, self.sweeper, self.outbox = bot.backfill, bot.sweeps, bot.outbox
+        self.deferred_authorization = bot.deferred_authorization
+        self.relations, self.permissions = bot.relations, bot.permissions
+        self.policy_check, self.invitations = bot.policy_check, bot.invitations
+        self.empty_rooms, self.room_upgrades = bot.empty_rooms, bot.room_upgrades
+        self.database_maintenance, self.clock_watch = bot.database_maintenance, bot.clock_watch
+
+    @property
+    def settings(self) -> Settings:
+        """What was arranged, as the operator would write it."""
+        invites = asdict(self.invite_policy) | {"allow": self.allow}
+        limits = self.limits
+        known = Settings(homeserver="http://127.0.0.1", user_id=BOT, password=SecretStr("x"))
+        parts = {
+            "invites": Invites.model_construct(**invites),
+            "lifetime": Lifetimes.model_construct(
+                min=limits.minimum, max=limits.maximum, default=limits.default
+            ),
+            "commands": Commands(per_minute=self.per_minute),
+        }
+        return known.model_copy(update=parts)
 
     def keep_anew(self) -> None:
         """Make the services again over the same store, with what was arranged since."""
         self._keep(self.store)
 
     def wake(self) -> None:
-        for service in self.everything[1:]:
-            service.wake.set()
+        """Have everybody look for work, as if there was news of everything."""
+        self.store.publish(*(topic for topic in Topic if topic is not Topic.CLOCK))
 
     @property
-    def everything(self) -> tuple[Sync, *tuple[Woken, ...]]:
-        return (
-            self.sync,
-            self.redactor,
-            self.backfill,
-            self.outbox,
-            self.deferred_authorization,
-            self.permissions,
-            self.relations,
-            self.sweeper,
-            self.policy_check,
-            self.invitations,
-            self.empty_rooms,
-            self.database_maintenance,
-            self.room_upgrades,
-            self.clock_watch,
-        )
+    def everything(self) -> tuple[Service, ...]:
+        bot = self.services
+        return bot.sync, bot.redactor, *bot.beside
 
     async def restart(self, file: bytes | None = None) -> None:
         """Begin anew with nothing but the file, or with another one in its place."""

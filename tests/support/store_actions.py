@@ -51,7 +51,6 @@ NOT_OF_A_ROOM = {
     "store.next_end",
     "store.close",
     "store.forget_files",
-    "store.latest_timer",
     "store.open",
     "store.position",
     "store.look_through",
@@ -82,7 +81,8 @@ async def make_due(store: Store, room: RoomID) -> None:
         assert row is not None
         values = (row[0], "$parent", NOW, 0)
         await db.rows(
-            "INSERT INTO gone_parents (room, parent, at, after) VALUES (?, ?, ?, ?)", *values
+            "INSERT INTO gone_parents (room, parent, gone_at, last_child) VALUES (?, ?, ?, ?)",
+            *values,
         )
     while await store.relations.make_due():
         pass
@@ -116,12 +116,9 @@ async def off_late(store: Store, room: RoomID) -> None:
     await store.gaps.take_over(NOW)
 
 
-async def verified(store: Store, room: RoomID) -> None:
-    """Let messages go that are read back afterwards."""
-    store.verify = True
+async def all_gone(store: Store, room: RoomID) -> None:
     names = ("live", "sent", "parent", "shown", "late", "later", "refused", "stuck", "child")
     await commit(store, room, *[gone(name) for name in names])
-    store.verify = False
 
 
 async def resumed(store: Store, room: RoomID) -> None:
@@ -132,7 +129,9 @@ async def resumed(store: Store, room: RoomID) -> None:
 async def setting(store: Store, room: RoomID) -> OutboxItem:
     """Let somebody set a lifetime; return what is owed for that."""
     await commit(store, room, said(room, "set", "set", 5 * MINUTE))
-    text = "SELECT o.id FROM owed o JOIN rooms r ON r.id = room WHERE kind = 'set' AND room_id = ?"
+    text = (
+        "SELECT o.id FROM outbox o JOIN rooms r ON r.id = room WHERE kind = 'set' AND room_id = ?"
+    )
     found = sql(store, text, room)
     return dataclasses.replace(await entry(store, room), id=found[0][0] if found else 0)
 
@@ -169,7 +168,7 @@ async def enter_successor(store: Store, room: RoomID) -> None:
     found = await store.successors.of(RoomID(f"{room} new"))
     for one in found:
         await store.successors.move(one, Stage.INSIDE, outgoing("moved"), where=room)
-        await store.successors.move(one, Stage.POWERLESS, where=room, told=True)
+        await store.successors.move(one, Stage.POWERLESS, where=room, needs_announced=True)
 
 
 async def look_again(store: Store, room: RoomID) -> bool:
@@ -224,12 +223,14 @@ ACTS: dict[str, list[Act]] = {
         lambda s, r: commit(s, r, message("unknown"), message("a", NOW, "parent")),
         lambda s, r: commit(s, r, message("b", NOW, "only"), message("c", NOW, "p1")),
         lambda s, r: commit(s, r, gone("parent"), gone("sent"), gone("tail"), gone("page")),
-        verified,
+        all_gone,
         lambda s, r: commit(s, r, said(r, "1 set", "set", 1), said(r, "2 set", "set", 2)),
         lambda s, r: commit(s, r, said(r, "one more"), undecryptable("one more")),
         lambda s, r: commit(s, r, undecided(r, "one more"), undecided(r, "asks")),
         lambda s, r: commit(s, r, message("new"), DefaultBegins(lifetime=1)),
-        lambda s, r: commit(s, r, shows(r, "live"), encrypted=True, review=True, last_digest="x"),
+        lambda s, r: commit(
+            s, r, shows(r, "live"), encrypted=True, review=True, last_event_digest="x"
+        ),
         lambda s, r: commit(s, r, sweep=sweep(r)),
         lambda s, r: commit(s, r, message("behind"), gap=gap(r)),
         lambda s, r: commit(s, r, Change(setting=0, sender=ALICE, digest="else")),
@@ -260,6 +261,7 @@ ACTS: dict[str, list[Act]] = {
         lambda s, r: s.heard(r, undecryptable("riddle"), [shows(r, "live")], NOW),
     ],
     "store.next_to_deliver": [lambda s, _: s.next_to_deliver(setting=False)],
+    "store.first_due": [lambda s, _: s.first_due()],
     "store.next_due": [lambda s, _: s.next_due(NOW)],
     "store.next_file": [lambda s, _: s.next_file()],
     "store.overdue": [lambda s, _: s.overdue(NOW)],
@@ -274,11 +276,12 @@ ACTS: dict[str, list[Act]] = {
     ],
     "store.take_back": [taken_back],
     "store.reviewed": [
-        lambda s, r: s.reviewed(r, suspended=True, outgoing=[outgoing("k")], stuck=True),
+        lambda s, r: s.reviewed(r, suspended=True, outgoing=[outgoing("k")], refusal_notified=True),
         lambda s, r: s.reviewed(r, suspended=False, outgoing=[outgoing("k")]),
         resumed,
     ],
     "store.room": [lambda s, r: s.room(r)],
+    "store.rooms_of": [lambda s, r: s.rooms_of([r])],
     "store.rooms": [lambda s, _: s.rooms()],
     "store.sent": [
         lambda s, r: apply(s.sent, timer(s, r, "late"), NOW, FAR),
@@ -310,7 +313,7 @@ ACTS: dict[str, list[Act]] = {
     ],
     "relations.found": [
         lambda s, r: apply(
-            s.relations.found, timer(s, r, "late"), [message("live").event_id], looked=True
+            s.relations.found, timer(s, r, "late"), [message("live").event_id], loaded=True
         )
     ],
     "relations.make_due": [make_due],

@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Awaitable, Callable
 from contextlib import closing
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from bot.core.invitations import Invitation, Invite, InviteStage
@@ -31,7 +32,7 @@ from bot.core.types import EventID, Millis, RoomID, UserID
 from bot.core.undecided import PendingCommand, UndecidedCommand
 from bot.store import Store
 from bot.store.database import Database
-from bot.store.schema import MIGRATIONS
+from bot.store.migration import migrate
 
 ALICE = UserID("@alice:example.org")
 ONE, OTHER = RoomID("!this:example.org"), RoomID("!other:example.org")
@@ -62,7 +63,9 @@ def said(room: RoomID, name: str, kind: str = "help", setting: int | None = None
 
 
 def undecryptable(name: str, sender: UserID = ALICE) -> Undecryptable:
-    return Undecryptable(event_id=EventID(f"${name}"), sender=sender, session_id="session", at=NOW)
+    return Undecryptable(
+        event_id=EventID(f"${name}"), sender=sender, session_id="session", read_at=NOW
+    )
 
 
 def undecided(room: RoomID, name: str, sender: UserID = ALICE) -> UndecidedCommand:
@@ -72,7 +75,7 @@ def undecided(room: RoomID, name: str, sender: UserID = ALICE) -> UndecidedComma
         sender=sender,
         setting=2 * MINUTE,
         sent=NOW,
-        at=NOW,
+        read_at=NOW,
     )
 
 
@@ -82,7 +85,7 @@ def gap(room: RoomID) -> Gap:
 
 def shows(room: RoomID, name: str) -> MediaReference:
     return MediaReference(
-        event_id=EventID(f"${name}"), media_ids=[f"{name} of {room}"], owner="owner"
+        event_id=EventID(f"${name}"), media_ids=[f"{name} of {room}"], owner_digest="owner"
     )
 
 
@@ -113,7 +116,7 @@ async def furnish(store: Store, room: RoomID, *, shift: Millis = 0) -> None:
         await store.refused(await timer(store, room, name), NOW, 5 * MINUTE)
     await store.sent(await timer(store, room, "sent"), NOW, NOW + shift)
     await store.postpone(await timer(store, room, "later"), NOW)
-    await store.sweeps.begin(Sweep(room_id=room, whole=True, since=shift, until=NOW))
+    await store.sweeps.begin(Sweep(room_id=room, whole_room=True, since=shift, until=NOW))
     sql(store, "UPDATE sweeps SET token = 's1', setting = ? WHERE token IS NULL", MINUTE)
     await store.successors.claim(pair(room, "new"), now=NOW)
 
@@ -164,9 +167,11 @@ async def invite(store: Store, room: RoomID) -> None:
 def walk_on(store: Store, room: RoomID, token: str | None = "t9") -> None:
     """Let a room be in the middle of a walk that it was told of, and of a gap that is read anew."""
     mine = "WHERE room = (SELECT id FROM rooms WHERE room_id = ?)"
-    text = f"UPDATE sweeps SET token = ?, fresh = 3, missed = 1, next = ? {mine}"
+    text = (
+        f"UPDATE sweeps SET token = ?, found_this_walk = 3, gap_given_up = 1, retry_at = ? {mine}"
+    )
     sql(store, text, token, NOW, room)
-    sql(store, f"UPDATE gaps SET again = 1 {mine}", room)
+    sql(store, f"UPDATE gaps SET reread = 1 {mine}", room)
     sql(store, "UPDATE successors SET stage = 3 WHERE room_id = ?", f"{room} new")
 
 
@@ -192,7 +197,7 @@ def _id(store: Store, table: str, room: RoomID, more: str = "", *args: Any) -> i
 
 async def timer(store: Store, room: RoomID, name: str) -> Timer:
     number = _id(store, "timers", room, " AND event_id = ?", f"${name}")
-    refused = sql(store, "SELECT refused IS NOT NULL, due FROM timers WHERE id = ?", number)
+    refused = sql(store, "SELECT refused_age IS NOT NULL, due FROM timers WHERE id = ?", number)
     was, due = refused[0] if refused else (False, NOW)
     return Timer(
         id=number,
@@ -200,19 +205,21 @@ async def timer(store: Store, room: RoomID, name: str) -> Timer:
         event_id=EventID(f"${name}"),
         due=due,
         attempts=0,
-        generation=0,
+        redaction_round=0,
         refused=bool(was),
     )
 
 
 async def entry(store: Store, room: RoomID) -> OutboxItem:
-    number = _id(store, "owed", room)
-    return OutboxItem(id=number, room_id=room, key="k", kind="help", args={}, attempts=0, next=0)
+    number = _id(store, "outbox", room)
+    return OutboxItem(
+        id=number, room_id=room, key="k", kind="help", args={}, attempts=0, retry_at=0
+    )
 
 
 async def relation(store: Store, room: RoomID) -> PendingRelation:
-    number = _id(store, "orphans", room)
-    found = sql(store, "SELECT event_id, parent FROM orphans WHERE id = ?", number)
+    number = _id(store, "pending_relations", room)
+    found = sql(store, "SELECT event_id, parent FROM pending_relations WHERE id = ?", number)
     event_id, parent = found[0] if found else ("$x", "$y")
     return PendingRelation(
         id=number, room_id=room, event_id=EventID(event_id), parent=EventID(parent)
@@ -220,12 +227,12 @@ async def relation(store: Store, room: RoomID) -> PendingRelation:
 
 
 async def invitation(store: Store, room: RoomID) -> Invitation:
-    [(number,)] = sql(store, "SELECT min(id) FROM invites WHERE room_id = ?", room)
+    [(number,)] = sql(store, "SELECT min(id) FROM invitations WHERE room_id = ?", room)
     return Invitation(id=number or 0, room_id=room, inviter=ALICE, stage=InviteStage.NEW)
 
 
 async def pending(store: Store, room: RoomID) -> PendingCommand:
-    number = _id(store, "undecided", room)
+    number = _id(store, "pending_commands", room)
     return PendingCommand(id=number, room_id=room, command=undecided(room, "asks"))
 
 
@@ -235,7 +242,7 @@ async def its_gap(store: Store, room: RoomID) -> Gap:
 
 
 def sweep(room: RoomID) -> Sweep:
-    return Sweep(room_id=room, whole=True, since=0, until=NOW, token="s1")
+    return Sweep(room_id=room, whole_room=True, since=0, until=NOW, token="s1")
 
 
 def outgoing(key: str, kind: str = "suspended") -> Outgoing:
@@ -264,7 +271,7 @@ def methods(store: Store) -> list[str]:
 def columns() -> dict[str, list[str]]:
     """Return the columns of every table."""
     with closing(sqlite3.connect(":memory:")) as empty:
-        empty.executescript("".join(MIGRATIONS))
+        migrate(empty, Path(":memory:"))
         found = empty.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
         return {
             table: [row[1] for row in empty.execute(f"PRAGMA table_info({table})")]
@@ -283,10 +290,10 @@ def _whose(names: list[str], room: RoomID) -> str | None:
 def put_off(store: Store, room: RoomID) -> None:
     """Let everything of a room wait for long."""
     for table, names in columns().items():
-        if "next" in names:
-            sql(store, f"UPDATE {table} SET next = ? WHERE {_whose(names, room)}", FAR * 2)
+        if "retry_at" in names:
+            sql(store, f"UPDATE {table} SET retry_at = ? WHERE {_whose(names, room)}", FAR * 2)
     # Those of messages that are gone outlive their room.
-    sql(store, "UPDATE files SET next = ? WHERE media_id LIKE ?", FAR * 2, f"% of {room}")
+    sql(store, "UPDATE media SET retry_at = ? WHERE media_id LIKE ?", FAR * 2, f"% of {room}")
 
 
 def belongings(store: Store, room: RoomID) -> dict[str, list[tuple[Any, ...]]]:
@@ -301,7 +308,7 @@ def belongings(store: Store, room: RoomID) -> dict[str, list[tuple[Any, ...]]]:
     return found
 
 
-NUMBERS = {"id", "room", "timer", "number"}
+NUMBERS = {"id", "room", "timer"}
 """Columns that count the rows of all rooms."""
 
 

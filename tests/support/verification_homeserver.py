@@ -33,9 +33,10 @@ class Homeserver:
 
     own_id = BOT
     fingerprint = "its key"
-    crypto = SimpleNamespace(device_id="BOTDEVICE")
 
     def __init__(self) -> None:
+        events = asyncio.Queue[dict[str, Any]]()
+        self.crypto = SimpleNamespace(device_id="BOTDEVICE", verification_events=events)
         self.sent: asyncio.Queue[tuple[str, str, dict[str, Any]]] = asyncio.Queue()
         self.fails: list[Outcome] = []
 

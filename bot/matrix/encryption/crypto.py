@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +15,7 @@ from nio.events import MegolmEvent
 
 from bot.core.outcomes import OutcomeError, Unreachable
 from bot.core.sync_batch import MissingRoomKey
+from bot.core.topics import Topic, Topics
 from bot.core.types import Event, RoomID, UserID
 from bot.matrix.encryption.bounds import SenderBounds, make_room
 from bot.matrix.encryption.device_keys import DeviceKeys
@@ -31,27 +31,33 @@ log = logging.getLogger(__name__)
 
 MEET_EVERY = 60.0
 """Seconds."""
+MOST_OF_VERIFICATIONS = 1_000
+"""Events of verifications that wait; anybody can send any number."""
 
 
 class Crypto:
     """The mended engine, without nio's model of rooms and without its handling of a sync."""
 
     def __init__(
-        self, client: AsyncClient, request: Request, slices: TimeSlices | None = None
+        self,
+        client: AsyncClient,
+        request: Request,
+        slices: TimeSlices | None = None,
+        topics: Topics | None = None,
     ) -> None:
+        """`topics`: where to tell that room keys came, or that the device's were made anew."""
         self._client = client
+        self._topics = topics = topics or Topics()
         slices = slices or TimeSlices()
         devices = Devices(lambda: self._olm, request, slices)
-        self.device_keys = DeviceKeys(client, request, devices)
+        self.device_keys = DeviceKeys(client, request, devices, topics)
         self.room_keys = RoomKeys(lambda: self._olm, request, devices, slices)
-        self._to_device = ToDevice(client, slices, self._admits, self._hear)
+        self._to_device = ToDevice(client, slices, self._admits, self._keep_for_verification)
         self._met: dict[UserID, float] = {}
         self.wake = asyncio.Event()
         self.sender_bounds = SenderBounds()
-        self.hear_verification: Callable[[Event], None] = lambda _: None
-        """Takes to-device events of verifications; must not raise."""
-        self.tell_news: Callable[[], None] = lambda: None
-        """Called when room keys came that were not taken in with their sync."""
+        self.verification_events = asyncio.Queue[Event](MOST_OF_VERIFICATIONS)
+        """To-device events of verifications, for whoever answers them."""
 
     @property
     def _olm(self) -> CarefulOlm:
@@ -94,6 +100,7 @@ class Crypto:
         """Take from an answer of `/sync` all that encryption lives on. Raises `DiskError`."""
         self._to_device.take(_list(body, "to_device", "events"))
         self._follow(body)
+        self._tell_of_keys()
 
     async def feed_by_slices(self, body: Event) -> None:
         """Take what encryption lives on; of to-device events as many as others can wait for.
@@ -102,6 +109,7 @@ class Crypto:
         """
         self._follow(body)
         await self._to_device.take_by_slices(_list(body, "to_device", "events"))
+        self._tell_of_keys()
 
     def _follow(self, body: Event) -> None:
         """Take what the answer says of devices and of the device's own keys."""
@@ -119,11 +127,11 @@ class Crypto:
             count = counts.get("signed_curve25519", 0)
             self._olm.uploaded_key_count = count if isinstance(count, int) else 0
 
-    @property
-    def has_news(self) -> bool:
-        """Whether room keys have come since this was last asked."""
-        arrived, self._olm.arrived = self._olm.arrived, False
-        return arrived
+    def _tell_of_keys(self) -> None:
+        """Tell whoever waits for room keys, if any have come."""
+        if self._olm.arrived:
+            self._olm.arrived = False
+            self._topics.publish(Topic.ROOM_KEYS)
 
     async def run(self) -> None:
         """Do what the engine asks for after every sync, until cancelled.
@@ -142,16 +150,16 @@ class Crypto:
         """Take in what waits to be opened, and tell whoever waits for keys."""
         while True:
             await self._to_device.until_waiting()
-            await self._to_device.take_rest(self._tell)
+            await self._to_device.take_rest(self._tell_of_keys)
 
     def _admits(self, event: Event) -> bool:
         return self.sender_bounds.admits(event)
 
-    def _hear(self, event: Event) -> None:
-        self.hear_verification(event)
-
-    def _tell(self) -> None:
-        self.tell_news()
+    def _keep_for_verification(self, event: Event) -> None:
+        try:
+            self.verification_events.put_nowait(event)
+        except asyncio.QueueFull:
+            log.debug("an event of a verification was passed over: too many wait")
 
     async def keep_up(self) -> None:
         """Do what the engine asks for. Raises `TokenRejectedError`."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 from typing import Any, Final
 
 import aiohttp
@@ -12,6 +11,7 @@ from nio import AsyncClient
 
 from bot.core.outcome_text import describe
 from bot.core.outcomes import Done, LoginError, OutcomeError, Refused, TokenRejectedError
+from bot.core.topics import Topic, Topics
 from bot.core.types import Event, UserID
 from bot.matrix.encryption.device_lists import CLAIMED, Devices, Request, portions
 from bot.matrix.encryption.engine import CarefulOlm
@@ -31,17 +31,18 @@ TAKEN: Final = (
 class DeviceKeys:
     """Does what the engine asks for between one sync and the next."""
 
-    def __init__(self, client: AsyncClient, request: Request, devices: Devices) -> None:
+    def __init__(
+        self, client: AsyncClient, request: Request, devices: Devices, topics: Topics
+    ) -> None:
         self._client = client
         self._request = request
         self._devices = devices
+        self._topics = topics
         self._keeping_up = asyncio.Lock()
         self.fallback_wanted = True
         """The homeserver has no fallback key of ours that was not used yet."""
         self.unproven = False
         """Whether the homeserver's copy of the device has to be looked at before all else."""
-        self.on_anew: Callable[[], None] = lambda: None
-        """Called when the device's keys were uploaded anew: what signed them is lost as well."""
         self._lost = False
 
     @property
@@ -131,7 +132,7 @@ class DeviceKeys:
             self.fallback_wanted = False
             if self._lost:
                 self._lost = False
-                self.on_anew()
+                self._topics.publish(Topic.DEVICE_KEYS)
         elif isinstance(outcome, Refused):
             # A restored store counts its keys from where they were used already: pass over them.
             log.warning("one-time keys were refused (%s): making others", outcome.errcode)

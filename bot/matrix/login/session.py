@@ -16,6 +16,7 @@ from nio.store import SqliteStore
 from peewee import PeeweeException
 
 from bot.core.outcomes import DiskError, Done, LoginError, Outcome, OutcomeError
+from bot.core.topics import Topics
 from bot.matrix.client import Matrix
 from bot.matrix.encryption.engine import CarefulClient
 from bot.matrix.http.nio_client import Client
@@ -66,9 +67,15 @@ def connect(credentials: Credentials, data_dir: Path, secret: str) -> CarefulCli
 
 
 async def open_session(
-    client: CarefulClient, credentials: Credentials, data_dir: Path, insist: Insist
+    client: CarefulClient,
+    credentials: Credentials,
+    data_dir: Path,
+    insist: Insist,
+    topics: Topics | None = None,
 ) -> Matrix:
     """Return the bot's device on its homeserver, logged in for the first time if need be.
+
+    `topics`: where to tell of keys that came.
 
     Raises `LoginError` when it is refused, and `DiskError` when its keys cannot be read.
     """
@@ -102,20 +109,19 @@ async def open_session(
             known = await login.by_password(credentials, None, insist)
             log.info("logged in as a new device")
             save_identity(where, known)
-    matrix = _be(client, known, data_dir)
+    matrix = _be(client, known, data_dir, topics)
     if known.keys is None and credentials.access_token is not None:
         await _be_alone(matrix, insist)
     ed25519, curve25519 = matrix.crypto.device_keys.own_keys
     known = replace(known, ed25519=ed25519, curve25519=curve25519)
     if known != load_identity(where):
         save_identity(where, known)
-    client.renewal = renewal = Renewal(client, credentials, where, known)
-    renewal.on_login = matrix.crypto.doubt_keys
+    client.renewal = Renewal(client, credentials, where, known, on_login=matrix.crypto.doubt_keys)
     matrix.crypto.doubt_keys()
     return matrix
 
 
-def _be(client: CarefulClient, known: Identity, data_dir: Path) -> Matrix:
+def _be(client: CarefulClient, known: Identity, data_dir: Path, topics: Topics | None) -> Matrix:
     """Be a device: open its crypto store, which is made if it is not there. Raises `DiskError`."""
     if known.appservice:
         client.speak_for(known.user_id, known.device_id)
@@ -126,7 +132,7 @@ def _be(client: CarefulClient, known: Identity, data_dir: Path) -> Matrix:
             f"{data_dir / 'crypto'}: {error}; if it is damaged, put a backup in its place, or move"
             " device.json and crypto out of data_dir: the bot then logs in as a new device"
         ) from error
-    return Matrix(client)
+    return Matrix(client, topics)
 
 
 async def _be_alone(matrix: Matrix, insist: Insist) -> None:

@@ -64,10 +64,12 @@ class Renewal:
         where: Path,
         identity: Identity,
         *,
+        on_login: Callable[[], None] = lambda: None,
         now: Callable[[], Millis] = wall_clock,
         ticks: Callable[[], Millis] = elapsed,
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
+        """`on_login`: called after a new login; the device may have been deleted, and its keys."""
         self._client = client
         self._credentials = credentials
         self._where = where
@@ -83,8 +85,7 @@ class Renewal:
         self._trouble = ""
         self._failures = 0
         self._unproven = 0
-        self.on_login: Callable[[], None] = lambda: None
-        """Called after a new login: the device may have been deleted, and its keys with it."""
+        self._on_login = on_login
 
     async def carry(self, request: Callable[[], Awaitable[T]]) -> T:
         """Make a request with a token that is accepted; renewed meanwhile, it is made once more.
@@ -224,7 +225,7 @@ class Renewal:
         if not same:
             raise ChangedDeviceError("the homeserver gave another device")
         log.info("the login had ended: logged in again as the same device")
-        self.on_login()
+        self._on_login()
 
     async def _be_given(self, token: str, rejected: str) -> None:
         """Use the token in the operator's file, if it is another one than before."""
@@ -235,7 +236,7 @@ class Renewal:
             raise ChangedDeviceError("the new access token is another device's")
         await self._keep(self._with_keys(found))
         log.info("the access token in the file is another one: it is used from now on")
-        self.on_login()
+        self._on_login()
 
     async def _serve(self, token: str, rejected: str, error: TokenRejectedError) -> None:
         """Use the service's token, on the device that is made again if it was deleted."""
@@ -252,7 +253,7 @@ class Renewal:
         finally:
             self._client.speaks_for = speaks
         await self._keep(replace(self._identity, access_token=token))
-        self.on_login()
+        self._on_login()
 
     def _with_keys(self, found: Identity) -> Identity:
         known = self._identity

@@ -58,9 +58,10 @@ class Verification:
     async def run(self) -> None:
         """Answer until cancelled. Raises `TokenRejectedError`, in an exception group."""
         async with asyncio.TaskGroup() as self._group:
-            await asyncio.Event().wait()
+            while True:
+                self.hear_device(await self._matrix.crypto.verification_events.get())
 
-    # --- what comes in: called from within the sync, so nothing here waits or raises --------
+    # --- what comes in: a stranger's, so nothing here raises --------------------------------
 
     def hear_device(self, event: Event) -> None:
         """Take a to-device event."""

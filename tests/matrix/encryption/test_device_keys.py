@@ -11,6 +11,7 @@ from nio.event_builders import ToDeviceMessage
 from peewee import PeeweeException
 
 from bot.core.outcomes import Done, OutcomeError, Refused, Unreachable
+from bot.core.topics import Topic
 from bot.matrix.encryption.crypto_store import CryptoStore
 from tests.support.encryption_engines import ROOM, Bot, Peer, Writer
 
@@ -68,7 +69,7 @@ async def test_a_used_fallback_key_is_renewed(bot: Bot) -> None:
     assert set(first["fallback_keys"]).isdisjoint(second["fallback_keys"])
 
 
-async def test_a_crash_in_the_middle_of_an_upload_uploads_the_same_keys_again(bot: Bot) -> None:
+async def test_a_crash_during_an_upload_uploads_the_same_keys_again(bot: Bot) -> None:
     bot.answers = [Unreachable(reason="crash")]
     await bot.crypto.keep_up()
     bot.restart()
@@ -106,7 +107,7 @@ async def test_a_lost_channel_is_replaced(tmp_path: Path, bot: Bot) -> None:
     assert bot.client.should_claim_keys
 
 
-async def test_a_channel_of_an_unknown_device_is_replaced_once_the_device_is_known(
+async def test_an_unknown_devices_channel_is_replaced_once_the_device_is_known(
     tmp_path: Path, bot: Bot
 ) -> None:
     alice = Peer("alice", tmp_path / "alice")
@@ -150,8 +151,9 @@ async def test_a_lost_room_key_is_taken_from_its_maker(
 ) -> None:
     alice, writer, event = asked
     answer = forward(writer, alice.device.curve25519)
+    came = bot.topics.listen(Topic.ROOM_KEYS)
     bot.feed(alice.tell(bot, "m.forwarded_room_key", answer))
-    assert bot.crypto.has_news
+    assert came.is_set()
     assert await bot.reads(event) == "!expire 5s"
 
 
@@ -211,9 +213,7 @@ def test_a_crypto_store_that_cannot_be_used_leaves_no_connection_open(tmp_path: 
     assert damaged not in [entry.resolve() for entry in Path("/proc/self/fd").iterdir()]
 
 
-async def test_a_room_key_is_asked_for_once_unless_it_is_to_be_asked_again(
-    tmp_path: Path, bot: Bot
-) -> None:
+async def test_a_room_key_is_asked_for_once_unless_told_otherwise(tmp_path: Path, bot: Bot) -> None:
     writer = Writer(Peer("alice", tmp_path / "alice"))
     event = writer.write("?")
     waiting = bot.client.outgoing_to_device_messages
@@ -261,15 +261,16 @@ async def test_what_keeps_the_keys_from_the_homeserver_is_told_without_its_text(
 
 
 async def test_keys_that_the_homeserver_lost_are_told_of_once(bot: Bot) -> None:
-    told: list[int] = []
-    bot.crypto.device_keys.on_anew = lambda: told.append(len(uploads(bot)))
+    lost = bot.topics.listen(Topic.DEVICE_KEYS)
     await bot.crypto.keep_up()
-    assert told == []
+    assert not lost.is_set()
     bot.crypto.doubt_keys()
     bot.answers = [Done(body={"device_keys": {}})]
     await bot.crypto.keep_up()
-    assert told == [2]
+    assert lost.is_set()
+    assert len(uploads(bot)) == 2
+    lost.clear()
     bot.crypto.feed(counts(0))
     await bot.crypto.keep_up()
     assert len(uploads(bot)) == 3
-    assert told == [2]
+    assert not lost.is_set()

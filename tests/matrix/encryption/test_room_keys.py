@@ -167,7 +167,7 @@ async def test_who_left_while_keys_were_given_does_not_read_either(harness: Harn
     assert harness.readers() == harness.everybody()
 
 
-async def test_a_device_that_is_gone_ends_the_key_and_a_new_one_does_not(harness: Harness) -> None:
+async def test_a_leaving_device_ends_the_key_and_a_new_one_does_not(harness: Harness) -> None:
     harness.crowd.fill(ROOM, 3)
     tablet = Member("@member0:example.org", "TABLET")
     await harness.say()
@@ -187,7 +187,7 @@ async def test_a_device_that_is_gone_ends_the_key_and_a_new_one_does_not(harness
     assert harness.readers() == harness.everybody()
 
 
-async def test_leaving_and_coming_costs_a_big_room_one_new_key_in_a_while(harness: Harness) -> None:
+async def test_leaving_and_coming_costs_a_big_room_few_new_keys(harness: Harness) -> None:
     number = FREE + 10
     harness.crowd.fill(ROOM, number)
     await harness.say()
@@ -335,7 +335,7 @@ async def test_a_device_that_signed_its_key_badly_spoils_only_its_own(
 
 
 # nio passes over every device that is called as the bot's own is, whoever has it.
-async def test_a_device_with_the_name_of_the_bots_own_is_given_the_key(harness: Harness) -> None:
+async def test_a_device_named_like_the_bots_own_is_given_the_key(harness: Harness) -> None:
     harness.crowd.add(ROOM, Member("@alice:example.org", harness.bot.device.id))
     harness.crowd.add(ROOM, Member("@bot:example.org", harness.bot.device.id))
     assert isinstance(await harness.say(), Done)

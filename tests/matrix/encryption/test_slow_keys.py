@@ -70,7 +70,7 @@ async def test_what_somebody_unknown_says_to_the_bot_waits(
     items, heard = await read(kind, content)
     assert [type(item) for item in items] == [Undecryptable, Message]
     assert isinstance(items[0], Undecryptable)
-    assert not items[0].quiet
+    assert not items[0].not_a_command
     assert heard == []
 
 
@@ -105,9 +105,7 @@ async def test_nobody_is_asked_while_the_timeline_is_read(alice: Peer, bot: Bot)
         await bot.crypto.decrypt(ROOM, event, meet=True)
 
 
-async def test_a_device_that_is_new_is_met_though_its_owner_was_met_just_now(
-    alice: Peer, bot: Bot
-) -> None:
+async def test_a_new_device_is_met_though_its_owner_was_met_just_now(alice: Peer, bot: Bot) -> None:
     bot.crypto.device_keys.fallback_wanted = False
     nobody: dict[str, Any] = {alice.user_id: {}}
     alices = {alice.user_id: {alice.device_id: alice.olm.share_keys()["device_keys"]}}

@@ -33,7 +33,7 @@ async def test_well_known_is_followed_where_no_homeserver_answers(slash: str) ->
         assert site.asked == [VERSIONS, WELL_KNOWN]
 
 
-async def test_a_homeserver_below_a_path_is_found_by_well_known_at_the_root() -> None:
+async def test_a_homeserver_below_a_path_is_found_by_the_roots_well_known() -> None:
     below = {f"/matrix{path}": answer for path, answer in HOMESERVER.items()}
     async with Site(below) as homeserver, Site() as site:
         site.answers = leads_to(f"{homeserver.url}/matrix")

@@ -88,7 +88,7 @@ async def test_a_sync_is_read_on_whatever_is_in_it(server: RawServer, matrix: Ma
     assert batch.joined[0].timeline == [json.loads(GOOD)]
 
 
-async def test_a_sync_is_read_on_however_long_the_messages_to_the_device_are(
+async def test_a_sync_is_read_however_long_the_messages_to_the_device(
     server: RawServer, matrix: Matrix, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bot.matrix.client.LARGE", 1 << 20)
@@ -313,7 +313,7 @@ async def test_a_room_key_is_taken_whatever_was_encrypted_with_it(
     assert await bot.reads(writer.write("!expire 5m")) == "!expire 5m"
 
 
-async def test_a_room_key_for_no_real_room_does_not_stay_in_the_way(alice: Peer, bot: Bot) -> None:
+async def test_a_room_key_for_no_real_room_stands_in_nobodys_way(alice: Peer, bot: Bot) -> None:
     writer = Writer(alice)
     bot.feed(alice.tell(bot, "m.room_key", writer.room_key("!\ud800:example.org")))
     for room_id in bot.crypto.sessions.values():

@@ -171,7 +171,7 @@ async def test_a_new_key_takes_the_place_of_the_old_one(storage: SecretStorage) 
         await storage.get(KEY, SECRETS)
 
 
-async def test_a_key_that_is_no_longer_the_default_still_opens_what_it_sealed(
+async def test_a_key_no_longer_the_default_still_opens_what_it_sealed(
     account: Account, storage: SecretStorage
 ) -> None:
     await storage.put(KEY, SECRETS)

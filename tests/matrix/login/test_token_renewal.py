@@ -21,6 +21,7 @@ from bot.core.outcomes import (
     OutcomeError,
     Unreachable,
 )
+from bot.core.topics import Topic, Topics
 from bot.core.types import EventID, RoomID, UserID
 from bot.matrix.client import Matrix
 from bot.matrix.encryption.engine import CarefulClient
@@ -58,11 +59,12 @@ class Scene:
         )
         self.client: CarefulClient
         self.matrix: Matrix
+        self.topics = Topics()
 
     async def begin(self) -> Scene:
         """Open the session; the time stands still in it."""
         self.client = connect(self.given, self.folder, "ab" * 32)
-        self.matrix = await open_session(self.client, self.given, self.folder, insist)
+        self.matrix = await open_session(self.client, self.given, self.folder, insist, self.topics)
         known = self.stored()
         if known.expires_at is not None:
             life = self.server.lifetime or 0
@@ -72,11 +74,11 @@ class Scene:
             self.given,
             self.folder / "device.json",
             known,
+            on_login=self.matrix.crypto.doubt_keys,
             now=lambda: self.time,
             ticks=lambda: self.time,
             pause=self.pause,
         )
-        renewal.on_login = self.matrix.crypto.doubt_keys
         self.client.renewal = renewal
         return self
 
@@ -139,7 +141,7 @@ async def test_the_first_login_asks_for_a_refresh_token_and_keeps_the_pair(
     assert repr(known).count("token") == 0
 
 
-async def test_a_token_that_has_ended_is_refreshed_and_the_request_made_once_more(
+async def test_an_ended_token_is_refreshed_and_the_request_made_once_more(
     server: LoginServer, build: Build
 ) -> None:
     scene = await build()
@@ -558,8 +560,7 @@ async def test_a_device_that_was_deleted_comes_back_with_its_keys(
     await scene.matrix.crypto.keep_up()
     device_id, keys = scene.stored().device_id, dict(server.device_keys)
     assert set(keys) == {device_id}
-    anew: list[int] = []
-    scene.matrix.crypto.device_keys.on_anew = lambda: anew.append(1)
+    lost = scene.topics.listen(Topic.DEVICE_KEYS)
     server.log_out()
     assert isinstance(await scene.redact(), Done)
     await scene.matrix.crypto.keep_up()
@@ -567,7 +568,7 @@ async def test_a_device_that_was_deleted_comes_back_with_its_keys(
     body = [body for what, body in server.asked if what == "POST /keys/upload"][-1]
     assert len(body["one_time_keys"]) == 50
     assert len(body["fallback_keys"]) == 1
-    assert anew == [1]
+    assert lost.is_set()
     assert json.loads((scene.folder / "device.json").read_text())["device_id"] == device_id
 
 
@@ -630,7 +631,7 @@ async def test_one_login_that_went_astray_is_waited_out(
     ("life", "ahead"),
     [(1_000, 200), (299_999, 59_999), (300_000, 60_000), (3_600_000, 60_000)],
 )
-async def test_a_token_is_renewed_in_its_last_fifth_and_in_its_last_minute(
+async def test_a_token_is_renewed_in_its_last_fifth_and_last_minute(
     server: LoginServer, tmp_path: Path, life: int, ahead: int
 ) -> None:
     answer = {"user_id": USER, "device_id": "D", "access_token": "t", "expires_in_ms": life}

@@ -108,7 +108,7 @@ async def test_a_file_is_deleted_when_the_homeserver_says_that_very_file(
         (GONE_WRONG, Failed(status=500, errcode="M_UNKNOWN")),
     ],
 )
-async def test_whether_files_can_be_deleted_is_asked_with_one_that_is_not_there(
+async def test_whether_files_can_be_deleted_is_asked_with_a_missing_one(
     media: Media, stand_in: StandIn, answer: Any, expected: Outcome
 ) -> None:
     stand_in.answers = [answer]

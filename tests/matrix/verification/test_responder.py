@@ -37,7 +37,7 @@ async def go_through(bot: Bot, alice: Starter, where: str, tell: Any) -> None:
     assert await bot.quiet()
 
 
-async def test_over_to_device_messages_it_is_verified_and_says_the_emoji_in_its_log(
+async def test_it_is_verified_over_to_device_messages_and_logs_the_emoji(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("INFO", "bot")
