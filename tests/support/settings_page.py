@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args, get_origin
 
-
 from bot.config import Settings, values
 from bot.config.loading import KEYS, SECTIONS, variable
 from bot.core.durations import compact
