@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args, get_origin
 
-from pydantic_core import PydanticUndefined
-
 from bot.config import Settings, values
 from bot.config.loading import KEYS, SECTIONS, variable
 from bot.core.durations import compact
@@ -77,8 +75,9 @@ def field(key: str) -> FieldInfo:
 def default(key: str) -> str:
     """Return the default of a key as it is written in YAML, or that there is none."""
     value = field(key).default
-    if value is PydanticUndefined:
+    if field(key).is_required():
         return "none; it must be set"
+    value = field(key).default
     if value is None:
         return "`null`"
     if values.check_lifetime in checks(key):
