@@ -243,13 +243,6 @@ class CrossSigning(Protocol):
         """Have the device signed; return how it stands then (`services/device_signing.py`)."""
 
 
-class VerificationInbox(Protocol):
-    """Takes what people send in rooms to verify the bot."""
-
-    def __call__(self, room_id: RoomID, event: Event, *, encrypted: bool) -> None:
-        """Take an event in clear; `encrypted`: it came encrypted, and so go the answers."""
-
-
 class Homeserver(
     SyncStream,
     History,
