@@ -8,8 +8,7 @@ from typing import Any, Final
 
 from bot.core import durations
 from bot.core.default_lifetime import Defaults
-from bot.core.lifetimes import LifetimeLimits
-from bot.core.timeline import OFF, Setting, SettingStart
+from bot.core.lifetimes import OFF, LifetimeLimits, Setting, SettingStart
 from bot.core.types import EventID, Millis, RoomID
 
 SINCE: Final = "io.github.matrix-ephemeral-bot.since"
@@ -44,15 +43,6 @@ class RoomState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outgoing:
-    """Something the bot owes to a room: a state event to set, or words to say."""
-
-    key: str
-    kind: str
-    args: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Room:
     """What the bot knows of a room it is in."""
 
@@ -78,19 +68,6 @@ class Room:
     commanded: bool = False
     revision: int = 0
     """These three as of `RoomState`."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutboxItem:
-    """Something owed to a room, as the store gives it back to be paid."""
-
-    id: int
-    room_id: RoomID
-    key: str
-    kind: str
-    args: dict[str, Any]
-    attempts: int
-    next: Millis
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from enum import IntEnum
 from typing import Any, Final
 
 from bot.core.events import read_event
-from bot.core.timeline import Setting
+from bot.core.lifetimes import Setting
 from bot.core.types import Event, Millis, RoomID
 
 LONGEST_ID: Final = 255

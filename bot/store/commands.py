@@ -7,23 +7,24 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Final
 
-from bot.core.policy import OutboxItem, Outgoing, RoomState
-from bot.core.policy_forward import not_held
-from bot.core.timeline import Change, Command, Item, MediaReference, Message, Undecryptable
+from bot.core.commands import Command, PendingCommand, Right, SetLifetime, UndecidedCommand
+from bot.core.outbox import Announce, OutboxItem, Outgoing, RightUnknown
+from bot.core.policy import RoomState
+from bot.core.policy_forward import overtaken
+from bot.core.timeline import Change, Item, MediaReference, Message, Undecryptable
 from bot.core.types import EventID, Millis, RoomID, UserID
-from bot.core.undecided import PendingCommand, UndecidedCommand
 from bot.store.database import Database, Row, run
 from bot.store.gaps import Gaps
 from bot.store.handled_commands import count_once, remember_handled
 from bot.store.media import attach
 from bot.store.megolm_sessions import FIRST, HEARD, remember_opened, reread
-from bot.store.outbox import enqueue
+from bot.store.outbox import content_row, enqueue
 from bot.store.permissions import CHECK_POLICY_AT, ROOM
 
 SYNCED: Final = "SELECT value FROM meta WHERE key = 'token'"
 REVISION: Final = "SELECT revision FROM rooms WHERE id = ?"
 UNWRITTEN: Final = "SELECT room FROM owed WHERE id = ? AND kind = 'set'"
-WRITTEN: Final = "UPDATE owed SET kind = 'announce', next = 0, attempts = 0 WHERE id = ?"
+WRITTEN: Final = "UPDATE owed SET kind = ?, args = ?, next = 0, attempts = 0 WHERE id = ?"
 SEEN: Final = (
     "UPDATE rooms SET commanded = 0, awaits = '' WHERE id = ? AND (? = '' OR policy_digest = ?)"
 )
@@ -119,9 +120,7 @@ class Commands:
         revision = await db.one(REVISION, row)
         if revision != (then,):
             await remember_handled(db, [one.digest for one in said], [], now)
-            await enqueue(
-                db, row, [not_held(one.digest, one.args | {"sender": one.sender}) for one in said]
-            )
+            await enqueue(db, row, [overtaken(one.digest, one.sender, one.thread) for one in said])
             return False
         token = await db.one(SYNCED)
         assert token is not None
@@ -148,7 +147,8 @@ class Commands:
             digest=row[2],
             event_id=EventID(row[3]),
             sender=UserID(row[4]),
-            setting=row[5],
+            right=Right.CHANGE_LIFETIME,
+            request=SetLifetime(setting=row[5]),
             sent=row[6],
             at=row[7],
             device_id=row[8],
@@ -201,17 +201,18 @@ class Commands:
 
     # --- in force, and not in the room's state yet ---------------------------------------
 
-    async def written(self, entry: OutboxItem, digest: str) -> None:
+    async def written(self, entry: OutboxItem, digest: str, notice: Announce) -> None:
         """The room's state says what was commanded, by the event with this digest: now say so.
 
-        Empty: no event needs to say it. Until that event has come with the timeline, nobody who
+        Empty: no event needs to say it. `notice` takes the place of `entry`. Until that event has
+        come with the timeline, nobody who
         walks back knows since when it holds. Nothing happens if a later command has taken the
         debt's place.
         """
         async with self._db.transaction() as db:
             row = await db.one(UNWRITTEN, entry.id)
             if row is not None:
-                await db.rows(WRITTEN, entry.id)
+                await db.rows(WRITTEN, *content_row(replace(entry, content=notice)), entry.id)
                 await db.rows(SEEN, row[0], digest, digest)
                 await db.rows(AWAIT, digest, row[0])
 
@@ -243,8 +244,9 @@ async def remember_undecided(
         assert crowd is not None
         if crowd[0] >= MOST_WAITING or crowd[1] >= MOST_OF_ONE:
             await remember_handled(db, [one.digest], [], now)
-            args = {"sender": one.sender} | ({"thread": one.thread} if one.thread else {})
-            await enqueue(db, row, [Outgoing(key=one.digest, kind="unjudged", args=args)])
+            answer = RightUnknown(sender=one.sender)
+            await enqueue(db, row, [Outgoing(key=one.digest, content=answer, thread=one.thread)])
             continue
-        values = (row, one.digest, one.event_id, one.sender, one.setting, one.sent, one.at)
+        assert isinstance(one.request, SetLifetime)  # nothing else takes a right
+        values = (row, one.digest, one.event_id, one.sender, one.request.setting, one.sent, one.at)
         await db.rows(WAIT, *values, one.device_id, one.device_key, one.thread, state.revision)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from bot.core.lifetimes import LifetimeLimits
+from bot.core.outbox import KeyNeverCame
 from bot.core.power_levels import Power
 from bot.core.sync_batch import MissingRoomKey
 from bot.core.timeline import Item, KeyUse, RoomUpdate
@@ -205,8 +206,8 @@ async def test_a_message_without_a_key_is_asked_for_and_then_said_to_be_unreadab
     assert await looked_at(late) is None
     entry = await store.next_to_deliver()
     assert entry is not None
-    assert (entry.kind, entry.args["sender"]) == ("unheard", "@alice:example.org")
-    assert entry.args["thread"] == "$root"
+    assert entry.content == KeyNeverCame(sender=UserID("@alice:example.org"))
+    assert entry.thread == "$root"
     await store.delivered(entry)
     await read(reader, store, [writer.write("and again")], clock.now())
     clock.advance(GIVE_UP_AFTER)
