@@ -8,7 +8,7 @@ from random import Random
 from typing import Protocol
 
 from bot.config import Settings
-from bot.core.ports import Homeserver, KeyRing, MediaRepository
+from bot.core.ports import Homeserver, KeyRing, MediaRepository, VerificationInbox
 from bot.core.types import Millis
 from bot.services.backfill import Backfill
 from bot.services.clock import Clock
@@ -21,7 +21,6 @@ from bot.services.invitations import Invitations
 from bot.services.key_expiry import KeyExpiry
 from bot.services.late_keys import LateKeys
 from bot.services.media_deletion import MediaDeletion
-from bot.services.message_reader import HearVerification
 from bot.services.notice_writer import Identity
 from bot.services.outbox import OutboxDelivery
 from bot.services.pending_relations import PendingRelations
@@ -100,7 +99,7 @@ def build(
     media_server: str | None = None,
     sweep_again: Sequence[Millis] = AGAIN,
     identity: Identity | None = None,
-    hear_verification: HearVerification | None = None,
+    hear_verification: VerificationInbox | None = None,
 ) -> Services:
     """Return the services over one homeserver and one store.
 

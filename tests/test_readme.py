@@ -16,8 +16,7 @@ from bot.chat.notices import Permission
 from bot.config import Settings
 from bot.config.loading import KEYS, PREFIX, variable
 from bot.core.durations import DAY, HOUR, MINUTE
-from bot.core.lifetimes import POLICY_EVENT
-from bot.core.timeline import OFF
+from bot.core.lifetimes import OFF, POLICY_EVENT
 from tests.support import settings_page
 
 ROOT = Path(__file__).parent.parent
@@ -49,10 +48,10 @@ def commands() -> str:
     rows = []
     for command in TABLE:
         ways = [
-            " ".join(filter(None, (DEFAULTS.command_prefix, name, command.argument)))
+            " ".join(filter(None, (DEFAULTS.command_prefix, name, command.argument.written)))
             for name in command.names
         ]
-        rows.append((", ".join(f"`{way}`" for way in ways), command.help, command.right))
+        rows.append((", ".join(f"`{way}`" for way in ways), command.help, command.right.value))
     return table(("say", "what it does", "who may"), *rows)
 
 
@@ -72,11 +71,11 @@ def says() -> str:
         "a lifetime is too short": notices.outside(prefix, limits),
         "it loses its rights": notices.suspended(weak),
         "it has them again": notices.resumed(12),
-        "the server refuses": notices.stuck(3 * DAY),
+        "the server refuses": notices.redactions_refused(3 * DAY),
         "it is invited again": notices.welcome(prefix, strong, DAY, 12),
         "the room was upgraded": notices.moved(DAY, strong),
         "it cannot set the lifetime there": notices.needs(DAY, weak),
-        "it cannot join the new room": notices.closed(),
+        "it cannot join the new room": notices.room_replaced(),
     }
     return table(
         ("when", "it says"), *((when, said.replace("\n", "<br>")) for when, said in rows.items())

@@ -1,270 +1,152 @@
-"""The commands people may say: one table, from which parsing and help come."""
+"""The commands that people may say, one row each: to add one, add its row and its function."""
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass, field, replace
-from html import unescape
-from typing import Any, Final, TypeGuard
-from urllib.parse import unquote
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final, Generic, TypeVar
 
 from bot.core import durations
-from bot.core.timeline import OFF
-from bot.core.types import EventID
+from bot.core.commands import Right, SetLifetime
+from bot.core.lifetimes import OFF
+from bot.core.outbox import Answer, AnswerFingerprint, AnswerHelp, AnswerInvalid, AnswerStatus
+from bot.core.types import Millis
 
-LONGEST_ARGUMENT: Final = 100
-"""Characters after the prefix that can still be a command; an event may carry 64 KiB."""
-LONGEST_TEXT: Final = 4 * LONGEST_ARGUMENT
-"""Characters of a message that are looked at."""
-LONGEST_HTML: Final = 1_000
-LONGEST_ID: Final = 255
+T = TypeVar("T")
 
-_PILL: Final = re.compile(
-    r'\s*(?:<p>)?\s*<a\s[^>]*?href="https://matrix\.to/#/([^"?/]+)(?:\?[^"]*)?"[^>]*>([^<]{1,100})</a>'
-)
-"""A link to somebody at the beginning of a formatted message: whom, and what it says."""
-_LINK: Final = re.compile(r"\[[^\]]{1,100}\]\(<?https://matrix\.to/#/([^)>?/]+)>?\)")
-"""The same as people or clients write it in plain text."""
-_QUOTED: Final = re.compile(r"(?:>[^\n]*\n)*")
-_AUTHOR: Final = re.compile(r"> (?:\* )?<(@[^>\n]{1,255})>")
-_CALLED: Final = re.compile(r"([^\n:,]{1,100})[:,]\s*(.*)", re.DOTALL)
-MOST_WORDS: Final = 3
-"""Words of a name that the bot may be called by in a message that mentions it."""
+
+class ArgumentError(ValueError):
+    """What follows a command's name cannot be read; the text is a sentence for who said it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CommandRow:
+class Argument(Generic[T]):
+    """What follows a command's name."""
+
+    written: str
+    """How the help writes it; empty: nothing follows."""
+    parse: Callable[[str], T]
+    """Reads all that follows, in single spaces. Raises `ArgumentError`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandRow(Generic[T]):
     """One row of the table of commands."""
 
-    kind: str
     names: tuple[str, ...]
+    """How it may be called after the prefix, the shortest first; empty: by its argument alone."""
     also: tuple[str, ...] = ()
     """Names that are understood, and not told of."""
-    argument: str = ""
-    right: str = "anybody"
+    argument: Argument[T]
+    right: Right = Right.ANYBODY
+    """What a person must be allowed to do in the room; only such a command may change anything."""
+    effect: Callable[[T], SetLifetime | Answer]
+    """Says what the command comes to, should its sender have the right."""
     help: str
 
+    def usage(self, prefix: str) -> str:
+        """Return how the command is written, the shortest way first, with its other names."""
+        words = [(prefix, name, self.argument.written) for name in self.names]
+        first, *others = [" ".join(filter(None, form)) for form in words]
+        return first + (f" (or {', '.join(self.names[1:])})" if others else "")
 
-LIFETIME_RIGHT: Final = "whoever may change the room's lifetime"
 
-TABLE: Final = (
+def _nothing(text: str) -> None:
+    if text:
+        raise ArgumentError("")
+
+
+def _lifetime(text: str) -> Millis:
+    try:
+        return durations.parse(text)
+    except durations.DurationError as error:
+        raise ArgumentError(str(error)) from None
+
+
+NOTHING: Final = Argument(written="", parse=_nothing)
+LIFETIME: Final = Argument(written="<lifetime>", parse=_lifetime)
+
+
+def _set(lifetime: Millis) -> SetLifetime:
+    return SetLifetime(setting=lifetime)
+
+
+def _off(_: None) -> SetLifetime:
+    return SetLifetime(setting=OFF)
+
+
+def _status(_: None) -> Answer:
+    return AnswerStatus()
+
+
+def _fingerprint(_: None) -> Answer:
+    return AnswerFingerprint()
+
+
+def _help(_: None) -> Answer:
+    return AnswerHelp()
+
+
+TABLE: Final[tuple[CommandRow[Any], ...]] = (
     CommandRow(
-        kind="set",
         names=("", "set"),
         also=("after",),
-        argument="<lifetime>",
-        right=LIFETIME_RIGHT,
+        argument=LIFETIME,
+        right=Right.CHANGE_LIFETIME,
+        effect=_set,
         help="new messages disappear after this long, such as 30s, 5m, 2h, 7d, 4w, 1y or 1d 12h",
     ),
     CommandRow(
-        kind="off",
         names=("off", "unset"),
         also=("disable", "stop", "never", "none"),
-        right=LIFETIME_RIGHT,
+        argument=NOTHING,
+        right=Right.CHANGE_LIFETIME,
+        effect=_off,
         help="new messages stay; those sent before still disappear",
     ),
     CommandRow(
-        kind="status",
         names=("", "status", "show"),
+        argument=NOTHING,
+        effect=_status,
         help="what is set here, how much is waiting, and whether I can do my work",
     ),
     CommandRow(
-        kind="fingerprint",
         names=("fingerprint",),
+        argument=NOTHING,
+        effect=_fingerprint,
         help="my keys, to compare with what your app shows of me",
     ),
-    CommandRow(kind="help", names=("help",), help="this list"),
+    CommandRow(names=("help",), argument=NOTHING, effect=_help, help="this list"),
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ParsedCommand:
-    """A line that begins with the prefix: which command it is, or why it is none."""
+def read_command(line: str) -> tuple[Right, SetLifetime | Answer]:
+    """Return what a line after the prefix, in single spaces, asks for, and the right it takes.
 
-    kind: str
-    setting: int | None = None
-    args: dict[str, Any] = field(default_factory=dict)
-    replies_to: EventID | None = None
-    """A message that it replies to: it counts only if that one is the bot's own."""
-    called: str = ""
-    """Whom it is said to: it counts only if the bot has this name in the room."""
-
-
-def usage(command: CommandRow, prefix: str) -> str:
-    """Return how the command is written, the shortest way first, with its other names."""
-    forms = [" ".join(filter(None, (prefix, name, command.argument))) for name in command.names]
-    return forms[0] + (f" (or {', '.join(command.names[1:])})" if len(forms) > 1 else "")
-
-
-def command_of(
-    content: dict[str, Any], relates_to: Any, *, own_id: str, prefix: str
-) -> ParsedCommand | None:
-    """Return the command that a message says to the bot, or `None` when it says none.
-
-    Notices, emotes and edits are none, and nothing that is quoted: it must not run again.
-    `relates_to` is the relation in clear, which encrypted events carry outside.
+    The first row that understands it counts. Where none does, the answer is the reason of the
+    first that was meant: anybody may be told that.
     """
-    named, replies_to = _mentions(content, own_id), None
-    text = text_of(content, relates_to)
-    if text is None:
-        replies_to = _replies_to(relates_to, content.get("m.relates_to"))
-        text = text_of(content | {"m.relates_to": None}, None)
-        if text is None or replies_to is None:
-            return None
-        text, author = _without_quotation(text)
-        named = named or author == own_id
-        if author and not named:
-            return None
-    about = None if named else replies_to
-    found = parse(text, prefix) or parse(_after_name(text, content, own_id), prefix)
-    if found is not None:
-        return replace(found, replies_to=about)
-    called, rest = _called(text)
-    found = parse(rest, prefix)
-    if named:
-        return found if called.count(" ") < MOST_WORDS else None
-    return found and replace(found, replies_to=about, called=called)
+    reason: str | None = None
+    for row, argument in _candidates(line):
+        try:
+            return row.right, row.effect(row.argument.parse(argument))
+        except ArgumentError as error:
+            reason = reason if reason is not None else str(error)
+    return Right.ANYBODY, AnswerInvalid(reason=reason or "")
 
 
-def text_of(content: dict[str, Any], relates_to: Any) -> str | None:
-    """Return the text of a message that stands for itself; that is no reply, and no edit."""
-    relations = [part for part in (relates_to, content.get("m.relates_to")) if part is not None]
-    if content.get("msgtype") != "m.text" or "m.new_content" in content:
-        return None
-    if any(not _harmless(relation) for relation in relations):
-        return None
-    body = content.get("body")
-    return body if isinstance(body, str) else None
+def _candidates(line: str) -> Iterator[tuple[CommandRow[Any], str]]:
+    """Give the rows that a line may mean, each with what it would take for the argument.
 
-
-def _harmless(relation: Any) -> bool:
-    """Whether a message with this relation is still a message of its own."""
-    if not isinstance(relation, dict):
-        return False
-    if relation.get("rel_type") == "m.thread":
-        return "m.in_reply_to" not in relation or relation.get("is_falling_back") is True
-    return "rel_type" not in relation and "m.in_reply_to" not in relation
-
-
-def _replies_to(*relations: Any) -> EventID | None:
-    """Return the message that one with these relations replies to, be it in a thread or not."""
-    found: set[EventID] = set()
-    for relation in relations:
-        if relation is None or _harmless(relation):
-            continue
-        if not isinstance(relation, dict) or relation.get("rel_type", "m.thread") != "m.thread":
-            return None
-        about = relation.get("m.in_reply_to")
-        event_id = about.get("event_id") if isinstance(about, dict) else None
-        if not is_event_id(event_id):
-            return None
-        found.add(EventID(event_id))
-    return found.pop() if len(found) == 1 else None
-
-
-def is_event_id(found: object) -> TypeGuard[str]:
-    """Whether it may name an event (spec: appendices v1.16, identifier grammar)."""
-    return isinstance(found, str) and found.startswith("$") and len(found) <= LONGEST_ID
-
-
-def thread_of(content: dict[str, Any], relates_to: Any) -> EventID | None:
-    """Return the root of the thread that a message stands in; the relation in clear comes first."""
-    for relation in (relates_to, content.get("m.relates_to")):
-        if isinstance(relation, dict) and relation.get("rel_type") == "m.thread":
-            root = relation.get("event_id")
-            return EventID(root) if is_event_id(root) else None
-    return None
-
-
-def in_thread(root: str) -> dict[str, Any]:
-    """Return what puts a notice into a thread; older clients show it as a reply to the root.
-
-    spec: client-server API v1.13, 11.31 threading.
+    A command that takes no argument is not meant where something follows its name, and one that
+    takes an argument is not meant by an empty line.
     """
-    about = {"rel_type": "m.thread", "event_id": root, "is_falling_back": True}
-    return {"m.relates_to": about | {"m.in_reply_to": {"event_id": root}}}
-
-
-def _without_quotation(text: str) -> tuple[str, str]:
-    """Return a reply without what it quotes, as older clients do, and whom it quotes, if it says.
-
-    spec: client-server API v1.12, 11.3.2 fallbacks for rich replies.
-    """
-    author, quoted = _AUTHOR.match(text), _QUOTED.match(text)
-    return text[quoted.end() if quoted else 0 :], author[1] if author else ""
-
-
-def _mentions(content: dict[str, Any], own_id: str) -> bool:
-    """Whether the bot is mentioned (spec: client-server API v1.13, 11.34 user mentions)."""
-    mentions = content.get("m.mentions")
-    named = mentions.get("user_ids") if isinstance(mentions, dict) else None
-    return isinstance(named, list) and own_id in named
-
-
-def _called(text: str) -> tuple[str, str]:
-    """Return the name before a colon or comma at the beginning, and what follows it."""
-    found = _CALLED.match(text[:LONGEST_TEXT].lstrip())
-    return (found[1].strip(), found[2]) if found else ("", "")
-
-
-def _after_name(text: str, content: dict[str, Any], own_id: str) -> str:
-    """Return what follows the bot's name at the beginning; empty where it does not stand there.
-
-    It is called by its id, by the id's first part, or by what a link to it says.
-    """
-    text = text[:LONGEST_TEXT].lstrip()
-    names = [own_id, own_id.partition(":")[0], own_id[1:].partition(":")[0]]
-    html, link = str(content.get("formatted_body")), _LINK.match(text)
-    pill = _PILL.match(html.rpartition("</mx-reply>")[2][:LONGEST_HTML])
-    if pill and unquote(pill[1]) == own_id:
-        names += [unescape(pill[2]).strip(), "@" + unescape(pill[2]).strip()]
-    if link and unquote(link[1]) == own_id:
-        names.append(link[0])
-    for name in names:
-        rest = text[len(name) :]
-        called = name and text[: len(name)].casefold() == name.casefold()
-        if called and rest[:1] and (rest[0] in ":," or rest[0].isspace()):
-            return rest.lstrip().lstrip(":,").lstrip()
-    return ""
-
-
-def parse(text: str, prefix: str) -> ParsedCommand | None:
-    """Return the command that `text` is, or `None` when it does not begin with the prefix.
-
-    The whole of it may stand between backticks. Total and quick for any text, however long.
-    """
-    start = _unquoted(text[: len(prefix) + LONGEST_TEXT].lstrip())
-    if start[: len(prefix)].casefold() != prefix.casefold():
-        return None
-    rest = start[len(prefix) :]
-    if rest and rest[0] != ":" and not rest[0].isspace():
-        return None
-    rest = rest.removeprefix(":").strip().removesuffix(".").strip()
-    if len(rest) > LONGEST_ARGUMENT or len(text) > len(prefix) + LONGEST_TEXT:
-        return ParsedCommand(kind="invalid")
-    rest = " ".join(rest.split())
-    word, _, argument = rest.partition(" ")
-    word = word.casefold()
-    for command in TABLE:
-        if word in command.names + command.also and not command.argument and not argument:
-            return (
-                ParsedCommand(kind="off", setting=OFF) if command.kind == "off" else _plain(command)
-            )
-    return _lifetime(argument if word in {"set", "after"} else rest)
-
-
-def _unquoted(text: str) -> str:
-    """Return what stands between backticks, if they are around all of it."""
-    inner = text.strip().removesuffix(".").strip("`")
-    return text if inner == text.strip() or "`" in inner else inner.strip()
-
-
-def _plain(command: CommandRow) -> ParsedCommand:
-    return ParsedCommand(kind=command.kind)
-
-
-def _lifetime(text: str) -> ParsedCommand:
-    try:
-        return ParsedCommand(kind="set", setting=durations.parse(text))
-    except durations.DurationError as error:
-        return ParsedCommand(kind="invalid", args={"reason": str(error)})
+    name, _, rest = line.partition(" ")
+    called = [(row, rest) for row in TABLE if name and name.casefold() in row.names + row.also]
+    nameless = [(row, line) for row in TABLE if "" in row.names]
+    for row, argument in called:
+        if row.argument.written or not argument:
+            yield row, argument
+    for row, argument in nameless:
+        if bool(row.argument.written) == bool(argument):
+            yield row, argument

@@ -5,10 +5,9 @@ from __future__ import annotations
 import unicodedata
 from dataclasses import dataclass
 
-from bot.chat.commands import TABLE, usage
+from bot.chat.commands import TABLE
 from bot.core.durations import SECOND, compact, words
-from bot.core.lifetimes import LifetimeLimits
-from bot.core.timeline import OFF, Setting
+from bot.core.lifetimes import OFF, LifetimeLimits, Setting
 from bot.core.timers import MANY
 from bot.core.types import Millis
 
@@ -163,7 +162,7 @@ def resumed(pending: int) -> str:
     return f"I can remove messages again.{waiting}"
 
 
-def stuck(older_than: Millis) -> str:
+def redactions_refused(older_than: Millis) -> str:
     """Tell the room that messages stay which should go, and that the homeserver is the reason."""
     which = f"messages older than {words(older_than)}" if older_than else "some messages"
     return (
@@ -190,7 +189,7 @@ def needs(lifetime: Millis | None, permission: Permission) -> str:
     )
 
 
-def closed() -> str:
+def room_replaced() -> str:
     """Say in a room that was replaced that the bot needs to be asked into the new one."""
     return (
         "This room was replaced by a new one, which I could not join by myself. Invite me there,"
@@ -237,7 +236,7 @@ def invalid(prefix: str, limits: LifetimeLimits, reason: str = "") -> str:
     return f"{why} Try {best}, or anything {allowed_lifetimes(limits)}. {prefix} off ends it."
 
 
-def unheard(who: str) -> str:
+def key_never_came(who: str) -> str:
     """Ask for a message again whose key never came."""
     return (
         f"I could not read a message of {clean(who)}: its key never came to me. If it was a"
@@ -245,7 +244,7 @@ def unheard(who: str) -> str:
     )
 
 
-def hasty(who: str) -> str:
+def too_many_commands(who: str) -> str:
     """Say that commands over the limit are passed over."""
     return f"{clean(who)}, that was a lot of commands. I listen again in a minute."
 
@@ -258,7 +257,7 @@ def unsigned(who: str) -> str:
     )
 
 
-def reverted() -> str:
+def write_refused() -> str:
     """Take back a lifetime that counted from its command on, and could not be written down."""
     return (
         "The homeserver did not let me write that lifetime into the room, so it does not hold."
@@ -279,7 +278,7 @@ def overtaken(who: str) -> str:
     return f"{clean(who)}, the lifetime was changed meanwhile; yours does not hold."
 
 
-def unjudged(who: str) -> str:
+def right_unknown(who: str) -> str:
     """Answer a command whose right could not be looked up."""
     return (
         f"{clean(who)}, I could not look up who may do this here. Nothing was changed; please say"
@@ -312,7 +311,7 @@ def grouped(key: str) -> str:
 
 def help_text(prefix: str, limits: LifetimeLimits) -> str:
     """List the commands."""
-    rows = [f"{usage(command, prefix)}: {command.help}" for command in TABLE]
+    rows = [f"{row.usage(prefix)}: {row.help}" for row in TABLE]
     rows.append(
         f"A lifetime is anything {allowed_lifetimes(limits)}. It holds for everybody's messages."
     )

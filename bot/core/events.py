@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any, Final
 
 from bot.core.json_shape import as_object, inside
-from bot.core.lifetimes import POLICY_EVENT
+from bot.core.lifetimes import POLICY_EVENT, Setting
 from bot.core.policy import UNREADABLE, read_setting
 from bot.core.sync_batch import RoomBatch
-from bot.core.timeline import Setting, is_gone, is_state, says_more
+from bot.core.timeline import is_gone, is_state, says_more
 from bot.core.types import Event, UserID
 
 SHAPES_ROOM: Final = frozenset({"m.room.power_levels", "m.room.create", "m.room.tombstone"})
@@ -76,8 +76,14 @@ def read_event(event: Event) -> tuple[Setting, str]:
 
 def replaced(event: Event) -> Setting:
     """Return what held before the state event, as far as the homeserver says it."""
+    before = previous_content(event)
+    return None if before is None else read_setting(before)[0]
+
+
+def previous_content(event: Event) -> dict[str, Any] | None:
+    """Return the content that a state event replaced, if the homeserver tells of any."""
     before = inside(event, "unsigned", "prev_content")
-    return read_setting(before)[0] if isinstance(before, dict) else None
+    return before if isinstance(before, dict) else None
 
 
 def is_creation(event: Event) -> bool:

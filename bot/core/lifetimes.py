@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
-from bot.core.types import Millis
+from bot.core.types import EventID, Millis
 
 POLICY_EVENT: Final = "com.beeper.disappearing_timer"
 """The state event that holds a room's lifetime; deployed clients and bridges read it."""
+
+Setting: TypeAlias = int | None
+"""A room's lifetime as its state event says it: `None` no event, 0 off, else milliseconds."""
+
+OFF: Final = 0
+
+SettingStart: TypeAlias = tuple[EventID, int]
+"""A command's message, and the setting (or `OFF`) that holds from there on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

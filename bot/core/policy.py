@@ -9,8 +9,7 @@ from typing import Any, Final
 from bot.core import durations
 from bot.core.default_lifetime import Defaults
 from bot.core.json_shape import inside
-from bot.core.lifetimes import LifetimeLimits
-from bot.core.timeline import OFF, Setting, SettingStart
+from bot.core.lifetimes import OFF, LifetimeLimits, Setting, SettingStart
 from bot.core.types import EventID, Millis, RoomID
 
 SINCE: Final = "io.github.matrix-ephemeral-bot.since"
@@ -45,15 +44,6 @@ class RoomState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outgoing:
-    """Something the bot owes to a room: a state event to set, or words to say."""
-
-    key: str
-    kind: str
-    args: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Room:
     """What the bot knows of a room it is in."""
 
@@ -79,19 +69,6 @@ class Room:
     set_by_command: bool = False
     revision: int = 0
     """These three as of `RoomState`."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutboxItem:
-    """Something owed to a room, as the store gives it back to be paid."""
-
-    id: int
-    room_id: RoomID
-    key: str
-    kind: str
-    args: dict[str, Any]
-    attempts: int
-    retry_at: Millis
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from bot.core.default_lifetime import Defaults, DefaultSaid, before_event, held_at
-from bot.core.lifetimes import LifetimeLimits
+from bot.core.lifetimes import LifetimeLimits, Setting
 from bot.core.policy import NewTimer, lifetime
-from bot.core.timeline import Change, Item, MediaReference, Message, RedactedEvent, Setting
+from bot.core.timeline import Change, Item, MediaReference, Message, RedactedEvent
 from bot.core.types import EventID, Millis
 
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
+from bot.core.commands import Command, SetLifetime, UndecidedCommand
 from bot.core.default_lifetime import DefaultBegins
-from bot.core.lifetimes import LifetimeLimits
-from bot.core.policy import MOST_MARKS, UNREADABLE, NewTimer, Outgoing, RoomState, lifetime
+from bot.core.lifetimes import OFF, LifetimeLimits, SettingStart
+from bot.core.outbox import AnnounceChange, Outgoing, Overtaken, SetPolicy
+from bot.core.policy import MOST_MARKS, UNREADABLE, NewTimer, RoomState, lifetime
 from bot.core.timeline import (
-    OFF,
-    SURPLUS,
     Change,
-    Command,
     Encrypted,
     Item,
     MediaReference,
@@ -22,7 +20,6 @@ from bot.core.timeline import (
     Undecryptable,
 )
 from bot.core.types import EventID, Millis, UserID
-from bot.core.undecided import UndecidedCommand
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,34 +73,30 @@ def decide(
     )
 
 
-def succeed(before: Iterable[Outgoing], outgoing: Outgoing) -> Outgoing:
-    """Let a lifetime that is to be set take the place of others, which were not set yet.
+def succeed(before: Sequence[Outgoing], outgoing: Outgoing) -> list[Outgoing]:
+    """Let a lifetime that is to be set take the place of those `before`, which were not set yet.
 
-    Nobody else remembers since where those held.
+    Returns it with the places where those held, which nobody else remembers, and what to tell
+    whose lifetime gives way to another person's. Who has changed their own mind needs no word:
+    what is said of the last one answers all.
     """
-    own = outgoing.args.get("marks", [])
-    places = {mark[0] for mark in own}
-    others = [mark for one in before if one.kind == "set" for mark in one.args.get("marks", [])]
-    marks = [mark for mark in others if mark[0] not in places] + own
-    return replace(outgoing, args=outgoing.args | {"marks": marks[-MOST_MARKS:]})
+    new = outgoing.content
+    assert isinstance(new, SetPolicy)
+    places = {mark[0] for mark in new.marks}
+    marks: list[SettingStart] = []
+    answers: list[Outgoing] = []
+    for one in before:
+        if isinstance(one.content, SetPolicy):
+            marks += [mark for mark in one.content.marks if mark[0] not in places]
+            if one.content.sender != new.sender:
+                answers.append(overtaken(one.key, one.content.sender, one.thread))
+    held = (*marks, *new.marks)[-MOST_MARKS:]
+    return [*answers, replace(outgoing, content=replace(new, marks=held))]
 
 
-def overtaken(before: Iterable[Outgoing], outgoing: Outgoing) -> list[Outgoing]:
-    """Return what to tell those whose lifetime, not set yet, gives way to another person's.
-
-    Who has changed their own mind needs no word: what is said of the last one answers all.
-    """
-    return [
-        not_held(one.key, one.args)
-        for one in before
-        if one.kind == "set" and one.args.get("sender") not in {None, outgoing.args["sender"]}
-    ]
-
-
-def not_held(key: str, said: dict[str, Any]) -> Outgoing:
+def overtaken(key: str, sender: UserID, thread: str) -> Outgoing:
     """Return the answer to a command that came to nothing: the lifetime was changed meanwhile."""
-    args: dict[str, Any] = {name: said[name] for name in ("sender", "thread") if name in said}
-    return Outgoing(key=f"{key}:over", kind="overtaken", args=args)
+    return Outgoing(key=f"{key}:over", content=Overtaken(sender=sender), thread=thread)
 
 
 class _Walk:
@@ -136,7 +129,7 @@ class _Walk:
                 self._redaction(item)
             # A server can put words in clear into an encrypted room: they do not count.
             case Command() if not (item.clear and self.state.encrypted):
-                self._said(item)
+                self._command(item)
             case UndecidedCommand() if not (item.clear and self.state.encrypted):
                 self.undecided.append((item, self.state))
             case Undecryptable():
@@ -168,30 +161,38 @@ class _Walk:
             change = Change(setting=OFF, sender=item.sender, digest=self.state.policy_digest)
             self._change(change, cause=item.digest)
 
-    def _said(self, item: Command) -> None:
-        if item.kind == SURPLUS:
-            self.surplus.append(item.digest)
+    def _command(self, command: Command) -> None:
+        if command.effect is None:
+            self.surplus.append(command.digest)
             return
-        self.handled.append(item.digest)
-        was = lifetime(self.state.setting, self.limits)
-        args = item.args | {"base": self.state.policy_digest, "was": was, "sender": item.sender}
-        if item.setting is not None:
-            marks = [] if item.event_id is None else [(item.event_id, item.setting)]
-            args |= {"setting": item.setting, "marks": marks}
-            self.state = replace(
-                self.state,
-                setting=item.setting,
-                set_by_command=True,
-                awaited_digest="",
-                revision=self.state.revision + 1,
+        self.handled.append(command.digest)
+        if isinstance(command.effect, SetLifetime):
+            self._set(command, command.effect.setting)
+        else:
+            self.outgoing.append(
+                Outgoing(key=command.digest, content=command.effect, thread=command.thread)
             )
-            self.suspends = item.suspends
-        outgoing = Outgoing(key=item.digest, kind=item.kind, args=args)
-        if item.setting is not None:
-            over = overtaken(self.outgoing, outgoing)
-            outgoing = succeed(self.outgoing, outgoing)
-            self.outgoing = [one for one in self.outgoing if one.kind != "set"] + over
-        self.outgoing.append(outgoing)
+
+    def _set(self, command: Command, setting: int) -> None:
+        event_id, state = command.event_id, self.state
+        policy = SetPolicy(
+            setting=setting,
+            sender=command.sender,
+            base=state.policy_digest,
+            was=lifetime(state.setting, self.limits),
+            marks=() if event_id is None else ((event_id, setting),),
+        )
+        self.state = replace(
+            state,
+            setting=setting,
+            set_by_command=True,
+            awaited_digest="",
+            revision=state.revision + 1,
+        )
+        self.suspends = command.suspends
+        outgoing = Outgoing(key=command.digest, content=policy, thread=command.thread)
+        others = [one for one in self.outgoing if not isinstance(one.content, SetPolicy)]
+        self.outgoing = [*others, *succeed(self.outgoing, outgoing)]
 
     def _change(self, change: Change, *, cause: str = "") -> None:
         """Apply a state event; what the bot itself set was announced with the command.
@@ -221,16 +222,11 @@ class _Walk:
             return
         before, after = lifetime(state.setting, self.limits), lifetime(setting, self.limits)
         if (before != after or change.note) and not change.quiet:
-            args = {
-                "sender": change.sender,
-                "setting": setting,
-                "was": before,
-                "note": change.note,
-            }
             key = f"change:{cause or change.digest}"
             if change.resolved:  # it was told when the timeline showed it, and is told again
                 key += f":{state.revision}"
-            self.outgoing.append(Outgoing(key=key, kind="changed", args=args))
+            news = AnnounceChange(setting=setting, sender=change.sender, note=change.note)
+            self.outgoing.append(Outgoing(key=key, content=news))
         self.state = replace(
             stated,
             setting=setting,

@@ -77,7 +77,21 @@ class Redactions(Protocol):
         """Redact an event; the same transaction id does it once, however often it is asked."""
 
 
-class RoomState(Account, Protocol):
+class RoomRights(Protocol):
+    """Who may do what in a room, as its state is now, and what people are called there."""
+
+    @property
+    def own_id(self) -> UserID:
+        """The bot's own user id."""
+
+    async def power(self, room_id: RoomID) -> Power:
+        """Return who may do what in the room."""
+
+    async def name_of(self, room_id: RoomID, user_id: UserID) -> str:
+        """Return the display name that a person has chosen in the room; empty: none is known."""
+
+
+class RoomState(Account, RoomRights, Protocol):
     """A room's state as it is now, not as the timeline was read to."""
 
     async def state(self, room_id: RoomID, kind: str, key: str = "") -> Event | None:
@@ -85,12 +99,6 @@ class RoomState(Account, Protocol):
 
     async def policy_event(self, room_id: RoomID) -> Event | None:
         """Return the state event that holds the room's lifetime."""
-
-    async def power(self, room_id: RoomID) -> Power:
-        """Return who may do what in the room."""
-
-    async def name_of(self, room_id: RoomID, user_id: UserID) -> str:
-        """Return the display name that a person has chosen in the room; empty: none is known."""
 
 
 class Membership(Protocol):
@@ -176,6 +184,10 @@ class Decryption(Protocol):
         asked, and nothing is raised.
         """
 
+
+class Devices(Protocol):
+    """Other people's devices."""
+
     async def is_signed(self, user_id: UserID, device_id: str, device_key: str) -> bool:
         """Whether a person's device is signed by its owner."""
 
@@ -243,6 +255,13 @@ class CrossSigning(Protocol):
         """Have the device signed; return how it stands then (`services/device_signing.py`)."""
 
 
+class VerificationInbox(Protocol):
+    """Takes what people send in rooms to verify the bot."""
+
+    def __call__(self, room_id: RoomID, event: Event, *, encrypted: bool) -> None:
+        """Take an event in clear; `encrypted`: it came encrypted, and so go the answers."""
+
+
 class Homeserver(
     SyncStream,
     History,
@@ -251,6 +270,7 @@ class Homeserver(
     Membership,
     Speech,
     Decryption,
+    Devices,
     RoomKeys,
     Protocol,
 ):

@@ -8,7 +8,7 @@ from typing import Final
 
 from bot.core.events import read_event
 from bot.core.json_shape import inside
-from bot.core.timeline import Setting
+from bot.core.lifetimes import Setting
 from bot.core.types import Event, Millis, RoomID
 
 LONGEST_ID: Final = 255

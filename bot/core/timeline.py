@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
+from bot.core.commands import Command, UndecidedCommand
 from bot.core.default_lifetime import DefaultBegins, Defaults, DefaultSaid
 from bot.core.json_shape import as_object, inside, texts
+from bot.core.lifetimes import Setting, SettingStart
 from bot.core.types import Event, EventID, Millis, RoomID, UserID
-from bot.core.undecided import UndecidedCommand
-
-Setting = int | None
-"""A room's lifetime as its state event says it: `None` no event, 0 off, else milliseconds."""
-
-OFF: Final = 0
-
-SettingStart = tuple[EventID, int]
-"""A command's message, and the setting (or `OFF`) that holds from there on."""
-
-SURPLUS: Final = "surplus"
-"""The kind of a command over its sender's limit: it does nothing, and is not answered."""
 
 PAGE: Final = 1000
 """Events asked for at once when reading back; Synapse's own limit."""
@@ -70,25 +60,6 @@ class Redaction:
     target_digest: str
     sender: UserID
     digest: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Command:
-    """A command of a person, parsed and authorized; its lifetime counts from its own place."""
-
-    digest: str
-    """What is remembered of it, so that it counts once."""
-    sender: UserID
-    kind: str
-    args: dict[str, Any] = field(default_factory=dict)
-    setting: Setting = None
-    """The lifetime (or `OFF`) that an accepted command sets from here on; `None`: sets nothing."""
-    suspends: bool = False
-    """The lifetime was set, but the bot lacks the power to redact."""
-    event_id: EventID | None = None
-    """The message that says it, where it sets a lifetime."""
-    clear: bool = False
-    """It was not encrypted: it counts only where encryption was not on yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

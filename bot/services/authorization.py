@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
-from typing import Any, Final, Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
-from bot.chat.commands import ParsedCommand
-from bot.core.lifetimes import POLICY_EVENT, LifetimeLimits
+from bot.core.commands import Command, Right, UndecidedCommand, come_to, decide_command, undecidable
+from bot.core.lifetimes import LifetimeLimits
+from bot.core.outbox import DeviceUnverified, TooManyCommands
 from bot.core.outcome_text import describe
 from bot.core.outcomes import Failed, Outcome, OutcomeError, RateLimited, Unreachable
+from bot.core.ports import Devices, Events, RoomRights
 from bot.core.power_levels import Power
 from bot.core.rate_limits import MINUTE, RateLimit
-from bot.core.timeline import OFF, SURPLUS, Command
-from bot.core.types import Event, EventID, Millis, RoomID, UserID
-from bot.core.undecided import UndecidedCommand
+from bot.core.types import Millis, RoomID
+from bot.services.classification import RequestedCommand
 
 log = logging.getLogger(__name__)
 
@@ -28,34 +28,8 @@ SILENT_FOR: Final = MINUTE
 MOST_SILENT: Final = 1_000
 
 
-class DecryptedEvent(Protocol):
-    """A decrypted event."""
-
-    @property
-    def type(self) -> str: ...  # noqa: D102
-    @property
-    def content(self) -> dict[str, Any]: ...  # noqa: D102
-    @property
-    def session_id(self) -> str: ...  # noqa: D102
-    @property
-    def index(self) -> int: ...  # noqa: D102
-    @property
-    def device_id(self) -> str: ...  # noqa: D102
-    @property
-    def device_key(self) -> str: ...  # noqa: D102
-    @property
-    def known(self) -> bool: ...  # noqa: D102
-
-
-class Authority(Protocol):
+class Authority(RoomRights, Events, Devices, Protocol):
     """What this service asks of the homeserver."""
-
-    @property
-    def own_id(self) -> UserID: ...  # noqa: D102
-    async def power(self, room_id: RoomID) -> Power: ...  # noqa: D102
-    async def event(self, room_id: RoomID, event_id: EventID) -> Event | None: ...  # noqa: D102
-    async def name_of(self, room_id: RoomID, user_id: UserID) -> str: ...  # noqa: D102
-    async def is_signed(self, user_id: UserID, device_id: str, device_key: str) -> bool: ...  # noqa: D102
 
 
 class Powers:
@@ -117,115 +91,87 @@ class Authorizer:
         failed = Unreachable(reason="no answer a moment ago") if silent else None
         return Powers(self._authority, room_id, until=until, failed=failed)
 
-    def over_limit(self, sender: UserID, digest: str, at: Millis) -> Command | None:
-        """Return the verdict on a command said at `at` that is one too many, else `None`."""
-        if self._rate_limit.admits(sender, digest, at):
-            return None
-        if not self._rate_limit.begins(sender, digest, at):
-            return Command(digest=digest, sender=sender, kind=SURPLUS)
-        log.warning("somebody says too many commands: those over the limit do not count")
-        return Command(digest=digest, sender=sender, kind="hasty")
-
-    async def hear(
-        self, parsed: ParsedCommand, command: UndecidedCommand, powers: Powers
+    async def authorize(
+        self, asked: RequestedCommand, powers: Powers
     ) -> Command | UndecidedCommand | None:
-        """Return the verdict on what was said, or the command where the homeserver is silent.
+        """Return what a command comes to, or the command itself where the homeserver is silent.
 
         `None`: it was said to somebody else.
         """
-        said = self.over_limit(command.sender, command.digest, command.sent)
-        if said is None and await self._is_for_another(parsed, powers):
+        command = asked.command
+        late = self._over_limit(command)
+        if late is not None:
+            return late
+        if await self._is_for_another(asked, powers):
             return None
-        if said is None and parsed.setting is None:
-            args = dict(parsed.args)
-            said = Command(
-                digest=command.digest, sender=command.sender, kind=parsed.kind, args=args
-            )
         try:
-            said = said or await self.authorize(command, powers)
+            return await self._decide(command, powers)
         except OutcomeError as error:
             log.info("a command waits to be decided (%s)", describe(error.outcome))
             return command
-        return replace(_placed(said, command), clear=command.clear)
 
-    async def _is_for_another(self, parsed: ParsedCommand, powers: Powers) -> bool:
+    async def decide(self, room_id: RoomID, command: UndecidedCommand) -> Command:
+        """Return what a command comes to that waited to be decided.
+
+        Raises `OutcomeError` when the homeserver does not answer: ask again later.
+        """
+        decided = await self._decide(command, self.powers(room_id))
+        self._silent.pop(room_id, None)
+        return decided
+
+    def _over_limit(self, command: UndecidedCommand) -> Command | None:
+        """Return what a command comes to that is one too many, else `None`."""
+        sender, digest, sent = command.sender, command.digest, command.sent
+        if self._rate_limit.admits(sender, digest, sent):
+            return None
+        if not self._rate_limit.begins(sender, digest, sent):
+            return come_to(command, None)
+        log.warning("somebody says too many commands: those over the limit do not count")
+        return come_to(command, TooManyCommands(sender=sender))
+
+    async def _is_for_another(self, asked: RequestedCommand, powers: Powers) -> bool:
         """Whether it is said to somebody else, by name or in reply.
 
         Where it cannot be seen to whom it replies, it is for the bot.
         """
-        own_id, about = self._authority.own_id, parsed.replies_to
+        own_id, about = self._authority.own_id, asked.replies_to
         try:
-            if parsed.called:
+            if asked.called:
                 name = await powers.ask(lambda: self._authority.name_of(powers.room_id, own_id))
-                if parsed.called.removeprefix("@").casefold() != name.strip().casefold():
+                if asked.called.removeprefix("@").casefold() != name.strip().casefold():
                     return True
             if about is None:
                 return False
             event = await powers.ask(lambda: self._authority.event(powers.room_id, about))
         except OutcomeError:
-            return bool(parsed.called)
+            return bool(asked.called)
         return event is None or event.get("sender") != own_id
 
-    async def decide(self, room_id: RoomID, command: UndecidedCommand) -> Command:
-        """Return the verdict on a command that waited for it.
-
-        Raises `OutcomeError` when the homeserver does not answer: ask again later.
-        """
-        said = await self.authorize(command, self.powers(room_id))
-        self._silent.pop(room_id, None)
-        return _placed(said, command)
-
-    async def authorize(self, command: UndecidedCommand, powers: Powers) -> Command:
-        """Return the verdict on a command that sets a lifetime.
-
-        Raises `OutcomeError` when the homeserver does not answer: decide again later.
-        """
-        sender, digest = command.sender, command.digest
-        device = (command.device_id, command.device_key)
+    async def _decide(self, command: UndecidedCommand, powers: Powers) -> Command:
+        """Return what a command comes to. Raises `OutcomeError`: decide again later."""
+        if command.right is Right.ANYBODY:
+            return come_to(command, command.request)
+        sender, device = command.sender, (command.device_id, command.device_key)
         try:
             if self._signed_only and any(device):
                 is_signed = self._authority.is_signed
                 if not await powers.ask(lambda: is_signed(sender, *device)):
-                    return Command(digest=digest, sender=sender, kind="unsigned")
+                    return come_to(command, DeviceUnverified(sender=sender))
             power = await powers.get()
         except OutcomeError as error:
             if passes(error.outcome):
                 self._fell_silent(powers.room_id, command.read_at)
                 raise
-            log.warning("a command could not be judged (%s)", describe(error.outcome))
-            return unjudged(command)
-        return self._verdict(power, sender, command.setting, digest)
+            log.warning("a command could not be decided (%s)", describe(error.outcome))
+            return undecidable(command)
+        return decide_command(command, power, own_id=self._authority.own_id, limits=self._limits)
 
     def _fell_silent(self, room_id: RoomID, at: Millis) -> None:
         if len(self._silent) >= MOST_SILENT:
             self._silent.clear()
         self._silent[room_id] = at
 
-    def _verdict(self, power: Power, sender: UserID, setting: int, digest: str) -> Command:
-        own_id, need = self._authority.own_id, power.to_send_state(POLICY_EVENT)
-        if not power.may_send_state(sender, POLICY_EVENT):
-            args = {"need": need, "have": power.of(sender)}
-            return Command(digest=digest, sender=sender, kind="refused", args=args)
-        if setting != OFF and not self._limits.allows(setting):
-            return Command(digest=digest, sender=sender, kind="outside")
-        if not power.may_send_state(own_id, POLICY_EVENT):
-            args = {"need": need, "have": power.of(own_id)}
-            return Command(digest=digest, sender=sender, kind="powerless", args=args)
-        suspends = not power.may_redact(own_id)
-        return Command(digest=digest, sender=sender, kind="set", setting=setting, suspends=suspends)
-
 
 def passes(outcome: Outcome) -> bool:
     """Whether it is no answer to who may do what, and one may come later."""
     return isinstance(outcome, Unreachable | RateLimited | Failed)
-
-
-def unjudged(command: UndecidedCommand) -> Command:
-    """Return the verdict that there is none: its sender is told, and may say it again."""
-    return _placed(Command(digest=command.digest, sender=command.sender, kind="unjudged"), command)
-
-
-def _placed(said: Command, command: UndecidedCommand) -> Command:
-    """Return the verdict with the place of the command, where it is answered."""
-    thread = {"thread": command.thread} if command.thread else {}
-    return replace(said, event_id=command.event_id, args=said.args | thread)

@@ -8,14 +8,13 @@ from collections.abc import Collection
 from random import Random
 from typing import Final, Protocol
 
+from bot.core.commands import Command, PendingCommand, undecidable
 from bot.core.outcome_text import describe
 from bot.core.outcomes import Failed, Outcome, OutcomeError, TokenRejectedError
 from bot.core.retry import retry_in
-from bot.core.timeline import Command
 from bot.core.topics import Topic
 from bot.core.types import Millis, RoomID
-from bot.core.undecided import PendingCommand
-from bot.services.authorization import Authorizer, passes, unjudged
+from bot.services.authorization import Authorizer, passes
 from bot.services.clock import Clock
 from bot.services.worker import Worker, room_of
 
@@ -90,5 +89,5 @@ class DeferredAuthorization:
             await self._memory.undecided_later(pending, now + wait)
             return describe(outcome)
         log.warning("a command is given up: nobody says who may do what in its room")
-        await self._memory.decided(pending, unjudged(pending.command), now)
+        await self._memory.decided(pending, undecidable(pending.command), now)
         return None

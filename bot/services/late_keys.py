@@ -8,13 +8,15 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from bot.chat.commands import thread_of
+from bot.chat.command_text import thread_of
+from bot.core.commands import Command
 from bot.core.json_shape import as_object, inside
+from bot.core.outbox import KeyNeverCame
 from bot.core.outcome_text import describe
 from bot.core.outcomes import Forbidden, Outcome, OutcomeError, TokenRejectedError
 from bot.core.ports import RoomKeys
 from bot.core.rate_limits import HOUR, RateLimit
-from bot.core.timeline import Command, Item, Undecryptable
+from bot.core.timeline import Item, Undecryptable
 from bot.core.topics import Topic
 from bot.core.types import Event, EventID, Millis, RoomID
 from bot.services.clock import Clock
@@ -251,15 +253,19 @@ class LateKeys:
 
         What is certainly none is given up in silence: only a file that it shows may stay.
         """
-        digest = self._reader.digest(f"unheard:{undecryptable.session_id}")
+        digest = self._reader.digest(f"key never came:{undecryptable.session_id}")
         if undecryptable.not_a_command or not self._told.admits(
             undecryptable.sender, digest, self._clock.now()
         ):
             await self._memory.heard(room_id, undecryptable, [], self._clock.now())
             return
         root = self._threads.pop(_key_of(undecryptable), None)
-        place = {"thread": root} if root else {}
-        said = Command(digest=digest, sender=undecryptable.sender, kind="unheard", args=place)
+        said = Command(
+            digest=digest,
+            sender=undecryptable.sender,
+            effect=KeyNeverCame(sender=undecryptable.sender),
+            thread=root or "",
+        )
         await self._memory.heard(room_id, undecryptable, [said], self._clock.now())
 
 

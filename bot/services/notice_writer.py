@@ -2,40 +2,45 @@
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from typing import Protocol, assert_never
 
 from bot.chat import notices, status
 from bot.chat.notices import Fingerprints, Permission
 from bot.chat.status import Files, Load
 from bot.core.lifetimes import LifetimeLimits
-from bot.core.policy import OutboxItem, Room, lifetime
-from bot.core.power_levels import Power
+from bot.core.outbox import (
+    Announce,
+    AnnounceChange,
+    Answer,
+    AnswerFingerprint,
+    AnswerHelp,
+    AnswerInvalid,
+    AnswerOutsideLimits,
+    AnswerStatus,
+    BotNotAllowed,
+    DeviceUnverified,
+    Failure,
+    KeyNeverCame,
+    MessagesMissed,
+    MovedHere,
+    News,
+    Notice,
+    Overtaken,
+    PowerNeededHere,
+    RedactionsRefused,
+    Resumed,
+    RightUnknown,
+    RoomReplaced,
+    SenderNotAllowed,
+    Suspended,
+    TooManyCommands,
+    Welcome,
+    WriteRefused,
+)
+from bot.core.policy import Room, lifetime
+from bot.core.ports import RoomRights
 from bot.core.types import Millis, RoomID, UserID
 from bot.services.clock import Clock
-
-PLAIN: Final = {
-    "closed": notices.closed,
-    "missed": notices.missed,
-    "reverted": notices.reverted,
-}
-"""What is said in the same words always."""
-TO_SOMEBODY: Final = {
-    "hasty": notices.hasty,
-    "unsigned": notices.unsigned,
-    "unheard": notices.unheard,
-    "unjudged": notices.unjudged,
-    "overtaken": notices.overtaken,
-}
-"""What needs the name of whom it is said to."""
-
-
-class Homeserver(Protocol):
-    """What is looked up on the homeserver."""
-
-    @property
-    def own_id(self) -> UserID: ...  # noqa: D102
-    async def power(self, room_id: RoomID) -> Power: ...  # noqa: D102
-    async def name_of(self, room_id: RoomID, user_id: UserID) -> str: ...  # noqa: D102
 
 
 class Gaps(Protocol):
@@ -67,7 +72,7 @@ class NoticeWriter:
 
     def __init__(
         self,
-        homeserver: Homeserver,
+        homeserver: RoomRights,
         memory: Memory,
         clock: Clock,
         *,
@@ -86,68 +91,99 @@ class NoticeWriter:
         self._files = files
         self._load = load
 
-    async def text(self, entry: OutboxItem, room: Room) -> str:
+    async def text(self, notice: Notice, room: Room) -> str:
         """Return the text of a notice; empty: there is nothing to say. Raises `OutcomeError`."""
-        args = entry.args
-        match entry.kind:
-            case "welcome":
+        if isinstance(notice, Answer):
+            return await self._answer(notice, room)
+        if isinstance(notice, Failure):
+            return await self._failure(notice, room)
+        return await self._news(notice, room)
+
+    async def _answer(self, answer: Answer, room: Room) -> str:
+        match answer:
+            case Announce():
+                return await self._announce(answer, room)
+            case AnswerHelp():
+                return notices.help_text(self._prefix, self._limits)
+            case AnswerStatus():
+                return await self._status(room)
+            case AnswerFingerprint():
+                if self._identity is None:
+                    return ""
+                return notices.fingerprint(self._identity.fingerprints, self._identity.trouble)
+            case AnswerInvalid(reason=reason):
+                return notices.invalid(self._prefix, self._limits, reason)
+            case AnswerOutsideLimits():
+                return notices.outside(self._prefix, self._limits)
+            case _:
+                assert_never(answer)
+
+    async def _failure(self, failure: Failure, room: Room) -> str:
+        match failure:
+            case SenderNotAllowed(sender=sender, need=need, have=have):
+                return notices.refused(await self._name(room, sender), need, have)
+            case BotNotAllowed(need=need, have=have):
+                return notices.powerless(need, have)
+            case DeviceUnverified(sender=sender):
+                return notices.unsigned(await self._name(room, sender))
+            case TooManyCommands(sender=sender):
+                return notices.too_many_commands(await self._name(room, sender))
+            case KeyNeverCame(sender=sender):
+                return notices.key_never_came(await self._name(room, sender))
+            case RightUnknown(sender=sender):
+                return notices.right_unknown(await self._name(room, sender))
+            case Overtaken(sender=sender):
+                return notices.overtaken(await self._name(room, sender))
+            case WriteRefused():
+                return notices.write_refused()
+            case _:
+                assert_never(failure)
+
+    async def _news(self, news: News, room: Room) -> str:
+        match news:
+            case AnnounceChange():
+                return await self._announcement(news, room)
+            case Welcome(back=back):
                 now = lifetime(room.setting, self._limits)
                 permission = await self._permission(room.room_id)
-                return notices.welcome(self._prefix, permission, now, args.get("back", 0))
-            case "announce" | "changed":
-                return await self._announce(entry, room)
-            case "suspended":
-                return notices.suspended(Permission(need=args["need"], have=args["have"]))
-            case "stuck":
-                return notices.stuck(args["older_than"])
-            case "resumed":
-                return notices.resumed((await self._memory.pending(room.room_id))[0])
-            case "refused":
-                name = await self._name(room, args["sender"])
-                return notices.refused(name, args["need"], args["have"])
-            case kind if kind in TO_SOMEBODY:
-                return TO_SOMEBODY[kind](await self._name(room, args["sender"]))
-            case "powerless":
-                return notices.powerless(args["need"], args["have"])
+                return notices.welcome(self._prefix, permission, now, back)
+            case Suspended(need=need, have=have):
+                return notices.suspended(Permission(need=need, have=have))
+            case Resumed():
+                return notices.resumed(await self._pending(room))
+            case RedactionsRefused(older_than=older_than):
+                return notices.redactions_refused(older_than)
+            case MessagesMissed():
+                return notices.missed()
+            case RoomReplaced():
+                return notices.room_replaced()
+            case MovedHere(setting=setting):
+                permission = await self._permission(room.room_id)
+                return notices.moved(lifetime(setting, self._limits), permission)
+            case PowerNeededHere(setting=setting, need=need, have=have):
+                permission = Permission(need=need, have=have)
+                return notices.needs(lifetime(setting, self._limits), permission)
             case _:
-                return await self._answer(entry, room)
+                assert_never(news)
 
-    async def _answer(self, entry: OutboxItem, room: Room) -> str:
-        match entry.kind:
-            case kind if kind in PLAIN:
-                return PLAIN[kind]()
-            case "moved":
-                now = lifetime(entry.args["setting"], self._limits)
-                return notices.moved(now, await self._permission(room.room_id))
-            case "needs":
-                permission = Permission(need=entry.args["need"], have=entry.args["have"])
-                return notices.needs(lifetime(entry.args["setting"], self._limits), permission)
-            case "outside":
-                return notices.outside(self._prefix, self._limits)
-            case "invalid":
-                return notices.invalid(self._prefix, self._limits, entry.args.get("reason", ""))
-            case "help":
-                return notices.help_text(self._prefix, self._limits)
-            case "status":
-                return await self._status(room)
-            case "fingerprint" if self._identity is not None:
-                return notices.fingerprint(self._identity.fingerprints, self._identity.trouble)
-        return ""
+    async def _announce(self, notice: Announce, room: Room) -> str:
+        if lifetime(notice.setting, self._limits) == notice.was:
+            return notices.unchanged(notice.setting)
+        return await self._announcement(notice, room)
 
-    async def _announce(self, entry: OutboxItem, room: Room) -> str:
-        setting = entry.args["setting"]
-        after = lifetime(setting, self._limits)
-        if entry.kind == "announce" and after == entry.args["was"]:
-            return notices.unchanged(setting)
-        pending = 0 if after else (await self._memory.pending(room.room_id))[0]
+    async def _announcement(self, notice: Announce | AnnounceChange, room: Room) -> str:
+        after = lifetime(notice.setting, self._limits)
         return notices.announcement(
-            await self._name(room, entry.args["sender"]),
-            setting,
+            await self._name(room, notice.sender),
+            notice.setting,
             self._limits,
-            pending=pending,
+            pending=0 if after else await self._pending(room),
             permission=await self._permission(room.room_id),
-            note=entry.args.get("note", ""),
+            note=notice.note if isinstance(notice, AnnounceChange) else "",
         )
+
+    async def _pending(self, room: Room) -> int:
+        return (await self._memory.pending(room.room_id))[0]
 
     async def _status(self, room: Room) -> str:
         pending, due = await self._memory.pending(room.room_id)

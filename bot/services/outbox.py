@@ -9,18 +9,28 @@ from functools import partial
 from random import Random
 from typing import Any, Final, Protocol
 
-from bot.chat.commands import in_thread
+from bot.chat.command_text import in_thread
 from bot.chat.status import Files, Load
 from bot.core.default_lifetime import Defaults, defaults_content
 from bot.core.lifetimes import LifetimeLimits
+from bot.core.outbox import (
+    Announce,
+    Notice,
+    OutboxItem,
+    Outgoing,
+    SetPolicy,
+    WriteDefault,
+    WriteRefused,
+)
 from bot.core.outcome_text import describe
 from bot.core.outcomes import Done, Failed, Outcome, OutcomeError, Refused, TokenRejectedError
-from bot.core.policy import OutboxItem, Outgoing, Room, lifetime, policy_content, read_setting
-from bot.core.policy_forward import not_held
+from bot.core.policy import Room, lifetime, policy_content, read_setting
+from bot.core.policy_forward import overtaken
+from bot.core.ports import RoomState, Speech
 from bot.core.retry import POSTPONE_CEILING, backoff, nobody_answered, retry_in
 from bot.core.timeline import is_gone
 from bot.core.topics import Topic
-from bot.core.types import Event, EventID, Millis, RoomID, UserID
+from bot.core.types import Event, Millis, RoomID
 from bot.services import notice_writer
 from bot.services.clock import Clock
 from bot.services.notice_writer import Identity, NoticeWriter
@@ -37,17 +47,8 @@ WORDS_WITHIN: Final[Millis] = 180_000
 keys of all members' devices."""
 
 
-class Homeserver(notice_writer.Homeserver, Protocol):
+class Homeserver(RoomState, Speech, Protocol):
     """What this service asks of the homeserver."""
-
-    @property
-    def own_id(self) -> UserID: ...  # noqa: D102
-    async def policy_event(self, room_id: RoomID) -> Event | None: ...  # noqa: D102
-    async def set_policy(self, room_id: RoomID, content: dict[str, Any]) -> Outcome: ...  # noqa: D102
-    async def set_defaults(self, room_id: RoomID, content: dict[str, Any]) -> Outcome: ...  # noqa: D102
-    async def say(  # noqa: D102
-        self, room_id: RoomID, content: dict[str, Any], txn: str, *, encrypted: bool
-    ) -> Outcome: ...
 
 
 class Memory(notice_writer.Memory, Protocol):
@@ -58,7 +59,7 @@ class Memory(notice_writer.Memory, Protocol):
     async def next_to_deliver(  # noqa: D102
         self, busy: Collection[RoomID] = (), *, setting: bool | None = None
     ) -> OutboxItem | None: ...
-    async def written(self, entry: OutboxItem, digest: str) -> None: ...  # noqa: D102
+    async def written(self, entry: OutboxItem, digest: str, notice: Announce) -> None: ...  # noqa: D102
     async def delivered(self, entry: OutboxItem, now: Millis) -> None: ...  # noqa: D102
     async def deliver_later(self, entry: OutboxItem, until: Millis) -> None: ...  # noqa: D102
     async def room(self, room_id: RoomID) -> Room | None: ...  # noqa: D102
@@ -133,12 +134,14 @@ class OutboxDelivery:
         if room is None:
             return None
         try:
-            if entry.kind == "set":
-                await self._set(entry, room)
-                return None
-            outcome = await (
-                self._tell_default(room) if entry.kind == "default" else self._say(entry, room)
-            )
+            match entry.content:
+                case SetPolicy() as policy:
+                    await self._set(entry, policy, room)
+                    return None
+                case WriteDefault():
+                    outcome = await self._write_default(room)
+                case notice:
+                    outcome = await self._send(entry, notice, room)
         except OutcomeError as error:
             outcome = error.outcome
         except TokenRejectedError:
@@ -151,19 +154,23 @@ class OutboxDelivery:
             wait = retry_in(outcome, entry.attempts, chance=self._random.random())
             await self._memory.deliver_later(entry, self._clock.now() + wait)
             return describe(outcome)
-        elif entry.kind == "default":
+        else:
+            await self._give_up(entry, outcome)
+        return None
+
+    async def _give_up(self, entry: OutboxItem, outcome: Outcome) -> None:
+        """Forget an entry that can never be delivered."""
+        if isinstance(entry.content, WriteDefault):
             # Asked again when the bot's rights change; until then only the database knows.
             log.info("could not write since when lifetime.default holds in a room")
-            await self._memory.delivered(entry, self._clock.now())
         else:
             log.warning("a notice could not be sent (%s)", describe(outcome))
-            if entry.kind == "set":
+            if isinstance(entry.content, SetPolicy):
                 # The command counted from its own place; what the room's state says counts again.
-                place = {key: entry.args[key] for key in ("thread",) if key in entry.args}
-                outgoing = Outgoing(key=f"{entry.key}:no", kind="reverted", args=place)
+                key, thread = f"{entry.key}:no", entry.thread
+                outgoing = Outgoing(key=key, content=WriteRefused(), thread=thread)
                 await self._memory.take_back(entry, outgoing)
-            await self._memory.delivered(entry, self._clock.now())
-        return None
+        await self._memory.delivered(entry, self._clock.now())
 
     async def _put_off(self, entry: OutboxItem, outcome: Outcome) -> str:
         """It took too long, and would again: others of its kind get more turns meanwhile."""
@@ -172,35 +179,35 @@ class OutboxDelivery:
         await self._memory.deliver_later(entry, self._clock.now() + wait)
         return describe(outcome)
 
-    async def _set(self, entry: OutboxItem, room: Room) -> None:
+    async def _set(self, entry: OutboxItem, policy: SetPolicy, room: Room) -> None:
         """Write the commanded lifetime into the room's state, unless it was changed meanwhile.
 
         The room's state is looked at first: after a crash, what is set there may be our own
         writing, or somebody's later one, which is not to be undone. Raises `OutcomeError`.
         """
         current = await self._homeserver.policy_event(entry.room_id)
-        wanted = int(entry.args["setting"])
+        wanted = policy.setting
         there, digest, sender = self._read(current)
         # Some homeservers do not tell the sender of state; with them the command is written.
-        foreign = sender not in {"", self._homeserver.own_id} and digest != entry.args["base"]
+        foreign = sender not in {"", self._homeserver.own_id} and digest != policy.base
         removed = is_gone(current or {}) and lifetime(room.state_setting, self._limits) is not None
         # What somebody has changed since may have come with the timeline already.
         if foreign or removed or not room.set_by_command:
-            await self._memory.take_back(entry, not_held(entry.key, entry.args))
+            await self._memory.take_back(entry, overtaken(entry.key, policy.sender, entry.thread))
             return
-        marks = [(EventID(mark[0]), int(mark[1])) for mark in entry.args.get("marks", [])]
-        content = policy_content(wanted, marks)
+        content = policy_content(wanted, policy.marks)
         same = there == wanted or (wanted == 0 and current is None and self._limits.default is None)
         # Where something else held in between, who walks back later has to know.
-        held = same and all(setting == wanted for _, setting in marks)
+        held = same and all(setting == wanted for _, setting in policy.marks)
         if not held and (current is None or current.get("content") != content):
             outcome = await self._homeserver.set_policy(entry.room_id, content)
             if not isinstance(outcome, Done):
                 raise OutcomeError(outcome)
             digest = self._digest(outcome.body)
-        await self._memory.written(entry, digest)
+        notice = Announce(setting=wanted, sender=policy.sender, was=policy.was)
+        await self._memory.written(entry, digest, notice)
 
-    async def _tell_default(self, room: Room) -> Outcome:
+    async def _write_default(self, room: Room) -> Outcome:
         """Write into the room's state since when the operator's default holds: disks get lost."""
         if room.defaults == room.published_defaults:
             return Done()
@@ -221,15 +228,15 @@ class OutboxDelivery:
         event_id = told.get("event_id")
         return self._memory.digest(event_id) if event_id and isinstance(event_id, str) else ""
 
-    async def _say(self, entry: OutboxItem, room: Room) -> Outcome:
-        body = await self._notices.text(entry, room)
+    async def _send(self, entry: OutboxItem, notice: Notice, room: Room) -> Outcome:
+        body = await self._notices.text(notice, room)
         if not body:
             return Done()
         content: dict[str, Any] = {"msgtype": "m.notice", "body": body, "m.mentions": {}}
         txn = "say-" + self._memory.digest(f"{entry.room_id}\n{entry.key}")
         say = partial(self._homeserver.say, room.room_id, encrypted=room.encrypted)
-        if "thread" in entry.args:
-            outcome = await say(content | in_thread(entry.args["thread"]), txn)
+        if entry.thread:
+            outcome = await say(content | in_thread(entry.thread), txn)
             if not isinstance(outcome, Refused):
                 return outcome
             txn += "-outside"  # no thread can begin there: whoever wrote the command made it up

@@ -11,8 +11,9 @@ from typing import Final, Protocol
 from bot.chat.notices import messages
 from bot.core.durations import words
 from bot.core.lifetimes import LifetimeLimits
+from bot.core.outbox import Outgoing, RedactionsRefused, Resumed, Suspended
 from bot.core.outcomes import Forbidden, NotFound, OutcomeError
-from bot.core.policy import Outgoing, Room, lifetime
+from bot.core.policy import Room, lifetime
 from bot.core.ports import Membership, RoomState
 from bot.core.power_levels import Power
 from bot.core.timers import Review
@@ -160,8 +161,9 @@ class Permissions:
             return []  # there is nothing to remove here, so nothing is paused
         kind = "suspended" if suspended else "resumed"
         log.info("a room is %s", kind)
-        args = {"need": power.to_redact, "have": power.of(self._homeserver.own_id)}
-        return [Outgoing(key=f"{kind}:{self._clock.now()}", kind=kind, args=args)]
+        have = power.of(self._homeserver.own_id)
+        news = Suspended(need=power.to_redact, have=have) if suspended else Resumed()
+        return [Outgoing(key=f"{kind}:{self._clock.now()}", content=news)]
 
     def _stuck(self, older_than: Millis) -> Outgoing:
         """The power suffices, and the homeserver refuses all the same: it has to be told."""
@@ -172,8 +174,8 @@ class Permissions:
                 " in Synapse's configuration longer than the longest lifetime, or take it out"
             )
         log.warning("messages stay in a room that should go: the homeserver refuses, %s", why)
-        args = {"older_than": older_than}
-        return Outgoing(key=f"stuck:{self._clock.now()}", kind="stuck", args=args)
+        news = RedactionsRefused(older_than=older_than)
+        return Outgoing(key=f"refused:{self._clock.now()}", content=news)
 
     async def _is_in(self, room: Room) -> bool:
         """Whether the bot is in the room; when it is not, the room is forgotten.

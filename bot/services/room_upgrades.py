@@ -9,7 +9,8 @@ from random import Random
 from typing import Final, Protocol
 
 from bot.core.invitations import Invite
-from bot.core.lifetimes import POLICY_EVENT
+from bot.core.lifetimes import POLICY_EVENT, Setting
+from bot.core.outbox import MovedHere, News, Outgoing, PowerNeededHere, RoomReplaced, Welcome
 from bot.core.outcomes import (
     Done,
     Failed,
@@ -19,12 +20,11 @@ from bot.core.outcomes import (
     RateLimited,
     Unreachable,
 )
-from bot.core.policy import Outgoing, Room, policy_content, read_setting
+from bot.core.policy import Room, policy_content, read_setting
 from bot.core.ports import Membership, PolicyWriting, RoomState
 from bot.core.power_levels import Power
 from bot.core.retry import POSTPONE_CEILING
 from bot.core.successors import Stage, Successor, goes_along, predecessor, replacement
-from bot.core.timeline import Setting
 from bot.core.topics import Topic
 from bot.core.types import Event, Millis, RoomID, UserID
 from bot.services.clock import Clock
@@ -161,7 +161,7 @@ class RoomUpgrades:
         return goes_along(policy, tombstone, member)
 
     def _closed(self, one: Successor) -> Outgoing:
-        return Outgoing(key=f"closed:{one.room_id}", kind="closed", args={})
+        return Outgoing(key=f"closed:{one.room_id}", content=RoomReplaced())
 
     # --- the way into the new one ----------------------------------------------------------
 
@@ -224,7 +224,7 @@ class RoomUpgrades:
         elif policy is None or not self._is_own(policy, setting):
             await self._done(one, self._greeting(one))  # somebody has set one: that holds
             return
-        await self._done(one, [self._outgoing(one, "moved", setting=setting)])
+        await self._done(one, [_outgoing(one, "moved", MovedHere(setting=setting))])
 
     def _is_own(self, policy: Event, setting: int) -> bool:
         """Whether the bot has set it, and was interrupted before it could say so."""
@@ -233,8 +233,9 @@ class RoomUpgrades:
 
     async def _say_what_it_needs(self, one: Successor, power: Power, setting: int) -> None:
         need = max(power.to_send_state(POLICY_EVENT), power.to_redact)
-        args = {"setting": setting, "need": need, "have": power.of(self._homeserver.own_id)}
-        said = [] if one.needs_announced else [self._outgoing(one, "needs", **args)]
+        have = power.of(self._homeserver.own_id)
+        news = PowerNeededHere(setting=setting, need=need, have=have)
+        said = [] if one.needs_announced else [_outgoing(one, "needs", news)]
         await self._successors.move(
             one, Stage.POWERLESS, *said, where=one.room_id, needs_announced=True
         )
@@ -269,11 +270,9 @@ class RoomUpgrades:
         await self._successors.move(one, Stage.DONE, *said, where=one.room_id)
 
     def _greeting(self, one: Successor) -> list[Outgoing]:
-        return (
-            [self._outgoing(one, "welcome")]
-            if one.welcome_withheld and not one.needs_announced
-            else []
-        )
+        withheld = one.welcome_withheld and not one.needs_announced
+        return [_outgoing(one, "welcome", Welcome())] if withheld else []
 
-    def _outgoing(self, one: Successor, kind: str, **args: int) -> Outgoing:
-        return Outgoing(key=f"{kind}:{one.predecessor}", kind=kind, args=args)
+
+def _outgoing(one: Successor, key: str, news: News) -> Outgoing:
+    return Outgoing(key=f"{key}:{one.predecessor}", content=news)

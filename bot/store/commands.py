@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Final
 
-from bot.core.policy import OutboxItem, Outgoing, RoomState
-from bot.core.policy_forward import not_held
-from bot.core.timeline import Change, Command, Item, MediaReference, Message, Undecryptable
+from bot.core.commands import Command, PendingCommand, Right, UndecidedCommand
+from bot.core.outbox import Announce, OutboxItem, Outgoing, RightUnknown
+from bot.core.policy import RoomState
+from bot.core.policy_forward import overtaken
+from bot.core.timeline import Change, Item, MediaReference, Message, Undecryptable
 from bot.core.types import EventID, Millis, RoomID, UserID
-from bot.core.undecided import PendingCommand, UndecidedCommand
+from bot.store.command_json import dump_effect, load_request
 from bot.store.database import Database, Row
 from bot.store.gaps import Gaps
 from bot.store.handled_commands import count_once, remember_handled
 from bot.store.media import attach
 from bot.store.megolm_sessions import FIRST, HEARD, remember_key_uses, reread
-from bot.store.outbox import enqueue
+from bot.store.outbox import content_row, enqueue
 from bot.store.permissions import CHECK_POLICY_AT, ROOM
 from bot.store.retries import first_ready, next_ready, put_off
 
 SYNCED: Final = "SELECT value FROM meta WHERE key = 'token'"
 REVISION: Final = "SELECT revision FROM rooms WHERE id = ?"
 UNWRITTEN: Final = "SELECT room FROM outbox WHERE id = ? AND kind = 'set'"
-WRITTEN: Final = "UPDATE outbox SET kind = 'announce', retry_at = 0, attempts = 0 WHERE id = ?"
+WRITTEN: Final = "UPDATE outbox SET kind = ?, args = ?, retry_at = 0, attempts = 0 WHERE id = ?"
 SEEN: Final = (
     "UPDATE rooms SET set_by_command = 0, awaited_digest = '' WHERE id = ? AND (? = ''"
     " OR policy_digest = ?)"
@@ -42,14 +45,13 @@ MOST_OF_ONE: Final = 50
 KNOWN: Final = "UPDATE pending_commands SET revision = ? WHERE room = ? AND digest = ? RETURNING id"
 CROWD: Final = "SELECT count(*), coalesce(sum(sender = ?), 0) FROM pending_commands WHERE room = ?"
 WAIT: Final = (
-    "INSERT INTO pending_commands (room, digest, event_id, sender, setting, sent, read_at,"
-    " device_id,"
-    " device_key, thread, revision) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    "INSERT INTO pending_commands (room, digest, event_id, sender, needed_right, request, sent,"
+    " read_at, device_id, device_key, thread, revision) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 NEXT: Final = next_ready(
     "pending_commands",
-    "q.id, q.digest, q.event_id, q.sender, q.setting, q.sent, q.read_at, q.device_id,"
-    " q.device_key, q.thread",
+    "q.id, q.digest, q.event_id, q.sender, q.needed_right, q.request, q.sent, q.read_at,"
+    " q.device_id, q.device_key, q.thread",
     # One after the other: a later command counts after an earlier one.
     where="NOT EXISTS (SELECT 1 FROM pending_commands e WHERE e.room = q.room AND e.id < q.id)"
     " AND NOT EXISTS (SELECT 1 FROM gaps WHERE room = r.id)",
@@ -121,9 +123,7 @@ class Commands:
         revision = await db.one(REVISION, row)
         if revision != (then,):
             await remember_handled(db, [one.digest for one in said], [], now)
-            await enqueue(
-                db, row, [not_held(one.digest, one.args | {"sender": one.sender}) for one in said]
-            )
+            await enqueue(db, row, [overtaken(one.digest, one.sender, one.thread) for one in said])
             return False
         token = await db.one(SYNCED)
         assert token is not None
@@ -149,12 +149,13 @@ class Commands:
             digest=row[4],
             event_id=EventID(row[5]),
             sender=UserID(row[6]),
-            setting=row[7],
-            sent=row[8],
-            read_at=row[9],
-            device_id=row[10],
-            device_key=row[11],
-            thread=row[12],
+            right=Right(row[7]),
+            request=load_request(json.loads(row[8])),
+            sent=row[9],
+            read_at=row[10],
+            device_id=row[11],
+            device_key=row[12],
+            thread=row[13],
         )
         return PendingCommand(
             id=row[3], room_id=RoomID(row[0]), command=command, attempts=row[1], retry_at=row[2]
@@ -201,17 +202,18 @@ class Commands:
 
     # --- in force, and not in the room's state yet ---------------------------------------
 
-    async def written(self, entry: OutboxItem, digest: str) -> None:
+    async def written(self, entry: OutboxItem, digest: str, notice: Announce) -> None:
         """The room's state says what was commanded, by the event with this digest: now say so.
 
-        Empty: no event needs to say it. Until that event has come with the timeline, nobody who
+        Empty: no event needs to say it. `notice` takes the place of `entry`. Until that event has
+        come with the timeline, nobody who
         walks back knows since when it holds. Nothing happens if a later command has taken the
         debt's place.
         """
         async with self._db.transaction() as db:
             row = await db.one(UNWRITTEN, entry.id)
             if row is not None:
-                await db.rows(WRITTEN, entry.id)
+                await db.rows(WRITTEN, *content_row(replace(entry, content=notice)), entry.id)
                 await db.rows(SEEN, row[0], digest, digest)
                 await db.rows(AWAIT, digest, row[0])
 
@@ -243,8 +245,9 @@ async def remember_undecided(
         assert crowd is not None
         if crowd[0] >= MOST_WAITING or crowd[1] >= MOST_OF_ONE:
             await remember_handled(db, [one.digest], [], now)
-            args = {"sender": one.sender} | ({"thread": one.thread} if one.thread else {})
-            await enqueue(db, row, [Outgoing(key=one.digest, kind="unjudged", args=args)])
+            answer = RightUnknown(sender=one.sender)
+            await enqueue(db, row, [Outgoing(key=one.digest, content=answer, thread=one.thread)])
             continue
-        values = (row, one.digest, one.event_id, one.sender, one.setting, one.sent, one.read_at)
+        asked = (one.right.value, json.dumps(dump_effect(one.request)))
+        values = (row, one.digest, one.event_id, one.sender, *asked, one.sent, one.read_at)
         await db.rows(WAIT, *values, one.device_id, one.device_key, one.thread, state.revision)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from bot.core.default_lifetime import Defaults, DefaultSaid, change, current, keeps_longer
-from bot.core.policy import Outgoing
+from bot.core.outbox import Outgoing, WriteDefault
 from bot.core.timeline import Item
 from bot.core.types import Millis, RoomID
 from bot.store.database import Database, run
@@ -111,7 +111,7 @@ async def publish_defaults(db: Database, row: int) -> None:
     found = await db.one(UNPUBLISHED, row)
     if found is not None:
         latest = load_defaults(found[0])[-1][0]
-        await enqueue(db, row, [Outgoing(key=f"default:{latest}", kind="default", args={})])
+        await enqueue(db, row, [Outgoing(key=f"default:{latest}", content=WriteDefault())])
 
 
 async def shift_defaults(db: Database, now: Millis) -> None:

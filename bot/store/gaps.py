@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Collection
 from dataclasses import asdict
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
+from bot.core.commands import Command, UndecidedCommand
 from bot.core.default_lifetime import DefaultBegins, DefaultSaid
-from bot.core.policy import Outgoing
+from bot.core.outbox import MessagesMissed, Outgoing
 from bot.core.timeline import (
     Change,
-    Command,
     Encrypted,
     Gap,
     Item,
@@ -23,7 +23,7 @@ from bot.core.timeline import (
     Undecryptable,
 )
 from bot.core.types import Millis, RoomID
-from bot.core.undecided import UndecidedCommand
+from bot.store.command_json import dump_command, load_command, load_undecided
 from bot.store.database import Database, Row, run
 from bot.store.megolm_sessions import FIRST, remember_key_uses
 from bot.store.outbox import enqueue
@@ -207,7 +207,7 @@ class Gaps:
             if row is not None:
                 if await db.one(MISSED, row[0]) is None:
                     await enqueue(
-                        db, row[0], [Outgoing(key=f"missed:{gap.id}", kind="missed", args={})]
+                        db, row[0], [Outgoing(key=f"missed:{gap.id}", content=MessagesMissed())]
                     )
                 sweep = Sweep(room_id=gap.room_id, whole_room=True, since=0, until=now)
                 await begin_sweep(db, row[0], sweep, gap_given_up=True)
@@ -261,8 +261,8 @@ async def _put(db: Database, row: int, part: int, first: int, items: list[Item])
 
 
 def _json(item: Item) -> str:
-    data: dict[str, Any] = asdict(item) | {"is": NAMES[type(item)]}
-    return json.dumps(data)
+    data = dump_command(item) if isinstance(item, Command | UndecidedCommand) else asdict(item)
+    return json.dumps(data | {"is": NAMES[type(item)]})
 
 
 def _item(row: Row) -> Item:
@@ -270,4 +270,7 @@ def _item(row: Row) -> Item:
     if event_id is not None:
         return Message(event_id=event_id, sent=sent, parent=parent)
     data = json.loads(other)
-    return KINDS[data.pop("is")](**data)
+    kind = KINDS[data.pop("is")]
+    if kind is Command:
+        return load_command(data)
+    return load_undecided(data) if kind is UndecidedCommand else kind(**data)

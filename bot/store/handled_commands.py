@@ -6,9 +6,9 @@ import json
 from collections.abc import Sequence
 from typing import Final
 
-from bot.core.timeline import Command, Item
+from bot.core.commands import Command, UndecidedCommand
+from bot.core.timeline import Item
 from bot.core.types import Millis
-from bot.core.undecided import UndecidedCommand
 from bot.store.database import Database
 
 HANDLED_FOR: Final = 90 * 24 * 3_600_000

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Collection
-from dataclasses import asdict
 from typing import Final
 
-from bot.core.policy import OutboxItem, Outgoing
-from bot.core.policy_forward import overtaken, succeed
+from bot.core.outbox import OutboxItem, Outgoing, SetPolicy, admitted
+from bot.core.policy_forward import succeed
 from bot.core.types import Millis, RoomID
 from bot.store.database import Database, Row, as_json
+from bot.store.outbox_rows import dump, load
 from bot.store.retries import next_ready, put_off
+
+log = logging.getLogger(__name__)
 
 ENQUEUE: Final = "INSERT OR IGNORE INTO outbox (room, key, kind, args) VALUES (?, ?, ?, ?)"
 OWING: Final = "SELECT count(*) FROM outbox WHERE room = ?"
-MOST_OUTGOING: Final = 100
-"""Answers that wait for one room at once; more were asked for than anybody reads."""
-MUST: Final = frozenset(
-    {"set", "announce", "default", "reverted", "suspended", "resumed", "welcome", "moved", "needs"}
-)
-"""What is owed all the same: it tells whether messages disappear."""
-MOST_MUST: Final = 200
-"""With those, a room whose notices cannot be sent is owed no more than this; a lifetime is set."""
-SUPERSEDE: Final = "DELETE FROM outbox WHERE room = ? AND kind = 'set' RETURNING key, args"
+SUPERSEDE: Final = "DELETE FROM outbox WHERE room = ? AND kind = 'set' RETURNING key, kind, args"
 NEXT_SETTING: Final = next_ready(
     "outbox", "q.id, q.key, q.kind, q.args", index="outbox_setting", where="q.kind = 'set'"
 )
@@ -52,21 +47,17 @@ class Outbox:
         oldest that is owed to its room. `None`: a lifetime if there is one, else words.
         """
         kinds = {True: (NEXT_SETTING,), False: (NEXT_WORDS,), None: (NEXT_SETTING, NEXT_WORDS)}
-        row: Row | None = None
+        dropped, found = 0, None
         async with self._db.transaction() as db:
             for sql in kinds[setting]:
-                row = row or await db.one(sql, as_json(busy))
-        if row is None:
-            return None
-        return OutboxItem(
-            room_id=RoomID(row[0]),
-            attempts=row[1],
-            retry_at=row[2],
-            id=row[3],
-            key=row[4],
-            kind=row[5],
-            args=json.loads(row[6]),
-        )
+                while found is None and (row := await db.one(sql, as_json(busy))) is not None:
+                    found = _item(row)
+                    if found is None:
+                        dropped += 1
+                        await db.rows(DELIVERED, row[3])
+        if dropped:
+            log.warning("%d entries of the outbox could not be read, and are dropped", dropped)
+        return found
 
     async def delivered(self, entry: OutboxItem, now: Millis = 0) -> None:
         """The entry was delivered; the room's next one comes after those that wait in others."""
@@ -86,23 +77,46 @@ async def enqueue(db: Database, row: int, outgoing: list[Outgoing]) -> None:
 
     Of answers, no more than somebody may read.
     """
-    if any(one.kind == "set" for one in outgoing):
-        before = [
-            Outgoing(key=one[0], kind="set", args=json.loads(one[1]))
-            for one in await db.rows(SUPERSEDE, row)
-        ]
-        new = next(one for one in outgoing if one.kind == "set")
-        last = succeed(before, new)
-        outgoing = overtaken(before, new) + [last if one is new else one for one in outgoing]
-    found = await db.one(OWING, row) if outgoing else None
-    free = max(0, MOST_OUTGOING - int(found[0])) if found else 0
-    answers = [one for one in outgoing if one.kind not in MUST]
-    if len(answers) > free:
-        dropped = {one.key for one in answers[free:]}
-        outgoing = [one for one in outgoing if one.kind in MUST or one.key not in dropped]
-    free = max(0, MOST_MUST - int(found[0])) if found else 0
-    others = [one for one in outgoing if one.kind != "set"][:free]
-    outgoing = [one for one in outgoing if one.kind == "set" or one in others]
-    await db.many(
-        ENQUEUE, [(row, one.key, one.kind, json.dumps(asdict(one)["args"])) for one in outgoing]
+    if not outgoing:
+        return
+    new = next((one for one in outgoing if isinstance(one.content, SetPolicy)), None)
+    if new is not None:
+        before = [_outgoing(*one) for one in await db.rows(SUPERSEDE, row)]
+        *answers, last = succeed([one for one in before if one is not None], new)
+        outgoing = answers + [last if one is new else one for one in outgoing]
+    waiting = await db.one(OWING, row)
+    assert waiting is not None
+    rows = [(row, one.key, *content_row(one)) for one in admitted(outgoing, int(waiting[0]))]
+    await db.many(ENQUEUE, rows)
+
+
+def content_row(outgoing: Outgoing | OutboxItem) -> tuple[str, str]:
+    """Return the columns `kind` and `args`; the thread stands among the arguments."""
+    name, args = dump(outgoing.content)
+    thread = {"thread": outgoing.thread} if outgoing.thread else {}
+    return name, json.dumps(args | thread)
+
+
+def _outgoing(key: str, kind: str, args: str) -> Outgoing | None:
+    """Return what these columns say; `None`: they cannot be read."""
+    try:
+        data = json.loads(args)
+        thread = data.pop("thread", "") if isinstance(data, dict) else ""
+        return Outgoing(key=key, content=load(kind, data), thread=str(thread))
+    except ValueError:
+        return None
+
+
+def _item(row: Row) -> OutboxItem | None:
+    found = _outgoing(row[4], row[5], row[6])
+    if found is None:
+        return None
+    return OutboxItem(
+        room_id=RoomID(row[0]),
+        attempts=row[1],
+        retry_at=row[2],
+        id=row[3],
+        key=found.key,
+        content=found.content,
+        thread=found.thread,
     )

@@ -223,7 +223,8 @@ TABLES: Final = f"""
         digest TEXT NOT NULL,              -- of the command's event
         event_id TEXT NOT NULL,
         sender TEXT NOT NULL,
-        setting INTEGER NOT NULL,          -- the lifetime that is asked for; 0: off
+        needed_right TEXT NOT NULL,        -- what it takes to be allowed it
+        request TEXT NOT NULL,             -- JSON: what it asks for
         sent INTEGER NOT NULL,             -- when its own lifetime began
         read_at INTEGER NOT NULL,          -- when it was read
         device_id TEXT NOT NULL,           -- that encrypted it; empty: none

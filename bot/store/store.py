@@ -12,7 +12,8 @@ from typing import Final
 from bot.core.default_lifetime import DefaultBegins
 from bot.core.invitations import Invite
 from bot.core.lifetimes import LifetimeLimits
-from bot.core.policy import Outgoing, Room
+from bot.core.outbox import Outgoing, Welcome
+from bot.core.policy import Room
 from bot.core.policy_forward import Decision, decide
 from bot.core.timeline import Item, RoomUpdate
 from bot.core.topics import Topic
@@ -227,8 +228,8 @@ class Store(Timers, Permissions, LeftRooms, Outbox, Commands, RoomDefaults, Medi
         if update.entered:
             await db.rows("UPDATE rooms SET just_joined = 1 WHERE id = ?", row)
             if not await enter(db, update.room_id):
-                args = {"back": back}
-                await enqueue(db, row, [Outgoing(key=f"welcome:{now}", kind="welcome", args=args)])
+                greeting = Outgoing(key=f"welcome:{now}", content=Welcome(back=back))
+                await enqueue(db, row, [greeting])
         await self._welcomed(db, row, update, now)
 
     async def _meet_default(

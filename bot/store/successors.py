@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Final
 
-from bot.core.policy import Outgoing
+from bot.core.outbox import Outgoing
 from bot.core.successors import Stage, Successor
 from bot.core.types import Millis, RoomID
 from bot.store.database import Database, Row, run

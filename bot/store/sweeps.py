@@ -6,7 +6,8 @@ import json
 from collections.abc import Collection, Sequence
 from typing import Final
 
-from bot.core.policy import NewTimer, Outgoing
+from bot.core.outbox import MessagesMissed, Outgoing
+from bot.core.policy import NewTimer
 from bot.core.policy_backward import PolicyBackward
 from bot.core.timeline import MediaReference, Sweep
 from bot.core.types import EventID, Millis, RoomID
@@ -171,7 +172,7 @@ class Sweeps:
             row = await db.one(ROW, sweep.room_id)
             if row is not None:
                 await db.rows("DELETE FROM sweeps WHERE room = ?", row[0])
-                outgoing = Outgoing(key=f"missed:{sweep.until}", kind="missed", args={})
+                outgoing = Outgoing(key=f"missed:{sweep.until}", content=MessagesMissed())
                 await enqueue(db, row[0], [outgoing])
 
     async def left(self) -> int:

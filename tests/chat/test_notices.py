@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bot.chat import notices, status
-from bot.chat.commands import TABLE, parse
+from bot.chat.command_text import parse
+from bot.chat.commands import TABLE
 from bot.chat.notices import LONGEST_NAME, Permission
+from bot.core.commands import SetLifetime
 from bot.core.durations import LONGEST
-from bot.core.lifetimes import LifetimeLimits
-from bot.core.timeline import OFF, Setting
+from bot.core.lifetimes import OFF, LifetimeLimits, Setting
 from bot.core.types import Millis
 
 SECOND, MINUTE, HOUR, DAY = 1_000, 60_000, 3_600_000, 86_400_000
@@ -289,7 +290,7 @@ def test_the_example_that_is_given_would_be_accepted(limits: LifetimeLimits) -> 
         line = "!expire " + rest.split(",", 1)[0]
         found = parse(line, "!expire")
         assert found is not None
-        assert found.setting == notices.example(limits)
+        assert found.effect == SetLifetime(setting=notices.example(limits))
 
 
 def test_an_answer_to_nonsense_gives_the_reason_and_a_way_out() -> None:
@@ -315,14 +316,14 @@ def test_what_stays_or_comes_back_is_counted(count: int, counted: str) -> None:
 
 
 def test_who_cannot_be_helped_is_told_the_age_if_known() -> None:
-    assert "messages older than 3 days here" in notices.stuck(3 * DAY)
-    assert "some messages here" in notices.stuck(0)
+    assert "messages older than 3 days here" in notices.redactions_refused(3 * DAY)
+    assert "some messages here" in notices.redactions_refused(0)
 
 
 def test_a_bot_that_lacks_a_right_names_the_level_and_its_own() -> None:
     for said in (notices.suspended(WEAK), notices.paused(WEAK), notices.powerless(50, 0)):
         assert "power level 50, and I have 0" in said
-    assert "does not hold" in notices.reverted()
+    assert "does not hold" in notices.write_refused()
     assert notices.refused("bob\n", 50, 0) == (
         "bob, changing this needs power level 50 here, and you have 0."
     )

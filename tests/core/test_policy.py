@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot.core.lifetimes import LifetimeLimits
+from bot.core.commands import Command, Effect, SetLifetime
+from bot.core.lifetimes import OFF, LifetimeLimits, Setting
 from bot.core.policy import LARGEST, RoomState, lifetime, policy_content, read_setting
 from bot.core.policy_forward import Decision, decide
-from bot.core.timeline import OFF, Change, Command, Item, Message, Redaction, Setting
+from bot.core.timeline import Change, Item, Message, Redaction
 from bot.core.types import EventID, Millis, UserID
 
 ALICE, BOT = UserID("@alice:example.org"), UserID("@bot:example.org")
@@ -34,8 +35,11 @@ def change(setting: Setting, digest: str, *, sender: UserID = ALICE, **more: Any
     return Change(setting=setting, sender=sender, digest=digest, **more)
 
 
-def said(setting: Setting, digest: str, kind: str = "set", *, suspends: bool = False) -> Command:
-    return Command(digest=digest, sender=ALICE, kind=kind, setting=setting, suspends=suspends)
+def said(
+    setting: Setting, digest: str, effect: Effect | None = None, *, suspends: bool = False
+) -> Command:
+    effect = SetLifetime(setting=setting) if setting is not None else effect
+    return Command(digest=digest, sender=ALICE, effect=effect, suspends=suspends)
 
 
 def redaction(target: str, digest: str = "r") -> Redaction:

@@ -7,10 +7,21 @@ from typing import Any
 
 import pytest
 
-from bot.core.lifetimes import LifetimeLimits
+from bot.core.commands import Command, Effect, SetLifetime
+from bot.core.lifetimes import OFF, LifetimeLimits, Setting
+from bot.core.outbox import (
+    AnnounceChange,
+    AnswerHelp,
+    AnswerInvalid,
+    AnswerOutsideLimits,
+    AnswerStatus,
+    Overtaken,
+    SenderNotAllowed,
+    SetPolicy,
+)
 from bot.core.policy import LARGEST, RoomState
 from bot.core.policy_forward import Decision, decide
-from bot.core.timeline import OFF, Change, Command, Item, Message, Redaction, Setting
+from bot.core.timeline import Change, Item, Message, Redaction
 from bot.core.types import EventID, Millis, UserID
 
 ALICE, BOT = UserID("@alice:example.org"), UserID("@bot:example.org")
@@ -32,8 +43,11 @@ def change(setting: Setting, digest: str, *, sender: UserID = ALICE, **more: Any
     return Change(setting=setting, sender=sender, digest=digest, **more)
 
 
-def said(setting: Setting, digest: str, kind: str = "set", *, suspends: bool = False) -> Command:
-    return Command(digest=digest, sender=ALICE, kind=kind, setting=setting, suspends=suspends)
+def said(
+    setting: Setting, digest: str, effect: Effect | None = None, *, suspends: bool = False
+) -> Command:
+    effect = SetLifetime(setting=setting) if setting is not None else effect
+    return Command(digest=digest, sender=ALICE, effect=effect, suspends=suspends)
 
 
 def redaction(target: str, digest: str = "r") -> Redaction:
@@ -57,14 +71,16 @@ def known(setting: Setting, digest: str, *, revision: int) -> RoomState:
 
 
 def told(found: Decision) -> list[tuple[str, Any]]:
-    return [(outgoing.kind, outgoing.args.get("setting")) for outgoing in found.outgoing]
+    names = {SetPolicy: "set", AnnounceChange: "changed", Overtaken: "overtaken"}
+    return [
+        (names[type(one.content)], getattr(one.content, "setting", None)) for one in found.outgoing
+    ]
 
 
 def test_a_change_by_somebody_is_told_once_with_who_and_what() -> None:
     found = walk(change(MINUTE, "a"), state=RoomState(setting=HOUR, policy_digest="before"))
     [outgoing] = found.outgoing
-    assert outgoing.kind == "changed"
-    assert outgoing.args == {"sender": ALICE, "setting": MINUTE, "was": HOUR, "note": ""}
+    assert outgoing.content == AnnounceChange(sender=ALICE, setting=MINUTE)
     assert found.state == known(MINUTE, "a", revision=1)
 
 
@@ -110,8 +126,8 @@ def test_what_cannot_be_read_changes_nothing_and_is_told(held: int) -> None:
     state = RoomState(setting=held, policy_digest="before")
     found = walk(change(None, "a", note="unreadable"), message(1), state=state)
     assert spans(found) == ({"1": MINUTE} if held else {})
-    assert found.outgoing[0].args["setting"] == held
-    assert found.outgoing[0].args["note"] == "unreadable"
+    expected = AnnounceChange(sender=ALICE, setting=held, note="unreadable")
+    assert found.outgoing[0].content == expected
     assert (found.state.setting, found.state.policy_digest) == (held, "a")
 
 
@@ -195,7 +211,7 @@ def test_what_the_bots_account_sets_by_itself_counts_and_is_not_told() -> None:
 
 
 def test_a_later_command_takes_the_place_of_one_in_the_same_update() -> None:
-    found = walk(said(None, "h", kind="help"), said(MINUTE, "c1"), said(HOUR, "c2"))
+    found = walk(said(None, "h", AnswerHelp()), said(MINUTE, "c1"), said(HOUR, "c2"))
     assert [outgoing.key for outgoing in found.outgoing] == ["h", "c2"]
     assert found.handled == ["h", "c1", "c2"]
 
@@ -203,13 +219,21 @@ def test_a_later_command_takes_the_place_of_one_in_the_same_update() -> None:
 def test_a_command_remembers_what_it_was_said_upon() -> None:
     state = RoomState(setting=MINUTE, policy_digest="before")
     [outgoing] = walk(said(HOUR, "c"), state=state).outgoing
-    expected = {"base": "before", "was": MINUTE, "setting": HOUR, "sender": ALICE, "marks": []}
-    assert outgoing.args == expected
+    assert outgoing.content == SetPolicy(base="before", was=MINUTE, setting=HOUR, sender=ALICE)
 
 
-@pytest.mark.parametrize("kind", ["help", "status", "refused", "invalid", "outside"])
-def test_a_command_that_sets_nothing_changes_nothing(kind: str) -> None:
-    found = walk(change(MINUTE, "a"), said(None, "c", kind=kind), message(1))
+@pytest.mark.parametrize(
+    "effect",
+    [
+        AnswerHelp(),
+        AnswerStatus(),
+        SenderNotAllowed(sender=ALICE, need=50, have=0),
+        AnswerInvalid(),
+        AnswerOutsideLimits(),
+    ],
+)
+def test_a_command_that_sets_nothing_changes_nothing(effect: Effect) -> None:
+    found = walk(change(MINUTE, "a"), said(None, "c", effect), message(1))
     assert spans(found) == {"1": MINUTE}
     assert not found.state.set_by_command
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from bot.core.timeline import Command
+from bot.core.commands import Command
+from bot.core.outbox import DeviceUnverified
 from bot.services.event_reader import EventReader
 from tests.support.fake_homeserver import ALICE, BOB
 from tests.support.harness import LIMITS, MINUTE, Harness
@@ -37,8 +38,8 @@ async def test_only_encrypted_changes_ask_for_a_signed_device(
     items = await reader.items(room, [event], encrypted=encrypted, live=True, since=0, now=1)
     said = [item for item in items if isinstance(item, Command)]
     counts = "status" in text or not encrypted or signed or not signed_only
-    assert [one.kind == "unsigned" for one in said] == [not counts]
-    assert all(one.setting is None for one in said if one.kind == "unsigned")
+    assert [isinstance(one.effect, DeviceUnverified) for one in said] == [not counts]
+    assert all(one.setting is None for one in said if isinstance(one.effect, DeviceUnverified))
 
 
 # The levels are asked for once a batch; they must not be those of the batch before.

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from bot.core.commands import Command, SetLifetime
 from bot.core.invitations import Invite
-from bot.core.policy import Outgoing
-from bot.core.timeline import Change, Command, Item, Message, RoomUpdate, Undecryptable
+from bot.core.outbox import AnswerHelp, Outgoing, SetPolicy, Suspended
+from bot.core.timeline import Change, Item, Message, RoomUpdate, Undecryptable
 from bot.core.types import EventID, RoomID, UserID
 from bot.store import Store
 from bot.store.handled_commands import remember_handled
@@ -46,7 +47,9 @@ async def count(store: Store, what: str) -> int:
 
 
 def helps(numbers: range) -> list[Item]:
-    return [Command(digest=f"help {number}", sender=ALICE, kind="help") for number in numbers]
+    return [
+        Command(digest=f"help {number}", sender=ALICE, effect=AnswerHelp()) for number in numbers
+    ]
 
 
 def undecryptable(sender: str, numbers: range) -> list[Item]:
@@ -97,7 +100,7 @@ async def test_a_command_counts_once_in_90_days(store: Store) -> None:
 
 
 async def test_a_command_over_the_limit_is_remembered_for_a_day(store: Store) -> None:
-    surplus = Command(digest="surplus", sender=ALICE, kind="surplus")
+    surplus = Command(digest="surplus", sender=ALICE, effect=None)
     await commit(store, surplus)
     await commit(store, at=NOW + DAY)
     assert await count(store, "handled_commands") == 1
@@ -124,7 +127,7 @@ async def test_a_room_is_owed_100_answers_however_they_were_asked_for(store: Sto
     assert await count(store, "outbox") == 100
     await commit(store, *helps(range(200, 201)))
     await store.reviewed(
-        ROOM, suspended=True, outgoing=[Outgoing(key="k", kind="suspended", args={})]
+        ROOM, suspended=True, outgoing=[Outgoing(key="k", content=Suspended(need=1, have=0))]
     )
     assert await count(store, "outbox") == 101
     entry = await store.next_to_deliver()
@@ -179,14 +182,14 @@ async def test_20_commands_that_were_not_written_are_remembered(store: Store) ->
         said = Command(
             digest=f"set {number}",
             sender=ALICE,
-            kind="set",
-            setting=MINUTE + number,
+            effect=SetLifetime(setting=MINUTE + number),
             event_id=EventID(f"${number}"),
         )
         await commit(store, said)
     entry = await store.next_to_deliver()
     assert entry is not None
-    places = [mark[0] for mark in entry.args["marks"]]
+    assert isinstance(entry.content, SetPolicy)
+    places = [mark[0] for mark in entry.content.marks]
     assert places == [f"${number}" for number in range(5, 25)]
 
 

@@ -8,8 +8,8 @@ import time
 import pytest
 
 from bot.core.invitations import Invite
+from bot.core.outbox import AnswerHelp, Outgoing
 from bot.core.outcomes import Unreachable
-from bot.core.policy import Outgoing
 from bot.core.successors import Stage, Successor
 from bot.core.timeline import Gap, MediaReference, Message, Redaction, RoomUpdate, Sweep
 from bot.core.types import EventID, Millis, RoomID
@@ -170,7 +170,7 @@ async def test_nothing_in_the_database_waits_for_a_moment_of_the_old_clock(
     assert waiting is not None
     await harness.store.invitations.later(waiting, ahead, counts=True)
     await harness.store.reviewed(
-        room, suspended=False, outgoing=[Outgoing(key="k", kind="help", args={})]
+        room, suspended=False, outgoing=[Outgoing(key="k", content=AnswerHelp())]
     )
     entry = await harness.store.next_to_deliver()
     assert entry is not None

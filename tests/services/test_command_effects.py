@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from bot.core.commands import Command, SetLifetime
 from bot.core.lifetimes import POLICY_EVENT
 from bot.core.outcomes import Failed, Forbidden, Outcome, Refused
-from bot.core.timeline import Command, RoomUpdate, Sweep
+from bot.core.timeline import RoomUpdate, Sweep
 from bot.core.types import RoomID, UserID
 from tests.services.test_outbox import command, setting
 from tests.support.fake_homeserver import ALICE, BOB, BOT
@@ -163,7 +164,7 @@ async def test_the_mark_stays_until_the_state_event_has_come(
         pass  # written, and nobody reads
     assert await marked(harness)
     # The same again, before the event of the first has come: nothing is written for it.
-    said = Command(digest="again", sender=ALICE, kind="set", setting=MINUTE)
+    said = Command(digest="again", sender=ALICE, effect=SetLifetime(setting=MINUTE))
     token, _ = await harness.store.position()
     update = RoomUpdate(room_id=room, items=[said])
     await harness.store.commit(str(token), harness.clock.now(), [update])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bot.core.lifetimes import POLICY_EVENT
+from bot.core.lifetimes import OFF, POLICY_EVENT
 from bot.core.outcomes import (
     Failed,
     Outcome,
@@ -18,7 +18,6 @@ from bot.core.outcomes import (
     Unreachable,
 )
 from bot.core.power_levels import Power
-from bot.core.timeline import OFF
 from bot.core.types import RoomID, UserID
 from bot.services import event_reader
 from bot.services.deferred_authorization import WAIT_FOR

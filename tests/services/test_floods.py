@@ -8,15 +8,16 @@ from dataclasses import replace
 import pytest
 
 from bot.core import timeline
+from bot.core.commands import Command, SetLifetime
 from bot.core.invitations import Invite
+from bot.core.outbox import MOST_IMPORTANT, MOST_WAITING, AnswerHelp, Outgoing, Resumed, Suspended
 from bot.core.outcomes import RateLimited
-from bot.core.policy import Outgoing
 from bot.core.rate_limits import HOUR, KEPT, RateLimit
-from bot.core.timeline import SURPLUS, Command, Message, RoomUpdate, Undecryptable
+from bot.core.timeline import Message, RoomUpdate, Undecryptable
 from bot.core.types import Event, EventID, RoomID, UserID
 from bot.services.event_reader import AT_ONCE
 from bot.services.late_keys import ASKED_TO_REPEAT, GIVE_UP_AFTER, LateKeys
-from bot.store import handled_commands, invitations, megolm_sessions, outbox, relations
+from bot.store import handled_commands, invitations, megolm_sessions, relations
 from tests.services.test_key_expiry import looked_at
 from tests.support.fake_homeserver import ALICE, BOB, BOT
 from tests.support.harness import DAY, MINUTE, SECOND, Harness
@@ -241,7 +242,7 @@ async def test_an_ignored_command_is_not_carried_out_when_it_is_read_again(
             items = await harness.reader.items(
                 room, [event], encrypted=False, live=False, since=now, now=now
             )
-            assert any(isinstance(item, Command) and item.kind == "set" for item in items)
+            assert any(isinstance(item, Command) and item.setting is not None for item in items)
             await harness.commit(RoomUpdate(room_id=room, items=items))
     assert await setting(harness, room) == MINUTE
 
@@ -291,7 +292,7 @@ async def test_what_is_kept_of_ignored_commands_is_bounded(
 ) -> None:
     monkeypatch.setattr(handled_commands, "MOST_SURPLUS", 10)
     for part in range(4):
-        items = [Command(digest=f"{part}-{n}", sender=ALICE, kind=SURPLUS) for n in range(10)]
+        items = [Command(digest=f"{part}-{n}", sender=ALICE, effect=None) for n in range(10)]
         await harness.commit(RoomUpdate(room_id=room, items=list(items)))
     assert await count(harness, "handled_commands") == 10
 
@@ -303,24 +304,24 @@ async def test_answers_waiting_for_a_room_are_bounded_and_its_lifetime_is_set(
     harness: Harness, room: RoomID
 ) -> None:
     helps = [
-        Command(digest=f"help{n}", sender=ALICE, kind="help")
-        for n in range(outbox.MOST_OUTGOING * 2)
+        Command(digest=f"help{n}", sender=ALICE, effect=AnswerHelp())
+        for n in range(MOST_WAITING * 2)
     ]
-    last = Command(digest="set", sender=ALICE, kind="set", setting=2 * MINUTE)
+    last = Command(digest="set", sender=ALICE, effect=SetLifetime(setting=2 * MINUTE))
     await harness.commit(RoomUpdate(room_id=room, items=[*helps, last]))
-    assert await count(harness, "outbox") == outbox.MOST_OUTGOING + 1
+    assert await count(harness, "outbox") == MOST_WAITING + 1
     await harness.store.reviewed(
         room,
         suspended=True,
-        outgoing=[Outgoing(key="s", kind="suspended", args={"need": 50, "have": 0})],
+        outgoing=[Outgoing(key="s", content=Suspended(need=50, have=0))],
     )
-    assert await count(harness, "outbox") == outbox.MOST_OUTGOING + 2
-    for number in range(outbox.MOST_MUST):
-        kind = "suspended" if number % 2 else "resumed"
-        outgoing = Outgoing(key=f"{number}", kind=kind, args={"need": 50, "have": 0})
+    assert await count(harness, "outbox") == MOST_WAITING + 2
+    for number in range(MOST_IMPORTANT):
+        news = Suspended(need=50, have=0) if number % 2 else Resumed()
+        outgoing = Outgoing(key=f"{number}", content=news)
         await harness.store.reviewed(room, suspended=bool(number % 2), outgoing=[outgoing])
-    assert await count(harness, "outbox") == outbox.MOST_MUST
-    again = Command(digest="again", sender=ALICE, kind="set", setting=3 * MINUTE)
+    assert await count(harness, "outbox") == MOST_IMPORTANT
+    again = Command(digest="again", sender=ALICE, effect=SetLifetime(setting=3 * MINUTE))
     await harness.commit(RoomUpdate(room_id=room, items=[again]))
     async with harness.store._db.transaction() as db:
         assert await db.one("SELECT 1 FROM outbox WHERE kind = 'set' AND key = 'again'")
@@ -329,9 +330,9 @@ async def test_answers_waiting_for_a_room_are_bounded_and_its_lifetime_is_set(
 async def test_rooms_take_turns_in_being_answered(harness: Harness, room: RoomID) -> None:
     other = harness.homeserver.make_room()
     await harness.enter(other)
-    helps = [Command(digest=f"help{n}", sender=ALICE, kind="help") for n in range(50)]
+    helps = [Command(digest=f"help{n}", sender=ALICE, effect=AnswerHelp()) for n in range(50)]
     await harness.commit(RoomUpdate(room_id=room, items=list(helps)))
-    one = [Command(digest="other", sender=BOB, kind="help")]
+    one = [Command(digest="other", sender=BOB, effect=AnswerHelp())]
     await harness.commit(RoomUpdate(room_id=other, items=list(one)))
     served = []
     for _ in range(3):

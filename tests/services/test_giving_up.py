@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from bot.core.outbox import KeyNeverCame
 from bot.core.outcome_text import describe
 from bot.core.outcomes import Failed, Forbidden, OutcomeError, TokenRejectedError, Unreachable
 from bot.core.timeline import Message, RoomUpdate
@@ -122,7 +123,7 @@ async def test_a_key_is_asked_for_twice_and_then_no_more(
     await looked_at(late)
     entry = await store.next_to_deliver()
     assert entry is not None
-    assert entry.kind == "unheard"
+    assert isinstance(entry.content, KeyNeverCame)
 
 
 class Unready(Homeserver):
@@ -179,7 +180,7 @@ async def test_a_late_unreadable_message_is_tried_for_an_hour_if_that_helps(
     assert clock.now() - start == waits_for
     entry = await store.next_to_deliver()
     assert entry is not None
-    assert entry.kind == "unheard"
+    assert isinstance(entry.content, KeyNeverCame)
     assert len(homeserver.asked) == 1 + waits_for // (5 * SECOND)
     given_up = "a late message is given up (ValueError)"
     assert (given_up in caplog.messages) == isinstance(answer, ValueError)

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from bot.core.lifetimes import OFF
 from bot.core.outcomes import OutcomeError, Unreachable
 from bot.core.power_levels import Power
 from bot.core.sync_batch import MissingRoomKey
-from bot.core.timeline import OFF
 from bot.core.types import Event, EventID, Millis, RoomID, UserID
 from bot.services.late_keys import ASK_AFTER, GIVE_UP_AFTER, LateKeys
 from tests.services.test_outbox import setting

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from bot.core.policy import NewTimer, Outgoing
+from bot.core.outbox import Outgoing, Resumed
+from bot.core.policy import NewTimer
 from bot.core.policy_backward import PolicyBackward
 from bot.core.timeline import MediaReference, RoomUpdate, Sweep
 from bot.core.types import EventID, RoomID
@@ -347,7 +348,7 @@ async def test_what_comes_for_a_room_that_is_gone_meanwhile_changes_nothing(
     await store.sweeps.later(sweep, 7)
     await store.sweeps.end(sweep)
     await store.sweeps.give_up(sweep)
-    await store.reviewed(gone, suspended=True, outgoing=[Outgoing(key="k", kind="lost", args={})])
+    await store.reviewed(gone, suspended=True, outgoing=[Outgoing(key="k", content=Resumed())])
     await store.review_later(gone, 7)
     await store.ask_review(gone)
     await store.look_for_others(gone, 7)

@@ -8,19 +8,11 @@ from typing import Any
 
 import pytest
 
+from bot.core.lifetimes import OFF
 from bot.core.policy import RoomState
 from bot.core.policy_forward import decide
 from bot.core.sync_batch import MissingRoomKey
-from bot.core.timeline import (
-    OFF,
-    Change,
-    Gap,
-    Item,
-    MediaReference,
-    Message,
-    RoomUpdate,
-    Undecryptable,
-)
+from bot.core.timeline import Change, Gap, Item, MediaReference, Message, RoomUpdate, Undecryptable
 from bot.core.topics import Topic
 from bot.core.types import Event, EventID, RoomID, UserID
 from bot.services.late_keys import ASK_AFTER, GIVE_UP_AFTER, LateKeys

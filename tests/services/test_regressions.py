@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from bot.core.commands import Command, SetLifetime
 from bot.core.outcomes import Unreachable
-from bot.core.timeline import Change, Command, Message, RoomUpdate, Sweep, Undecryptable
+from bot.core.timeline import Change, Message, RoomUpdate, Sweep, Undecryptable
 from bot.core.types import EventID, RoomID, UserID
 from tests.core.test_throughput import Bucket
 from tests.support.fake_homeserver import ALICE
@@ -97,7 +98,7 @@ async def test_a_late_command_counts_for_what_followed_it(
     messages = [Message(event_id=command, sent=1_000), Message(event_id=said_after, sent=2_000)]
     update = RoomUpdate(room_id=room, items=[setting, undecryptable, *messages])
     await harness.store.commit("s1", 2_000, [update])
-    said = Command(digest="c1", sender=ALICE, kind="set", setting=after)
+    said = Command(digest="c1", sender=ALICE, effect=SetLifetime(setting=after))
     await harness.store.heard(room, undecryptable, [said], 3_000)
     found = await harness.store.gaps.next_gap()
     assert found is not None

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from bot.core.commands import Command, SetLifetime
 from bot.core.lifetimes import LifetimeLimits
 from bot.core.outcomes import Outcome, Unreachable
-from bot.core.timeline import Command, Gap, Message, RoomUpdate, Undecryptable
+from bot.core.timeline import Gap, Message, RoomUpdate, Undecryptable
 from bot.core.types import EventID, RoomID, UserID
 from bot.store import Store
 from tests.services.test_redactor import gone, messages
@@ -28,7 +29,7 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
 
 
 async def test_a_lack_of_power_is_looked_at_again(store: Store) -> None:
-    said = Command(digest="one", sender=ALICE, kind="set", setting=5_000, suspends=True)
+    said = Command(digest="one", sender=ALICE, effect=SetLifetime(setting=5_000), suspends=True)
     await store.commit("token", 0, [RoomUpdate(room_id=ROOM, items=[said])])
     room = await store.room(ROOM)
     assert room is not None
@@ -45,7 +46,7 @@ async def test_a_late_command_waits_for_the_gap_after_it(store: Store) -> None:
     gap = Gap(room_id=ROOM, token="t2", stop_digest="x", stop_at=0, since=0, until=9)
     await store.commit("t2", 9, [RoomUpdate(room_id=ROOM, items=[], gap=gap)])
     assert await store.keys.waiting() == []
-    said = Command(digest="one", sender=ALICE, kind="set", setting=5_000)
+    said = Command(digest="one", sender=ALICE, effect=SetLifetime(setting=5_000))
     await store.heard(ROOM, undecryptable, [said], 9)
     assert await store.next_to_deliver() is None
     found = await store.gaps.next_gap()

@@ -10,7 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bot.core.timeline import Change, Command, Gap, Item, Message, Redaction, RoomUpdate
+from bot.core.commands import Command, SetLifetime
+from bot.core.outbox import SetPolicy
+from bot.core.timeline import Change, Gap, Item, Message, Redaction, RoomUpdate
 from bot.core.types import EventID, Millis, RoomID, UserID
 from bot.store import Store
 from bot.store.gaps import CHUNK
@@ -37,7 +39,7 @@ def messages(*names: object) -> list[Item]:
 
 
 def command(setting: Millis, digest: str = "command") -> Command:
-    return Command(digest=digest, sender=ALICE, kind="set", setting=setting)
+    return Command(digest=digest, sender=ALICE, effect=SetLifetime(setting=setting))
 
 
 async def say(store: Store, *items: Item, gap: bool = False, room: RoomID = ROOM) -> None:
@@ -96,7 +98,8 @@ async def test_a_command_in_a_gap_counts_for_all_that_follows_it(store: Store) -
     assert await lifetimes(store) == {"before": MINUTE} | later
     entry = await store.next_to_deliver()
     assert entry is not None
-    assert (entry.kind, entry.args["setting"], entry.args["was"]) == ("set", 5 * MINUTE, MINUTE)
+    assert isinstance(entry.content, SetPolicy)
+    assert (entry.content.setting, entry.content.was) == (5 * MINUTE, MINUTE)
 
 
 async def test_gaps_of_one_room_keep_the_order_of_the_timeline(store: Store) -> None:

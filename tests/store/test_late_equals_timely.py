@@ -7,9 +7,9 @@ from pathlib import Path
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from bot.core.timeline import Change, Command, Item, Message, RoomUpdate, Undecryptable
+from bot.core.commands import Command, Right, SetLifetime, UndecidedCommand
+from bot.core.timeline import Change, Item, Message, RoomUpdate, Undecryptable
 from bot.core.types import EventID, Millis, RoomID, UserID
-from bot.core.undecided import UndecidedCommand
 from bot.store import Store
 from tests.support.harness import Opener
 
@@ -41,7 +41,9 @@ def items_of(timeline: list[tuple[str, int]], start: int) -> list[Item]:
         name, sent = EventID(f"${number}"), NOW + number
         match kind:
             case "command":
-                said = Command(digest=name, sender=ALICE, kind="set", setting=value * MINUTE)
+                said = Command(
+                    digest=name, sender=ALICE, effect=SetLifetime(setting=value * MINUTE)
+                )
                 found += [said, Message(event_id=name, sent=sent)]
             case "change":
                 found.append(Change(setting=value * MINUTE, sender=ALICE, digest=name))
@@ -102,7 +104,9 @@ async def test_a_late_command_gives_the_timers_of_one_that_was_not_late(
     then = [one for one in then if isinstance(one, Message)]
     where, sent = EventID(f"${len(before)}"), NOW + len(before)
     own = Message(event_id=where, sent=sent)
-    said = Command(digest=LATE, sender=ALICE, kind="set", setting=setting * MINUTE, event_id=where)
+    said = Command(
+        digest=LATE, sender=ALICE, effect=SetLifetime(setting=setting * MINUTE), event_id=where
+    )
     waits: Item = Undecryptable(
         event_id=where, sender=ALICE, session_id="s", read_at=NOW, sent=sent
     )
@@ -111,7 +115,8 @@ async def test_a_late_command_gives_the_timers_of_one_that_was_not_late(
             digest=LATE,
             event_id=where,
             sender=ALICE,
-            setting=setting * MINUTE,
+            right=Right.CHANGE_LIFETIME,
+            request=SetLifetime(setting=setting * MINUTE),
             sent=sent,
             read_at=NOW,
         )

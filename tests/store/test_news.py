@@ -13,6 +13,7 @@ from pydantic import SecretStr
 
 from bot.build import Services, build
 from bot.config import Settings
+from bot.core.outbox import Announce
 from bot.core.timeline import Change, KeyUse
 from bot.core.topics import Topic, Topics
 from bot.store import Store
@@ -189,13 +190,13 @@ async def test_more_children_than_one_portion_wake_whoever_makes_them_due(
 
 
 async def test_a_lifetime_that_was_written_lets_the_sweep_begin(store: Store) -> None:
-    await commit(store, ONE, LIFETIME, said(ONE, "set", "set", MINUTE))
+    await commit(store, ONE, LIFETIME, said(ONE, "set", MINUTE))
     await store.sweeps.begin(sweep(ONE))
     assert await store.sweeps.next() is None
     entry = await store.next_to_deliver(setting=True)
     assert entry is not None
     services = services_over(store)
-    await store.written(entry, "policy")
+    await store.written(entry, "policy", Announce(setting=MINUTE, sender=ALICE, was=None))
     assert "sweeps" in woken(services)
     assert await store.sweeps.next() is not None
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from bot.core.policy import OutboxItem
+from bot.core.commands import Command, SetLifetime
+from bot.core.outbox import Announce, AnswerHelp, OutboxItem, SetPolicy
 from bot.core.successors import Stage, Successor
-from bot.core.timeline import Command, Gap, Item, Message, RoomUpdate, Sweep
+from bot.core.timeline import Gap, Item, Message, RoomUpdate, Sweep
 from bot.core.timers import PendingRelation, UnusedMedia
 from bot.core.types import EventID, RoomID, UserID
 from bot.store import Store
@@ -19,6 +20,9 @@ ROOMS = [RoomID("!one"), RoomID("!two"), RoomID("!three")]
 ALICE = UserID("@alice:example.org")
 
 Find = Callable[[Store, Collection[RoomID]], Awaitable[Any]]
+
+
+ANNOUNCE = Announce(setting=5_000, sender=ALICE)
 
 
 async def words(store: Store, busy: Collection[RoomID]) -> OutboxItem | None:
@@ -52,9 +56,9 @@ async def fill(harness: Harness, room: RoomID, find: Find) -> None:
     items: list[Item] = []
     update: dict[str, Any] = {}
     if find is words:
-        items = [Command(digest=f"help in {room}", sender=ALICE, kind="help")]
+        items = [Command(digest=f"help in {room}", sender=ALICE, effect=AnswerHelp())]
     elif find is setting:
-        items = [Command(digest=f"set in {room}", sender=ALICE, kind="set", setting=5_000)]
+        items = [Command(digest=f"set in {room}", sender=ALICE, effect=SetLifetime(setting=5_000))]
     elif find is relation:
         items = [Message(event_id=EventID("$child"), sent=0, parent=EventID("$parent"))]
     elif find is gap:
@@ -94,11 +98,11 @@ async def test_words_stand_behind_a_lifetime_that_is_not_set_yet(
     assert found.room_id == ROOMS[1]
     entry = await setting(harness.store, ())
     assert entry is not None
-    await harness.store.written(entry, "")
+    await harness.store.written(entry, "", ANNOUNCE)
     assert await setting(harness.store, ()) is None
     found = await words(harness.store, [ROOMS[1]])
     assert found is not None
-    assert found.kind == "announce"
+    assert found.content == ANNOUNCE
 
 
 async def test_a_lifetime_that_a_later_command_replaced_is_not_called_written(
@@ -107,12 +111,13 @@ async def test_a_lifetime_that_a_later_command_replaced_is_not_called_written(
     await fill(harness, ROOMS[0], setting)
     at_work = await setting(harness.store, ())
     assert at_work is not None
-    later = Command(digest="later", sender=ALICE, kind="set", setting=6_000)
+    later = Command(digest="later", sender=ALICE, effect=SetLifetime(setting=6_000))
     await harness.commit(RoomUpdate(room_id=ROOMS[0], items=[later]))
-    await harness.store.written(at_work, "")
+    await harness.store.written(at_work, "", ANNOUNCE)
     left = await setting(harness.store, ())
     assert left is not None
-    assert left.args["setting"] == 6_000
+    assert isinstance(left.content, SetPolicy)
+    assert left.content.setting == 6_000
 
 
 async def test_files_at_work_are_passed_over(harness: Harness) -> None:

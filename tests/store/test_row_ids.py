@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from bot.core.commands import Command, SetLifetime
 from bot.core.lifetimes import LifetimeLimits
-from bot.core.policy import Outgoing
-from bot.core.timeline import Command, Item, Message, Redaction, RoomUpdate
+from bot.core.outbox import Outgoing, SetPolicy, WriteRefused
+from bot.core.timeline import Item, Message, Redaction, RoomUpdate
 from bot.core.types import EventID, RoomID, UserID
 from bot.store import Store
 from tests.support.harness import whatever_is_due
@@ -42,29 +43,30 @@ async def test_a_settled_timer_never_settles_the_one_that_came_after_it(store: S
 
 
 async def test_a_delivered_entry_never_ends_the_one_that_took_its_place(store: Store) -> None:
-    await read(store, Command(digest="one", sender=ALICE, kind="set", setting=5_000))
+    await read(store, Command(digest="one", sender=ALICE, effect=SetLifetime(setting=5_000)))
     at_work = await store.next_to_deliver()
     assert at_work is not None
-    await read(store, Command(digest="two", sender=ALICE, kind="set", setting=6_000))
+    await read(store, Command(digest="two", sender=ALICE, effect=SetLifetime(setting=6_000)))
     await store.delivered(at_work)
     left = await store.next_to_deliver()
     assert left is not None
-    assert left.args["setting"] == 6_000
+    assert isinstance(left.content, SetPolicy)
+    assert left.content.setting == 6_000
 
 
 async def test_a_refused_lifetime_does_not_take_back_a_later_one(store: Store) -> None:
-    await read(store, Command(digest="one", sender=ALICE, kind="set", setting=5_000))
+    await read(store, Command(digest="one", sender=ALICE, effect=SetLifetime(setting=5_000)))
     refused = await store.next_to_deliver()
     assert refused is not None
-    await read(store, Command(digest="two", sender=ALICE, kind="set", setting=6_000))
-    await store.take_back(refused, Outgoing(key="no", kind="reverted", args={}))
+    await read(store, Command(digest="two", sender=ALICE, effect=SetLifetime(setting=6_000)))
+    await store.take_back(refused, Outgoing(key="no", content=WriteRefused()))
     room = await store.room(ROOM)
     assert room is not None
     assert room.setting == 6_000
     left = await store.next_to_deliver()
     assert left is not None
-    assert left.kind == "set"
-    await store.take_back(left, Outgoing(key="no", kind="reverted", args={}))
+    assert isinstance(left.content, SetPolicy)
+    await store.take_back(left, Outgoing(key="no", content=WriteRefused()))
     room = await store.room(ROOM)
     assert room is not None
     assert room.setting is None

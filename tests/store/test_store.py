@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 
 import bot.store
+from bot.core.commands import Command, SetLifetime
 from bot.core.invitations import Invite
+from bot.core.outbox import AnswerHelp, Outgoing, Suspended
 from bot.core.outcomes import DiskError
-from bot.core.policy import Outgoing
-from bot.core.timeline import Change, Command, Gap, Item, Message, Redaction, RoomUpdate
+from bot.core.timeline import Change, Gap, Item, Message, Redaction, RoomUpdate
 from bot.core.types import EventID, Millis, RoomID, UserID
 from bot.store import Store, StoreError
 from bot.store.database import Database
@@ -48,8 +49,9 @@ def change(setting: int | None = MINUTE, digest: str = "policy") -> Change:
     return Change(setting=setting, sender=ALICE, digest=digest, quiet=True)
 
 
-def said(digest: str, setting: int | None = None, kind: str = "set") -> Command:
-    return Command(digest=digest, sender=ALICE, kind=kind, setting=setting)
+def said(digest: str, setting: int | None = None) -> Command:
+    effect = AnswerHelp() if setting is None else SetLifetime(setting=setting)
+    return Command(digest=digest, sender=ALICE, effect=effect)
 
 
 def update(*items: Item, room: RoomID = ROOM, **more: Any) -> RoomUpdate:
@@ -300,15 +302,15 @@ async def test_a_command_counts_once_within_a_commit_after_it_and_after_reopenin
 ) -> None:
     path = tmp_path / "timers.db"
     store = await open_store(path)
-    twice = [said("c1", kind="help"), said("c1", kind="help")]
+    twice = [said("c1"), said("c1")]
     await store.commit("s1", NOW, [update(*twice)])
     entry = await store.next_to_deliver()
     assert entry is not None
     await store.delivered(entry)
-    await store.commit("s2", NOW, [update(said("c1", kind="help"))])
+    await store.commit("s2", NOW, [update(said("c1"))])
     await store.close()
     store = await open_store(path)
-    await store.commit("s3", NOW, [update(said("c1", kind="help"), said("c1", MINUTE))])
+    await store.commit("s3", NOW, [update(said("c1"), said("c1", MINUTE))])
     assert await store.next_to_deliver() is None
     room = await store.room(ROOM)
     assert room is not None
@@ -323,7 +325,7 @@ async def test_a_command_repeated_behind_a_later_one_does_not_undo_it(store: Sto
 
 
 async def test_counted_commands_are_forgotten_after_a_long_while(store: Store) -> None:
-    await store.commit("s1", NOW, [update(said("c1", kind="help"))])
+    await store.commit("s1", NOW, [update(said("c1"))])
     await store.commit("s2", NOW + HANDLED_FOR, [])
     assert await rows(store, "SELECT count(*) FROM handled_commands") == [(1,)]
     await store.commit("s3", NOW + HANDLED_FOR + SWEEP_EVERY, [])
@@ -331,7 +333,7 @@ async def test_counted_commands_are_forgotten_after_a_long_while(store: Store) -
 
 
 async def test_a_later_lifetime_takes_the_place_of_one_that_is_still_owed(store: Store) -> None:
-    await store.commit("s1", NOW, [update(said("c1", MINUTE), said("c2", kind="help"))])
+    await store.commit("s1", NOW, [update(said("c1", MINUTE), said("c2"))])
     await store.commit("s2", NOW, [update(said("c3", 2 * MINUTE))])
     outgoing = await rows(store, "SELECT key, kind FROM outbox ORDER BY id")
     assert outgoing == [("c2", "help"), ("c3", "set")]
@@ -339,7 +341,7 @@ async def test_a_later_lifetime_takes_the_place_of_one_that_is_still_owed(store:
 
 async def test_what_is_owed_is_owed_once(store: Store) -> None:
     await store.commit("s1", NOW, [update(change())])
-    once = [Outgoing(key="k", kind="suspended", args={"need": 1, "have": 0})]
+    once = [Outgoing(key="k", content=Suspended(need=1, have=0))]
     await store.reviewed(ROOM, suspended=True, outgoing=once)
     await store.reviewed(ROOM, suspended=True, outgoing=once)
     assert await rows(store, "SELECT count(*) FROM outbox") == [(1,)]

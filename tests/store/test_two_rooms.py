@@ -69,7 +69,7 @@ async def ready(store: Store, room: RoomID) -> None:
 async def different(store: Store, room: RoomID) -> None:
     await furnish(store, room, shift=7)
     only = dataclasses.replace(message("only", NOW - 8 * MINUTE), live=True)
-    command = said(room, "their set", "set", MINUTE)
+    command = said(room, "their set", MINUTE)
     await commit(store, room, only, command)
     await commit(store, room, message("theirs", NOW - MINUTE, "late"))
     same = dataclasses.replace(undecided(room, "x"), digest="of both")

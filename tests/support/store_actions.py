@@ -8,7 +8,8 @@ from typing import Any
 
 from bot.core.default_lifetime import DefaultBegins
 from bot.core.invitations import Invite, InviteStage
-from bot.core.policy import NewTimer, OutboxItem
+from bot.core.outbox import Announce, OutboxItem
+from bot.core.policy import NewTimer
 from bot.core.policy_backward import PolicyBackward
 from bot.core.successors import Stage
 from bot.core.timeline import Change, Encrypted, Item, RoomUpdate
@@ -110,7 +111,7 @@ async def joining(store: Store, room: RoomID) -> None:
 
 async def off_late(store: Store, room: RoomID) -> None:
     """Take back what a command that came late has ended."""
-    await store.heard(room, undecryptable("riddle"), [said(room, "off", "set", 0)], NOW)
+    await store.heard(room, undecryptable("riddle"), [said(room, "off", 0)], NOW)
     page: list[Item] = [message(name) for name in ("live", "late", "only")]
     await store.gaps.read_on(await its_gap(store, room), page, "t9", 5, done=True)
     await store.gaps.take_over(NOW)
@@ -128,7 +129,7 @@ async def resumed(store: Store, room: RoomID) -> None:
 
 async def setting(store: Store, room: RoomID) -> OutboxItem:
     """Let somebody set a lifetime; return what is owed for that."""
-    await commit(store, room, said(room, "set", "set", 5 * MINUTE))
+    await commit(store, room, said(room, "set", 5 * MINUTE))
     text = (
         "SELECT o.id FROM outbox o JOIN rooms r ON r.id = room WHERE kind = 'set' AND room_id = ?"
     )
@@ -137,11 +138,12 @@ async def setting(store: Store, room: RoomID) -> OutboxItem:
 
 
 async def taken_back(store: Store, room: RoomID) -> None:
-    await store.take_back(await setting(store, room), outgoing("no", "reverted"))
+    await store.take_back(await setting(store, room), outgoing("no"))
 
 
 async def written(store: Store, room: RoomID) -> None:
-    await store.written(await setting(store, room), "digest")
+    notice = Announce(setting=5 * MINUTE, sender=ALICE)
+    await store.written(await setting(store, room), "digest", notice)
 
 
 async def read_on(store: Store, room: RoomID) -> None:
@@ -224,7 +226,7 @@ ACTS: dict[str, list[Act]] = {
         lambda s, r: commit(s, r, message("b", NOW, "only"), message("c", NOW, "p1")),
         lambda s, r: commit(s, r, gone("parent"), gone("sent"), gone("tail"), gone("page")),
         all_gone,
-        lambda s, r: commit(s, r, said(r, "1 set", "set", 1), said(r, "2 set", "set", 2)),
+        lambda s, r: commit(s, r, said(r, "1 set", 1), said(r, "2 set", 2)),
         lambda s, r: commit(s, r, said(r, "one more"), undecryptable("one more")),
         lambda s, r: commit(s, r, undecided(r, "one more"), undecided(r, "asks")),
         lambda s, r: commit(s, r, message("new"), DefaultBegins(lifetime=1)),
@@ -241,8 +243,8 @@ ACTS: dict[str, list[Act]] = {
         come_back,
     ],
     "store.decided": [
-        lambda s, r: apply(s.decided, pending(s, r), said(r, "asks", "set", 2 * MINUTE), NOW),
-        lambda s, r: apply(s.decided, pending(s, r), said(r, "asks", "refused"), NOW),
+        lambda s, r: apply(s.decided, pending(s, r), said(r, "asks", 2 * MINUTE), NOW),
+        lambda s, r: apply(s.decided, pending(s, r), said(r, "asks"), NOW),
     ],
     "store.undecided_later": [lambda s, r: apply(s.undecided_later, pending(s, r), FAR)],
     "store.next_undecided": [lambda s, _: s.next_undecided()],
@@ -257,7 +259,7 @@ ACTS: dict[str, list[Act]] = {
     "store.heard": [
         off_late,
         lambda s, r: s.heard(r, undecryptable("riddle"), [said(r, "heard")], NOW),
-        lambda s, r: s.heard(r, undecryptable("riddle"), [said(r, "hs", "set", 9)], NOW),
+        lambda s, r: s.heard(r, undecryptable("riddle"), [said(r, "hs", 9)], NOW),
         lambda s, r: s.heard(r, undecryptable("riddle"), [shows(r, "live")], NOW),
     ],
     "store.next_to_deliver": [lambda s, _: s.next_to_deliver(setting=False)],

@@ -11,12 +11,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from bot.core.commands import Command, PendingCommand, Right, SetLifetime, UndecidedCommand
 from bot.core.invitations import Invitation, Invite, InviteStage
-from bot.core.policy import OutboxItem, Outgoing
+from bot.core.outbox import AnswerHelp, OutboxItem, Outgoing, Suspended
 from bot.core.successors import Stage, Successor
 from bot.core.timeline import (
     Change,
-    Command,
     Encrypted,
     Gap,
     Item,
@@ -29,7 +29,6 @@ from bot.core.timeline import (
 )
 from bot.core.timers import PendingRelation, Timer
 from bot.core.types import EventID, Millis, RoomID, UserID
-from bot.core.undecided import PendingCommand, UndecidedCommand
 from bot.store import Store
 from bot.store.database import Database
 from bot.store.migration import migrate
@@ -58,8 +57,9 @@ def gone(name: str) -> Redaction:
     return Redaction(target=EventID(f"${name}"), target_digest="", sender=ALICE, digest=name)
 
 
-def said(room: RoomID, name: str, kind: str = "help", setting: int | None = None) -> Command:
-    return Command(digest=f"{room} {name}", sender=ALICE, kind=kind, setting=setting)
+def said(room: RoomID, name: str, setting: int | None = None) -> Command:
+    effect = AnswerHelp() if setting is None else SetLifetime(setting=setting)
+    return Command(digest=f"{room} {name}", sender=ALICE, effect=effect)
 
 
 def undecryptable(name: str, sender: UserID = ALICE) -> Undecryptable:
@@ -73,7 +73,8 @@ def undecided(room: RoomID, name: str, sender: UserID = ALICE) -> UndecidedComma
         digest=f"{room} {name}",
         event_id=EventID(f"${name}"),
         sender=sender,
-        setting=2 * MINUTE,
+        right=Right.CHANGE_LIFETIME,
+        request=SetLifetime(setting=2 * MINUTE),
         sent=NOW,
         read_at=NOW,
     )
@@ -124,7 +125,7 @@ async def furnish(store: Store, room: RoomID, *, shift: Millis = 0) -> None:
 LESS = {
     "bot.store.commands.MOST_OF_ONE": 4,
     "bot.store.commands.MOST_WAITING": 7,
-    "bot.store.outbox.MOST_OUTGOING": 5,
+    "bot.core.outbox.MOST_WAITING": 5,
     "bot.store.megolm_sessions.MOST_OF_ONE": 3,
     "bot.store.megolm_sessions.MOST_WAITING": 6,
     "bot.store.relations.MOST_PENDING": 4,
@@ -213,7 +214,7 @@ async def timer(store: Store, room: RoomID, name: str) -> Timer:
 async def entry(store: Store, room: RoomID) -> OutboxItem:
     number = _id(store, "outbox", room)
     return OutboxItem(
-        id=number, room_id=room, key="k", kind="help", args={}, attempts=0, retry_at=0
+        id=number, room_id=room, key="k", content=AnswerHelp(), attempts=0, retry_at=0
     )
 
 
@@ -245,8 +246,8 @@ def sweep(room: RoomID) -> Sweep:
     return Sweep(room_id=room, whole_room=True, since=0, until=NOW, token="s1")
 
 
-def outgoing(key: str, kind: str = "suspended") -> Outgoing:
-    return Outgoing(key=key, kind=kind, args={})
+def outgoing(key: str) -> Outgoing:
+    return Outgoing(key=key, content=Suspended(need=50, have=0))
 
 
 # --- what the store offers, and what a room has --------------------------------------------------
