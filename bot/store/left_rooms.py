@@ -11,7 +11,7 @@ from typing import Final
 
 from bot.core.timers import MANY
 from bot.core.types import Millis, RoomID
-from bot.store.database import Database
+from bot.store.database import Database, ask
 
 KEPT_FOR: Final[Millis] = 30 * 24 * 3_600_000
 """How long what waits in a room that the bot was removed from is kept for its return."""
@@ -129,8 +129,7 @@ class LeftRooms:
 
     async def next_expiry(self) -> Millis | None:
         """Return when the room that was left first is to be forgotten."""
-        async with self._db.transaction() as db:
-            row = await db.one("SELECT min(left_at) FROM rooms")
+        row = await ask(self._db, "SELECT min(left_at) FROM rooms")
         return None if row is None or row[0] is None else int(row[0]) + KEPT_FOR + 1
 
     async def delete_expired_room(self, now: Millis) -> bool:

@@ -9,7 +9,7 @@ from bot.core.policy import Outgoing
 from bot.core.successors import Stage
 from bot.core.timers import MANY, Review
 from bot.core.types import Millis, RoomID
-from bot.store.database import Database, Row, run
+from bot.store.database import Database, Row, ask, run
 from bot.store.default_lifetimes import publish_defaults
 from bot.store.outbox import enqueue
 from bot.store.retries import first_ready, next_check
@@ -136,8 +136,7 @@ class Permissions:
 
         As many as `MANY` are counted. 0: it does not say that their age is the reason.
         """
-        async with self._db.transaction() as db:
-            row = await db.one(REFUSALS, room_id, MANY)
+        row = await ask(self._db, REFUSALS, room_id, MANY)
         return (int(row[0]), int(row[1] or 0)) if row else (0, 0)
 
     async def next_alone(self, busy: Collection[RoomID] = ()) -> Review | None:
@@ -158,8 +157,7 @@ class Permissions:
 
     async def has_work(self, room_id: RoomID) -> bool:
         """Whether anything waits in the room that the bot can still do."""
-        async with self._db.transaction() as db:
-            row = await db.one(WAITS, Stage.OUTSIDE, Stage.INSIDE, room_id)
+        row = await ask(self._db, WAITS, Stage.OUTSIDE, Stage.INSIDE, room_id)
         return row is not None and bool(row[0])
 
 

@@ -8,7 +8,7 @@ from typing import Final
 from bot.core.policy import Outgoing
 from bot.core.successors import Stage, Successor
 from bot.core.types import Millis, RoomID
-from bot.store.database import Database, Row, run
+from bot.store.database import Database, Row, ask, run
 from bot.store.outbox import enqueue
 from bot.store.retries import first_ready
 
@@ -125,8 +125,7 @@ class Successors:
 
     async def look_again(self, room_id: RoomID) -> bool:
         """The room's state has changed; return whether something had waited for that."""
-        async with self._db.transaction() as db:
-            return await db.one(AGAIN, Stage.INSIDE, room_id, Stage.POWERLESS) is not None
+        return await ask(self._db, AGAIN, Stage.INSIDE, room_id, Stage.POWERLESS) is not None
 
 
 async def enter(db: Database, room_id: RoomID) -> bool:
