@@ -24,7 +24,7 @@ class UndecidedCommand:
     device_key: str = ""
     """The device that encrypted it; both empty when it was said in clear."""
     clear: bool = False
-    """As of `Said`."""
+    """As of `Command`."""
     thread: str = ""
     """The root of the thread that it stands in, and is answered in; empty: none."""
 

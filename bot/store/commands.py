@@ -43,8 +43,7 @@ KNOWN: Final = "UPDATE pending_commands SET revision = ? WHERE room = ? AND dige
 CROWD: Final = "SELECT count(*), coalesce(sum(sender = ?), 0) FROM pending_commands WHERE room = ?"
 WAIT: Final = (
     "INSERT INTO pending_commands (room, digest, event_id, sender, setting, sent, read_at,"
-    " device_id,"
-    " device_key, thread, revision) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    " device_id, device_key, thread, revision) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 NEXT: Final = next_ready(
     "pending_commands",

@@ -33,15 +33,13 @@ STILL_WAITS: Final = (
 )
 CROWD: Final = "SELECT count(*), coalesce(sum(sender = ?), 0) FROM undecryptable WHERE room = ?"
 WAIT: Final = (
-    "INSERT INTO undecryptable"
-    " (room, event_id, sender, session_id, read_at, not_a_command, sent, revision)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+    "INSERT INTO undecryptable (room, event_id, sender, session_id, read_at, not_a_command, sent,"
+    " revision) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 )
 WAITING: Final = (
     "SELECT r.room_id, u.event_id, u.sender, u.session_id, u.read_at, u.key_requested,"
-    " u.not_a_command, u.sent"
-    " FROM undecryptable u JOIN rooms r ON r.id = u.room"
-    " WHERE NOT EXISTS (SELECT 1 FROM gaps WHERE room = r.id) ORDER BY u.id"
+    " u.not_a_command, u.sent FROM undecryptable u JOIN rooms r ON r.id = u.room WHERE NOT EXISTS"
+    " (SELECT 1 FROM gaps WHERE room = r.id) ORDER BY u.id"
 )
 KEY_REQUESTED: Final = (
     "UPDATE undecryptable SET key_requested = 1 WHERE event_id = ?"
