@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from random import Random
 from typing import Protocol
 
-from bot import services
 from bot.config import Settings
+from bot.core.ports import Homeserver, KeyRing, MediaRepository
 from bot.core.types import Millis
 from bot.services.backfill import Backfill
 from bot.services.clock import Clock
@@ -18,9 +18,8 @@ from bot.services.deferred_authorization import DeferredAuthorization
 from bot.services.empty_rooms import EmptyRooms
 from bot.services.event_reader import EventReader
 from bot.services.invitations import Invitations
-from bot.services.key_expiry import Crypto, KeyExpiry
+from bot.services.key_expiry import KeyExpiry
 from bot.services.late_keys import LateKeys
-from bot.services.media_deletion import Homeserver as MediaServer
 from bot.services.media_deletion import MediaDeletion
 from bot.services.message_reader import HearVerification
 from bot.services.notice_writer import Identity
@@ -33,25 +32,6 @@ from bot.services.room_upgrades import RoomUpgrades
 from bot.services.sweeps import AGAIN, Sweeper
 from bot.services.sync import Sync
 from bot.store import Store
-
-
-class Homeserver(
-    services.room_upgrades.Homeserver,
-    services.sync.Homeserver,
-    services.message_reader.Homeserver,
-    services.redactor.Homeserver,
-    services.backfill.Homeserver,
-    services.sweeps.Homeserver,
-    services.late_keys.Homeserver,
-    services.outbox.Homeserver,
-    services.permissions.Homeserver,
-    services.policy_check.Homeserver,
-    services.pending_relations.Homeserver,
-    services.invitations.Homeserver,
-    services.empty_rooms.Homeserver,
-    Protocol,
-):
-    """All that is asked of the homeserver."""
 
 
 class Service(Protocol):
@@ -115,8 +95,8 @@ def build(
     clock: Clock,
     random: Random,
     *,
-    crypto: Crypto | None = None,
-    media: MediaServer | None = None,
+    crypto: KeyRing | None = None,
+    media: MediaRepository | None = None,
     media_server: str | None = None,
     sweep_again: Sequence[Millis] = AGAIN,
     identity: Identity | None = None,

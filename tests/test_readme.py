@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
+from typer.models import CommandInfo
 
 from bot import app, cli
 from bot.chat import notices, status
@@ -15,12 +15,14 @@ from bot.chat.commands import TABLE
 from bot.chat.notices import Permission
 from bot.config import Settings
 from bot.config.loading import KEYS, PREFIX, variable
-from bot.core.durations import DAY, HOUR, MINUTE, compact
+from bot.core.durations import DAY, HOUR, MINUTE
 from bot.core.lifetimes import POLICY_EVENT
 from bot.core.timeline import OFF
+from tests.support import settings_page
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
+DOCS = ROOT / "docs"
 EXAMPLES = ["compose.yaml", "Dockerfile", "deploy/ephemeral-bot.service", "config.example.yaml"]
 PAGES = sorted(
     path.relative_to(ROOT).as_posix()
@@ -81,51 +83,79 @@ def says() -> str:
     )
 
 
-def renewed(text: str) -> str:
-    """Return the README with the tables as the code has them."""
-    for name, made in {"commands": commands(), "says": says()}.items():
-        begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
-        assert text.count(begin) == text.count(end) == 1, name
-        before, _, rest = text.partition(begin)
-        text = before + begin + made + "\n" + end + rest.partition(end)[2]
-    return text
+def with_table(page: Path, name: str, made: str) -> str:
+    """Return a page with the table of that name as the code has it."""
+    text = page.read_text()
+    begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+    assert text.count(begin) == text.count(end) == 1, name
+    before, _, rest = text.partition(begin)
+    return before + begin + made + "\n" + end + rest.partition(end)[2]
 
 
-def test_the_commands_and_the_words_are_those_of_the_code() -> None:
-    text = README.read_text()
-    assert text == renewed(text), "python -m tests.test_readme renews the tables"
+def made_pages() -> dict[Path, str]:
+    """Return the pages that are made from the code, wholly or in part."""
+    return {
+        README: with_table(README, "commands", commands()),
+        DOCS / "notices.md": with_table(DOCS / "notices.md", "says", says()),
+        DOCS / "settings.md": settings_page.page((ROOT / "config.example.yaml").read_text()),
+    }
+
+
+def test_what_is_made_from_the_code_is_up_to_date() -> None:
+    for page, text in made_pages().items():
+        assert page.read_text() == text, "python -m tests.test_readme renews the pages"
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.read_text().splitlines()) <= 130
 
 
 # --- What is written by hand, and held to the code ---------------------------------------------
 
 
 def rows_under(heading: str) -> dict[str, list[str]]:
-    """Return the README's first table after a line: its cells by the `name` in the first one."""
-    _, found, rest = README.read_text().partition(heading)
+    """Return the table under a heading of operating.md: its cells by the name in the first one."""
+    _, found, rest = (DOCS / "operating.md").read_text().partition(heading)
     assert found, heading
     lines = re.findall(r"^\| `([^`]+)` \| (.*) \|$", rest.partition("\n#")[0], re.MULTILINE)
     return {name: re.split(r" \| ", cells) for name, cells in lines}
 
 
-def default(key: str) -> Any:
-    value: Any = DEFAULTS
-    for name in key.split("."):
-        value = getattr(value, name)
-    return value
-
-
 def test_every_setting_is_documented_with_its_default() -> None:
-    rows = rows_under("\n## Settings")
-    assert tuple(rows) == KEYS
-    for key, (shown, meaning) in rows.items():
-        value = default(key)
-        if key in {"homeserver", "user_id", "password"} or value is None:
-            assert "`" not in shown, key
-        else:
-            counts = key.startswith(("invites.", "commands."))
-            text = compact(value) if type(value) is int and not counts else str(value).lower()
-            assert shown == f"`{text}`", key
-        assert meaning
+    text = (DOCS / "settings.md").read_text()
+    assert tuple(re.findall(r"^### `(.+)`$", text, re.MULTILINE)) == KEYS
+    example = yaml.safe_load((ROOT / "config.example.yaml").read_text())
+    for key, told in settings_page.sentences((ROOT / "config.example.yaml").read_text()).items():
+        section, _, name = key.rpartition(".")
+        assert name in (example[section] if section else example)
+        assert told.endswith("."), key
+    # What an operator relies on most, once by hand.
+    for line in ("Default: `5s`", "Default: `1y`", "Default: `30s`", "Default: `!expire`"):
+        assert line in text
+
+
+def test_every_guarantee_is_held_by_tests_that_exist() -> None:
+    exist = {
+        name
+        for path in ROOT.glob("tests/**/test_*.py")
+        for name in re.findall(r"^ *(?:async )?def (test_\w+)", path.read_text(), re.MULTILINE)
+    }
+    _, *guarantees = (DOCS / "guarantees.md").read_text().split("\n## ")
+    assert guarantees
+    named = [set(re.findall(r"`(test_\w+)`", guarantee)) for guarantee in guarantees]
+    assert all(named)
+    assert set().union(*named) - exist == set()
+
+
+def names(commands: list[CommandInfo]) -> set[str]:
+    return {one.name or str(getattr(one.callback, "__name__", "")) for one in commands}
+
+
+def test_every_subcommand_is_documented() -> None:
+    known = names(cli.app.registered_commands)
+    known |= {f"identity {name}" for name in names(cli.identity_app.registered_commands)}
+    told = {row.removeprefix("ephemeral-bot ") for row in rows_under("\n## Subcommands")}
+    assert told == known
 
 
 @every_text
@@ -136,18 +166,34 @@ def test_every_variable_that_is_named_exists(page: str) -> None:
 
 def test_every_exit_status_is_documented() -> None:
     statuses = {app.OK, app.FAILED, app.REFUSED, app.OCCUPIED, cli.CONFIG_ERROR}
-    assert {int(number) for number in rows_under("**Exit statuses**")} == statuses
+    assert {int(number) for number in rows_under("\n## Exit statuses")} == statuses
 
 
 def test_the_reader_is_told_of_every_folder_of_the_bot() -> None:
-    told = README.read_text().partition("**Reading the code.**")[2].partition("**Decisions**")[0]
+    told = (DOCS / "architecture.md").read_text().partition("## The tree")[2].partition("\n## ")[0]
     folders = {path.parent.name for path in ROOT.glob("bot/*/__init__.py")}
-    assert folders <= set(re.findall(r"`(\w+)`", told))
+    assert folders == set(re.findall(r"^\| `bot/(\w+)` \|", told, re.MULTILINE))
 
 
-def test_the_state_event_is_named_as_the_code_names_it() -> None:
-    named = set(re.findall(r"com\.beeper\.[a-z_]+", README.read_text()))
-    assert named == {POLICY_EVENT}
+def test_the_way_of_a_message_names_what_exists() -> None:
+    text = (DOCS / "architecture.md").read_text()
+    told = text.partition("## The way of one message")[2].partition("\n## ")[0]
+    code = "\n".join(path.read_text() for path in ROOT.glob("bot/**/*.py"))
+    named = re.findall(r"`([\w.]+)`", told)
+    assert named
+    for name in {part for one in named for part in one.split(".")}:
+        assert re.search(rf"^ *(?:class|(?:async )?def) {name}\b", code, re.MULTILINE), name
+    for module in re.findall(r"`(core/\w+)`", told):
+        assert (ROOT / "bot" / f"{module}.py").exists(), module
+
+
+@every_page
+def test_the_state_event_is_named_as_the_code_names_it(page: str) -> None:
+    assert set(re.findall(r"com\.beeper\.[a-z_]+", (ROOT / page).read_text())) <= {POLICY_EVENT}
+
+
+def test_the_readme_names_the_state_event() -> None:
+    assert f"`{POLICY_EVENT}`" in README.read_text()
 
 
 def test_the_bot_of_the_compose_file_can_write_to_its_data_only() -> None:
@@ -224,4 +270,5 @@ def test_the_pages_keep_to_the_projects_own_words(page: str) -> None:
 
 
 if __name__ == "__main__":
-    README.write_text(renewed(README.read_text()))
+    for path, made in made_pages().items():
+        path.write_text(made)

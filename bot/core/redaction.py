@@ -66,7 +66,7 @@ class Inspect:
 Step = Sent | Postpone | Pause | Inspect
 
 
-def settle(
+def next_step(
     outcome: Outcome,
     timer: Timer,
     *,

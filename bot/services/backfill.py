@@ -13,9 +13,10 @@ from bot.core.events import is_own_join
 from bot.core.outcome_text import describe
 from bot.core.outcomes import Forbidden, NotFound, Outcome, OutcomeError, Unreachable
 from bot.core.policy import Room
+from bot.core.ports import History
 from bot.core.timeline import Gap, Item
 from bot.core.topics import Topic
-from bot.core.types import Event, Millis, RoomID, UserID
+from bot.core.types import Event, Millis, RoomID
 from bot.services.clock import Clock
 from bot.services.event_reader import EventReader
 from bot.services.history_pages import AWAY, HistoryPages
@@ -34,17 +35,6 @@ WITHIN: Final[Millis] = 180_000
 WIDTH: Final = 3
 SLOW: Final = 5
 """Pages asked for at once; they are large, and those of slow rooms mostly wait."""
-
-
-class Homeserver(Protocol):
-    """What backfill asks of the homeserver."""
-
-    @property
-    def own_id(self) -> UserID: ...  # noqa: D102
-    async def page_back(  # noqa: D102
-        self, room_id: RoomID, token: str, size: int
-    ) -> tuple[list[Event], str | None]: ...
-    async def answers(self) -> bool: ...  # noqa: D102
 
 
 class Gaps(Protocol):
@@ -97,7 +87,7 @@ class Backfill:
 
     def __init__(
         self,
-        homeserver: Homeserver,
+        homeserver: History,
         memory: Memory,
         reader: EventReader,
         clock: Clock,

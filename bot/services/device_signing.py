@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from random import Random
-from typing import Final, NoReturn, Protocol
+from typing import Final, NoReturn
 
 from bot.chat.notices import Fingerprints
 from bot.core.outcome_text import describe
 from bot.core.outcomes import OutcomeError
+from bot.core.ports import CrossSigning
 from bot.core.retry import POSTPONE_CEILING, backoff
 from bot.core.topics import Topic, Topics
 from bot.services.clock import Clock
@@ -38,19 +39,6 @@ REMEDIES: Final = {
     "unsigned": "start the bot, and look at its log",
 }
 """What the operator can do about it."""
-
-
-class CrossSigning(Protocol):
-    """What signs the device."""
-
-    @property
-    def master(self) -> str: ...  # noqa: D102
-    @property
-    def device_id(self) -> str: ...  # noqa: D102
-    @property
-    def fingerprint(self) -> str: ...  # noqa: D102
-    async def settle(self) -> str:
-        """Return how the device stands, one of `signed` and `WORDS`."""
 
 
 class DeviceSigning:
@@ -94,7 +82,7 @@ class DeviceSigning:
         never = asyncio.Event()
         while True:
             try:
-                self.signing_state = await self._signing.settle()
+                self.signing_state = await self._signing.ensure_signed()
             except (OutcomeError, OSError) as error:
                 why = type(error).__name__
                 if isinstance(error, OutcomeError):

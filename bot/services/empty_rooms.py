@@ -7,7 +7,8 @@ import logging
 from collections.abc import Collection
 from typing import Final, Protocol
 
-from bot.core.outcomes import Done, Forbidden, NotFound, Outcome, OutcomeError
+from bot.core.outcomes import Done, Forbidden, NotFound, OutcomeError
+from bot.core.ports import Membership
 from bot.core.rate_limits import HOUR, MINUTE
 from bot.core.timers import Review
 from bot.core.topics import Topic
@@ -25,13 +26,6 @@ LOOK_AGAIN: Final[Millis] = HOUR
 """When to ask again who is in the room, if that could not be told or somebody is invited."""
 
 
-class Homeserver(Protocol):
-    """What this service asks of the homeserver."""
-
-    async def others(self, room_id: RoomID) -> tuple[int, int]: ...  # noqa: D102
-    async def leave(self, room_id: RoomID) -> Outcome: ...  # noqa: D102
-
-
 class Memory(Protocol):
     """What this service asks of the store."""
 
@@ -45,7 +39,7 @@ class Memory(Protocol):
 class EmptyRooms:
     """Looks at rooms in which the bot may be alone. A room that it leaves is forgotten."""
 
-    def __init__(self, homeserver: Homeserver, memory: Memory, clock: Clock) -> None:
+    def __init__(self, homeserver: Membership, memory: Memory, clock: Clock) -> None:
         self._homeserver = homeserver
         self._memory = memory
         self._clock = clock

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from random import Random
-from typing import Final, Protocol
+from typing import Final
 
 from bot.core.outcomes import Failed, Outcome, RateLimited, Unreachable
+from bot.core.ports import Account
 from bot.core.retry import PAUSE_CEILING, backoff, retry_in
 from bot.core.types import Millis
 from bot.services.clock import Clock
@@ -17,12 +18,6 @@ SMALLEST: Final = 10
 """Events of the smallest page that is asked for."""
 AT_EACH_SIZE: Final = 2
 """Failures in a row after which a smaller page is asked for: one may be chance."""
-
-
-class Homeserver(Protocol):
-    """What is asked of the homeserver."""
-
-    async def answers(self) -> bool: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +33,7 @@ class Again:
 class HistoryPages:
     """Tells a page that does not come from a homeserver that is away, in which nothing counts."""
 
-    def __init__(self, homeserver: Homeserver, clock: Clock, *, random: Random) -> None:
+    def __init__(self, homeserver: Account, clock: Clock, *, random: Random) -> None:
         self._homeserver = homeserver
         self._clock = clock
         self._random = random

@@ -13,6 +13,7 @@ from typing import Final, Protocol
 from bot.core.invitations import Invitation, Invite, InvitePolicy, InviteStage
 from bot.core.outcome_text import describe
 from bot.core.outcomes import Done, Outcome, OutcomeError, RateLimited, Unreachable
+from bot.core.ports import Membership
 from bot.core.rate_limits import HOUR, SECOND, RateLimit
 from bot.core.retry import retry_in
 from bot.core.topics import Topic
@@ -30,14 +31,6 @@ WITHIN: Final[Millis] = 75 * SECOND
 
 SLOW: Final = 16
 """Tries at once that take long: more than one server may have."""
-
-
-class Homeserver(Protocol):
-    """What this service asks of the homeserver."""
-
-    async def joined_rooms(self) -> set[RoomID]: ...  # noqa: D102
-    async def join(self, room_id: RoomID) -> Outcome: ...  # noqa: D102
-    async def leave(self, room_id: RoomID) -> Outcome: ...  # noqa: D102
 
 
 class Waiting(Protocol):
@@ -67,7 +60,7 @@ class Invitations:
 
     def __init__(
         self,
-        homeserver: Homeserver,
+        homeserver: Membership,
         memory: Memory,
         clock: Clock,
         *,

@@ -9,6 +9,7 @@ from typing import Final, Protocol
 
 from bot.core.lifetimes import LifetimeLimits
 from bot.core.policy import Room, lifetime
+from bot.core.ports import KeyRing
 from bot.core.topics import Topic
 from bot.core.types import Millis, RoomID
 from bot.services.clock import Clock
@@ -24,16 +25,6 @@ UNUSED_FOR: Final[Millis] = 8 * 24 * 3_600_000
 NOWHERE: Final = RoomID("")
 SWEEP_EVERY: Final[Millis] = 3_600_000
 SCRUB_EVERY: Final[Millis] = 60_000
-
-
-class Crypto(Protocol):
-    """What this service asks of the crypto engine."""
-
-    @property
-    def sessions(self) -> dict[str, RoomID]: ...  # noqa: D102
-    def ratchet(self, read: list[tuple[str, int]]) -> None: ...  # noqa: D102
-    def forget(self, session_ids: list[str]) -> None: ...  # noqa: D102
-    def scrub(self) -> None: ...  # noqa: D102
 
 
 class Keys(Protocol):
@@ -59,7 +50,13 @@ class KeyExpiry:
     """Takes the key of a message away, `grace` milliseconds after the message was read."""
 
     def __init__(
-        self, crypto: Crypto, memory: Memory, clock: Clock, *, grace: Millis, limits: LifetimeLimits
+        self,
+        crypto: KeyRing,
+        memory: Memory,
+        clock: Clock,
+        *,
+        grace: Millis,
+        limits: LifetimeLimits,
     ) -> None:
         self._crypto = crypto
         self._memory = memory

@@ -12,6 +12,7 @@ from bot.chat.commands import thread_of
 from bot.core.json_shape import as_object, inside
 from bot.core.outcome_text import describe
 from bot.core.outcomes import Forbidden, OutcomeError, TokenRejectedError
+from bot.core.ports import RoomKeys
 from bot.core.rate_limits import HOUR, RateLimit
 from bot.core.timeline import Command, Item, Undecryptable
 from bot.core.topics import Topic
@@ -37,16 +38,6 @@ MOST_ASKED_TWICE: Final = 1_000
 """Keys that are asked for a second time, of those that are waited for now."""
 ASKED_TO_REPEAT: Final = 5
 """Messages without a key of which one sender is told in an hour; anybody can make any number."""
-
-
-class Homeserver(Protocol):
-    """What this service asks of the homeserver."""
-
-    async def event(self, room_id: RoomID, event_id: EventID) -> Event | None: ...  # noqa: D102
-    def has_key(self, room_id: RoomID, session_id: str) -> bool: ...  # noqa: D102
-    async def ask_for_key(  # noqa: D102
-        self, room_id: RoomID, event: Event, *, again: bool
-    ) -> None: ...
 
 
 class Keys(Protocol):
@@ -86,7 +77,7 @@ class LateKeys:
 
     def __init__(
         self,
-        homeserver: Homeserver,
+        homeserver: RoomKeys,
         memory: Memory,
         reader: EventReader,
         clock: Clock,

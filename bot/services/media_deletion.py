@@ -20,10 +20,11 @@ from bot.core.outcomes import (
     Refused,
     TokenRejectedError,
 )
+from bot.core.ports import MediaRepository
 from bot.core.retry import POSTPONE_CEILING, backoff, nobody_answered, retry_in
 from bot.core.timers import UnusedMedia
 from bot.core.topics import Topic
-from bot.core.types import Millis, UserID
+from bot.core.types import Millis
 from bot.services.clock import Clock
 from bot.services.worker import Worker
 
@@ -43,16 +44,6 @@ UNKNOWN: Final = (
     "the homeserver does not tell who uploaded a file: that takes Synapse 1.140 or newer, and an"
     " address in homeserver under which /_synapse/admin can be reached"
 )
-
-
-class Homeserver(Protocol):
-    """What this service asks of the homeserver, as its administrator."""
-
-    @property
-    def server(self) -> str: ...  # noqa: D102
-    async def uploader(self, media_id: str) -> UserID | None: ...  # noqa: D102
-    async def delete(self, media_id: str) -> Outcome: ...  # noqa: D102
-    async def usable(self) -> Outcome: ...  # noqa: D102
 
 
 class Memory(Protocol):
@@ -85,7 +76,7 @@ class MediaDeletion:
     """
 
     def __init__(
-        self, homeserver: Homeserver, memory: Memory, clock: Clock, *, random: Random
+        self, homeserver: MediaRepository, memory: Memory, clock: Clock, *, random: Random
     ) -> None:
         self._homeserver = homeserver
         self._memory = memory

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from typing import Final, Protocol
+from typing import Final
 
 from bot.core.lifetimes import POLICY_EVENT
 from bot.core.outcomes import OutcomeError
+from bot.core.ports import RoomState
 from bot.core.types import Event, RoomID
 
 log = logging.getLogger(__name__)
@@ -17,16 +18,10 @@ TRIES: Final = 5
 ENCRYPTION: Final = "m.room.encryption"
 
 
-class State(Protocol):
-    """What is asked of the homeserver."""
-
-    async def state(self, room_id: RoomID, kind: str, key: str = "") -> Event | None: ...  # noqa: D102
-
-
 class MissingState:
     """Asks for the state of such rooms, and counts how often it was asked for in vain."""
 
-    def __init__(self, homeserver: State) -> None:
+    def __init__(self, homeserver: RoomState) -> None:
         self._homeserver = homeserver
         self._unreadable = Counter[RoomID]()
 

@@ -10,11 +10,12 @@ from typing import Final, Protocol
 
 from bot.core.outcome_text import describe
 from bot.core.outcomes import OutcomeError, Refused, Unreachable
+from bot.core.ports import Events
 from bot.core.retry import nobody_answered, retry_in
 from bot.core.timeline import is_gone
 from bot.core.timers import PendingRelation
 from bot.core.topics import Topic
-from bot.core.types import Event, EventID, Millis, RoomID
+from bot.core.types import Millis, RoomID
 from bot.services.clock import Clock
 from bot.services.worker import Worker
 
@@ -24,12 +25,6 @@ WITHIN: Final[Millis] = 60_000
 """How long one question may take."""
 TRIES: Final = 5
 """How often a parent is asked about that the homeserver fails on."""
-
-
-class Homeserver(Protocol):
-    """What this service asks of the homeserver."""
-
-    async def event(self, room_id: RoomID, event_id: EventID) -> Event | None: ...  # noqa: D102
 
 
 class Relations(Protocol):
@@ -53,7 +48,7 @@ class PendingRelations:
 
     def __init__(
         self,
-        homeserver: Homeserver,
+        homeserver: Events,
         memory: Memory,
         clock: Clock,
         *,

@@ -14,11 +14,12 @@ from bot.core.lifetimes import LifetimeLimits
 from bot.core.outcome_text import describe
 from bot.core.outcomes import Forbidden, NotFound, Outcome, OutcomeError, Unreachable
 from bot.core.policy import Outgoing, Room, lifetime
+from bot.core.ports import Membership, RoomState
 from bot.core.power_levels import Power
 from bot.core.retry import retry_in
 from bot.core.timers import Review
 from bot.core.topics import Topic
-from bot.core.types import Millis, RoomID, UserID
+from bot.core.types import Millis, RoomID
 from bot.services.clock import Clock
 from bot.services.worker import Worker
 
@@ -32,13 +33,8 @@ LOOK_TWICE: Final[Millis] = 10_000
 """Between two looks for a room that is missing among those that the bot is in."""
 
 
-class Homeserver(Protocol):
+class Homeserver(RoomState, Membership, Protocol):
     """What this service asks of the homeserver."""
-
-    @property
-    def own_id(self) -> UserID: ...  # noqa: D102
-    async def power(self, room_id: RoomID) -> Power: ...  # noqa: D102
-    async def joined_rooms(self) -> set[RoomID]: ...  # noqa: D102
 
 
 class Memory(Protocol):

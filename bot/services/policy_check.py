@@ -13,6 +13,7 @@ from bot.core.lifetimes import POLICY_EVENT
 from bot.core.outcome_text import describe
 from bot.core.outcomes import Outcome, OutcomeError, Unreachable
 from bot.core.policy import Room
+from bot.core.ports import RoomState
 from bot.core.retry import retry_in
 from bot.core.timeline import Change, Item
 from bot.core.timers import Review
@@ -27,12 +28,6 @@ WITHIN: Final[Millis] = 75_000
 """How long one look may take."""
 LOOK_TWICE: Final[Millis] = 10_000
 """How long to wait before the second look: a homeserver may be behind with one answer."""
-
-
-class Homeserver(Protocol):
-    """What this service asks of the homeserver."""
-
-    async def state(self, room_id: RoomID, kind: str, key: str = "") -> Event | None: ...  # noqa: D102
 
 
 class Memory(Protocol):
@@ -57,7 +52,7 @@ class PolicyCheck:
 
     def __init__(
         self,
-        homeserver: Homeserver,
+        homeserver: RoomState,
         memory: Memory,
         clock: Clock,
         *,

@@ -18,6 +18,7 @@ from bot.core.outcomes import (
     RateLimited,
     Unreachable,
 )
+from bot.core.ports import Redactions
 from bot.core.redaction import (
     SPARE,
     Inspect,
@@ -26,7 +27,7 @@ from bot.core.redaction import (
     Sent,
     Step,
     may_change,
-    settle,
+    next_step,
     transaction_id,
 )
 from bot.core.retry import POSTPONE_CEILING, backoff
@@ -52,16 +53,6 @@ REFUSALS: Final = 3
 """So many refusals in a row are not about a power that was just taken or given."""
 REFUSED_AGAIN: Final[Millis] = 3_600_000
 """A room with messages that are too old for the homeserver is tried at least this often."""
-
-
-class Homeserver(Protocol):
-    """What the redactor asks of the homeserver."""
-
-    async def redact(self, room_id: RoomID, event_id: EventID, txn: str) -> Outcome: ...  # noqa: D102
-    async def is_gone(self, room_id: RoomID, event_id: EventID) -> bool: ...  # noqa: D102
-    async def relations(  # noqa: D102
-        self, room_id: RoomID, event_id: EventID
-    ) -> tuple[list[EventID], bool]: ...
 
 
 class Relations(Protocol):
@@ -93,7 +84,7 @@ class Redactor:
     """The only one that waits for timers, and the only one that redacts."""
 
     def __init__(
-        self, homeserver: Homeserver, memory: Memory, clock: Clock, *, random: Random
+        self, homeserver: Redactions, memory: Memory, clock: Clock, *, random: Random
     ) -> None:
         self._homeserver = homeserver
         self._memory = memory
@@ -211,7 +202,7 @@ class Redactor:
         txn = transaction_id(timer.event_id, timer.redaction_round)
         outcome = await self._homeserver.redact(timer.room_id, timer.event_id, txn)
         now = self._clock.now()
-        match self._settle(outcome, timer, now):
+        match self._next_step(outcome, timer, now):
             case Sent(check_at=check_at):
                 self._pace.accepted(now)
                 self._lanes.accepted()
@@ -236,7 +227,7 @@ class Redactor:
     async def _later(self, timer: Timer, outcome: Outcome) -> None:
         """A question about the message was not answered: ask again later."""
         now = self._clock.now()
-        step = self._settle(outcome, timer, now)
+        step = self._next_step(outcome, timer, now)
         if isinstance(step, Pause):
             self._pause(timer, outcome, step.until, now)
         if not isinstance(outcome, RateLimited) and not isinstance(step, Sent):
@@ -284,15 +275,15 @@ class Redactor:
             return await self._homeserver.is_gone(timer.room_id, timer.event_id)
         except OutcomeError as error:
             now = self._clock.now()
-            step = self._settle(error.outcome, timer, now)
+            step = self._next_step(error.outcome, timer, now)
             if isinstance(step, Pause):
                 self._pause(timer, error.outcome, step.until, now)
             return None
 
-    def _settle(self, outcome: Outcome, timer: Timer, now: Millis) -> Step:
+    def _next_step(self, outcome: Outcome, timer: Timer, now: Millis) -> Step:
         others, failures = self._in_flight.note(timer, outcome, now), self._pace.failures
         chance = self._random.random()
-        return settle(outcome, timer, now=now, failures=failures, chance=chance, others=others)
+        return next_step(outcome, timer, now=now, failures=failures, chance=chance, others=others)
 
     def _pause(self, timer: Timer, outcome: Outcome, until: Millis, now: Millis) -> None:
         self._pace.paused(outcome, until, now, again=timer.attempts >= AGAIN)

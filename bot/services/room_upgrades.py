@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Collection
 from random import Random
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from bot.core.invitations import Invite
 from bot.core.lifetimes import POLICY_EVENT
@@ -22,6 +22,7 @@ from bot.core.outcomes import (
     Unreachable,
 )
 from bot.core.policy import Outgoing, Room, policy_content, read_setting
+from bot.core.ports import Membership, PolicyWriting, RoomState
 from bot.core.power_levels import Power
 from bot.core.retry import POSTPONE_CEILING, retry_in
 from bot.core.successors import Stage, Successor, goes_along, predecessor, replacement
@@ -41,17 +42,8 @@ TRIES: Final = 12
 """How often the homeserver may fail on one request; then the same counts as refused."""
 
 
-class Homeserver(Protocol):
+class Homeserver(RoomState, Membership, PolicyWriting, Protocol):
     """What this service asks of the homeserver."""
-
-    @property
-    def own_id(self) -> UserID: ...  # noqa: D102
-    async def state(self, room_id: RoomID, kind: str, key: str = "") -> Event | None: ...  # noqa: D102
-    async def power(self, room_id: RoomID) -> Power: ...  # noqa: D102
-    async def joined_rooms(self) -> set[RoomID]: ...  # noqa: D102
-    async def join(self, room_id: RoomID, via: str = "") -> Outcome: ...  # noqa: D102
-    async def leave(self, room_id: RoomID) -> Outcome: ...  # noqa: D102
-    async def set_policy(self, room_id: RoomID, content: dict[str, Any]) -> Outcome: ...  # noqa: D102
 
 
 class Successors(Protocol):

@@ -16,10 +16,11 @@ from bot.core.outcome_text import describe
 from bot.core.outcomes import Forbidden, NotFound, Outcome, OutcomeError, Refused, Unreachable
 from bot.core.policy import NewTimer
 from bot.core.policy_backward import PolicyBackward
+from bot.core.ports import History
 from bot.core.retry import POSTPONE_CEILING
 from bot.core.timeline import MediaReference, RedactedEvent, Sweep
 from bot.core.topics import Topic
-from bot.core.types import Event, Millis, RoomID, UserID
+from bot.core.types import Event, Millis, RoomID
 from bot.services.clock import Clock
 from bot.services.event_reader import EventReader
 from bot.services.history_pages import AWAY, HistoryPages
@@ -43,18 +44,6 @@ AGAIN: Final[tuple[Millis, ...]] = (5_000, 30_000, 300_000, 1_200_000, 3_600_000
 """When to sweep again after no, one, two… sweeps without a find: homeservers fetch what they lack
 from others a hundred events at a time, in the background, because somebody has asked; and from one
 that was away, not before it is known to be back."""
-
-
-class Homeserver(Protocol):
-    """What the sweeper asks of the homeserver."""
-
-    @property
-    def own_id(self) -> UserID: ...  # noqa: D102
-    async def page_back(  # noqa: D102
-        self, room_id: RoomID, token: str, size: int
-    ) -> tuple[list[Event], str | None]: ...
-    async def answers(self) -> bool: ...  # noqa: D102
-    async def is_shared(self, room_id: RoomID) -> bool: ...  # noqa: D102
 
 
 class Sweeps(Protocol):
@@ -102,7 +91,7 @@ class Sweeper:
 
     def __init__(
         self,
-        homeserver: Homeserver,
+        homeserver: History,
         memory: Memory,
         reader: EventReader,
         clock: Clock,

@@ -21,14 +21,15 @@ from bot.core.missing_events import gap_before, since_arrival, sweep_of
 from bot.core.outcome_text import Reasons
 from bot.core.outcomes import Failed, OutcomeError, RateLimited, Unreachable
 from bot.core.policy import Room
+from bot.core.ports import RoomState, SyncStream
 from bot.core.retry import PAUSE_CEILING, backoff
 from bot.core.sync_batch import RoomBatch, SyncBatch
 from bot.core.sync_token import SyncRestart, went_back
 from bot.core.timeline import Change, Encrypted, Item, RoomUpdate, is_state
-from bot.core.types import Millis, RoomID, UserID
+from bot.core.types import Millis, RoomID
 from bot.services.clock import Clock
 from bot.services.event_reader import ASK_WITHIN, EventReader
-from bot.services.missing_state import MissingState, State
+from bot.services.missing_state import MissingState
 
 log = logging.getLogger(__name__)
 
@@ -39,12 +40,8 @@ AT_ONCE: Final[Millis] = 1_000
 """A long poll answered sooner than this has something new to say, in ms."""
 
 
-class Homeserver(State, Protocol):
+class Homeserver(SyncStream, RoomState, Protocol):
     """What this service asks of the homeserver."""
-
-    @property
-    def own_id(self) -> UserID: ...  # noqa: D102
-    async def sync(self, since: str | None, wait: Millis) -> SyncBatch: ...  # noqa: D102
 
 
 class Memory(Protocol):

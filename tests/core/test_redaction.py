@@ -24,7 +24,7 @@ from bot.core.redaction import (
     Postpone,
     Sent,
     Step,
-    settle,
+    next_step,
     transaction_id,
 )
 from bot.core.retry import FIRST_BACKOFF, PAUSE_CEILING, POSTPONE_CEILING, backoff, retry_in
@@ -47,7 +47,7 @@ def timer(number: int = 1, room: str = ROOM, attempts: int = 0) -> Timer:
     )
 
 
-# --- settle --------------------------------------------------------------------------------------
+# --- the next step --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def timer(number: int = 1, room: str = ROOM, attempts: int = 0) -> Timer:
 def test_what_follows_from_an_answer(
     outcome: Outcome, attempts: int, failures: int, expected: Step
 ) -> None:
-    step = settle(outcome, timer(attempts=attempts), now=NOW, failures=failures, chance=0)
+    step = next_step(outcome, timer(attempts=attempts), now=NOW, failures=failures, chance=0)
     assert step == expected
 
 
@@ -98,7 +98,7 @@ OUTCOMES: st.SearchStrategy[Outcome] = st.one_of(
 def test_no_answer_alone_ends_a_timer_and_every_retry_has_a_pause(
     outcome: Outcome, attempts: int, failures: int, chance: float
 ) -> None:
-    step = settle(outcome, timer(attempts=attempts), now=NOW, failures=failures, chance=chance)
+    step = next_step(outcome, timer(attempts=attempts), now=NOW, failures=failures, chance=chance)
     match step:
         case Sent(check_at=until) | Pause(until=until) | Postpone(until=until):
             assert until > NOW

@@ -19,7 +19,7 @@ from tests.support.fake_homeserver import ALICE, BOB, BOT
 from tests.support.harness import MINUTE, Harness
 from tests.support.people import People, Person, wait_until
 
-README = Path(__file__).parent.parent.parent / "README.md"
+LIMITS = Path(__file__).parent.parent.parent / "docs/limits.md"
 ROOT = EventID("$root")
 THREAD = {"rel_type": "m.thread", "event_id": ROOT, "is_falling_back": True}
 IN_THREAD = {**THREAD, "m.in_reply_to": {"event_id": ROOT}}
@@ -239,8 +239,8 @@ async def test_a_real_homeserver_keeps_the_answer_in_the_thread_until_it_goes(
 
 
 @pytest.mark.synapse
-async def test_the_push_rule_of_the_readme_ends_what_redactions_notify(tmp_path: Path) -> None:
-    found = re.search(r"`(\{[^`]*m\.room\.redaction[^`]*\})`", README.read_text())
+async def test_the_push_rule_of_the_limits_ends_what_redactions_notify(tmp_path: Path) -> None:
+    found = re.search(r"`(\{[^`]*m\.room\.redaction[^`]*\})`", LIMITS.read_text())
     assert found is not None
     rule = json.loads(found[1])
     (tmp_path / "server").mkdir()

@@ -40,7 +40,7 @@ class Signing:
         self.device_id = "ABCDEF"
         self.fingerprint = DEVICE
 
-    async def settle(self) -> str:
+    async def ensure_signed(self) -> str:
         answer = self._answers.pop(0)
         if isinstance(answer, OutcomeError):
             raise answer

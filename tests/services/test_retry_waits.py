@@ -110,7 +110,7 @@ class Settling:
     def __init__(self, failures: int) -> None:
         self.failures = failures
 
-    async def settle(self) -> str:
+    async def ensure_signed(self) -> str:
         self.failures -= 1
         if self.failures >= 0:
             raise OutcomeError(AWAY) if self.failures % 2 else OSError("disk")

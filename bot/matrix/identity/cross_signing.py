@@ -66,7 +66,7 @@ class CrossSigning:
         """The Ed25519 key of this device."""
         return self._matrix.fingerprint
 
-    async def settle(self) -> SigningState:
+    async def ensure_signed(self) -> SigningState:
         """Make keys if the account has none, and sign the device if it is not signed.
 
         Lost private keys are restored from the account's secret storage, with a recovery key.
@@ -98,14 +98,14 @@ class CrossSigning:
         await self._prepare()
         old = self._load(_master(await self._own_keys(), self._matrix.own_id))
         if old is not None:
-            self._file.settle(old)  # whatever came of an earlier replacement
+            self._file.end_replacement(old)  # whatever came of an earlier replacement
         self._file.set_aside()
         private_keys = PrivateKeys.make(self._matrix.own_id)
         self._file.save(private_keys)
         outcome = await self._publish(private_keys, authorise)
         if isinstance(outcome, Refused):
             if old is not None:
-                self._file.settle(old)
+                self._file.end_replacement(old)
             return outcome
         return await self._sign_device(private_keys)
 
@@ -208,7 +208,7 @@ class CrossSigning:
             outcome = await self._matrix.request("POST", path("keys", "signatures", "upload"), body)
             if _must(outcome).get("failures"):
                 return SigningState.UNPROVEN
-        self._file.settle(private_keys)
+        self._file.end_replacement(private_keys)
         self.master = private_keys.public("master")
         return SigningState.SIGNED
 

@@ -131,7 +131,7 @@ class PrivateKeyFile:
         if self._where.exists():
             self._where.replace(self._aside)
 
-    def settle(self, private_keys: PrivateKeys) -> None:
+    def end_replacement(self, private_keys: PrivateKeys) -> None:
         """End a replacement: `private_keys` are those that count."""
         if self._aside.exists():
             private_keys.save(self._where)

@@ -39,7 +39,7 @@ WAYS: Final = (
     "Three ways out: set homeserver to the public address of the server, where the service answers"
     " logins (if it takes passwords); or put a compatibility token into access_token_file (mas-cli"
     " manage issue-compatibility-token NAME --device-id ID); or run the bot as an application"
-    " service. See deploy/README.md"
+    " service. See docs/operating.md"
 )
 MAS: Final = (
     "{homeserver} logs nobody in by itself: that is done by a Matrix Authentication Service"
@@ -48,7 +48,7 @@ MAS: Final = (
 NO_PASSWORDS: Final = (
     "{homeserver} takes no passwords ({flows}). If that is for a Matrix Authentication Service"
     " (MAS) or a single sign-on: put an access token into access_token_file, or run the bot as an"
-    " application service. See deploy/README.md"
+    " application service. See docs/operating.md"
 )
 NO_DEVICE: Final = (
     "the access token belongs to no device, and without one nothing can be encrypted: make one"

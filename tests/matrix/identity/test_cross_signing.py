@@ -77,7 +77,7 @@ def made_of(seeds: PrivateKeys) -> dict[str, str]:
 
 async def test_an_account_without_keys_gets_them_and_signs_its_device(harness: Harness) -> None:
     assert harness.signing.master == ""
-    assert await harness.signing.settle() == SigningState.SIGNED
+    assert await harness.signing.ensure_signed() == SigningState.SIGNED
     seeds, account = harness.seeds, harness.account
     assert seeds is not None
     public = {usage: seeds.public(usage) for usage in USAGES}
@@ -100,10 +100,10 @@ async def test_an_account_without_keys_gets_them_and_signs_its_device(harness: H
 
 
 async def test_what_is_signed_is_only_looked_at(harness: Harness) -> None:
-    await harness.signing.settle()
+    await harness.signing.ensure_signed()
     harness.asked.clear()
     again = CrossSigning(harness.matrix, harness.folder)
-    assert await again.settle() == SigningState.SIGNED
+    assert await again.ensure_signed() == SigningState.SIGNED
     assert again.master == harness.account.master
     assert {asked.where for asked in harness.asked} == {("keys", "query")}
     assert {json.dumps(asked.body) for asked in harness.asked} == {
@@ -112,7 +112,7 @@ async def test_what_is_signed_is_only_looked_at(harness: Harness) -> None:
 
 
 async def test_a_look_from_beside_knows_the_master_key(harness: Harness) -> None:
-    await harness.signing.settle()
+    await harness.signing.ensure_signed()
     beside = CrossSigning(harness.matrix, harness.folder)
     assert (await beside.look("BOTDEVICE"))[0] == SigningState.SIGNED
     assert beside.master == harness.account.master
@@ -121,14 +121,14 @@ async def test_a_look_from_beside_knows_the_master_key(harness: Harness) -> None
 
 async def test_keys_that_are_not_taken_without_a_password_wait(harness: Harness) -> None:
     harness.account.password = "secret"
-    assert await harness.signing.settle() == SigningState.REFUSED
+    assert await harness.signing.ensure_signed() == SigningState.REFUSED
     assert harness.account.keys == {}
     assert await harness.looks() == SigningState.UNSIGNED
     assert await harness.signing.secrets() is None
     made = harness.seeds
     assert made is not None
     harness.account.password = None
-    assert await harness.signing.settle() == SigningState.SIGNED
+    assert await harness.signing.ensure_signed() == SigningState.SIGNED
     assert harness.seeds == made
     assert harness.account.master == made.public("master")
 
@@ -140,10 +140,10 @@ async def test_a_homeserver_that_fails_is_asked_again(harness: Harness, where: s
     where = f"keys/{where}" if where == "device_signing/upload" else where
     harness.account.fails_on = {where}
     with pytest.raises(OutcomeError):
-        await harness.signing.settle()
+        await harness.signing.ensure_signed()
     assert harness.signing.master == ""
     harness.account.fails_on = set()
-    assert await harness.signing.settle() == SigningState.SIGNED
+    assert await harness.signing.ensure_signed() == SigningState.SIGNED
     assert harness.seeds is not None
     assert harness.account.master == harness.seeds.public("master")
 
@@ -151,7 +151,7 @@ async def test_a_homeserver_that_fails_is_asked_again(harness: Harness, where: s
 async def test_a_device_without_its_own_keys_asks_for_nothing_more(harness: Harness) -> None:
     harness.account.fails_on = {"keys/upload"}
     with pytest.raises(OutcomeError, match="not uploaded yet"):
-        await harness.signing.settle()
+        await harness.signing.ensure_signed()
     assert [asked.where for asked in harness.asked] == [("keys", "upload")]
     assert harness.seeds is None
 
@@ -174,14 +174,14 @@ async def test_another_device_under_its_name_is_not_signed(harness: Harness, cha
             keys["curve25519:BOTDEVICE"] = keys["ed25519:BOTDEVICE"]
         case "no keys":
             harness.device["keys"] = None
-    assert await harness.signing.settle() == SigningState.UNPROVEN
+    assert await harness.signing.ensure_signed() == SigningState.UNPROVEN
     assert ("keys", "signatures", "upload") not in [asked.where for asked in harness.asked]
     assert harness.signing.master == ""
 
 
 async def test_signatures_that_are_not_taken_prove_nothing(harness: Harness) -> None:
     harness.account.failures = {BOT: {"BOTDEVICE": {"errcode": "M_INVALID_SIGNATURE"}}}
-    assert await harness.signing.settle() == SigningState.UNPROVEN
+    assert await harness.signing.ensure_signed() == SigningState.UNPROVEN
     assert harness.signing.master == ""
     assert await harness.looks() == SigningState.UNSIGNED
 
@@ -190,13 +190,13 @@ async def test_signatures_that_are_not_taken_prove_nothing(harness: Harness) -> 
 async def test_a_signature_of_any_shape_that_is_none_is_made_anew(
     harness: Harness, signatures: Any
 ) -> None:
-    await harness.signing.settle()
+    await harness.signing.ensure_signed()
     whole = dict(harness.device)
     harness.device["signatures"] = signatures
     harness.device["unsigned"] = {"device_display_name": "x"}
     assert await harness.looks() == SigningState.UNSIGNED
     harness.device["signatures"] = {BOT: {}}
-    assert await harness.signing.settle() == SigningState.SIGNED
+    assert await harness.signing.ensure_signed() == SigningState.SIGNED
     assert harness.device["keys"] == whole["keys"]
     assert "unsigned" not in harness.device
 
@@ -208,24 +208,24 @@ async def test_a_signature_of_any_shape_that_is_none_is_made_anew(
 async def test_without_its_private_keys_nothing_is_replaced(
     harness: Harness, text: str | None
 ) -> None:
-    await harness.signing.settle()
+    await harness.signing.ensure_signed()
     before, file = dict(harness.account.keys), harness.folder / FILE
     file.unlink()
     if text is not None:
         file.write_text(text)
     again = CrossSigning(harness.matrix, harness.folder)
-    assert await again.settle() == SigningState.LOST
+    assert await again.ensure_signed() == SigningState.LOST
     assert await harness.looks() == SigningState.LOST
     assert await harness.signing.secrets() is None
     assert (harness.account.keys, again.master) == (before, "")
 
 
 async def test_keys_that_somebody_else_made_are_left_alone(harness: Harness) -> None:
-    await harness.signing.settle()
+    await harness.signing.ensure_signed()
     own = harness.seeds
     harness.publish(PrivateKeys.make(BOT))
     again = CrossSigning(harness.matrix, harness.folder)
-    assert await again.settle() == SigningState.REPLACED
+    assert await again.ensure_signed() == SigningState.REPLACED
     assert await harness.looks() == SigningState.REPLACED
     assert await harness.signing.secrets() is None
     assert (harness.seeds, again.master) == (own, "")
@@ -235,7 +235,7 @@ async def test_keys_that_somebody_else_made_are_left_alone(harness: Harness) -> 
 async def test_private_keys_are_restored_from_the_secret_storage(
     harness: Harness, here: str
 ) -> None:
-    await harness.signing.settle()
+    await harness.signing.ensure_signed()
     own = harness.seeds
     assert own is not None
     padded = {name: f"{seed}=" for name, seed in made_of(own).items()}
@@ -245,7 +245,7 @@ async def test_private_keys_are_restored_from_the_secret_storage(
     else:
         PrivateKeys.make(BOT).save(harness.folder / FILE)
     del harness.device["signatures"][BOT][f"ed25519:{own.public('self_signing')}"]
-    assert await harness.with_key.settle() == SigningState.SIGNED
+    assert await harness.with_key.ensure_signed() == SigningState.SIGNED
     assert harness.seeds == own
     assert await harness.looks() == SigningState.SIGNED
 
@@ -254,7 +254,7 @@ async def test_private_keys_are_restored_from_the_secret_storage(
 async def test_private_keys_that_cannot_be_restored_are_not_made_up(
     harness: Harness, storage: str
 ) -> None:
-    await harness.signing.settle()
+    await harness.signing.ensure_signed()
     own = harness.seeds
     assert own is not None
     (harness.folder / FILE).unlink()
@@ -265,7 +265,7 @@ async def test_private_keys_that_cannot_be_restored_are_not_made_up(
         await SecretStorage(harness.matrix).put(
             bytes(32) if storage == "another key" else KEY, kept
         )
-    assert await harness.with_key.settle() == SigningState.LOST
+    assert await harness.with_key.ensure_signed() == SigningState.LOST
     assert harness.seeds is None
     if storage != "old seeds":
         with pytest.raises(StorageError):
@@ -288,7 +288,7 @@ class Operator:
 
 
 async def test_new_keys_take_the_place_of_the_old_ones(harness: Harness) -> None:
-    await harness.signing.settle()
+    await harness.signing.ensure_signed()
     old, operator = harness.seeds, Operator("secret")
     harness.account.password = "secret"
     assert await harness.signing.replace(operator) == SigningState.SIGNED
@@ -311,7 +311,7 @@ async def test_an_account_whose_private_keys_are_lost_gets_new_keys(harness: Har
 async def test_a_replacement_that_is_refused_changes_nothing(
     harness: Harness, password: str | None
 ) -> None:
-    await harness.signing.settle()
+    await harness.signing.ensure_signed()
     old, keys = harness.seeds, dict(harness.account.keys)
     harness.account.password = "secret"
     refused = await harness.signing.replace(Operator(password))
@@ -319,13 +319,13 @@ async def test_a_replacement_that_is_refused_changes_nothing(
     assert refused.status == 401
     assert (harness.seeds, harness.account.keys) == (old, keys)
     assert not (harness.folder / f"{FILE}.old").exists()
-    assert await harness.signing.settle() == SigningState.SIGNED
+    assert await harness.signing.ensure_signed() == SigningState.SIGNED
 
 
 async def test_only_a_demand_to_prove_oneself_is_answered(
     harness: Harness, stand_in: StandIn
 ) -> None:
-    await harness.signing.settle()
+    await harness.signing.ensure_signed()
     old, operator, account = harness.seeds, Operator("secret"), harness.account
 
     def too_large(asked: Asked) -> Answer | Json:
@@ -338,7 +338,7 @@ async def test_only_a_demand_to_prove_oneself_is_answered(
         await harness.signing.replace(operator)
     assert operator.demands == []
     stand_in.handler = account
-    assert await harness.signing.settle() == SigningState.SIGNED
+    assert await harness.signing.ensure_signed() == SigningState.SIGNED
     assert harness.seeds == old
 
 
@@ -364,7 +364,7 @@ async def test_a_refusal_without_old_private_keys_leaves_none_that_count(harness
 async def test_a_replacement_that_was_cut_off_is_gone_on_with(
     harness: Harness, took_place: bool
 ) -> None:
-    await harness.signing.settle()
+    await harness.signing.ensure_signed()
     old = harness.seeds
     harness.account.fails_on = {
         "keys/signatures/upload" if took_place else "keys/device_signing/upload"
@@ -374,14 +374,14 @@ async def test_a_replacement_that_was_cut_off_is_gone_on_with(
     assert (harness.folder / f"{FILE}.old").exists()
     harness.account.fails_on = set()
     again = CrossSigning(harness.matrix, harness.folder)
-    assert await again.settle() == SigningState.SIGNED
+    assert await again.ensure_signed() == SigningState.SIGNED
     assert (harness.seeds == old) is not took_place
     assert harness.account.master == again.master
     assert not (harness.folder / f"{FILE}.old").exists()
 
 
 async def test_an_earlier_replacement_is_ended_before_another_begins(harness: Harness) -> None:
-    await harness.signing.settle()
+    await harness.signing.ensure_signed()
     old = harness.seeds
     harness.account.fails_on = {"keys/device_signing/upload"}
     for _ in range(2):

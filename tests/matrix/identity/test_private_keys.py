@@ -39,7 +39,7 @@ def test_a_replacement_ends_with_one_file(where: Path, took_place: bool) -> None
     file.set_aside()
     file.save(new)
     counts = new if took_place else old
-    file.settle(counts)
+    file.end_replacement(counts)
     assert PrivateKeys.load(where) == counts
     assert [path.name for path in where.parent.iterdir()] == ["cross_signing.json"]
 
