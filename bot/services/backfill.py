@@ -11,7 +11,7 @@ from typing import Final, Protocol
 
 from bot.core.events import is_own_join
 from bot.core.outcome_text import describe
-from bot.core.outcomes import Forbidden, NotFound, Outcome, OutcomeError, Unreachable
+from bot.core.outcomes import Forbidden, NotFound, Outcome, OutcomeError
 from bot.core.policy import Room
 from bot.core.ports import History
 from bot.core.timeline import Gap, Item
@@ -109,7 +109,7 @@ class Backfill:
             self._next,
             lambda due: self.read(due.gap),
             lane=lambda due: due.gap.room_id,
-            overdue=lambda due: self._failed(due.gap, Unreachable(reason="time limit")),
+            put_off=lambda due, outcome: self._put_off(due.gap, outcome),
             within=WITHIN,
             what="pages of gaps",
             width=WIDTH,
@@ -121,7 +121,7 @@ class Backfill:
             self._ready,
             self._take_over,
             lane=lambda _: None,
-            overdue=self._take_over,
+            put_off=self._carry_on,
             within=WITHIN,
             what="what was read in gaps",
         )
@@ -139,6 +139,10 @@ class Backfill:
         done = await self._memory.gaps.take_over(self._clock.now())
         if done is not None:
             log.info("caught up with %d events of a room", done[1])
+
+    async def _carry_on(self, _: object, outcome: Outcome) -> str:
+        """A chunk took too long: what it has not done is next all the same."""
+        return describe(outcome)
 
     async def read(self, gap: Gap) -> str | None:
         """Read one page of a gap and remember it; return why it is put off, if it is."""
@@ -159,7 +163,7 @@ class Backfill:
                 now=gap.until,
             )
         except OutcomeError as error:
-            return await self._failed(gap, error.outcome)
+            return await self._put_off(gap, error.outcome)
         # A homeserver that hands out its own token again has nothing more to give.
         done = reached or token is None or token == gap.token
         log.info("read %d events of a gap%s", len(fresh), "" if done else ", more to come")
@@ -195,7 +199,7 @@ class Backfill:
         own = event.get("sender") == self._homeserver.own_id
         return own and isinstance(sent, int) and sent < gap.stop_at
 
-    async def _failed(self, gap: Gap, outcome: Outcome) -> str:
+    async def _put_off(self, gap: Gap, outcome: Outcome) -> str:
         """Put the page off, or give the gap up; return why."""
         if isinstance(outcome, Forbidden | NotFound):
             await self._memory.ask_review(gap.room_id)

@@ -9,7 +9,7 @@ from random import Random
 from typing import Final, Protocol
 
 from bot.core.outcome_text import describe
-from bot.core.outcomes import Failed, Outcome, OutcomeError, TokenRejectedError, Unreachable
+from bot.core.outcomes import Failed, Outcome, OutcomeError, TokenRejectedError
 from bot.core.retry import retry_in
 from bot.core.timeline import Command
 from bot.core.topics import Topic
@@ -17,7 +17,7 @@ from bot.core.types import Millis, RoomID
 from bot.core.undecided import PendingCommand
 from bot.services.authorization import Authorizer, passes, unjudged
 from bot.services.clock import Clock
-from bot.services.worker import Worker
+from bot.services.worker import Worker, room_of
 
 log = logging.getLogger(__name__)
 
@@ -62,8 +62,8 @@ class DeferredAuthorization:
             self._wake,
             self._memory.next_undecided,
             self.decide,
-            lane=lambda pending: pending.room_id,
-            overdue=lambda pending: self._failed(pending, Unreachable(reason="time limit")),
+            lane=room_of,
+            put_off=self._put_off,
             within=WITHIN,
             what="commands to be decided",
         ).run()
@@ -73,15 +73,15 @@ class DeferredAuthorization:
         try:
             said = await self._authorizer.decide(pending.room_id, pending.command)
         except OutcomeError as error:
-            return await self._failed(pending, error.outcome)
+            return await self._put_off(pending, error.outcome)
         except TokenRejectedError:
             raise
         except Exception as error:  # noqa: BLE001 - it is on the disk, and would come again
-            return await self._failed(pending, Failed(status=0, errcode=type(error).__name__))
+            return await self._put_off(pending, Failed(status=0, errcode=type(error).__name__))
         await self._memory.decided(pending, said, self._clock.now())
         return None
 
-    async def _failed(self, pending: PendingCommand, outcome: Outcome) -> str | None:
+    async def _put_off(self, pending: PendingCommand, outcome: Outcome) -> str | None:
         """Put a decision off, or give it up."""
         now = self._clock.now()
         if passes(outcome) and now < pending.command.read_at + WAIT_FOR:

@@ -7,14 +7,15 @@ import logging
 from collections.abc import Collection
 from typing import Final, Protocol
 
-from bot.core.outcomes import Done, Forbidden, NotFound, OutcomeError
+from bot.core.outcome_text import describe
+from bot.core.outcomes import Done, Forbidden, NotFound, Outcome
 from bot.core.ports import Membership
 from bot.core.rate_limits import HOUR, MINUTE
 from bot.core.timers import Review
 from bot.core.topics import Topic
 from bot.core.types import Millis, RoomID
 from bot.services.clock import Clock
-from bot.services.worker import Worker
+from bot.services.worker import Worker, room_of
 
 log = logging.getLogger(__name__)
 
@@ -52,8 +53,8 @@ class EmptyRooms:
             self._wake,
             self._memory.next_alone,
             self.look,
-            lane=lambda one: one.room_id,
-            overdue=lambda one: self._later(one.room_id, LOOK_AGAIN),
+            lane=room_of,
+            put_off=self._put_off,
             within=WITHIN,
             what="looks at who is in a room",
         ).run()
@@ -64,14 +65,7 @@ class EmptyRooms:
         if await self._memory.has_work(room_id):
             await self._later(room_id, LOOK_AT_WORK)
             return
-        try:
-            present, invited = await self._homeserver.others(room_id)
-        except OutcomeError as error:
-            # A list that cannot be read is no reason to leave.
-            if isinstance(error.outcome, Forbidden | NotFound):
-                await self._memory.ask_review(room_id)
-            await self._later(room_id, LOOK_AGAIN)
-            return
+        present, invited = await self._homeserver.others(room_id)
         if present:
             await self._memory.look_for_others(room_id, None)
         elif invited:
@@ -81,6 +75,13 @@ class EmptyRooms:
             if isinstance(outcome, Done):
                 log.info("left a room in which nobody else was")
             await self._later(room_id, LOOK_AT_WORK)
+
+    async def _put_off(self, one: Review, outcome: Outcome) -> str:
+        """A list that cannot be read is no reason to leave."""
+        if isinstance(outcome, Forbidden | NotFound):
+            await self._memory.ask_review(one.room_id)
+        await self._later(one.room_id, LOOK_AGAIN)
+        return describe(outcome)
 
     async def _later(self, room_id: RoomID, wait: Millis) -> None:
         await self._memory.look_for_others(room_id, self._clock.now() + wait)

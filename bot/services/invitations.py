@@ -19,7 +19,7 @@ from bot.core.retry import retry_in
 from bot.core.topics import Topic
 from bot.core.types import Millis, RoomID, UserID
 from bot.services.clock import Clock
-from bot.services.worker import Worker, run_together
+from bot.services.worker import Worker, room_of, run_together
 
 log = logging.getLogger(__name__)
 
@@ -99,8 +99,8 @@ class Invitations:
             self._wake,
             find,
             answer,
-            lane=lambda one: one.room_id,
-            overdue=lambda one: self._failed(one, Unreachable(reason="time limit")),
+            lane=room_of,
+            put_off=self._put_off,
             within=WITHIN,
             what=what,
             slow=SLOW,
@@ -184,7 +184,7 @@ class Invitations:
     async def _join(self, one: Invitation) -> None:
         outcome = await self._homeserver.join(one.room_id)
         if not isinstance(outcome, Done):
-            await self._failed(one, outcome)
+            await self._put_off(one, outcome)
             return
         self._failures = 0
         log.info("accepted an invitation")
@@ -193,13 +193,13 @@ class Invitations:
     async def _decline(self, one: Invitation) -> None:
         outcome = await self._homeserver.leave(one.room_id)
         if not isinstance(outcome, Done):
-            await self._failed(one, outcome)
+            await self._put_off(one, outcome)
             return
         self._failures = 0
         log.info("declined an invitation")
         await self._waiting.ended(one)
 
-    async def _failed(self, one: Invitation, outcome: Outcome) -> None:
+    async def _put_off(self, one: Invitation, outcome: Outcome) -> None:
         """Try again, for a day; then decline what cannot be accepted, or let the matter rest."""
         now = self._clock.now()
         if isinstance(outcome, RateLimited) or (

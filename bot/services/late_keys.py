@@ -11,7 +11,7 @@ from typing import Final, Protocol
 from bot.chat.commands import thread_of
 from bot.core.json_shape import as_object, inside
 from bot.core.outcome_text import describe
-from bot.core.outcomes import Forbidden, OutcomeError, TokenRejectedError
+from bot.core.outcomes import Forbidden, Outcome, OutcomeError, TokenRejectedError
 from bot.core.ports import RoomKeys
 from bot.core.rate_limits import HOUR, RateLimit
 from bot.core.timeline import Command, Item, Undecryptable
@@ -104,7 +104,7 @@ class LateKeys:
             self.next_turn,
             self.go_through,
             lane=lambda turn: turn.room_id,
-            overdue=self._overdue,
+            put_off=self._put_off,
             within=WITHIN,
             what="messages whose keys come late",
             width=WIDTH,
@@ -161,8 +161,9 @@ class LateKeys:
             self._later.pop((room_id, undecryptable.event_id), None)
         return reason
 
-    async def _overdue(self, _: Turn) -> None:
+    async def _put_off(self, _: Turn, outcome: Outcome) -> str:
         """The message that took too long is put off already."""
+        return describe(outcome)
 
     def _when(self, room_id: RoomID, undecryptable: Undecryptable, *, was_asked: bool) -> Millis:
         """Return when there is something to be done for a message."""

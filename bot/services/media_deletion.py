@@ -97,14 +97,14 @@ class MediaDeletion:
 
     async def run(self) -> None:
         """Delete what is due until cancelled. No answer ends the bot, whatever the token is."""
-        self._authorizer(await self._ask(self._homeserver.usable))
+        self._note(await self._ask(self._homeserver.usable))
         await Worker(
             self._clock,
             self._wake,
             self._next,
             self._see_to,
             lane=lambda file: file.media_id,
-            overdue=self._later,
+            put_off=self._put_off,
             within=WITHIN,
             what="files to be deleted",
             width=WIDTH,
@@ -124,15 +124,16 @@ class MediaDeletion:
             await self._memory.media_done(file)
         else:
             # Should it be this file that is never answered, others come first.
-            await self._later(file)
-        self._authorizer(outcome)
+            await self._put_off(file, outcome)
+        self._note(outcome)
         self._summarise()
         troubled = isinstance(outcome, Done | NotFound) or self.trouble
         return None if troubled else describe(outcome)
 
-    async def _later(self, file: UnusedMedia) -> None:
+    async def _put_off(self, file: UnusedMedia, outcome: Outcome) -> str:
         wait = backoff(file.attempts, ceiling=POSTPONE_CEILING, chance=self._random.random())
         await self._memory.media_later(file, self._clock.now() + wait)
+        return describe(outcome)
 
     async def _delete(self, file: UnusedMedia) -> Outcome:
         """Delete a file if it is its sender's own; `Done` when there is no more to do."""
@@ -154,7 +155,7 @@ class MediaDeletion:
             # The administrator's token and not the bot's own: no reason to end.
             return Refused(status=401, errcode=str(error))
 
-    def _authorizer(self, outcome: Outcome) -> None:
+    def _note(self, outcome: Outcome) -> None:
         """Pause when it is not this one file that is the reason."""
         now, trouble = self._clock.now(), trouble_of(outcome)
         if trouble and trouble != self.trouble:

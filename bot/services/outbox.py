@@ -24,7 +24,7 @@ from bot.core.types import Event, EventID, Millis, RoomID, UserID
 from bot.services import notice_writer
 from bot.services.clock import Clock
 from bot.services.notice_writer import Identity, NoticeWriter
-from bot.services.worker import Worker, run_together
+from bot.services.worker import Worker, room_of, run_together
 
 log = logging.getLogger(__name__)
 
@@ -121,8 +121,8 @@ class OutboxDelivery:
             self._wake,
             partial(self._memory.next_to_deliver, setting=setting),
             self.deliver,
-            lane=lambda entry: entry.room_id,
-            overdue=self._overdue,
+            lane=room_of,
+            put_off=self._put_off,
             within=within,
             what=what,
         )
@@ -165,11 +165,12 @@ class OutboxDelivery:
             await self._memory.delivered(entry, self._clock.now())
         return None
 
-    async def _overdue(self, entry: OutboxItem) -> None:
+    async def _put_off(self, entry: OutboxItem, outcome: Outcome) -> str:
         """It took too long, and would again: others of its kind get more turns meanwhile."""
         chance = self._random.random()
         wait = backoff(entry.attempts, ceiling=POSTPONE_CEILING, chance=chance)
         await self._memory.deliver_later(entry, self._clock.now() + wait)
+        return describe(outcome)
 
     async def _set(self, entry: OutboxItem, room: Room) -> None:
         """Write the commanded lifetime into the room's state, unless it was changed meanwhile.

@@ -9,15 +9,15 @@ from random import Random
 from typing import Final, Protocol
 
 from bot.core.outcome_text import describe
-from bot.core.outcomes import OutcomeError, Refused, Unreachable
+from bot.core.outcomes import Outcome, Refused
 from bot.core.ports import Events
-from bot.core.retry import nobody_answered, retry_in
+from bot.core.retry import nobody_answered
 from bot.core.timeline import is_gone
 from bot.core.timers import PendingRelation
 from bot.core.topics import Topic
 from bot.core.types import Millis, RoomID
 from bot.services.clock import Clock
-from bot.services.worker import Worker
+from bot.services.worker import Worker, retry, room_of
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class PendingRelations:
         self._homeserver = homeserver
         self._memory = memory
         self._clock = clock
-        self._random = random
+        self._retry = retry(clock, random, memory.relations.later)
         self._wake = memory.listen(Topic.RELATIONS)
 
     async def run(self) -> None:
@@ -67,38 +67,26 @@ class PendingRelations:
             self._wake,
             self._memory.relations.next_pending,
             self.ask,
-            lane=lambda relation: relation.room_id,
-            overdue=self._overdue,
+            lane=room_of,
+            put_off=self._put_off,
             within=WITHIN,
             what="questions about messages that belong to others",
         ).run()
 
-    async def ask(self, relation: PendingRelation) -> str | None:
-        """Find out whether the parent is gone; return why the question is put off, if it is.
+    async def ask(self, relation: PendingRelation) -> None:
+        """Find out whether the parent is gone. Raises `OutcomeError`.
 
         One that the homeserver does not show is not: it may be hidden from the bot alone.
         """
-        try:
-            parent = await self._homeserver.event(relation.room_id, relation.parent)
-        except OutcomeError as error:
-            if await self._failed(relation, error):
-                return describe(error.outcome)
-            parent = None
+        parent = await self._homeserver.event(relation.room_id, relation.parent)
         gone = parent is not None and is_gone(parent)
         await self._memory.relations.answered(relation, self._clock.now(), gone=gone)
-        return None
 
-    async def _overdue(self, relation: PendingRelation) -> None:
-        """Nobody answered in time: put the question off."""
-        await self._failed(relation, OutcomeError(Unreachable(reason="time limit")))
-
-    async def _failed(self, relation: PendingRelation, error: OutcomeError) -> bool:
-        """Put the question off; `False` when it is given up, and the message stands on its own."""
-        outcome = error.outcome
+    async def _put_off(self, relation: PendingRelation, outcome: Outcome) -> str | None:
+        """Put the question off, or give it up: then the message stands on its own."""
         passing = nobody_answered(outcome)
         if not passing and (isinstance(outcome, Refused) or relation.attempts >= TRIES):
             log.warning("not known whether a message is gone (%s)", describe(outcome))
-            return False
-        wait = retry_in(outcome, relation.attempts, chance=self._random.random())
-        await self._memory.relations.later(relation, self._clock.now() + wait)
-        return True
+            await self._memory.relations.answered(relation, self._clock.now(), gone=False)
+            return None
+        return await self._retry(relation, outcome)

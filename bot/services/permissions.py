@@ -11,17 +11,15 @@ from typing import Final, Protocol
 from bot.chat.notices import messages
 from bot.core.durations import words
 from bot.core.lifetimes import LifetimeLimits
-from bot.core.outcome_text import describe
-from bot.core.outcomes import Forbidden, NotFound, Outcome, OutcomeError, Unreachable
+from bot.core.outcomes import Forbidden, NotFound, OutcomeError
 from bot.core.policy import Outgoing, Room, lifetime
 from bot.core.ports import Membership, RoomState
 from bot.core.power_levels import Power
-from bot.core.retry import retry_in
 from bot.core.timers import Review
 from bot.core.topics import Topic
 from bot.core.types import Millis, RoomID
 from bot.services.clock import Clock
-from bot.services.worker import Worker
+from bot.services.worker import Worker, retry, room_of
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +76,7 @@ class Permissions:
         self._memory = memory
         self._clock = clock
         self._limits = limits
-        self._random = random
+        self._retry = retry(clock, random, self._later)
         self._follow = follow
         self._missed: dict[RoomID, Millis] = {}
         """When a room that the bot knows was first missing among those that it is in."""
@@ -91,9 +89,9 @@ class Permissions:
             self._clock,
             self._wake,
             self._memory.next_review,
-            self._look,
-            lane=lambda one: one.room_id,
-            overdue=lambda one: self._later(one, Unreachable(reason="time limit")),
+            lambda one: self.review(one.room_id),
+            lane=room_of,
+            put_off=self._retry,
             within=WITHIN,
             what="looks at a room's state",
         ).run()
@@ -111,16 +109,8 @@ class Permissions:
             if room.room_id not in joined:
                 await self._memory.ask_review(room.room_id)
 
-    async def _look(self, one: Review) -> None:
-        try:
-            await self.review(one.room_id)
-        except OutcomeError as error:
-            await self._later(one, error.outcome)
-
-    async def _later(self, one: Review, outcome: Outcome) -> None:
-        log.info("a room's state must wait (%s)", describe(outcome))
-        wait = retry_in(outcome, one.attempts, chance=self._random.random())
-        await self._memory.review_later(one.room_id, self._clock.now() + wait)
+    async def _later(self, one: Review, at: Millis) -> None:
+        await self._memory.review_later(one.room_id, at)
 
     async def review(self, room_id: RoomID) -> None:
         """Find out what the bot may do in a room, and say so when that changed.

@@ -10,17 +10,14 @@ from random import Random
 from typing import Final, Protocol
 
 from bot.core.lifetimes import POLICY_EVENT
-from bot.core.outcome_text import describe
-from bot.core.outcomes import Outcome, OutcomeError, Unreachable
 from bot.core.policy import Room
 from bot.core.ports import RoomState
-from bot.core.retry import retry_in
 from bot.core.timeline import Change, Item
 from bot.core.timers import Review
 from bot.core.topics import Topic
 from bot.core.types import Event, Millis, RoomID
 from bot.services.clock import Clock
-from bot.services.worker import Worker
+from bot.services.worker import Worker, retry, room_of
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +61,7 @@ class PolicyCheck:
         self._memory = memory
         self._clock = clock
         self._read = read
-        self._random = random
+        self._retry = retry(clock, random, self._later)
         self._seen: dict[RoomID, str] = {}
         """Digest of the state event that the first look found, where it was not the known one."""
         self._wake = memory.listen(Topic.POLICY_CHECKS)
@@ -76,22 +73,22 @@ class PolicyCheck:
             self._wake,
             self._memory.next_policy_check,
             self.look,
-            lane=lambda one: one.room_id,
-            overdue=lambda one: self._later(one, Unreachable(reason="time limit")),
+            lane=room_of,
+            put_off=self._retry,
             within=WITHIN,
             what="looks at a room's lifetime",
         ).run()
 
-    async def look(self, one: Review) -> str | None:
-        """Ask for the room's state event; return why that is put off, if it is."""
+    async def look(self, one: Review) -> None:
+        """Ask for the room's state event, and see whether it says another lifetime.
+
+        Raises `OutcomeError`.
+        """
         room = await self._memory.room(one.room_id)
         if room is None:
             self._seen.pop(one.room_id, None)
-            return None
-        try:
-            event = await self._homeserver.state(one.room_id, POLICY_EVENT)
-        except OutcomeError as error:
-            return await self._later(one, error.outcome)
+            return
+        event = await self._homeserver.state(one.room_id, POLICY_EVENT)
         change = self._news(room, event)
         if change is None:
             self._seen.pop(one.room_id, None)
@@ -104,7 +101,6 @@ class PolicyCheck:
             now = self._clock.now()
             if await self._memory.policy_resolved(one.room_id, change, now, revision=room.revision):
                 log.info("a room's state holds another lifetime than its timeline ended with")
-        return None
 
     def _news(self, room: Room, event: Event | None) -> Change | None:
         """Return what the room's state says, if that is not what the bot knows.
@@ -117,7 +113,5 @@ class PolicyCheck:
         news = next((one for one in found if one.digest != room.policy_digest), None)
         return news and replace(news, resolved=True)
 
-    async def _later(self, one: Review, outcome: Outcome) -> str:
-        wait = retry_in(outcome, one.attempts, chance=self._random.random())
-        await self._memory.check_policy_at(one.room_id, self._clock.now() + wait)
-        return describe(outcome)
+    async def _later(self, one: Review, at: Millis) -> None:
+        await self._memory.check_policy_at(one.room_id, at)

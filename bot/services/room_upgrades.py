@@ -10,13 +10,11 @@ from typing import Final, Protocol
 
 from bot.core.invitations import Invite
 from bot.core.lifetimes import POLICY_EVENT
-from bot.core.outcome_text import describe
 from bot.core.outcomes import (
     Done,
     Failed,
     Forbidden,
     NotFound,
-    Outcome,
     OutcomeError,
     RateLimited,
     Unreachable,
@@ -24,13 +22,13 @@ from bot.core.outcomes import (
 from bot.core.policy import Outgoing, Room, policy_content, read_setting
 from bot.core.ports import Membership, PolicyWriting, RoomState
 from bot.core.power_levels import Power
-from bot.core.retry import POSTPONE_CEILING, retry_in
+from bot.core.retry import POSTPONE_CEILING
 from bot.core.successors import Stage, Successor, goes_along, predecessor, replacement
 from bot.core.timeline import Setting
 from bot.core.topics import Topic
 from bot.core.types import Event, Millis, RoomID, UserID
 from bot.services.clock import Clock
-from bot.services.worker import Worker
+from bot.services.worker import Worker, retry, room_of
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +98,7 @@ class RoomUpgrades:
         self._successors = memory.successors
         self._clock = clock
         self._admission = admission
-        self._random = random
+        self._retry = retry(clock, random, memory.successors.later, ceiling=POSTPONE_CEILING)
         self._wake = memory.listen(Topic.SUCCESSORS)
 
     async def run(self) -> None:
@@ -110,28 +108,17 @@ class RoomUpgrades:
             self._wake,
             self._successors.next,
             self._see_to,
-            lane=lambda one: one.room_id,
-            overdue=lambda one: self._later(one, Unreachable(reason="time limit")),
+            lane=room_of,
+            put_off=self._retry,
             within=WITHIN,
             what="rooms that succeed others",
             width=WIDTH,
             slow=SLOW,
         ).run()
 
-    async def _see_to(self, one: Successor) -> str | None:
-        """Take one step with a successor; return why it is put off, if it is."""
-        reason: str | None = None
-        try:
-            await (self._enter(one) if one.stage == Stage.OUTSIDE else self._take_over(one))
-        except OutcomeError as error:
-            reason = await self._later(one, error.outcome)
-        return reason
-
-    async def _later(self, one: Successor, outcome: Outcome) -> str:
-        chance = self._random.random()
-        wait = retry_in(outcome, one.attempts, chance=chance, ceiling=POSTPONE_CEILING)
-        await self._successors.later(one, self._clock.now() + wait)
-        return describe(outcome)
+    async def _see_to(self, one: Successor) -> None:
+        """Take one step with a successor. Raises `OutcomeError`."""
+        await (self._enter(one) if one.stage == Stage.OUTSIDE else self._take_over(one))
 
     # --- the old room ----------------------------------------------------------------------
 

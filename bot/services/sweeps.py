@@ -13,7 +13,7 @@ from bot.core.default_lifetime import Defaults, began
 from bot.core.events import is_own_join
 from bot.core.lifetimes import LifetimeLimits
 from bot.core.outcome_text import describe
-from bot.core.outcomes import Forbidden, NotFound, Outcome, OutcomeError, Refused, Unreachable
+from bot.core.outcomes import Forbidden, NotFound, Outcome, OutcomeError, Refused
 from bot.core.policy import NewTimer
 from bot.core.policy_backward import PolicyBackward
 from bot.core.ports import History
@@ -24,7 +24,7 @@ from bot.core.types import Event, Millis, RoomID
 from bot.services.clock import Clock
 from bot.services.event_reader import EventReader
 from bot.services.history_pages import AWAY, HistoryPages
-from bot.services.worker import Worker
+from bot.services.worker import Worker, room_of
 
 log = logging.getLogger(__name__)
 
@@ -117,8 +117,8 @@ class Sweeper:
             self._wake,
             self._memory.sweeps.next,
             self.step,
-            lane=lambda sweep: sweep.room_id,
-            overdue=lambda sweep: self._failed(sweep, Unreachable(reason="time limit")),
+            lane=room_of,
+            put_off=self._put_off,
             within=WITHIN,
             what="pages of sweeps",
             width=WIDTH,
@@ -162,7 +162,7 @@ class Sweeper:
             else:
                 log.info("sweeping a room: %d events so far", sweep.events_read + len(shown))
         except OutcomeError as error:
-            return await self._failed(sweep, error.outcome)
+            return await self._put_off(sweep, error.outcome)
         return None
 
     async def _worth_it(self, sweep: Sweep) -> bool:
@@ -213,7 +213,7 @@ class Sweeper:
             return
         await self._memory.sweeps.again(sweep, self._clock.now() + again[empty])
 
-    async def _failed(self, sweep: Sweep, outcome: Outcome) -> str:
+    async def _put_off(self, sweep: Sweep, outcome: Outcome) -> str:
         """Put the page off, or give the sweep up; return why."""
         if isinstance(outcome, Forbidden | NotFound):
             await self._memory.ask_review(sweep.room_id)

@@ -7,9 +7,13 @@ import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
+from random import Random
 from typing import Any, Final, Generic, NoReturn, Protocol, TypeVar
 
-from bot.core.types import Millis
+from bot.core.outcome_text import describe
+from bot.core.outcomes import Outcome, OutcomeError, Unreachable
+from bot.core.retry import PAUSE_CEILING, retry_in
+from bot.core.types import Millis, RoomID
 from bot.services.clock import Clock
 
 log = logging.getLogger(__name__)
@@ -33,8 +37,51 @@ class Waiting(Protocol):
         ...
 
 
+class Retried(Waiting, Protocol):
+    """Something that is tried again later, of one room."""
+
+    @property
+    def room_id(self) -> RoomID:
+        """Return the room it is of."""
+        ...
+
+    @property
+    def attempts(self) -> int:
+        """Return how often it failed in a row."""
+        ...
+
+
 T = TypeVar("T", bound=Waiting)
 L = TypeVar("L", bound=Hashable)
+R = TypeVar("R", bound=Retried)
+
+PutOff = Callable[[T, Outcome], Awaitable[str | None]]
+"""Puts a thing off for want of an answer, or gives it up; returns why it waits, if it does."""
+
+
+def room_of(thing: Retried) -> RoomID:
+    """Return the room that a thing is of: the lane of most."""
+    return thing.room_id
+
+
+def retry(
+    clock: Clock,
+    random: Random,
+    later: Callable[[R, Millis], Awaitable[object]],
+    *,
+    ceiling: Millis = PAUSE_CEILING,
+) -> PutOff[R]:
+    """Return what puts things off, each time for longer, and up to `ceiling` milliseconds.
+
+    `later` remembers a thing and the time at which it is to be tried again.
+    """
+
+    async def put_off(thing: R, outcome: Outcome) -> str:
+        wait = retry_in(outcome, thing.attempts, chance=random.random(), ceiling=ceiling)
+        await later(thing, clock.now() + wait)
+        return describe(outcome)
+
+    return put_off
 
 
 @dataclass(slots=True)
@@ -54,9 +101,9 @@ class Worker(Generic[T, L]):
     `find` gives what is to be seen to first, leaving out the lanes that it is told: those are at
     work. `lane` says which lane a thing belongs to; a lane is most often a room, and two things of
     one lane are never seen to at once. `see_to` does one thing, or puts it off and returns the
-    reason, for the log; either way `find` does not give the same again at once. A step that takes
-    longer than `within` milliseconds is cancelled, and `overdue` puts the thing off. `what` names
-    the things in the log. `every`: new things wake nobody, so look at least this often.
+    reason, for the log. Where it raises `OutcomeError`, or takes longer than `within` milliseconds
+    and is cancelled, `put_off` does that. Either way `find` does not give the same again at once.
+    `what` names the things in the log. `every`: look at least this often.
     """
 
     def __init__(
@@ -64,10 +111,10 @@ class Worker(Generic[T, L]):
         clock: Clock,
         wake: asyncio.Event,
         find: Callable[[frozenset[L]], Awaitable[T | None]],
-        see_to: Callable[[T], Awaitable[str | None]],
+        see_to: Callable[[T], Awaitable[str | None]] | Callable[[T], Awaitable[None]],
         *,
         lane: Callable[[T], L],
-        overdue: Callable[[T], Awaitable[object]],
+        put_off: PutOff[T],
         within: Millis,
         what: str,
         width: int = WIDTH,
@@ -79,9 +126,9 @@ class Worker(Generic[T, L]):
         self._find = find
         self._see_to = see_to
         self._lane = lane
-        self._overdue = overdue
+        self._put_off = put_off
         self._within = within
-        self._too_long = f"no end within {within // 1000} s"
+        self._too_long = Unreachable(reason=f"no end within {within // 1000} s")
         self._what = what
         self._width = width
         self._most = width + slow
@@ -140,8 +187,10 @@ class Worker(Generic[T, L]):
         except TimeoutError:
             if not step.over:
                 raise
-            reason = self._too_long
-            await self._overdue(thing)
+            reason = self._too_long.reason
+            await self._put_off(thing, self._too_long)
+        except OutcomeError as error:
+            reason = await self._put_off(thing, error.outcome)
         finally:
             if reason is not None:
                 self._reasons[reason] += 1
@@ -153,7 +202,7 @@ class Worker(Generic[T, L]):
         now = self._clock.elapsed()
         if self._reasons and now >= self._quiet_until:
             why = ", ".join(f"{reason} ({count})" for reason, count in self._reasons.items())
-            level = logging.WARNING if self._too_long in self._reasons else logging.INFO
+            level = logging.WARNING if self._too_long.reason in self._reasons else logging.INFO
             log.log(level, "%s: put off, while others go on: %s", self._what, why)
             self._reasons.clear()
             self._quiet_until = now + QUIET_FOR

@@ -175,6 +175,25 @@ async def test_keys_of_a_room_without_the_bot_are_deleted_soon(
     assert list(bot.crypto.sessions) == [here.session.id]
 
 
+async def test_a_key_that_came_just_before_the_sweep_is_kept_for_the_next(
+    tmp_path: Path, store: Store
+) -> None:
+    """Half of the time between two sweeps is there for the bot to join."""
+    alice, bot, clock = Peer("alice", tmp_path / "alice"), Bot(tmp_path / "bot"), FakeClock()
+    bot.meet(alice)
+    alice.meet(bot)
+    writer = Writer(alice)
+    bot.feed(alice.tell(bot, "m.room_key", writer.room_key("!nowhere:example.org")))
+    ratchet = KeyExpiry(bot.crypto, store, clock, grace=GRACE, limits=LIMITS)
+    await store.keys.used([writer.session.id], clock.now())
+    clock.advance(1_800_000)
+    await ratchet.turn()
+    assert len(bot.crypto.sessions) == 1
+    clock.advance(3_600_000)
+    await ratchet.turn()
+    assert bot.crypto.sessions == {}
+
+
 def reader_over(homeserver: Homeserver, store: Store) -> EventReader:
     return EventReader(homeserver, prefix="!expire", limits=LIMITS, digest=store.digest)
 

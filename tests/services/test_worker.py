@@ -12,12 +12,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot.core.outcomes import DiskError, TokenRejectedError
+from bot.core.outcome_text import describe
+from bot.core.outcomes import (
+    DiskError,
+    Failed,
+    Outcome,
+    OutcomeError,
+    TokenRejectedError,
+    Unreachable,
+)
 from bot.core.types import Millis
 from bot.services.worker import MOST_SLOW, QUIET_FOR, SLOW_AFTER, WIDTH, Worker, run_together
 from tests.support.fake_homeserver import FakeClock
 
 LIMIT = 60_000
+FAILED = Failed(status=500)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +47,7 @@ class Bench:
         self.things = {thing.id: thing for thing in things}
         self.stuck: set[str] = set()
         self.fails: dict[int, Exception] = {}
-        self.away: dict[int, str] = {}
+        self.away: dict[int, Outcome] = {}
         """Things that are put off, and why."""
         self.done: list[int] = []
         self.at_work: list[str] = []
@@ -51,7 +60,7 @@ class Bench:
             self.find,
             self.see_to,
             lane=lambda thing: thing.lane,
-            overdue=self.put_off,
+            put_off=self.put_off,
             within=LIMIT,
             what="things",
         )
@@ -69,8 +78,7 @@ class Bench:
             if thing.id in self.fails:
                 raise self.fails.pop(thing.id)
             if thing.id in self.away:
-                await self.put_off(thing)
-                return self.away[thing.id]
+                raise OutcomeError(self.away[thing.id])
             if thing.lane in self.stuck:
                 await self.never.wait()
             self.done.append(thing.id)
@@ -79,9 +87,10 @@ class Bench:
         finally:
             self.at_work.remove(thing.lane)
 
-    async def put_off(self, thing: Thing) -> None:
+    async def put_off(self, thing: Thing, outcome: Outcome) -> str:
         self.overdue.append(thing.id)
         self.things[thing.id] = replace(thing, retry_at=self.clock.now() + LIMIT)
+        return describe(outcome)
 
     def add(self, *things: Thing) -> None:
         self.things |= {thing.id: thing for thing in things}
@@ -186,16 +195,16 @@ async def test_steps_over_their_limit_fill_no_log(caplog: pytest.LogCaptureFixtu
 
 async def test_what_was_put_off_is_said_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
     bench = Bench(*things(9))
-    bench.away = {0: "Failed", 1: "Failed", 2: "Unreachable"}
+    bench.away = {0: FAILED, 1: FAILED, 2: Unreachable(reason="reset")}
     caplog.set_level(logging.INFO)
     async with bench.running():
-        bench.away = {10: "Failed"}
+        bench.away = {10: FAILED}
         bench.add(*things(2, first=10))
         await bench.rest()
-        first = "things: put off, while others go on: Failed (2), Unreachable (1)"
+        first = "things: put off, while others go on: status 500 (2), reset (1)"
         assert caplog.messages == [first]
         await bench.advance(QUIET_FOR)
-    assert caplog.messages == [first, "things: put off, while others go on: Failed (1)"]
+    assert caplog.messages == [first, "things: put off, while others go on: status 500 (1)"]
     assert bench.done[:6] == [3, 4, 5, 6, 7, 8]
 
 

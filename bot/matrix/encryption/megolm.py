@@ -33,7 +33,7 @@ class Decrypted:
     """Where in its Megolm session it stands: with the session's id, what a replay repeats."""
     device_id: str = ""
     """The sender's device that made the session."""
-    device_key: str = field(default="", repr=False)
+    device_key: str = ""
     known: bool = False
     """Whether that device is known to be the sender's own: else what it says counts for nothing."""
 

@@ -201,7 +201,8 @@ class RoomKeys:
         for portion in portions(self._devices.without_channel(devices), CLAIMED):
             try:
                 await self._devices.open_channels(portion)
-                outbound.unclaimed = 0 if bad == 0 else outbound.unclaimed
+                if bad == 0:
+                    outbound.unclaimed = 0
             except OutcomeError as error:
                 bad += 1
                 outbound.unclaimed += 1

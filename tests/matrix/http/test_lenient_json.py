@@ -181,6 +181,11 @@ def test_only_what_is_too_deep_is_cut() -> None:
     assert inner == [None]
 
 
+def test_bytes_that_are_no_text_are_cut_and_counted() -> None:
+    assert read(b'{"a": "\xff", "b": "\xed\xa0\x80", "c": 1}')[1] == 1
+    assert read(b'{"a": "\xff", "n": NaN}')[1] == 2
+
+
 def test_numbers_without_end_are_cut_and_counted() -> None:
     raw = b'{"a": 1%b, "b": 1e999, "c": NaN, "d": -Infinity, "e": 12, "f": 0.5}' % (b"0" * 5_000)
     assert read(raw) == (dict.fromkeys("abcd") | {"e": 12, "f": 0.5}, 4)
