@@ -32,7 +32,7 @@ class RoomState:
     state_setting: Setting = None
     """What the room's own state event says, and what holds when a command is taken back."""
     policy_digest: str = ""
-    """Digest of the state event that `stated` was read from."""
+    """Digest of the state event that `state_setting` was read from."""
     set_by_command: bool = False
     """A command has changed the lifetime, and its state event has not come back yet."""
     awaited_digest: str = ""

@@ -74,7 +74,7 @@ class Undecryptable:
     not_a_command: bool = False
     """It is no command: nobody is asked to say it again."""
     sent: Millis | None = None
-    """When its lifetime began; `None`: at `at`."""
+    """When its lifetime began; `None`: at `read_at`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,8 +33,8 @@ class Keys(Protocol):
     async def first_key_use(self) -> Millis | None: ...  # noqa: D102
     async def to_ratchet(self, before: Millis, limit: int) -> list[tuple[str, int]]: ...  # noqa: D102
     async def ratcheted(self, done: Sequence[tuple[str, int]]) -> None: ...  # noqa: D102
-    async def used(self, known: Sequence[str], now: Millis) -> dict[str, Millis]: ...  # noqa: D102
-    async def forgotten(self, sessions: Sequence[str]) -> None: ...  # noqa: D102
+    async def last_used(self, known: Sequence[str], now: Millis) -> dict[str, Millis]: ...  # noqa: D102
+    async def sessions_deleted(self, sessions: Sequence[str]) -> None: ...  # noqa: D102
 
 
 class Memory(Protocol):
@@ -105,7 +105,7 @@ class KeyExpiry:
         """
         self._swept_at = now
         sessions = self._crypto.sessions
-        used = await self._keys.used(list(sessions), now)
+        used = await self._keys.last_used(list(sessions), now)
         rooms = await self._memory.rooms()
         lifetimes = {room.room_id: lifetime(room.setting, self._limits) or 0 for room in rooms}
         unused = [
@@ -116,7 +116,7 @@ class KeyExpiry:
         if unused:
             for at in range(0, len(unused), FORGOTTEN):
                 self._crypto.forget(unused[at : at + FORGOTTEN])
-                await self._keys.forgotten(unused[at : at + FORGOTTEN])
+                await self._keys.sessions_deleted(unused[at : at + FORGOTTEN])
             self._dirty = True
             log.info("deleted %d room keys that are no longer used", len(unused))
 

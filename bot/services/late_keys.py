@@ -46,7 +46,7 @@ class Keys(Protocol):
     """What this service asks of the store for keys."""
 
     async def waiting(self) -> list[tuple[RoomID, Undecryptable, bool]]: ...  # noqa: D102
-    async def asked(self, room_id: RoomID, event_id: EventID) -> None: ...  # noqa: D102
+    async def key_requested(self, room_id: RoomID, event_id: EventID) -> None: ...  # noqa: D102
 
 
 class Memory(Protocol):
@@ -197,7 +197,7 @@ class LateKeys:
             if _key_of(undecryptable) not in asked:
                 asked.add(_key_of(undecryptable))
                 await self._ask(room_id, undecryptable)
-            await self._memory.keys.asked(room_id, undecryptable.event_id)
+            await self._memory.keys.key_requested(room_id, undecryptable.event_id)
 
     async def _once_more(self, room_id: RoomID, undecryptable: Undecryptable) -> None:
         """Ask a second time for a key that does not come."""

@@ -282,9 +282,14 @@ def as_json(busy: Collection[str]) -> str:
     return json.dumps(list(busy))
 
 
-async def run(database: Database, sql: str, *args: Any) -> None:
-    """Run one statement as a transaction of its own."""
-    await database.whole(lambda db: db.rows(sql, *args))
+async def ask(database: Database, sql: str, *args: Any, **named: Any) -> Row | None:
+    """Run one statement as a transaction of its own; return its first row."""
+    return await database.whole(lambda db: db.one(sql, *args, **named))
+
+
+async def run(database: Database, sql: str, *args: Any, **named: Any) -> list[Row]:
+    """Run one statement as a transaction of its own; return its rows."""
+    return await database.whole(lambda db: db.rows(sql, *args, **named))
 
 
 async def _secret(connection: aiosqlite.Connection) -> bytes:

@@ -25,8 +25,7 @@ FORGET: Final = (
 )
 ADD: Final = (
     "INSERT INTO due_rooms (backlog, room, retry_at) SELECT new.backlog, id, new.retry_at"
-    " FROM rooms"
-    " WHERE id = new.room AND NOT suspended AND NOT returned_at"
+    " FROM rooms WHERE id = new.room AND NOT suspended AND NOT returned_at"
     " ON CONFLICT (backlog, room) DO UPDATE SET retry_at = excluded.retry_at"
     " WHERE excluded.retry_at < due_rooms.retry_at;"
 )

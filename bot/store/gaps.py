@@ -24,7 +24,7 @@ from bot.core.timeline import (
 )
 from bot.core.types import Millis, RoomID
 from bot.store.command_json import dump_command, load_command, load_undecided
-from bot.store.database import Database, Row, run
+from bot.store.database import Database, Row, ask, run
 from bot.store.megolm_sessions import FIRST, remember_key_uses
 from bot.store.outbox import enqueue
 from bot.store.retries import first_ready, next_ready
@@ -71,6 +71,7 @@ PUT: Final = (
     "INSERT OR REPLACE INTO gap_items"
     " (room, timeline_part, position, event_id, sent, parent, item) VALUES (?, ?, ?, ?, ?, ?, ?)"
 )
+HAS_GAP: Final = "SELECT 1 FROM gaps g JOIN rooms r ON r.id = g.room WHERE r.room_id = ? LIMIT 1"
 KINDS: Final[dict[str, type[Item]]] = {
     "change": Change,
     "redaction": Redaction,
@@ -182,9 +183,7 @@ class Gaps:
 
     async def has_gap(self, room_id: RoomID) -> bool:
         """Whether the room has a gap still to be read."""
-        async with self._db.transaction() as db:
-            sql = "SELECT 1 FROM gaps g JOIN rooms r ON r.id = g.room WHERE r.room_id = ? LIMIT 1"
-            return await db.one(sql, room_id) is not None
+        return await ask(self._db, HAS_GAP, room_id) is not None
 
     async def later(
         self, gap: Gap, until: Millis, *, size: int | None = None, counts: bool = True
@@ -214,8 +213,7 @@ class Gaps:
 
     async def is_ready(self) -> bool:
         """Whether there is a room of which all was read."""
-        async with self._db.transaction() as db:
-            return await db.one(READY, 0) is not None
+        return await ask(self._db, READY, 0) is not None
 
     async def take_over(self, now: Millis) -> tuple[RoomID, int] | None:
         """Give timers to a chunk of what was read, in the timeline's order; rooms take turns.

@@ -25,9 +25,8 @@ HANDLED: Final = (
 HANDLE: Final = "INSERT OR IGNORE INTO handled_commands (digest, handled_at) VALUES (?, ?)"
 FORGET: Final = "DELETE FROM handled_commands WHERE handled_at < ?"
 FORGET_ALL_BUT: Final = (
-    "DELETE FROM handled_commands WHERE digest IN"
-    " (SELECT digest FROM handled_commands WHERE handled_at <= ?"
-    " ORDER BY handled_at DESC, digest LIMIT -1 OFFSET ?)"
+    "DELETE FROM handled_commands WHERE digest IN (SELECT digest FROM handled_commands"
+    " WHERE handled_at <= ? ORDER BY handled_at DESC, digest LIMIT -1 OFFSET ?)"
 )
 
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from bot.core.invitations import Invitation, Invite, InviteStage
 from bot.core.types import Millis, RoomID, UserID
-from bot.store.database import Database, as_json, run
+from bot.store.database import Database, as_json, ask, run
 from bot.store.retries import put_off
 
 MOST_OF_ONE: Final = 20
@@ -118,8 +118,7 @@ class Invitations:
 
     async def rooms_held(self) -> int:
         """Return how many rooms the bot is in, or on its way into."""
-        async with self._db.transaction() as db:
-            row = await db.one(ROOMS_HELD, InviteStage.JOINING, InviteStage.JOINED)
+        row = await ask(self._db, ROOMS_HELD, InviteStage.JOINING, InviteStage.JOINED)
         return int(row[0]) if row else 0
 
     async def held_for(self, inviter: UserID, digest: str) -> int:

@@ -11,7 +11,8 @@ from typing import Final
 
 from bot.core.timers import MANY
 from bot.core.types import Millis, RoomID
-from bot.store.database import Database
+from bot.store.database import Database, ask
+from bot.store.sweeps import START
 
 KEPT_FOR: Final[Millis] = 30 * 24 * 3_600_000
 """How long what waits in a room that the bot was removed from is kept for its return."""
@@ -36,21 +37,15 @@ PASSING: Final = (
     "DELETE FROM pending_relations WHERE room = ?",
 )
 """What is of use only while the bot is in the room; each has a bound."""
-SWEEP_ON: Final = (
-    "UPDATE sweeps SET token = (SELECT value FROM meta WHERE key = 'token'),"
-    " setting = (SELECT setting FROM rooms WHERE id = room), earlier_settings = '[]',"
-    " defaults = (SELECT defaults FROM rooms WHERE id = room) WHERE room = ?"
-    " AND token IS NULL"
-)
+SWEEP_ON: Final = f"{START} AND token IS NULL"
 """A sweep that has not begun: it is to begin here, and not at the bot's return."""
 OUTLIVE: Final = "UPDATE media SET room = NULL WHERE timer IS NULL AND room = ?"
 """The files of messages that are gone go too, without the room."""
 LEAVE: Final = (
     "UPDATE rooms SET room_id = ? || room_id, left_at = ?, suspended = 1, reviews_asked = 0,"
     " review_at = 0, review_attempts = 0, removed = 0, alone_check_at = NULL, returned_at = 0,"
-    " policy_check_at = NULL, policy_check_attempts = 0,"
-    " just_joined = 0, refusal_notified = 0, setting = state_setting, set_by_command = 0,"
-    " awaited_digest = '', policy_digest = ''"
+    " policy_check_at = NULL, policy_check_attempts = 0, just_joined = 0, refusal_notified = 0,"
+    " setting = state_setting, set_by_command = 0, awaited_digest = '', policy_digest = ''"
     " WHERE id = ?"
 )
 """Suspended: nothing is due there. The room's state is read anew, whatever it is then."""
@@ -73,10 +68,8 @@ FORGET_SETTING: Final = (
 """Where a gap is still to be read, what stands in it has the setting from before."""
 OVERDUE: Final = (
     "UPDATE timers SET backlog = 1, relations_loaded = 0, attempts = 0, refused_age = NULL"
-    " WHERE id IN"
-    " (SELECT id FROM timers WHERE room = ? AND backlog = 0 AND retry_at <= ?"
-    " ORDER BY retry_at LIMIT ?)"
-    " RETURNING 1"
+    " WHERE id IN (SELECT id FROM timers WHERE room = ? AND backlog = 0 AND retry_at <= ?"
+    " ORDER BY retry_at LIMIT ?) RETURNING 1"
 )
 """What has become overdue waits behind what is live; much may have been added to it meanwhile."""
 EXPIRED: Final = "SELECT id FROM rooms WHERE left_at < ? LIMIT 1"
@@ -129,8 +122,7 @@ class LeftRooms:
 
     async def next_expiry(self) -> Millis | None:
         """Return when the room that was left first is to be forgotten."""
-        async with self._db.transaction() as db:
-            row = await db.one("SELECT min(left_at) FROM rooms")
+        row = await ask(self._db, "SELECT min(left_at) FROM rooms")
         return None if row is None or row[0] is None else int(row[0]) + KEPT_FOR + 1
 
     async def delete_expired_room(self, now: Millis) -> bool:

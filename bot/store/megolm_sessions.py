@@ -8,15 +8,15 @@ from typing import Final
 from bot.core.policy import RoomState
 from bot.core.timeline import Gap, Item, KeyUse, Undecryptable
 from bot.core.types import EventID, Millis, RoomID, UserID
-from bot.store.database import Database
+from bot.store.database import Database, ask, run
 
 FIRST: Final = -(2**40)
 """Before every position in a gap's part."""
 
-OPENED: Final = (
+ADD_KEY_USE: Final = (
     "INSERT OR IGNORE INTO key_uses (session_id, message_index, read_at) VALUES (?, ?, ?)"
 )
-USED: Final = (
+ADD_SESSION: Final = (
     "INSERT INTO megolm_sessions (session_id, used_at) VALUES (?, ?)"
     " ON CONFLICT (session_id) DO UPDATE SET used_at = max(used_at, excluded.used_at)"
 )
@@ -33,15 +33,17 @@ STILL_WAITS: Final = (
 )
 CROWD: Final = "SELECT count(*), coalesce(sum(sender = ?), 0) FROM undecryptable WHERE room = ?"
 WAIT: Final = (
-    "INSERT INTO undecryptable"
-    " (room, event_id, sender, session_id, read_at, not_a_command, sent, revision)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+    "INSERT INTO undecryptable (room, event_id, sender, session_id, read_at, not_a_command, sent,"
+    " revision) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 )
 WAITING: Final = (
     "SELECT r.room_id, u.event_id, u.sender, u.session_id, u.read_at, u.key_requested,"
-    " u.not_a_command, u.sent"
-    " FROM undecryptable u JOIN rooms r ON r.id = u.room"
-    " WHERE NOT EXISTS (SELECT 1 FROM gaps WHERE room = r.id) ORDER BY u.id"
+    " u.not_a_command, u.sent FROM undecryptable u JOIN rooms r ON r.id = u.room WHERE NOT EXISTS"
+    " (SELECT 1 FROM gaps WHERE room = r.id) ORDER BY u.id"
+)
+KEY_REQUESTED: Final = (
+    "UPDATE undecryptable SET key_requested = 1 WHERE event_id = ?"
+    " AND room = (SELECT id FROM rooms WHERE room_id = ?)"
 )
 HEARD: Final = "DELETE FROM undecryptable WHERE room = ? AND event_id = ? RETURNING revision"
 
@@ -49,8 +51,8 @@ HEARD: Final = "DELETE FROM undecryptable WHERE room = ? AND event_id = ? RETURN
 async def remember_key_uses(db: Database, items: Sequence[Item]) -> None:
     """Note which keys were used, in the transaction that remembers what was read with them."""
     found = [item for item in items if isinstance(item, KeyUse)]
-    await db.many(OPENED, [(one.session_id, one.message_index, one.read_at) for one in found])
-    await db.many(USED, [(one.session_id, one.read_at) for one in found])
+    await db.many(ADD_KEY_USE, [(one.session_id, one.message_index, one.read_at) for one in found])
+    await db.many(ADD_SESSION, [(one.session_id, one.read_at) for one in found])
 
 
 async def remember_undecryptable(
@@ -85,14 +87,12 @@ class MegolmSessions:
 
     async def first_key_use(self) -> Millis | None:
         """Return when the first message was read whose key is still to be moved past it."""
-        async with self._db.transaction() as db:
-            row = await db.one("SELECT min(read_at) FROM key_uses")
+        row = await ask(self._db, "SELECT min(read_at) FROM key_uses")
         return None if row is None or row[0] is None else int(row[0])
 
     async def to_ratchet(self, before: Millis, limit: int) -> list[tuple[str, int]]:
         """Return sessions and the last message read of each before this time."""
-        async with self._db.transaction() as db:
-            found = await db.rows(RATCHET, before, limit)
+        found = await run(self._db, RATCHET, before, limit)
         return [(str(row[0]), int(row[1])) for row in found]
 
     async def ratcheted(self, done: Sequence[tuple[str, int]]) -> None:
@@ -100,7 +100,7 @@ class MegolmSessions:
         async with self._db.transaction() as db:
             await db.many(RATCHETED, list(done))
 
-    async def used(self, known: Sequence[str], now: Millis) -> dict[str, Millis]:
+    async def last_used(self, known: Sequence[str], now: Millis) -> dict[str, Millis]:
         """Return when each session was used last; new ones begin to count now."""
         async with self._db.transaction() as db:
             added = "INSERT OR IGNORE INTO megolm_sessions (session_id, used_at) VALUES (?, ?)"
@@ -108,7 +108,7 @@ class MegolmSessions:
             found = await db.rows("SELECT session_id, used_at FROM megolm_sessions")
         return {str(row[0]): int(row[1]) for row in found}
 
-    async def forgotten(self, sessions: Sequence[str]) -> None:
+    async def sessions_deleted(self, sessions: Sequence[str]) -> None:
         """These sessions are deleted."""
         async with self._db.transaction() as db:
             await db.many(
@@ -116,9 +116,8 @@ class MegolmSessions:
             )
 
     async def waiting(self) -> list[tuple[RoomID, Undecryptable, bool]]:
-        """Return what waits for a key: where, what, and whether the key was asked for."""
-        async with self._db.transaction() as db:
-            found = await db.rows(WAITING)
+        """Return what waits for a key: where, what, and whether the key was requested."""
+        found = await run(self._db, WAITING)
         return [
             (
                 RoomID(row[0]),
@@ -135,14 +134,9 @@ class MegolmSessions:
             for row in found
         ]
 
-    async def asked(self, room_id: RoomID, event_id: EventID) -> None:
-        """The key was asked for."""
-        async with self._db.transaction() as db:
-            sql = (
-                "UPDATE undecryptable SET key_requested = 1 WHERE event_id = ?"
-                " AND room = (SELECT id FROM rooms WHERE room_id = ?)"
-            )
-            await db.rows(sql, event_id, room_id)
+    async def key_requested(self, room_id: RoomID, event_id: EventID) -> None:
+        """The key was requested."""
+        await run(self._db, KEY_REQUESTED, event_id, room_id)
 
 
 def reread(room_id: RoomID, token: str, digest: str, at: Millis, now: Millis) -> Gap:

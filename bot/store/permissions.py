@@ -9,15 +9,14 @@ from bot.core.outbox import Outgoing
 from bot.core.successors import Stage
 from bot.core.timers import MANY, Review
 from bot.core.types import Millis, RoomID
-from bot.store.database import Database, Row, run
+from bot.store.database import Database, Row, ask, run
 from bot.store.default_lifetimes import publish_defaults
 from bot.store.outbox import enqueue
 from bot.store.retries import first_ready, next_check
 
 ROOM: Final = (
     "SELECT id, setting, policy_digest, set_by_command, encrypted, suspended, timeline_part,"
-    " last_event_digest,"
-    " room_id FROM rooms WHERE room_id = ?"
+    " last_event_digest, room_id FROM rooms WHERE room_id = ?"
 )
 ASK_REVIEW: Final = "UPDATE rooms SET reviews_asked = reviews_asked + 1 WHERE room_id = ?"
 REMOVED: Final = (
@@ -33,8 +32,7 @@ REVIEW_LATER: Final = (
 )
 REVIEWED: Final = (
     "UPDATE rooms SET reviews_asked = max(0, reviews_asked - ?), suspended = ?,"
-    " refusal_notified = ?, just_joined = 0,"
-    " review_at = 0, review_attempts = 0 WHERE id = ?"
+    " refusal_notified = ?, just_joined = 0, review_at = 0, review_attempts = 0 WHERE id = ?"
 )
 RESUME: Final = (
     "UPDATE timers SET retry_at = due, attempts = 0, refused_age = NULL"
@@ -43,8 +41,7 @@ RESUME: Final = (
 """What was tried in vain has not been tried with the power that there is now."""
 REFUSALS: Final = (
     "SELECT count(*), max(refused_age) FROM (SELECT refused_age FROM timers"
-    " WHERE refused_age IS NOT NULL"
-    " AND room = (SELECT id FROM rooms WHERE room_id = ?) LIMIT ?)"
+    " WHERE refused_age IS NOT NULL AND room = (SELECT id FROM rooms WHERE room_id = ?) LIMIT ?)"
 )
 HELD_BY: Final = "UPDATE rooms SET inviter_digest = ? WHERE id = ?"
 NEWS_OF_MEMBERS: Final = (
@@ -64,9 +61,8 @@ NEXT_POLICY_CHECK: Final = next_check(
     where="policy_check_at IS NOT NULL",
 )
 CHECK_POLICY_AT: Final = (
-    "UPDATE rooms SET policy_check_at = ?,"
-    " policy_check_attempts = CASE WHEN ? THEN policy_check_attempts + 1 ELSE 0 END"
-    " WHERE room_id = ?"
+    "UPDATE rooms SET policy_check_at = ?, policy_check_attempts = CASE WHEN ? THEN"
+    " policy_check_attempts + 1 ELSE 0 END WHERE room_id = ?"
 )
 WAITS: Final = (
     "SELECT EXISTS (SELECT 1 FROM gaps WHERE room = r.id)"
@@ -136,8 +132,7 @@ class Permissions:
 
         As many as `MANY` are counted. 0: it does not say that their age is the reason.
         """
-        async with self._db.transaction() as db:
-            row = await db.one(REFUSALS, room_id, MANY)
+        row = await ask(self._db, REFUSALS, room_id, MANY)
         return (int(row[0]), int(row[1] or 0)) if row else (0, 0)
 
     async def next_alone(self, busy: Collection[RoomID] = ()) -> Review | None:
@@ -158,8 +153,7 @@ class Permissions:
 
     async def has_work(self, room_id: RoomID) -> bool:
         """Whether anything waits in the room that the bot can still do."""
-        async with self._db.transaction() as db:
-            row = await db.one(WAITS, Stage.OUTSIDE, Stage.INSIDE, room_id)
+        row = await ask(self._db, WAITS, Stage.OUTSIDE, Stage.INSIDE, room_id)
         return row is not None and bool(row[0])
 
 

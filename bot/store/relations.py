@@ -13,9 +13,8 @@ from bot.store.database import Database
 from bot.store.retries import first_ready, next_ready, put_off
 
 ADD: Final = (
-    "INSERT INTO timers (room, event_id, due, retry_at, backlog, from_local_clock) VALUES (?, ?,"
-    " ?, ?, ?, ?)"
-    " ON CONFLICT (room, event_id) DO "
+    "INSERT INTO timers (room, event_id, due, retry_at, backlog, from_local_clock)"
+    " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (room, event_id) DO "
 )
 KEEP: Final = "NOTHING"
 RENEW: Final = (
@@ -23,8 +22,7 @@ RENEW: Final = (
 )
 ADD_CHILD: Final = (
     "INSERT INTO timers (room, event_id, due, retry_at, backlog, parent, relations_loaded,"
-    " from_local_clock)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (room, event_id) DO "
+    " from_local_clock) VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (room, event_id) DO "
 )
 SOONER: Final = (
     "UPDATE SET parent = excluded.parent, due = excluded.due,"
@@ -45,11 +43,10 @@ PARENT: Final = (
 )
 ADOPT: Final = (
     "INSERT OR IGNORE INTO timers (room, event_id, due, retry_at, backlog, parent,"
-    " relations_loaded, from_local_clock)"
-    " SELECT o.room, o.event_id, p.due, p.retry_at, p.backlog, o.parent, TRUE, FALSE"
-    " FROM pending_relations o"
-    " JOIN timers p ON p.room = o.room AND p.event_id = o.parent"
-    " WHERE o.room = ? AND o.parent IN (SELECT value FROM json_each(?)) RETURNING event_id"
+    " relations_loaded, from_local_clock) SELECT o.room, o.event_id, p.due, p.retry_at, p.backlog,"
+    " o.parent, TRUE, FALSE FROM pending_relations o JOIN timers p ON p.room = o.room"
+    " AND p.event_id = o.parent WHERE o.room = ? AND o.parent IN (SELECT value FROM json_each(?))"
+    " RETURNING event_id"
 )
 ANY_ORPHAN: Final = "SELECT 1 FROM pending_relations WHERE room = ? LIMIT 1"
 ANY_CHILD: Final = "SELECT 1 FROM timers WHERE room = ? AND parent IS NOT NULL LIMIT 1"
@@ -64,9 +61,8 @@ ADD_PENDING: Final = (
 )
 LOWER: Final = (
     "UPDATE timers SET due = p.due, retry_at = min(timers.retry_at, p.due) FROM timers AS p"
-    " WHERE p.room = ? AND p.event_id IN (SELECT value FROM json_each(?))"
-    " AND timers.room = p.room AND timers.parent = p.event_id AND timers.due > p.due"
-    " RETURNING timers.event_id"
+    " WHERE p.room = ? AND p.event_id IN (SELECT value FROM json_each(?)) AND timers.room = p.room"
+    " AND timers.parent = p.event_id AND timers.due > p.due RETURNING timers.event_id"
 )
 DROP: Final = "DELETE FROM timers WHERE room = ? AND event_id = ?"
 CHILDREN: Final = (
@@ -202,7 +198,7 @@ class Relations:
     async def found(self, timer: Timer, children: Sequence[EventID], *, loaded: bool) -> None:
         """What belongs to the timer's message was looked up: it goes first.
 
-        `looked`: that is all of it.
+        `loaded`: that is all of it.
         """
 
         async def work(db: Database) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from bot.core.types import Millis
-from bot.store.database import Database, Row, as_json, run
+from bot.store.database import Database, Row, as_json, ask, run
 
 
 def next_ready(table: str, columns: str, *, index: str = "", where: str = "TRUE") -> str:
@@ -40,7 +40,7 @@ def next_check(at: str, attempts: str, *, index: str, where: str) -> str:
 
 async def first_ready(database: Database, sql: str, busy: Collection[str]) -> Row | None:
     """Return the row to be tried first that is none of what others are at work on."""
-    return await database.whole(lambda db: db.one(sql, as_json(busy)))
+    return await ask(database, sql, as_json(busy))
 
 
 async def put_off(

@@ -11,14 +11,12 @@ from bot.store.default_lifetimes import load_defaults
 
 ROOMS: Final = (
     "SELECT room_id, setting, encrypted, suspended, last_event_digest, policy_digest,"
-    " reviews_asked, just_joined,"
-    " refusal_notified, removed, state_setting, set_by_command, defaults, published_defaults,"
-    " revision FROM rooms"
+    " reviews_asked, just_joined, refusal_notified, removed, state_setting, set_by_command,"
+    " defaults, published_defaults, revision FROM rooms"
 )
 STATE: Final = (
     "SELECT setting, state_setting, policy_digest, set_by_command, awaited_digest, revision,"
-    " encrypted_so_far FROM rooms"
-    " WHERE id = ?"
+    " encrypted_so_far FROM rooms WHERE id = ?"
 )
 SAVE_STATE: Final = (
     "UPDATE rooms SET setting = ?, state_setting = ?, policy_digest = ?, set_by_command = ?,"

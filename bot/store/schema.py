@@ -29,7 +29,7 @@ TABLES: Final = f"""
         id INTEGER PRIMARY KEY AUTOINCREMENT,
         room_id TEXT NOT NULL UNIQUE,      -- with a prefix, once the bot has left: left_rooms.py
         inviter_digest TEXT,               -- of the account for which the bot is here
-        last_event_digest TEXT NOT NULL DEFAULT '',  -- of the last event read
+        last_event_digest TEXT NOT NULL DEFAULT '',  -- of the last event that was read
 
         -- How the room stands where its timeline is read to (core/policy.py, RoomState).
         setting INTEGER,                   -- the lifetime in force; 0: off; NULL: nobody set one
@@ -51,7 +51,7 @@ TABLES: Final = f"""
         -- What the bot may do here is looked at anew.
         suspended INTEGER NOT NULL DEFAULT 0,  -- the bot lacks the power to redact
         refusal_notified INTEGER NOT NULL DEFAULT 0,  -- the room knows of refused messages
-        just_joined INTEGER NOT NULL DEFAULT 0,  -- the bot has just come
+        just_joined INTEGER NOT NULL DEFAULT 0,
         removed INTEGER NOT NULL DEFAULT 0,  -- a sync says that the bot is no longer here
         reviews_asked INTEGER NOT NULL DEFAULT 0,  -- since the last look
         review_at INTEGER NOT NULL DEFAULT 0,
@@ -126,7 +126,7 @@ TABLES: Final = f"""
         attempts INTEGER NOT NULL DEFAULT 0,
         UNIQUE (timer, media_id)
     ) STRICT;
-    CREATE INDEX media_media ON media (media_id);
+    CREATE INDEX media_by_id ON media (media_id);
     CREATE INDEX media_retry ON media (retry_at) WHERE timer IS NULL;
     CREATE INDEX media_room ON media (room);
 
@@ -175,9 +175,9 @@ TABLES: Final = f"""
         setting INTEGER,                   -- the lifetime in force there
         earlier_settings TEXT NOT NULL DEFAULT '[]',  -- JSON: before which messages
         defaults TEXT NOT NULL DEFAULT '[]',  -- JSON: the operator's, as far as they held there
-        found_this_walk INTEGER NOT NULL DEFAULT 0,  -- messages found in this walk
+        found_this_walk INTEGER NOT NULL DEFAULT 0,  -- messages without a timer
         found INTEGER NOT NULL DEFAULT 0,  -- and in all of them
-        events_read INTEGER NOT NULL DEFAULT 0,  -- read in all walks
+        events_read INTEGER NOT NULL DEFAULT 0,  -- and in all walks
         empty_walks INTEGER NOT NULL DEFAULT 0,  -- walks since the last that found something
         gap_given_up INTEGER NOT NULL DEFAULT 0,  -- a gap was given up, and the room was told
         size INTEGER NOT NULL DEFAULT 1000,
@@ -209,9 +209,9 @@ TABLES: Final = f"""
         sender TEXT NOT NULL,
         session_id TEXT NOT NULL,
         sent INTEGER,                      -- when its lifetime began; NULL: when it was read
-        read_at INTEGER NOT NULL,          -- when it was read
+        read_at INTEGER NOT NULL,
         not_a_command INTEGER NOT NULL DEFAULT 0,  -- it may show a file, but is no command
-        key_requested INTEGER NOT NULL DEFAULT 0,  -- the key was requested
+        key_requested INTEGER NOT NULL DEFAULT 0,
         revision INTEGER NOT NULL DEFAULT 0,  -- as of the room at the message's place
         UNIQUE (room, event_id)
     ) STRICT;
@@ -226,7 +226,7 @@ TABLES: Final = f"""
         needed_right TEXT NOT NULL,        -- what it takes to be allowed it
         request TEXT NOT NULL,             -- JSON: what it asks for
         sent INTEGER NOT NULL,             -- when its own lifetime began
-        read_at INTEGER NOT NULL,          -- when it was read
+        read_at INTEGER NOT NULL,
         device_id TEXT NOT NULL,           -- that encrypted it; empty: none
         device_key TEXT NOT NULL,
         thread TEXT NOT NULL DEFAULT '',   -- the root of the thread that it stands in
@@ -248,8 +248,8 @@ TABLES: Final = f"""
     -- Messages that were decrypted: their session is to be ratcheted past them.
     CREATE TABLE key_uses (
         session_id TEXT NOT NULL,
-        message_index INTEGER NOT NULL,    -- its index in the session
-        read_at INTEGER NOT NULL,          -- when it was read
+        message_index INTEGER NOT NULL,
+        read_at INTEGER NOT NULL,
         PRIMARY KEY (session_id, message_index)
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX key_uses_read ON key_uses (read_at);
@@ -260,7 +260,7 @@ TABLES: Final = f"""
         used_at INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;
 
-    -- Rooms that the bot is invited into; of none of them is there a row in rooms.
+    -- Rooms that the bot is invited into, until it is in them or has declined.
     CREATE TABLE invitations (
         id INTEGER PRIMARY KEY AUTOINCREMENT,
         room_id TEXT NOT NULL UNIQUE,
@@ -281,7 +281,7 @@ TABLES: Final = f"""
         setting INTEGER,                   -- the lifetime that goes along
         via TEXT NOT NULL,                 -- a server through which to join
         stage INTEGER NOT NULL,            -- core/successors.py, Stage
-        joined_by_bot INTEGER NOT NULL DEFAULT 0,  -- the bot joined by itself
+        joined_by_bot INTEGER NOT NULL DEFAULT 0,  -- without an invitation
         welcome_withheld INTEGER NOT NULL DEFAULT 0,  -- word of the old room greets it
         needs_announced INTEGER NOT NULL DEFAULT 0,  -- the room knows what the bot needs
         claimed_at INTEGER NOT NULL DEFAULT 0,  -- when the tombstone was seen

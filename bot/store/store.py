@@ -20,7 +20,7 @@ from bot.core.topics import Topic
 from bot.core.types import Millis, RoomID, UserID
 from bot.store.clock_shift import ClockShift
 from bot.store.commands import Commands, remember_undecided
-from bot.store.database import Database, Row
+from bot.store.database import Database, Row, ask
 from bot.store.default_lifetimes import (
     RoomDefaults,
     change_default,
@@ -134,8 +134,7 @@ class Store(Timers, Permissions, LeftRooms, Outbox, Commands, RoomDefaults, Medi
 
     async def room(self, room_id: RoomID) -> Room | None:
         """Return what is known of a room."""
-        async with self._db.transaction() as db:
-            row = await db.one(f"{ROOMS} WHERE room_id = ?", room_id)
+        row = await ask(self._db, f"{ROOMS} WHERE room_id = ?", room_id)
         return None if row is None else load_room(row)
 
     async def rooms_of(self, room_ids: Sequence[RoomID]) -> dict[RoomID, Room]:

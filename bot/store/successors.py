@@ -8,7 +8,7 @@ from typing import Final
 from bot.core.outbox import Outgoing
 from bot.core.successors import Stage, Successor
 from bot.core.types import Millis, RoomID
-from bot.store.database import Database, Row, run
+from bot.store.database import Database, Row, ask, run
 from bot.store.outbox import enqueue
 from bot.store.retries import first_ready
 
@@ -19,8 +19,7 @@ KEPT_FOR: Final[Millis] = 30 * 24 * 3_600_000
 
 CLAIM: Final = (
     "INSERT OR IGNORE INTO successors (room_id, predecessor, setting, via, stage, inviter_digest,"
-    " claimed_at)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?)"
+    " claimed_at) VALUES (?, ?, ?, ?, ?, ?, ?)"
 )
 KNOWN: Final = (
     "SELECT 1 WHERE EXISTS (SELECT 1 FROM successors WHERE room_id = ? AND predecessor = ?)"
@@ -36,13 +35,10 @@ FORGET_OLD: Final = (
 )
 COLUMNS: Final = (
     "SELECT room_id, predecessor, setting, via, stage, joined_by_bot, welcome_withheld,"
-    " needs_announced, retry_at, attempts"
-    " FROM successors"
+    " needs_announced, retry_at, attempts FROM successors"
 )
 NEXT: Final = (
-    "SELECT room_id, predecessor, setting, via, stage, joined_by_bot, welcome_withheld,"
-    " needs_announced, retry_at, attempts"
-    " FROM successors INDEXED BY successors_retry WHERE stage IN (0, 2)"
+    f"{COLUMNS} INDEXED BY successors_retry WHERE stage IN (0, 2)"  # noqa: S608
     " AND room_id NOT IN (SELECT value FROM json_each(?)) ORDER BY retry_at, room_id LIMIT 1"
 )
 """Of the stages `OUTSIDE` and `INSIDE`."""
@@ -58,8 +54,7 @@ AGAIN: Final = (
 )
 MOVE: Final = (
     "UPDATE successors SET stage = ?, needs_announced = needs_announced"
-    " OR ?, retry_at = 0, attempts = 0"
-    " WHERE room_id = ? AND predecessor = ?"
+    " OR ?, retry_at = 0, attempts = 0 WHERE room_id = ? AND predecessor = ?"
 )
 FOLLOWED: Final = "UPDATE successors SET joined_by_bot = 1 WHERE room_id = ? AND predecessor = ?"
 LATER: Final = (
@@ -125,8 +120,7 @@ class Successors:
 
     async def look_again(self, room_id: RoomID) -> bool:
         """The room's state has changed; return whether something had waited for that."""
-        async with self._db.transaction() as db:
-            return await db.one(AGAIN, Stage.INSIDE, room_id, Stage.POWERLESS) is not None
+        return await ask(self._db, AGAIN, Stage.INSIDE, room_id, Stage.POWERLESS) is not None
 
 
 async def enter(db: Database, room_id: RoomID) -> bool:

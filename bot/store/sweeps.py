@@ -11,7 +11,7 @@ from bot.core.policy import NewTimer
 from bot.core.policy_backward import PolicyBackward
 from bot.core.timeline import MediaReference, Sweep
 from bot.core.types import EventID, Millis, RoomID
-from bot.store.database import Database, as_json, run
+from bot.store.database import Database, as_json, ask, run
 from bot.store.default_lifetimes import dump_defaults, load_defaults
 from bot.store.media import attach
 from bot.store.outbox import enqueue
@@ -177,6 +177,5 @@ class Sweeps:
 
     async def left(self) -> int:
         """Return how many rooms are still to be swept."""
-        async with self._db.transaction() as db:
-            row = await db.one(LEFT)
+        row = await ask(self._db, LEFT)
         return int(row[0]) if row else 0

@@ -9,7 +9,7 @@ from typing import Final
 from bot.core.due import Candidate
 from bot.core.timers import MANY, Timer
 from bot.core.types import EventID, Millis, RoomID
-from bot.store.database import Database, Row, run
+from bot.store.database import Database, Row, ask, run
 from bot.store.retries import put_off
 
 ROOMS_DUE: Final = (
@@ -109,7 +109,7 @@ class Timers:
         else what is live.
         """
         wanted = {"backlog": backlog, "now": now, "last": last, "most": most}
-        found = await self._db.whole(lambda db: db.rows(ROOMS_DUE, **wanted))
+        found = await run(self._db, ROOMS_DUE, **wanted)
         return [int(row[0]) for row in found]
 
     async def due(
@@ -117,7 +117,7 @@ class Timers:
     ) -> list[Candidate]:
         """Return the first `share` timers of each of these rooms whose time has come."""
         wanted = {"of": json.dumps(rooms), "now": now, "share": share, "backlog": backlog}
-        found = await self._db.whole(lambda db: db.rows(DUE, **wanted))
+        found = await run(self._db, DUE, **wanted)
         return [_candidate(row) for row in found]
 
     async def children_due(
@@ -125,7 +125,7 @@ class Timers:
     ) -> list[Candidate]:
         """Return the first `share` that belong to each of these timers, are due and not tried."""
         wanted = {"of": json.dumps(parents), "now": now, "share": share}
-        found = await self._db.whole(lambda db: db.rows(CHILDREN, **wanted))
+        found = await run(self._db, CHILDREN, **wanted)
         return [_candidate(row) for row in found]
 
     async def overdue(self, now: Millis) -> int:
@@ -133,12 +133,12 @@ class Timers:
 
         As many as `MANY` are counted.
         """
-        row = await self._db.whole(lambda db: db.one(OVERDUE, now=now, most=MANY))
+        row = await ask(self._db, OVERDUE, now=now, most=MANY)
         return int(row[0]) if row else 0
 
     async def first_due(self) -> Millis | None:
         """Return when the first timer of those in rooms that may act wants something."""
-        row = await self._db.whole(lambda db: db.one(FIRST_DUE))
+        row = await ask(self._db, FIRST_DUE)
         return None if row is None else row[0]
 
     async def next_due(self, after: Millis, rooms: Collection[int] = ()) -> Millis | None:
@@ -147,7 +147,7 @@ class Timers:
         Of `rooms`, whatever the next timer is that wants something after this time.
         """
         wanted = {"after": after, "rooms": json.dumps(list(rooms))}
-        row = await self._db.whole(lambda db: db.one(NEXT, **wanted))
+        row = await ask(self._db, NEXT, **wanted)
         return None if row is None or row[0] is None else int(row[0])
 
     async def sent(self, timer: Timer, now: Millis, check_at: Millis) -> None:
@@ -189,8 +189,7 @@ class Timers:
 
     async def any_timer(self) -> bool:
         """Whether any message waits to be redacted."""
-        async with self._db.transaction() as db:
-            return await db.one("SELECT 1 FROM timers LIMIT 1") is not None
+        return await ask(self._db, "SELECT 1 FROM timers LIMIT 1") is not None
 
     async def pending(self, room_id: RoomID) -> tuple[int, Millis | None]:
         """Return how many timers the room has, and when the first is due that is not refused.

@@ -184,7 +184,7 @@ async def test_a_key_that_came_just_before_the_sweep_is_kept(tmp_path: Path, sto
     writer = Writer(alice)
     bot.feed(alice.tell(bot, "m.room_key", writer.room_key("!nowhere:example.org")))
     ratchet = KeyExpiry(bot.crypto, store, clock, grace=GRACE, limits=LIMITS)
-    await store.keys.used([writer.session.id], clock.now())
+    await store.keys.last_used([writer.session.id], clock.now())
     clock.advance(1_800_000)
     await ratchet.turn()
     assert len(bot.crypto.sessions) == 1

@@ -56,11 +56,11 @@ NOT_OF_A_ROOM = {
     "store.position",
     "store.look_through",
     "store.wipe",
-    "keys.forgotten",
+    "keys.sessions_deleted",
     "keys.first_key_use",
     "keys.ratcheted",
     "keys.to_ratchet",
-    "keys.used",
+    "keys.last_used",
 }
 """What concerns all rooms at once, or none."""
 
@@ -307,7 +307,7 @@ ACTS: dict[str, list[Act]] = {
     "gaps.read_on": [read_on],
     "gaps.has_gap": [lambda s, r: s.gaps.has_gap(r)],
     "gaps.take_over": [lambda s, _: s.gaps.take_over(NOW)],
-    "keys.asked": [lambda s, r: s.keys.asked(r, undecryptable("riddle").event_id)],
+    "keys.key_requested": [lambda s, r: s.keys.key_requested(r, undecryptable("riddle").event_id)],
     "keys.waiting": [lambda s, _: s.keys.waiting()],
     "relations.answered": [
         lambda s, r: apply(s.relations.answered, relation(s, r), NOW, gone=True),
