@@ -30,6 +30,10 @@ NEXT_WORDS: Final = next_ready(
     " AND NOT EXISTS (SELECT 1 FROM outbox e WHERE e.room = q.room AND e.id < q.id)",
 )
 DELIVERED: Final = "DELETE FROM outbox WHERE id = ?"
+TAKE_BACK: Final = (
+    "UPDATE rooms SET setting = state_setting, set_by_command = 0, awaited_digest = ''"
+    " WHERE room_id = ? AND set_by_command"
+)
 WAIT_TURN: Final = "UPDATE outbox SET retry_at = max(retry_at, ?) WHERE room = ? AND kind <> 'set'"
 
 
@@ -55,6 +59,8 @@ class Outbox:
                     if found is None:
                         dropped += 1
                         await db.rows(DELIVERED, row[3])
+                        if row[5] == "set":  # it will never be written: the room's state holds
+                            await db.rows(TAKE_BACK, row[0])
         if dropped:
             log.warning("%d entries of the outbox could not be read, and are dropped", dropped)
         return found

@@ -533,7 +533,10 @@ def test_every_command_can_be_called_by_every_name() -> None:
             argument = "5m" if row.argument.written else ""
             found = parse(" ".join(filter(None, ("!expire", name, argument))), "!expire")
             assert found is not None
-            assert found.right == row.right
+            assert (found.right, found.effect) == (
+                row.right,
+                row.effect(row.argument.parse(argument)),
+            )
 
 
 def test_every_command_says_how_it_is_written() -> None:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import json
+from dataclasses import fields
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bot.core.outbox import AnswerHelp, Content, Outgoing
+from bot.core.timeline import Change
 from bot.store.outbox import enqueue
 from bot.store.outbox_rows import KINDS, UnreadableRowError, dump, load
 from tests.support.harness import Harness
-from tests.support.two_rooms import ONE, commit, said
+from tests.support.two_rooms import ALICE, MINUTE, ONE, commit, said
 
 VALUES = st.recursive(
     st.none() | st.integers() | st.text(),
@@ -24,7 +26,12 @@ VALUES = st.recursive(
 )
 
 
-@given(content=st.one_of([st.builds(kind) for kind in KINDS.values()]))
+def whole(kind: type[Content]) -> st.SearchStrategy[Content]:
+    """Return objects of a kind with anything in every field, defaults included."""
+    return st.builds(kind, **{field.name: ... for field in fields(kind)})
+
+
+@given(content=st.one_of([whole(kind) for kind in KINDS.values()]))
 def test_every_kind_survives_its_way_into_a_row_and_back(content: Content) -> None:
     name, args = dump(content)
     assert load(name, json.loads(json.dumps(args))) == content
@@ -54,3 +61,29 @@ async def test_rows_that_cannot_be_read_are_counted_and_dropped(
     last = await store.next_to_deliver()
     assert last is not None
     assert (last.content, last.thread) == (AnswerHelp(), "$root")
+
+
+@pytest.mark.parametrize("damage", ["kind = 'of tomorrow'", "args = '{'", "args = '[]'"])
+async def test_a_damaged_row_of_any_shape_is_dropped(harness: Harness, damage: str) -> None:
+    store = harness.store
+    await commit(store, ONE, said(ONE, "first"), said(ONE, "second"))
+    async with store._db.transaction() as db:
+        await db.rows(f"UPDATE outbox SET {damage} WHERE key LIKE '%first'")
+    found = await store.next_to_deliver()
+    assert found is not None
+    assert found.key.endswith("second")
+
+
+async def test_a_lifetime_that_cannot_be_read_is_taken_back(harness: Harness) -> None:
+    store = harness.store
+    lifetime = Change(setting=MINUTE, sender=ALICE, digest="policy", quiet=True)
+    await commit(store, ONE, lifetime, said(ONE, "set", 5 * MINUTE))
+    room = await store.room(ONE)
+    assert room is not None
+    assert (room.setting, room.set_by_command) == (5 * MINUTE, True)
+    async with store._db.transaction() as db:
+        await db.rows("UPDATE outbox SET args = '{' WHERE kind = 'set'")
+    assert await store.next_to_deliver(setting=True) is None
+    room = await store.room(ONE)
+    assert room is not None
+    assert (room.setting, room.set_by_command) == (MINUTE, False)
