@@ -21,7 +21,7 @@ LARGEST: Final = 2**53 - 1
 """The largest integer in canonical JSON."""
 
 Defaults = tuple[tuple[Millis, Millis | None], ...]
-"""Moments, the oldest first, and the default from each on; `None`: there is none.
+"""Times, the oldest first, and the default from each on; `None`: there is none.
 
 Before the first, and where nothing is known, there is none. Moment 0: since the bot came.
 """
@@ -51,8 +51,8 @@ def read_defaults(found: Any) -> Defaults:
     since = inside(found, SINCE)
     if not isinstance(since, list) or len(since) > MOST or not all(map(_is_one, since)):
         return ()
-    moments = [one[0] for one in since]
-    return tuple((one[0], one[1]) for one in since) if moments == sorted(moments) else ()
+    times = [one[0] for one in since]
+    return tuple((one[0], one[1]) for one in since) if times == sorted(times) else ()
 
 
 def _is_one(one: Any) -> bool:

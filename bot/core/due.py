@@ -10,7 +10,7 @@ from typing import Final
 from bot.core.timers import Timer
 from bot.core.types import Millis
 
-PATIENCE: Final[Millis] = 10_000
+WAIT_FOR_CHILDREN: Final[Millis] = 10_000
 """How long a message waits for all that belongs to it: somebody may add to that for ever."""
 FEW: Final = 5
 """So many that belong to a message, and were due no later, go first however late it is."""
@@ -46,7 +46,7 @@ def may_go(one: Candidate, now: Millis) -> bool:
     """Whether nothing that belongs to the message has to go before it.
 
     An edit that goes after its message can be read until then, so children go first, as far as a
-    first try goes. After `PATIENCE` a message waits no longer for what came late or is too much.
+    first try goes. After `WAIT_FOR_CHILDREN` it waits no longer for what came late or is too much.
     """
     if one.timer.redaction_sent_at is not None:
         return True  # it has gone; it is only looked at
@@ -57,7 +57,7 @@ def may_go(one: Candidate, now: Millis) -> bool:
 
 def is_fresh(one: Candidate, now: Millis) -> bool:
     """Whether its time came a moment ago."""
-    return one.retry_at > now - PATIENCE
+    return one.retry_at > now - WAIT_FOR_CHILDREN
 
 
 def split(candidates: Iterable[Candidate], now: Millis) -> tuple[list[Candidate], list[Candidate]]:

@@ -1,4 +1,4 @@
-"""What the bot owes to a room, as data: state events to write, and notices to send.
+"""What is to be sent to a room, as data: state events to write, and notices to send.
 
 Each kind is a small class that holds what cannot be looked up when its turn comes. The store knows
 them by stable names (`bot.store.outbox_rows`); the words stand in `bot.chat`.
@@ -248,17 +248,17 @@ IMPORTANT: Final = (
     MovedHere,
     PowerNeededHere,
 )
-"""What is owed all the same: it tells whether messages disappear."""
+"""What is sent all the same: it tells whether messages disappear."""
 MOST_IMPORTANT: Final = 200
-"""With those, a room whose notices cannot be sent is owed no more than this; a lifetime is set."""
+"""With those, no more than this waits for a room that cannot be told; a lifetime is set."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outgoing:
-    """Something new that the bot owes to a room."""
+    """Something new that is to be sent to a room."""
 
     key: str
-    """What is owed under the same key is owed once."""
+    """What has the same key is sent once."""
     content: Content
     thread: str = ""
     """The root of the thread that it is said in; empty: none."""
@@ -266,7 +266,7 @@ class Outgoing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutboxItem:
-    """Something owed to a room, as the store gives it back to be delivered."""
+    """Something to be sent to a room, as the store gives it back to be delivered."""
 
     id: int
     room_id: RoomID
@@ -278,7 +278,7 @@ class OutboxItem:
 
 
 def admitted(outgoing: Sequence[Outgoing], waiting: int) -> list[Outgoing]:
-    """Return what of `outgoing` is owed to a room for which `waiting` entries wait already.
+    """Return what of `outgoing` is kept for a room for which `waiting` entries wait already.
 
     A lifetime is set always. Of the rest, answers stop first.
     """

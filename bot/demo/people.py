@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 BASE: Final = "/_matrix/client/v3"
-PATIENCE: Final = 30.0
+WITHIN: Final = 30.0
 """Seconds that anything on one's own machine gets to happen."""
 ENCRYPTION: Final = {
     "type": "m.room.encryption",
@@ -174,7 +174,7 @@ class Device:
                 self._add(where, decrypted)
         return self._heard.get(room, [])
 
-    async def until_heard(self, room: str, text: str, within: float = PATIENCE) -> Heard:
+    async def until_heard(self, room: str, text: str, within: float = WITHIN) -> Heard:
         """Wait up to `within` seconds for an encrypted message that contains `text`."""
 
         def found() -> Heard | None:
@@ -182,7 +182,7 @@ class Device:
 
         return await self.until(found, f"an encrypted message with {text!r}", within)
 
-    async def until(self, look: Callable[[], T | None], what: str, within: float = PATIENCE) -> T:
+    async def until(self, look: Callable[[], T | None], what: str, within: float = WITHIN) -> T:
         """Look until there is something to see, and return it; `within` is in seconds."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within):

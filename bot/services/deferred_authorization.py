@@ -32,9 +32,13 @@ class Memory(Protocol):
     """What this service asks of the store."""
 
     def listen(self, *topics: Topic) -> asyncio.Event: ...  # noqa: D102
-    async def next_undecided(self, busy: Collection[RoomID] = ()) -> PendingCommand | None: ...  # noqa: D102
-    async def undecided_later(self, pending: PendingCommand, until: Millis) -> None: ...  # noqa: D102
-    async def decided(self, pending: PendingCommand, said: Command, now: Millis) -> None: ...  # noqa: D102
+    async def next_pending_command(  # noqa: D102
+        self, busy: Collection[RoomID] = ()
+    ) -> PendingCommand | None: ...
+    async def pending_command_later(self, pending: PendingCommand, until: Millis) -> None: ...  # noqa: D102
+    async def command_decided(  # noqa: D102
+        self, pending: PendingCommand, said: Command, now: Millis
+    ) -> None: ...
 
 
 class DeferredAuthorization:
@@ -59,7 +63,7 @@ class DeferredAuthorization:
         await Worker(
             self._clock,
             self._wake,
-            self._memory.next_undecided,
+            self._memory.next_pending_command,
             self.decide,
             lane=room_of,
             put_off=self._put_off,
@@ -77,7 +81,7 @@ class DeferredAuthorization:
             raise
         except Exception as error:  # noqa: BLE001 - it is on the disk, and would come again
             return await self._put_off(pending, Failed(status=0, errcode=type(error).__name__))
-        await self._memory.decided(pending, said, self._clock.now())
+        await self._memory.command_decided(pending, said, self._clock.now())
         return None
 
     async def _put_off(self, pending: PendingCommand, outcome: Outcome) -> str | None:
@@ -86,8 +90,8 @@ class DeferredAuthorization:
         if passes(outcome) and now < pending.command.read_at + WAIT_FOR:
             chance = self._random.random()
             wait = retry_in(outcome, pending.attempts, chance=chance, ceiling=CEILING)
-            await self._memory.undecided_later(pending, now + wait)
+            await self._memory.pending_command_later(pending, now + wait)
             return describe(outcome)
         log.warning("a command is given up: nobody says who may do what in its room")
-        await self._memory.decided(pending, undecidable(pending.command), now)
+        await self._memory.command_decided(pending, undecidable(pending.command), now)
         return None

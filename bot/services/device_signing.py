@@ -42,7 +42,7 @@ REMEDIES: Final = {
 
 
 class DeviceSigning:
-    """Knows how the bot's device stands, and tries until that is settled."""
+    """Knows how the bot's device stands, and tries until it is signed or cannot be."""
 
     def __init__(
         self, signing: CrossSigning, topics: Topics, clock: Clock, *, random: Random

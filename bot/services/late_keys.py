@@ -55,7 +55,7 @@ class Memory(Protocol):
     def listen(self, *topics: Topic) -> asyncio.Event: ...  # noqa: D102
     @property
     def keys(self) -> Keys: ...  # noqa: D102
-    async def heard(  # noqa: D102
+    async def read_late(  # noqa: D102
         self, room_id: RoomID, undecryptable: Undecryptable, items: list[Item], now: Millis
     ) -> None: ...
 
@@ -228,7 +228,7 @@ class LateKeys:
                 now=now,
                 meet=True,
             )
-        await self._memory.heard(room_id, undecryptable, items, self._clock.now())
+        await self._memory.read_late(room_id, undecryptable, items, self._clock.now())
 
     def _went(self, event: Event) -> bool:
         """Whether the bot itself has redacted the message."""
@@ -257,7 +257,7 @@ class LateKeys:
         if undecryptable.not_a_command or not self._told.admits(
             undecryptable.sender, digest, self._clock.now()
         ):
-            await self._memory.heard(room_id, undecryptable, [], self._clock.now())
+            await self._memory.read_late(room_id, undecryptable, [], self._clock.now())
             return
         root = self._threads.pop(_key_of(undecryptable), None)
         said = Command(
@@ -266,7 +266,7 @@ class LateKeys:
             effect=KeyNeverCame(sender=undecryptable.sender),
             thread=root or "",
         )
-        await self._memory.heard(room_id, undecryptable, [said], self._clock.now())
+        await self._memory.read_late(room_id, undecryptable, [said], self._clock.now())
 
 
 def _key_of(undecryptable: Undecryptable) -> tuple[str, str]:

@@ -41,7 +41,7 @@ from bot.services.due_timers import next_timers
 
 log = logging.getLogger(__name__)
 
-PATIENCE: Final[Millis] = 10_000
+WAIT_FOR_CHILDREN: Final[Millis] = 10_000
 """How long a message waits, once it was looked at, for what belongs to it."""
 LOOK_EVERY: Final[Millis] = 1_000
 AGAIN: Final = 2
@@ -105,7 +105,7 @@ class Redactor:
         self._tally = Tally()
 
     def stop(self) -> None:
-        """Take nothing new; `run` returns when the requests in flight are settled."""
+        """Take nothing new; `run` returns when the requests in flight are answered."""
         self._stopping = True
         self._wake.set()
 
@@ -192,7 +192,7 @@ class Redactor:
         await self._memory.relations.found(timer, children, loaded=all_of_them)
         if not children or all_of_them:
             return not children  # what was found goes first; then nothing is looked up again
-        if now - self._looked_at.setdefault(timer.id, now) > PATIENCE:
+        if now - self._looked_at.setdefault(timer.id, now) > WAIT_FOR_CHILDREN:
             return True  # some add for ever
         await self._memory.postpone(timer, now + LOOK_EVERY)
         return False

@@ -79,8 +79,8 @@ class Sync:
         self._random = random
         self._stop = asyncio.Event()
         self._timeout: asyncio.Timeout | None = None
-        self._anew = SyncRestart()
-        self._lost_rooms = MissingState(homeserver)
+        self._restart = SyncRestart()
+        self._missing_state = MissingState(homeserver)
         self._read: tuple[str | None, Millis] | None = None
         """How far was read, and when, once the store was asked."""
         self._wait: Millis = 0  # the first answer comes at once, and says how many keys are left
@@ -105,7 +105,7 @@ class Sync:
                 failures, reasons = 0, Reasons()
             except OutcomeError as error:
                 now = self._clock.now()
-                if self._anew.refused(error.outcome):
+                if self._restart.refused(error.outcome):
                     log.warning("the homeserver does not know how far the bot has read")
                 if reason := reasons.news(error.outcome, now):
                     log.warning("waiting for the homeserver (%s)", reason)
@@ -118,14 +118,14 @@ class Sync:
     async def once(self) -> bool:
         """Fetch one batch and remember it; `False` when it was time to stop."""
         since, synced_at = self._read or await self._memory.position()
-        if self._anew.wanted:
+        if self._restart.wanted:
             since = None
         asked_at, wait = self._clock.now(), self._wait
         batch = await self._poll(since)
         if batch is None:
             return False
         behind = went_back(since, batch.next_batch)
-        if behind and self._anew.went_back(self._clock.elapsed()):
+        if behind and self._restart.went_back(self._clock.elapsed()):
             log.warning("the homeserver knows less than before, as after a restored backup")
             return True
         live = 0 <= asked_at - synced_at <= LIVE
@@ -179,7 +179,7 @@ class Sync:
         self._read = None  # should the disk not take it
         await self._memory.commit(batch.next_batch, now, updates, batch.invited, left)
         self._read = batch.next_batch, now
-        self._anew.answered()
+        self._restart.answered()
 
     async def _update(
         self,
@@ -196,7 +196,7 @@ class Sync:
         if known is None or first:
             before, timeline, entered = since_arrival(batch, self._homeserver.own_id, first=first)
             if not first and not any(map(is_creation, batch.state + batch.timeline)):
-                before = before + await self._lost_rooms.state(batch.room_id)
+                before = before + await self._missing_state.state(batch.room_id)
         encrypted = known is not None and known.encrypted
         # Some homeservers tell the timeline's own state here as well: that is not before it.
         shown = [event.get("event_id") for event in timeline if is_state(event)]

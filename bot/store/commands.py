@@ -80,7 +80,7 @@ class Commands:
 
     # --- read late -----------------------------------------------------------------------
 
-    async def heard(
+    async def read_late(
         self, room_id: RoomID, undecryptable: Undecryptable, items: list[Item], now: Millis
     ) -> None:
         """A message that waited for its key was read, or given up: `items` are what it says.
@@ -100,7 +100,7 @@ class Commands:
             await attach(db, row, files)
             then = RoomState(revision=found[0])
             undecided = [(one, then) for one in items if isinstance(one, UndecidedCommand)]
-            await remember_undecided(db, row, undecided, now)
+            await remember_pending_commands(db, row, undecided, now)
             said = [item for item in items if isinstance(item, Command)]
             sent = undecryptable.read_at if undecryptable.sent is None else undecryptable.sent
             own = Message(event_id=undecryptable.event_id, sent=sent)
@@ -137,7 +137,7 @@ class Commands:
 
     # --- decided late --------------------------------------------------------------------
 
-    async def next_undecided(self, busy: Collection[RoomID] = ()) -> PendingCommand | None:
+    async def next_pending_command(self, busy: Collection[RoomID] = ()) -> PendingCommand | None:
         """Return the command to be decided next, of each room the oldest, not of `busy` rooms.
 
         A room with a gap waits until that is read.
@@ -161,11 +161,11 @@ class Commands:
             id=row[3], room_id=RoomID(row[0]), command=command, attempts=row[1], retry_at=row[2]
         )
 
-    async def undecided_later(self, pending: PendingCommand, until: Millis) -> None:
+    async def pending_command_later(self, pending: PendingCommand, until: Millis) -> None:
         """The homeserver did not answer."""
         await put_off(self._db, "pending_commands", pending.id, until)
 
-    async def decided(self, pending: PendingCommand, said: Command, now: Millis) -> None:
+    async def command_decided(self, pending: PendingCommand, said: Command, now: Millis) -> None:
         """A command that waited was decided, or given up: `said` is the verdict."""
         async with self._db.transaction() as db:
             room = await db.one(ROOM, pending.room_id)
@@ -208,7 +208,7 @@ class Commands:
         Empty: no event needs to say it. `notice` takes the place of `entry`. Until that event has
         come with the timeline, nobody who
         walks back knows since when it holds. Nothing happens if a later command has taken the
-        debt's place.
+        entry's place.
         """
         async with self._db.transaction() as db:
             row = await db.one(UNWRITTEN, entry.id)
@@ -221,7 +221,7 @@ class Commands:
         """A commanded lifetime could not be written: what the room's state says holds again.
 
         What somebody has set since is not touched; nor is anything if the command is written, or
-        if a later one has taken the debt's place.
+        if a later one has taken the entry's place.
         """
         async with self._db.transaction() as db:
             row = await db.one(UNWRITTEN, entry.id)
@@ -231,7 +231,7 @@ class Commands:
                 await enqueue(db, row[0], [outgoing])
 
 
-async def remember_undecided(
+async def remember_pending_commands(
     db: Database, row: int, found: Sequence[tuple[UndecidedCommand, RoomState]], now: Millis
 ) -> None:
     """Note which commands wait for the homeserver, and how the room stood at their place.

@@ -195,7 +195,7 @@ class Gaps:
         await run(self._db, LATER, until, counts, size or gap.size, gap.id)
 
     async def give_up(self, gap: Gap, now: Millis) -> None:
-        """The gap cannot be read now: go on with what stands behind it, and owe the room a word.
+        """The gap cannot be read now: go on with what stands behind it, and tell the room.
 
         The room is swept, for as long as it takes, for what was in the gap. Until that is done,
         nothing more is said of other gaps.

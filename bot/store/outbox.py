@@ -17,7 +17,7 @@ from bot.store.retries import next_ready, put_off
 log = logging.getLogger(__name__)
 
 ENQUEUE: Final = "INSERT OR IGNORE INTO outbox (room, key, kind, args) VALUES (?, ?, ?, ?)"
-OWING: Final = "SELECT count(*) FROM outbox WHERE room = ?"
+WAITING: Final = "SELECT count(*) FROM outbox WHERE room = ?"
 SUPERSEDE: Final = "DELETE FROM outbox WHERE room = ? AND kind = 'set' RETURNING key, kind, args"
 NEXT_SETTING: Final = next_ready(
     "outbox", "q.id, q.key, q.kind, q.args", index="outbox_setting", where="q.kind = 'set'"
@@ -48,7 +48,7 @@ class Outbox:
         """Return the entry to be delivered first, not of `busy` rooms.
 
         With `setting`, a lifetime that is to be set; without, something to be said, which is the
-        oldest that is owed to its room. `None`: a lifetime if there is one, else words.
+        oldest of its room. `None`: a lifetime if there is one, else words.
         """
         kinds = {True: (NEXT_SETTING,), False: (NEXT_WORDS,), None: (NEXT_SETTING, NEXT_WORDS)}
         dropped, found = 0, None
@@ -79,7 +79,7 @@ class Outbox:
 
 
 async def enqueue(db: Database, row: int, outgoing: list[Outgoing]) -> None:
-    """Add what is owed to a room, once each; a new lifetime takes the place of one not set yet.
+    """Add what is to be sent to a room, once each; a new lifetime replaces one not set yet.
 
     Of answers, no more than somebody may read.
     """
@@ -90,7 +90,7 @@ async def enqueue(db: Database, row: int, outgoing: list[Outgoing]) -> None:
         before = [_outgoing(*one) for one in await db.rows(SUPERSEDE, row)]
         *answers, last = succeed([one for one in before if one is not None], new)
         outgoing = answers + [last if one is new else one for one in outgoing]
-    waiting = await db.one(OWING, row)
+    waiting = await db.one(WAITING, row)
     assert waiting is not None
     rows = [(row, one.key, *content_row(one)) for one in admitted(outgoing, int(waiting[0]))]
     await db.many(ENQUEUE, rows)

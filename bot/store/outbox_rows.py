@@ -1,4 +1,4 @@
-"""Turns what is owed to a room into a row, a stable name and JSON, and back."""
+"""Turns what is to be sent to a room into a row, a stable name and JSON, and back."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ class UnreadableRowError(ValueError):
 
 
 def dump(content: Content) -> tuple[str, dict[str, Any]]:
-    """Return the name and the arguments of what is owed; these are JSON."""
+    """Return the name and the arguments of what is to be sent; these are JSON."""
     return NAMES[type(content)], asdict(content)
 
 
 def load(name: str, args: Any) -> Content:
-    """Return what is owed. Raises `UnreadableRowError`."""
+    """Return what is to be sent. Raises `UnreadableRowError`."""
     kind = KINDS.get(name)
     if kind is None:
         raise UnreadableRowError("a kind that is not known")

@@ -50,7 +50,7 @@ ADOPT: Final = (
 )
 ANY_ORPHAN: Final = "SELECT 1 FROM pending_relations WHERE room = ? LIMIT 1"
 ANY_CHILD: Final = "SELECT 1 FROM timers WHERE room = ? AND parent IS NOT NULL LIMIT 1"
-SETTLED: Final = (
+ANSWERED: Final = (
     "DELETE FROM pending_relations WHERE room = ? AND parent IN (SELECT value FROM json_each(?))"
 )
 MOST_PENDING: Final = 2_000
@@ -144,7 +144,7 @@ async def _adopt(db: Database, row: int, parents: Sequence[EventID]) -> None:
         if not parents:
             return
         adopted = await db.rows(ADOPT, row, json.dumps(parents))
-        await db.rows(SETTLED, row, json.dumps(parents))
+        await db.rows(ANSWERED, row, json.dumps(parents))
         parents = [EventID(one[0]) for one in adopted]
 
 

@@ -19,7 +19,7 @@ from bot.core.timeline import Item, RoomUpdate
 from bot.core.topics import Topic
 from bot.core.types import Millis, RoomID, UserID
 from bot.store.clock_shift import ClockShift
-from bot.store.commands import Commands, remember_undecided
+from bot.store.commands import Commands, remember_pending_commands
 from bot.store.database import Database, Row, ask
 from bot.store.default_lifetimes import (
     RoomDefaults,
@@ -285,7 +285,7 @@ class Store(Timers, Permissions, LeftRooms, Outbox, Commands, RoomDefaults, Medi
         await remember_handled(db, result.handled, result.surplus, now)
         await remember_undecryptable(db, row, result.undecryptable)
         await enqueue(db, row, result.outgoing)
-        await remember_undecided(db, row, result.undecided, now)
+        await remember_pending_commands(db, row, result.undecided, now)
 
     async def _bounds_there(self, db: Database, row: int) -> LifetimeLimits:
         """Return the bounds, with the default that holds where the room's timeline is known to."""

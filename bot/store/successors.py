@@ -78,7 +78,7 @@ class Successors:
             return await _is_known(db, room_id, predecessor)
 
     async def claim(self, found: Successor, *outgoing: Outgoing, now: Millis) -> None:
-        """Remember a pair, once, and owe the old room what is to be said of it."""
+        """Remember a pair, once, and what the old room is to be told of it."""
         async with self._db.transaction() as db:
             if await _is_known(db, found.room_id, found.predecessor):
                 return
@@ -109,7 +109,7 @@ class Successors:
         where: RoomID,
         needs_announced: bool = False,
     ) -> None:
-        """Go on to a stage, and owe a room what is to be said of it, in one transaction."""
+        """Go on to a stage, and remember what a room is to be told of it, in one transaction."""
         async with self._db.transaction() as db:
             await db.rows(MOVE, stage, needs_announced, one.room_id, one.predecessor)
             await _enqueue(db, where, list(outgoing))

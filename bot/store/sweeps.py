@@ -167,7 +167,7 @@ class Sweeps:
         await run(self._db, sql, sweep.room_id)
 
     async def give_up(self, sweep: Sweep) -> None:
-        """The room cannot be swept: owe it a word."""
+        """The room cannot be swept: tell it."""
         async with self._db.transaction() as db:
             row = await db.one(ROW, sweep.room_id)
             if row is not None:

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot.core.due import FEW, PATIENCE, Candidate, Vacancy, in_turns, may_go, share
+from bot.core.due import FEW, WAIT_FOR_CHILDREN, Candidate, Vacancy, in_turns, may_go, share
 from bot.core.timers import Timer
 from bot.core.types import EventID, Millis, RoomID
 from bot.services.due_timers import next_timers
 
 NOW = 1_800_000_000_000
-FRESH, LATE = NOW, NOW - PATIENCE
+FRESH, LATE = NOW, NOW - WAIT_FOR_CHILDREN
 
 
 def candidate(
@@ -218,7 +218,7 @@ def worlds(draw: st.DrawFn) -> Rows:
     for number in range(1, draw(st.integers(1, 40)) + 1):
         earlier = [one for one in rows if not one.sent]
         parent = draw(st.none() | st.sampled_from(earlier)) if earlier else None
-        at = NOW + draw(st.sampled_from([-50_000, -PATIENCE, -5_000, 0, 0, 0, 1]))
+        at = NOW + draw(st.sampled_from([-50_000, -WAIT_FOR_CHILDREN, -5_000, 0, 0, 0, 1]))
         room = draw(st.integers(1, 3)) if parent is None else parent.room
         tried = draw(st.sampled_from([0, 0, 0, 1]))
         row = Row(

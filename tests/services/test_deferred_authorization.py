@@ -442,7 +442,7 @@ async def test_what_fails_in_an_odd_way_is_given_up_and_said(
             await harness.advance(MINUTE)
     assert any(UNJUDGED in one for one in harness.homeserver.heard(room))
     assert await setting(harness, room) == HOUR
-    assert await harness.store.next_undecided() is None
+    assert await harness.store.next_pending_command() is None
     assert "somebody's text" not in caplog.text
 
 
@@ -457,4 +457,4 @@ async def test_a_token_that_has_ended_gives_no_command_up(
     with pytest.raises(ExceptionGroup):
         async with harness.running(harness.deferred_authorization):
             await harness.advance(MINUTE)
-    assert await harness.store.next_undecided() is not None
+    assert await harness.store.next_pending_command() is not None

@@ -254,7 +254,7 @@ async def test_a_file_is_known_although_the_lifetime_changed_before_its_key_came
     await say(store, Change(setting=OFF, sender=ALICE, digest="off", quiet=True))
     ((room_id, waiting, _),) = await store.keys.waiting()
     assert waiting == undecryptable
-    await store.heard(room_id, waiting, [attached], NOW)
+    await store.read_late(room_id, waiting, [attached], NOW)
     assert await files(store) == [("$late", "file-late", "alice")]
 
 

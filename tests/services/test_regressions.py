@@ -99,7 +99,7 @@ async def test_a_late_command_counts_for_what_followed_it(
     update = RoomUpdate(room_id=room, items=[setting, undecryptable, *messages])
     await harness.store.commit("s1", 2_000, [update])
     said = Command(digest="c1", sender=ALICE, effect=SetLifetime(setting=after))
-    await harness.store.heard(room, undecryptable, [said], 3_000)
+    await harness.store.read_late(room, undecryptable, [said], 3_000)
     found = await harness.store.gaps.next_gap()
     assert found is not None
     await harness.store.gaps.read_on(found[0], [messages[1]], "t", 3_000, done=True)

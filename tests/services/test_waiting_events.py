@@ -47,7 +47,7 @@ async def test_a_late_command_waits_for_the_gap_after_it(store: Store) -> None:
     await store.commit("t2", 9, [RoomUpdate(room_id=ROOM, items=[], gap=gap)])
     assert await store.keys.waiting() == []
     said = Command(digest="one", sender=ALICE, effect=SetLifetime(setting=5_000))
-    await store.heard(ROOM, undecryptable, [said], 9)
+    await store.read_late(ROOM, undecryptable, [said], 9)
     assert await store.next_to_deliver() is None
     found = await store.gaps.next_gap()
     assert found is not None
@@ -55,7 +55,7 @@ async def test_a_late_command_waits_for_the_gap_after_it(store: Store) -> None:
     await store.gaps.read_on(found[0], [message], "t1", 0, done=True)
     await store.gaps.take_over(9)
     assert len(await store.keys.waiting()) == 1
-    await store.heard(ROOM, undecryptable, [said], 9)
+    await store.read_late(ROOM, undecryptable, [said], 9)
     assert await store.keys.waiting() == []
     assert await store.gaps.has_gap(ROOM), "what followed the command is read once more"
 

@@ -125,11 +125,11 @@ async def test_a_late_command_gives_the_timers_of_one_that_was_not_late(
         await commit(timely, [*first, said, own, *then])
         await commit(late, [*first, waits, own, *then])
         if isinstance(waits, Undecryptable):
-            await late.heard(ROOM, waits, [said], NOW)
+            await late.read_late(ROOM, waits, [said], NOW)
         else:
-            pending = await late.next_undecided()
+            pending = await late.next_pending_command()
             assert pending is not None
-            await late.decided(pending, said, NOW)
+            await late.command_decided(pending, said, NOW)
         await read_again(late, then)
         assert await stamped(late) == await stamped(timely)
         assert await state(late) == await state(timely)

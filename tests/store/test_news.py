@@ -72,7 +72,7 @@ FINDS: list[tuple[str, Find]] = [
     ("sweeps", lambda s: s.sweeps.next()),
     ("outbox", words),
     ("outbox", setting),
-    ("deferred_authorization", lambda s: s.next_undecided()),
+    ("deferred_authorization", lambda s: s.next_pending_command()),
     ("late_keys", lambda s: s.keys.waiting()),
     ("relations", lambda s: s.relations.next_pending()),
     ("permissions", lambda s: s.next_review()),

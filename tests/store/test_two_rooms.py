@@ -194,7 +194,7 @@ async def _turns(store: Store, room: RoomID, busy: set[RoomID]) -> dict[str, Any
     queues: dict[str, Awaitable[Any]] = {
         "setting": store.next_to_deliver(busy, setting=True),
         "words": store.next_to_deliver(busy, setting=False),
-        "undecided": store.next_undecided(busy),
+        "undecided": store.next_pending_command(busy),
         "gap": store.gaps.next_gap(busy),
         "sweep": store.sweeps.next(busy),
         "orphan": store.relations.next_pending(busy),

@@ -111,7 +111,7 @@ async def joining(store: Store, room: RoomID) -> None:
 
 async def off_late(store: Store, room: RoomID) -> None:
     """Take back what a command that came late has ended."""
-    await store.heard(room, undecryptable("riddle"), [said(room, "off", 0)], NOW)
+    await store.read_late(room, undecryptable("riddle"), [said(room, "off", 0)], NOW)
     page: list[Item] = [message(name) for name in ("live", "late", "only")]
     await store.gaps.read_on(await its_gap(store, room), page, "t9", 5, done=True)
     await store.gaps.take_over(NOW)
@@ -242,12 +242,14 @@ ACTS: dict[str, list[Act]] = {
         lambda s, r: commit(s, r, dataclasses.replace(undecided(r, "x"), digest="of both")),
         come_back,
     ],
-    "store.decided": [
-        lambda s, r: apply(s.decided, pending(s, r), said(r, "asks", 2 * MINUTE), NOW),
-        lambda s, r: apply(s.decided, pending(s, r), said(r, "asks"), NOW),
+    "store.command_decided": [
+        lambda s, r: apply(s.command_decided, pending(s, r), said(r, "asks", 2 * MINUTE), NOW),
+        lambda s, r: apply(s.command_decided, pending(s, r), said(r, "asks"), NOW),
     ],
-    "store.undecided_later": [lambda s, r: apply(s.undecided_later, pending(s, r), FAR)],
-    "store.next_undecided": [lambda s, _: s.next_undecided()],
+    "store.pending_command_later": [
+        lambda s, r: apply(s.pending_command_later, pending(s, r), FAR)
+    ],
+    "store.next_pending_command": [lambda s, _: s.next_pending_command()],
     "store.defaults_published": [lambda s, r: s.defaults_published(r, ((0, 1),))],
     "store.media_done": [lambda s, r: apply(s.media_done, its_file(r))],
     "store.drop": [lambda s, r: apply(s.drop, timer(s, r, "late"))],
@@ -256,11 +258,11 @@ ACTS: dict[str, list[Act]] = {
     "store.children_due": [lambda s, _: s.children_due(FAR, [1, 2, 3], 3)],
     "store.media_later": [lambda s, r: apply(s.media_later, its_file(r), FAR)],
     "store.forget": [lambda s, r: s.forget(r, NOW)],
-    "store.heard": [
+    "store.read_late": [
         off_late,
-        lambda s, r: s.heard(r, undecryptable("riddle"), [said(r, "heard")], NOW),
-        lambda s, r: s.heard(r, undecryptable("riddle"), [said(r, "hs", 9)], NOW),
-        lambda s, r: s.heard(r, undecryptable("riddle"), [shows(r, "live")], NOW),
+        lambda s, r: s.read_late(r, undecryptable("riddle"), [said(r, "heard")], NOW),
+        lambda s, r: s.read_late(r, undecryptable("riddle"), [said(r, "hs", 9)], NOW),
+        lambda s, r: s.read_late(r, undecryptable("riddle"), [shows(r, "live")], NOW),
     ],
     "store.next_to_deliver": [lambda s, _: s.next_to_deliver(setting=False)],
     "store.first_due": [lambda s, _: s.first_due()],
