@@ -15,9 +15,9 @@ from pathlib import Path
 from bot.core.outcomes import Outcome
 from bot.core.types import EventID, RoomID
 from bot.services.clock import SystemClock
-from bot.store import Store
 from tests.support.fake_homeserver import BOT, FakeHomeserver
 from tests.support.harness import LIMITS, Harness
+from tests.support.store import Store
 
 COST, LOOK = 0.025, 0.005
 """Seconds that a Synapse works for a redaction, and for a question, one after the other."""

@@ -31,7 +31,7 @@ from bot.core.timeline import Change, Item, Message, Redaction, RoomUpdate
 from bot.core.types import EventID, RoomID, UserID
 from bot.services.clock import SystemClock
 from bot.services.redactor import Redactor
-from bot.store import Store
+from tests.support.store import Store
 
 BOT, ALICE = UserID("@bot:example.org"), UserID("@alice:example.org")
 MINUTE, DAY = 60_000, 86_400_000

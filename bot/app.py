@@ -164,11 +164,7 @@ async def _be(settings: Settings, stop: asyncio.Event) -> None:
     async def insist(request: Callable[[], Awaitable[Outcome]]) -> Outcome:
         return await wait_for_homeserver(request, stop, SystemClock(), SystemRandom())
 
-    store = await Store.open(
-        settings.data_dir / "timers.db",
-        limits=settings.limits,
-        own_id=settings.user_id,
-    )
+    store = await Store.open(settings.data_dir / "timers.db")
     try:
         settings = await locate(settings, insist)
         async with session(settings, insist, store.topics) as matrix, media_of(settings) as media:

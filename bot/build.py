@@ -30,6 +30,7 @@ from bot.services.redactor import Redactor
 from bot.services.room_upgrades import RoomUpgrades
 from bot.services.sweeps import AGAIN, Sweeper
 from bot.services.sync import Sync
+from bot.services.timeline import Timeline
 from bot.store import Store
 
 
@@ -44,6 +45,7 @@ class Services:
     """The services of one bot: each has `run`, and ends when it is cancelled."""
 
     reader: EventReader
+    timeline: Timeline
     sync: Sync
     redactor: Redactor
     backfill: Backfill
@@ -119,6 +121,7 @@ def build(
         media_server=media_server,
         per_minute=settings.commands.per_minute,
     )
+    timeline = Timeline(store, limits=limits, own_id=homeserver.own_id)
     deletion = MediaDeletion(media, store, clock, random=random) if media else None
     redactions = Redactor(homeserver, store, clock, random=random)
     admission = Invitations(
@@ -127,15 +130,16 @@ def build(
     upgrades = RoomUpgrades(homeserver, store, clock, admission=admission, random=random)
     return Services(
         reader=reader,
-        sync=Sync(homeserver, store, reader, clock, random=random),
+        timeline=timeline,
+        sync=Sync(homeserver, store, timeline, reader, clock, random=random),
         redactor=redactions,
-        backfill=Backfill(homeserver, store, reader, clock, random=random),
+        backfill=Backfill(homeserver, store, timeline, reader, clock, random=random),
         sweeps=Sweeper(
             homeserver, store, reader, clock, limits=limits, random=random, again=sweep_again
         ),
-        late_keys=LateKeys(homeserver, store, reader, clock),
+        late_keys=LateKeys(homeserver, store, timeline, reader, clock),
         deferred_authorization=DeferredAuthorization(
-            store, reader.authorizer, clock, random=random
+            store, timeline, reader.authorizer, clock, random=random
         ),
         relations=PendingRelations(homeserver, store, clock, random=random),
         outbox=OutboxDelivery(
@@ -152,7 +156,9 @@ def build(
         permissions=Permissions(
             homeserver, store, clock, limits=limits, random=random, follow=upgrades.reviewed
         ),
-        policy_check=PolicyCheck(homeserver, store, clock, read=reader.state_change, random=random),
+        policy_check=PolicyCheck(
+            homeserver, store, timeline, clock, read=reader.state_change, random=random
+        ),
         invitations=admission,
         empty_rooms=EmptyRooms(homeserver, store, clock),
         room_upgrades=upgrades,

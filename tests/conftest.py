@@ -10,7 +10,6 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from bot.demo.homeserver import Homeserver
-from bot.store import Store
 from tests.support import encryption_engines
 from tests.support.bot_process import Bots
 from tests.support.bridge import Puppet, register_bridge
@@ -18,6 +17,7 @@ from tests.support.fake_homeserver import BOT
 from tests.support.harness import LIMITS, Harness, Opener
 from tests.support.people import People
 from tests.support.scripted_homeserver import StandIn, stand_in_homeserver
+from tests.support.store import Store
 from tests.support.worlds import FakeWorld, SynapseWorld, World
 
 if TYPE_CHECKING:

@@ -36,7 +36,7 @@ from bot.operator.identity import OperatorError
 from bot.operator.rebuild import rebuild
 from bot.services.key_expiry import KeyExpiry
 from bot.services.supervisor import StoppedError
-from bot.store import Store, StoreError
+from bot.store import StoreError
 from bot.store.folder_lock import OccupiedError, hold
 from tests.support.account import Account
 from tests.support.fake_homeserver import ALICE, BOT
@@ -50,6 +50,7 @@ from tests.support.scripted_homeserver import (
     StandIn,
     error,
 )
+from tests.support.store import Store
 
 ROOM, PICTURE = "!room:example.org", "picture-of-alice"
 LIFETIME = 1_000

@@ -6,6 +6,7 @@ What was said before that is not touched: so each room knows since when.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -110,3 +111,23 @@ def before_event(defaults: Defaults) -> Defaults:
     since, span = defaults[-1]
     earlier = current(defaults[:-1])
     return (*defaults[:-1], (since, earlier if keeps_longer(earlier, span) else span))
+
+
+def first_defaults(
+    published: Defaults, default: Millis | None, *, entered: bool, now: Millis
+) -> Defaults:
+    """Return since when which default holds in a room that was not known.
+
+    Its state says `published`. `entered`: the bot has just come. Else it was there before its
+    database was made, and only the room's state knows anything of that time.
+    """
+    if current(published) == default:
+        return published
+    ended = published[-1][0] if published else 0
+    return ((0, default),) if entered else change(published, default, ended=ended, now=now)
+
+
+def published_in(items: Sequence[object]) -> Defaults | None:
+    """Return what the bot's own state event says, if it is among some items."""
+    found = [item.defaults for item in items if isinstance(item, DefaultSaid)]
+    return found[-1] if found else None

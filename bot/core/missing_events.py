@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 from bot.core.default_lifetime import began
@@ -9,10 +10,25 @@ from bot.core.events import is_own_join
 from bot.core.policy import Room
 from bot.core.sync_batch import RoomBatch
 from bot.core.timeline import Gap, Item, Sweep, is_state
-from bot.core.types import Event, Millis, UserID
+from bot.core.types import Event, Millis, RoomID, UserID
 
 OLDER: Final[Millis] = 24 * 3_600_000
 """An event of the bot's own that is this much older than the last sync ends a gap."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """Some of what was read of a room without a gap left, in the timeline's order."""
+
+    row: int
+    room_id: RoomID
+    items: list[Item]
+    places: list[tuple[int, int]]
+    """Where each stands: the part of the timeline, and its position there."""
+    reread: bool
+    """The items were decided on before, and what they say now holds."""
+    last: bool
+    """Nothing stands behind them."""
 
 
 def since_arrival(
@@ -70,3 +86,20 @@ def sweep_of(
     if not held or not batch.limited or (live and batch.full):
         return None
     return Sweep(room_id=batch.room_id, whole_room=False, since=since, until=now)
+
+
+def gap_after(room_id: RoomID, token: str, digest: str, at: Millis, now: Millis) -> Gap:
+    """Return the gap from a message that was understood late to the present, to be read again.
+
+    `token` is the sync token, `digest` that of the message, and `at` when it was sent.
+    """
+    return Gap(
+        room_id=room_id,
+        token=token,
+        stop_digest=digest,
+        stop_at=at - OLDER,
+        since=at,
+        until=now,
+        reread=True,
+        encrypted=True,  # what was said in clear was read at the first time
+    )

@@ -32,9 +32,7 @@ async def rebuild(settings: Settings, say: Callable[[str], None]) -> int:
     What other homeservers keep back is asked for again when the bot runs.
     """
     with explained(), hold(settings.data_dir):
-        store = await Store.open(
-            settings.data_dir / "timers.db", limits=settings.limits, own_id=settings.user_id
-        )
+        store = await Store.open(settings.data_dir / "timers.db")
         try:
             settings = await locate(settings, once)
             async with session(settings, once) as matrix:

@@ -20,6 +20,7 @@ from bot.core.types import Event, Millis, RoomID
 from bot.services.clock import Clock
 from bot.services.event_reader import EventReader
 from bot.services.history_pages import AWAY, HistoryPages
+from bot.services.timeline import Timeline
 from bot.services.worker import Worker, run_together
 
 log = logging.getLogger(__name__)
@@ -51,7 +52,6 @@ class Gaps(Protocol):
     ) -> None: ...
     async def give_up(self, gap: Gap, now: Millis) -> None: ...  # noqa: D102
     async def is_ready(self) -> bool: ...  # noqa: D102
-    async def take_over(self, now: Millis) -> tuple[RoomID, int] | None: ...  # noqa: D102
 
 
 class Memory(Protocol):
@@ -89,6 +89,7 @@ class Backfill:
         self,
         homeserver: History,
         memory: Memory,
+        timeline: Timeline,
         reader: EventReader,
         clock: Clock,
         *,
@@ -96,6 +97,7 @@ class Backfill:
     ) -> None:
         self._homeserver = homeserver
         self._memory = memory
+        self._timeline = timeline
         self._reader = reader
         self._clock = clock
         self._pages = HistoryPages(homeserver, clock, random=random)
@@ -136,7 +138,7 @@ class Backfill:
 
     async def _take_over(self, _: object) -> None:
         """Give timers to some of what was read of rooms without a gap left."""
-        done = await self._memory.gaps.take_over(self._clock.now())
+        done = await self._timeline.take_over(self._clock.now())
         if done is not None:
             log.info("caught up with %d events of a room", done[1])
 

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from random import Random
 from typing import Final, Protocol
 
-from bot.core.commands import Command, PendingCommand, undecidable
+from bot.core.commands import PendingCommand, undecidable
 from bot.core.outcome_text import describe
 from bot.core.outcomes import Failed, Outcome, OutcomeError, TokenRejectedError
 from bot.core.retry import retry_in
@@ -16,6 +16,7 @@ from bot.core.topics import Topic
 from bot.core.types import Millis, RoomID
 from bot.services.authorization import Authorizer, passes
 from bot.services.clock import Clock
+from bot.services.timeline import Timeline
 from bot.services.worker import Worker, room_of
 
 log = logging.getLogger(__name__)
@@ -36,9 +37,6 @@ class Memory(Protocol):
         self, busy: Collection[RoomID] = ()
     ) -> PendingCommand | None: ...
     async def pending_command_later(self, pending: PendingCommand, until: Millis) -> None: ...  # noqa: D102
-    async def command_decided(  # noqa: D102
-        self, pending: PendingCommand, said: Command, now: Millis
-    ) -> None: ...
 
 
 class DeferredAuthorization:
@@ -47,12 +45,14 @@ class DeferredAuthorization:
     def __init__(
         self,
         memory: Memory,
+        timeline: Timeline,
         authorizer: Authorizer,
         clock: Clock,
         *,
         random: Random,
     ) -> None:
         self._memory = memory
+        self._timeline = timeline
         self._authorizer = authorizer
         self._clock = clock
         self._random = random
@@ -81,7 +81,7 @@ class DeferredAuthorization:
             raise
         except Exception as error:  # noqa: BLE001 - it is on the disk, and would come again
             return await self._put_off(pending, Failed(status=0, errcode=type(error).__name__))
-        await self._memory.command_decided(pending, said, self._clock.now())
+        await self._timeline.command_decided(pending, said, self._clock.now())
         return None
 
     async def _put_off(self, pending: PendingCommand, outcome: Outcome) -> str | None:
@@ -93,5 +93,5 @@ class DeferredAuthorization:
             await self._memory.pending_command_later(pending, now + wait)
             return describe(outcome)
         log.warning("a command is given up: nobody says who may do what in its room")
-        await self._memory.command_decided(pending, undecidable(pending.command), now)
+        await self._timeline.command_decided(pending, undecidable(pending.command), now)
         return None

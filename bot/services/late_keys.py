@@ -21,6 +21,7 @@ from bot.core.topics import Topic
 from bot.core.types import Event, EventID, Millis, RoomID
 from bot.services.clock import Clock
 from bot.services.event_reader import EventReader
+from bot.services.timeline import Timeline
 from bot.services.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -55,9 +56,6 @@ class Memory(Protocol):
     def listen(self, *topics: Topic) -> asyncio.Event: ...  # noqa: D102
     @property
     def keys(self) -> Keys: ...  # noqa: D102
-    async def read_late(  # noqa: D102
-        self, room_id: RoomID, undecryptable: Undecryptable, items: list[Item], now: Millis
-    ) -> None: ...
 
 
 Waiting = tuple[Undecryptable, bool]
@@ -81,11 +79,13 @@ class LateKeys:
         self,
         homeserver: RoomKeys,
         memory: Memory,
+        timeline: Timeline,
         reader: EventReader,
         clock: Clock,
     ) -> None:
         self._homeserver = homeserver
         self._memory = memory
+        self._timeline = timeline
         self._reader = reader
         self._clock = clock
         self._due: dict[RoomID, Turn] = {}
@@ -228,7 +228,7 @@ class LateKeys:
                 now=now,
                 meet=True,
             )
-        await self._memory.read_late(room_id, undecryptable, items, self._clock.now())
+        await self._timeline.read_late(room_id, undecryptable, items, self._clock.now())
 
     def _went(self, event: Event) -> bool:
         """Whether the bot itself has redacted the message."""
@@ -257,7 +257,7 @@ class LateKeys:
         if undecryptable.not_a_command or not self._told.admits(
             undecryptable.sender, digest, self._clock.now()
         ):
-            await self._memory.read_late(room_id, undecryptable, [], self._clock.now())
+            await self._timeline.read_late(room_id, undecryptable, [], self._clock.now())
             return
         root = self._threads.pop(_key_of(undecryptable), None)
         said = Command(
@@ -266,7 +266,7 @@ class LateKeys:
             effect=KeyNeverCame(sender=undecryptable.sender),
             thread=root or "",
         )
-        await self._memory.read_late(room_id, undecryptable, [said], self._clock.now())
+        await self._timeline.read_late(room_id, undecryptable, [said], self._clock.now())
 
 
 def _key_of(undecryptable: Undecryptable) -> tuple[str, str]:

@@ -17,6 +17,7 @@ from bot.core.timers import Review
 from bot.core.topics import Topic
 from bot.core.types import Event, Millis, RoomID
 from bot.services.clock import Clock
+from bot.services.timeline import Timeline
 from bot.services.worker import Worker, retry, room_of
 
 log = logging.getLogger(__name__)
@@ -34,9 +35,6 @@ class Memory(Protocol):
     async def room(self, room_id: RoomID) -> Room | None: ...  # noqa: D102
     async def next_policy_check(self, busy: Collection[RoomID]) -> Review | None: ...  # noqa: D102
     async def check_policy_at(self, room_id: RoomID, at: Millis | None) -> None: ...  # noqa: D102
-    async def policy_resolved(  # noqa: D102
-        self, room_id: RoomID, change: Change, now: Millis, *, revision: int
-    ) -> bool: ...
 
 
 class PolicyCheck:
@@ -51,6 +49,7 @@ class PolicyCheck:
         self,
         homeserver: RoomState,
         memory: Memory,
+        timeline: Timeline,
         clock: Clock,
         *,
         read: Callable[[Event], list[Item]],
@@ -59,6 +58,7 @@ class PolicyCheck:
         """`read` says what a state event sets."""
         self._homeserver = homeserver
         self._memory = memory
+        self._timeline = timeline
         self._clock = clock
         self._read = read
         self._retry = retry(clock, random, self._later)
@@ -99,7 +99,9 @@ class PolicyCheck:
         else:
             del self._seen[one.room_id]
             now = self._clock.now()
-            if await self._memory.policy_resolved(one.room_id, change, now, revision=room.revision):
+            if await self._timeline.policy_resolved(
+                one.room_id, change, now, revision=room.revision
+            ):
                 log.info("a room's state holds another lifetime than its timeline ended with")
 
     def _news(self, room: Room, event: Event | None) -> Change | None:

@@ -16,7 +16,6 @@ from bot.core.events import (
     seems_alone,
     wants_review,
 )
-from bot.core.invitations import Invite
 from bot.core.missing_events import gap_before, since_arrival, sweep_of
 from bot.core.outcome_text import Reasons
 from bot.core.outcomes import Failed, OutcomeError, RateLimited, Unreachable
@@ -30,6 +29,7 @@ from bot.core.types import Millis, RoomID
 from bot.services.clock import Clock
 from bot.services.event_reader import ASK_WITHIN, EventReader
 from bot.services.missing_state import MissingState
+from bot.services.timeline import Timeline
 
 log = logging.getLogger(__name__)
 
@@ -50,14 +50,6 @@ class Memory(Protocol):
     async def position(self) -> tuple[str | None, Millis]: ...  # noqa: D102
     async def rooms_of(self, room_ids: Sequence[RoomID]) -> dict[RoomID, Room]: ...  # noqa: D102
     async def rooms(self) -> list[Room]: ...  # noqa: D102
-    async def commit(  # noqa: D102
-        self,
-        token: str,
-        now: Millis,
-        updates: list[RoomUpdate],
-        invited: list[Invite],
-        left: list[RoomID],
-    ) -> None: ...
 
 
 class Sync:
@@ -67,6 +59,7 @@ class Sync:
         self,
         homeserver: Homeserver,
         memory: Memory,
+        timeline: Timeline,
         reader: EventReader,
         clock: Clock,
         *,
@@ -74,6 +67,7 @@ class Sync:
     ) -> None:
         self._homeserver = homeserver
         self._memory = memory
+        self._timeline = timeline
         self._reader = reader
         self._clock = clock
         self._random = random
@@ -177,7 +171,7 @@ class Sync:
             why = "reading anew" if synced_at else "a new database"
             log.warning("%s: reading back in %d rooms for what has no timer", why, sweeps)
         self._read = None  # should the disk not take it
-        await self._memory.commit(batch.next_batch, now, updates, batch.invited, left)
+        await self._timeline.commit(batch.next_batch, now, updates, batch.invited, left)
         self._read = batch.next_batch, now
         self._restart.answered()
 

@@ -7,20 +7,14 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Final
 
-from bot.core.commands import Command, PendingCommand, Right, UndecidedCommand
+from bot.core.commands import PendingCommand, Right, UndecidedCommand
 from bot.core.outbox import Announce, OutboxItem, Outgoing, RightUnknown
 from bot.core.policy import RoomState
-from bot.core.policy_forward import overtaken
-from bot.core.timeline import Change, Item, MediaReference, Message, Undecryptable
 from bot.core.types import EventID, Millis, RoomID, UserID
 from bot.store.command_json import dump_effect, load_request
-from bot.store.database import Database, Row
-from bot.store.gaps import Gaps
-from bot.store.handled_commands import count_once, remember_handled
-from bot.store.media import attach
-from bot.store.megolm_sessions import FIRST, HEARD, remember_key_uses, reread
+from bot.store.database import Database
+from bot.store.handled_commands import remember_handled
 from bot.store.outbox import content_row, enqueue
-from bot.store.permissions import CHECK_POLICY_AT, ROOM
 from bot.store.retries import first_ready, next_ready, put_off
 
 SYNCED: Final = "SELECT value FROM meta WHERE key = 'token'"
@@ -66,76 +60,6 @@ class Commands:
     """What waits to be read or decided, and what is in force but not in the room's state yet."""
 
     _db: Database
-    gaps: Gaps
-
-    async def _apply(
-        self, db: Database, row: int, items: list[Item], now: Millis, *, reread: bool = False
-    ) -> None:
-        """Decide on items by the room's setting as it stands."""
-        raise NotImplementedError
-
-    def digest(self, text: str) -> str:
-        """Return a keyed hash of an id."""
-        raise NotImplementedError
-
-    # --- read late -----------------------------------------------------------------------
-
-    async def read_late(
-        self, room_id: RoomID, undecryptable: Undecryptable, items: list[Item], now: Millis
-    ) -> None:
-        """A message that waited for its key was read, or given up: `items` are what it says.
-
-        A lifetime that it sets counts from its own place: what followed is read once more.
-        """
-        async with self._db.transaction() as db:
-            room = await db.one(ROOM, room_id)
-            if room is None or await self.gaps.is_reading(db, int(room[0])):
-                return  # what was said since is not known yet: wait for the gap
-            row = int(room[0])
-            found = await db.one(HEARD, row, undecryptable.event_id)
-            if found is None:
-                return
-            await remember_key_uses(db, items)
-            files = [item for item in items if isinstance(item, MediaReference)]
-            await attach(db, row, files)
-            then = RoomState(revision=found[0])
-            undecided = [(one, then) for one in items if isinstance(one, UndecidedCommand)]
-            await remember_pending_commands(db, row, undecided, now)
-            said = [item for item in items if isinstance(item, Command)]
-            sent = undecryptable.read_at if undecryptable.sent is None else undecryptable.sent
-            own = Message(event_id=undecryptable.event_id, sent=sent)
-            await self._count_late(db, room, int(found[0]), [*said, own, *files], now)
-
-    async def _count_late(
-        self, db: Database, room: Row, then: int, items: list[Item], now: Millis
-    ) -> bool:
-        """Let a command count from its own place, unless something has counted since.
-
-        `then` is the room's revision at its place; `items` are the commands, their message and
-        its files. Returns whether a lifetime will be set.
-        """
-        row = int(room[0])
-        items = await count_once(db, items)
-        said = [item for item in items if isinstance(item, Command)]
-        if not any(item.setting is not None for item in said):
-            await self._apply(db, row, list(said), now)
-            return False
-        revision = await db.one(REVISION, row)
-        if revision != (then,):
-            await remember_handled(db, [one.digest for one in said], [], now)
-            await enqueue(db, row, [overtaken(one.digest, one.sender, one.thread) for one in said])
-            return False
-        token = await db.one(SYNCED)
-        assert token is not None
-        (own,) = (item for item in items if isinstance(item, Message))
-        gap = reread(RoomID(room[8]), token[0], self.digest(own.event_id), own.sent, now)
-        tail = await self.gaps.begin(db, row, gap)
-        # It was found to count at its place, whatever holds where the room is now.
-        items = [replace(one, clear=False) if isinstance(one, Command) else one for one in items]
-        await self.gaps.put(db, row, tail - 1, FIRST, items)
-        return True
-
-    # --- decided late --------------------------------------------------------------------
 
     async def next_pending_command(self, busy: Collection[RoomID] = ()) -> PendingCommand | None:
         """Return the command to be decided next, of each room the oldest, not of `busy` rooms.
@@ -164,41 +88,6 @@ class Commands:
     async def pending_command_later(self, pending: PendingCommand, until: Millis) -> None:
         """The homeserver did not answer."""
         await put_off(self._db, "pending_commands", pending.id, until)
-
-    async def command_decided(self, pending: PendingCommand, said: Command, now: Millis) -> None:
-        """A command that waited was decided, or given up: `said` is the verdict."""
-        async with self._db.transaction() as db:
-            room = await db.one(ROOM, pending.room_id)
-            if room is None or await self.gaps.is_reading(db, int(room[0])):
-                return
-            row = int(room[0])
-            found = await db.one(DECIDED, pending.id)
-            if found is None:
-                return
-            own = Message(event_id=pending.command.event_id, sent=pending.command.sent)
-            if await self._count_late(db, room, int(found[0]), [said, own], now):
-                await db.rows(THOSE_AFTER, row, pending.id, found[0])
-
-    async def policy_resolved(
-        self, room_id: RoomID, change: Change, now: Millis, *, revision: int
-    ) -> bool:
-        """Apply from now on what the room's state was resolved to; return whether it was applied.
-
-        It is not while the room has a gap, or if the lifetime has changed since `revision`; then
-        the two are compared again later.
-        """
-        async with self._db.transaction() as db:
-            room = await db.one(ROOM, room_id)
-            if room is None:
-                return False
-            row = int(room[0])
-            reading = await self.gaps.is_reading(db, row)
-            if reading or await db.one(REVISION, row) != (revision,):
-                await db.rows(CHECK_POLICY_AT, now + LOOK_AGAIN, True, room_id)
-                return False
-            await self._apply(db, row, [change], now)
-            await db.rows(CHECK_POLICY_AT, None, False, room_id)
-            return True
 
     # --- in force, and not in the room's state yet ---------------------------------------
 

@@ -7,20 +7,17 @@ says what held when; `published_defaults` is what the bot has written into its s
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from typing import Final
 
-from bot.core.default_lifetime import Defaults, DefaultSaid, change, current, keeps_longer
+from bot.core.default_lifetime import Defaults
 from bot.core.outbox import Outgoing, WriteDefault
-from bot.core.timeline import Item
 from bot.core.types import Millis, RoomID
 from bot.store.database import Database, run
 from bot.store.outbox import enqueue
 
-SYNCED_AT: Final = "SELECT value FROM meta WHERE key = 'synced_at'"
 ALL: Final = "SELECT id, defaults FROM rooms WHERE left_at IS NULL"
 SAVE: Final = "UPDATE rooms SET defaults = ? WHERE id = ?"
-MEET: Final = "UPDATE rooms SET defaults = ?, published_defaults = ? WHERE id = ?"
+DEFAULT: Final = "SELECT default_lifetime FROM rooms WHERE id = ?"
 INHERIT: Final = "UPDATE rooms SET default_lifetime = ? WHERE id = ?"
 PUBLISH: Final = "UPDATE rooms SET published_defaults = ? WHERE id = ?"
 UNPUBLISHED: Final = (
@@ -49,56 +46,30 @@ class RoomDefaults:
         await run(self._db, sql, dump_defaults(published), room_id)
 
 
-async def change_default(db: Database, default: Millis | None, now: Millis) -> list[int]:
-    """Note in every room that has known another default since when this one holds.
+async def all_defaults(db: Database) -> list[tuple[int, Defaults]]:
+    """Return for every room that the bot is in since when which default held."""
+    return [(int(row), load_defaults(text)) for row, text in await db.rows(ALL)]
 
-    Returns those rooms: there it begins behind all that was said and is still to be read. One
-    under which messages stay longer begins at once.
-    """
-    found = await db.one(SYNCED_AT)
-    ended = min(int(found[0]), now) if found else now
-    changed: list[int] = []
-    for row, text in await db.rows(ALL):
-        known = load_defaults(text)
-        if current(known) == default:
-            continue
-        await db.rows(SAVE, dump_defaults(change(known, default, ended=ended, now=now)), row)
-        if keeps_longer(default, current(known)):
-            await db.rows(INHERIT, default, row)
-        changed.append(int(row))
-    return changed
+
+async def save_defaults(
+    db: Database, row: int, defaults: Defaults, published: Defaults | None
+) -> None:
+    """Save since when which default held, and what the room's state says of that, if known."""
+    await db.rows(SAVE, dump_defaults(defaults), row)
+    if published is not None:
+        await note_published_defaults(db, row, published)
+
+
+async def default_lifetime(db: Database, row: int) -> Millis | None:
+    """Return the default where the room's timeline was read to."""
+    found = await db.one(DEFAULT, row)
+    assert found is not None
+    return None if found[0] is None else int(found[0])
 
 
 async def inherit(db: Database, row: int, default: Millis | None) -> None:
     """This default holds for what follows in a room."""
     await db.rows(INHERIT, default, row)
-
-
-async def meet_default(
-    db: Database,
-    row: int,
-    published: Defaults,
-    default: Millis | None,
-    now: Millis,
-    *,
-    entered: bool,
-) -> None:
-    """Note since when the default holds in a room that was not known; its state says `published`.
-
-    `entered`: the bot has just come. Else it was there before this database was made, and
-    only the room's state knows anything of that time.
-    """
-    known = published
-    if current(published) != default:
-        ended = published[-1][0] if published else 0
-        known = ((0, default),) if entered else change(published, default, ended=ended, now=now)
-    await db.rows(MEET, dump_defaults(known), dump_defaults(published), row)
-
-
-def published_in(items: Sequence[Item]) -> Defaults | None:
-    """Return what the bot's own state event says, if there is one among them."""
-    found = [item.defaults for item in items if isinstance(item, DefaultSaid)]
-    return found[-1] if found else None
 
 
 async def note_published_defaults(db: Database, row: int, published: Defaults) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Collection
+from collections.abc import Collection
 from dataclasses import asdict
-from typing import Final, Protocol
+from typing import Final
 
 from bot.core.commands import Command, UndecidedCommand
 from bot.core.default_lifetime import DefaultBegins, DefaultSaid
+from bot.core.missing_events import Chunk
 from bot.core.outbox import MessagesMissed, Outgoing
 from bot.core.timeline import (
     Change,
@@ -85,16 +86,6 @@ KINDS: Final[dict[str, type[Item]]] = {
 NAMES: Final = {kind: name for name, kind in KINDS.items()}
 
 
-class Apply(Protocol):
-    """Decides on items, and writes down what follows."""
-
-    def __call__(
-        self, db: Database, row: int, items: list[Item], now: Millis, *, reread: bool
-    ) -> Awaitable[None]:
-        """`reread`: they were decided on before, and what they say now holds."""
-        ...
-
-
 class Gaps:
     """Gaps and what waits behind them.
 
@@ -103,38 +94,8 @@ class Gaps:
     timeline.
     """
 
-    def __init__(self, database: Database, apply: Apply) -> None:
+    def __init__(self, database: Database) -> None:
         self._db = database
-        self._apply = apply
-        self._last = 0
-        """The room of which a chunk was taken over last: others come first."""
-
-    async def begin(self, db: Database, row: int, gap: Gap) -> int:
-        """Add a gap to a room; return the part for what stands after it."""
-        found = await db.one("SELECT timeline_part FROM rooms WHERE id = ?", row)
-        assert found is not None
-        part = int(found[0]) // 2 * 2 + 2
-        await db.rows("UPDATE rooms SET timeline_part = ? WHERE id = ?", part + 1, row)
-        values = (gap.token, gap.stop_digest, gap.stop_at, gap.since, gap.until, gap.reread)
-        await db.rows(BEGIN, part, *values, gap.encrypted, gap.reread, row)
-        return part + 1
-
-    async def is_reading(self, db: Database, row: int) -> bool:
-        """Whether the room has a gap, so that new items wait behind it."""
-        return await db.one("SELECT 1 FROM gaps WHERE room = ? LIMIT 1", row) is not None
-
-    async def append(self, db: Database, row: int, part: int, items: list[Item]) -> None:
-        """Put what came after the gap behind what waits already."""
-        sql = (
-            "SELECT coalesce(max(position), 0) FROM gap_items WHERE room = ? AND timeline_part = ?"
-        )
-        found = await db.one(sql, row, part)
-        first = int(found[0]) + 1 if found else 1
-        await _put(db, row, part, first, items)
-
-    async def put(self, db: Database, row: int, part: int, first: int, items: list[Item]) -> None:
-        """Put items at a place of their own."""
-        await _put(db, row, part, first, items)
 
     async def next_gap(self, busy: Collection[RoomID] = ()) -> tuple[Gap, Millis] | None:
         """Return the gap to be read next, not of `busy` rooms, and not before when."""
@@ -215,29 +176,63 @@ class Gaps:
         """Whether there is a room of which all was read."""
         return await ask(self._db, READY, 0) is not None
 
-    async def take_over(self, now: Millis) -> tuple[RoomID, int] | None:
-        """Give timers to a chunk of what was read, in the timeline's order; rooms take turns.
 
-        Returns the room and how many items were taken; `None` when no room is ready. With the
-        last chunk the room's gaps are over, in the same transaction.
-        """
-        async with self._db.transaction() as db:
-            room = await db.one(READY, self._last) or await db.one(READY, 0)
-            if room is None:
-                return None
-            row = self._last = int(room[0])
-            found = await db.rows(TAKE, row, CHUNK)
-            reread = await db.one("SELECT 1 FROM gaps WHERE room = ? AND reread LIMIT 1", row)
-            items = [_item(one) for one in found]
-            await self._apply(db, row, items, now, reread=reread is not None)
-            await db.many(
-                "DELETE FROM gap_items WHERE room = ? AND timeline_part = ? AND position = ?",
-                [(row, one[0], one[1]) for one in found],
-            )
-            if len(found) < CHUNK:
-                await db.rows("DELETE FROM gaps WHERE room = ?", row)
-                await db.rows("UPDATE rooms SET timeline_part = 0 WHERE id = ?", row)
-            return RoomID(room[1]), len(found)
+async def begin_gap(db: Database, row: int, gap: Gap, found: list[Item]) -> None:
+    """Add a gap to a room; `found` counts from its beginning, unless it is found within."""
+    part = await _part(db, row) // 2 * 2 + 2
+    await db.rows("UPDATE rooms SET timeline_part = ? WHERE id = ?", part + 1, row)
+    values = (gap.token, gap.stop_digest, gap.stop_at, gap.since, gap.until, gap.reread)
+    await db.rows(BEGIN, part, *values, gap.encrypted, gap.reread, row)
+    await _put(db, row, part, FIRST, found)
+
+
+async def has_gap(db: Database, row: int) -> bool:
+    """Whether the room has a gap, so that new items wait behind it."""
+    return await db.one("SELECT 1 FROM gaps WHERE room = ? LIMIT 1", row) is not None
+
+
+async def append(db: Database, row: int, items: list[Item]) -> None:
+    """Put what came after the gap behind what waits already."""
+    part = await _part(db, row)
+    sql = "SELECT coalesce(max(position), 0) FROM gap_items WHERE room = ? AND timeline_part = ?"
+    found = await db.one(sql, row, part)
+    await _put(db, row, part, int(found[0]) + 1 if found else 1, items)
+
+
+async def next_chunk(db: Database, after: int) -> Chunk | None:
+    """Return a chunk of what was read, of the room that follows the one with this number."""
+    room = await db.one(READY, after) or await db.one(READY, 0)
+    if room is None:
+        return None
+    row = int(room[0])
+    found = await db.rows(TAKE, row, CHUNK)
+    reread = await db.one("SELECT 1 FROM gaps WHERE room = ? AND reread LIMIT 1", row)
+    return Chunk(
+        row=row,
+        room_id=RoomID(room[1]),
+        items=[_item(one) for one in found],
+        places=[(one[0], one[1]) for one in found],
+        reread=reread is not None,
+        last=len(found) < CHUNK,
+    )
+
+
+async def end_chunk(db: Database, chunk: Chunk) -> None:
+    """A chunk was decided on; with the last one the room's gaps are over."""
+    await db.many(
+        "DELETE FROM gap_items WHERE room = ? AND timeline_part = ? AND position = ?",
+        [(chunk.row, *place) for place in chunk.places],
+    )
+    if chunk.last:
+        await db.rows("DELETE FROM gaps WHERE room = ?", chunk.row)
+        await db.rows("UPDATE rooms SET timeline_part = 0 WHERE id = ?", chunk.row)
+
+
+async def _part(db: Database, row: int) -> int:
+    """Return the part of the timeline in which new items of a room stand."""
+    found = await db.one("SELECT timeline_part FROM rooms WHERE id = ?", row)
+    assert found is not None
+    return int(found[0])
 
 
 async def _put(db: Database, row: int, part: int, first: int, items: list[Item]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from bot.core.policy import RoomState
-from bot.core.timeline import Gap, Item, KeyUse, Undecryptable
+from bot.core.timeline import Item, KeyUse, Undecryptable
 from bot.core.types import EventID, Millis, RoomID, UserID
 from bot.store.database import Database, ask, run
 
@@ -137,17 +137,3 @@ class MegolmSessions:
     async def key_requested(self, room_id: RoomID, event_id: EventID) -> None:
         """The key was requested."""
         await run(self._db, KEY_REQUESTED, event_id, room_id)
-
-
-def reread(room_id: RoomID, token: str, digest: str, at: Millis, now: Millis) -> Gap:
-    """Return the gap from a message that was understood late to the present."""
-    return Gap(
-        room_id=room_id,
-        token=token,
-        stop_digest=digest,
-        stop_at=at - 24 * 3_600_000,
-        since=at,
-        until=now,
-        reread=True,
-        encrypted=True,  # what was said in clear was read at the first time
-    )

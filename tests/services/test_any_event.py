@@ -16,10 +16,10 @@ from bot.core.timeline import Gap, Item, Message, RoomUpdate, is_gone, is_state
 from bot.core.types import Event, RoomID, UserID
 from bot.matrix.http import responses
 from bot.services.event_reader import EventReader
-from bot.store import Store
 from tests.matrix.http.test_lenient_json import ODD, documents
 from tests.support.fake_homeserver import ALICE, BOT, FakeHomeserver
 from tests.support.harness import whatever_is_due
+from tests.support.store import Store
 
 NOW = 1_800_000_000_000
 LIMITS = LifetimeLimits(minimum=1_000, maximum=86_400_000, default=60_000)

@@ -12,13 +12,13 @@ from bot.core.invitations import Invite
 from bot.core.outbox import AnswerHelp, Outgoing, SetPolicy, Suspended
 from bot.core.timeline import Change, Item, Message, RoomUpdate, Undecryptable
 from bot.core.types import EventID, RoomID, UserID
-from bot.store import Store
 from bot.store.handled_commands import remember_handled
 from tests.matrix.encryption.test_hostile_devices import alice, bot
 from tests.services.test_sweeps import REMOTE, clear, hole, put_below
 from tests.support.encryption_engines import Bot, Peer, Writer
 from tests.support.fake_homeserver import ALICE
 from tests.support.harness import DAY, MINUTE, Harness, Opener
+from tests.support.store import Store
 
 __all__ = ["alice", "bot"]  # fixtures
 

@@ -380,7 +380,7 @@ async def test_a_sender_without_keys_makes_the_bot_ask_only_so_often(
     await harness.commit(RoomUpdate(room_id=room, items=list(flood)))
     harness.clock.advance(GIVE_UP_AFTER)
     keyless = Keyless()
-    late = LateKeys(keyless, harness.store, harness.reader, harness.clock)
+    late = LateKeys(keyless, harness.store, harness.store.timeline, harness.reader, harness.clock)
     await looked_at(late)
     assert await count(harness, "undecryptable") == 0
     assert await count(harness, "outbox") == ASKED_TO_REPEAT

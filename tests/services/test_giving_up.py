@@ -110,7 +110,7 @@ async def test_a_key_is_asked_for_twice_and_then_no_more(
     event = Writer(Peer("alice", tmp_path / "alice")).write("!expire 5s")
     homeserver.events = {event["event_id"]: event}
     await read(reader, store, [event], clock.now())
-    late = LateKeys(homeserver, store, reader, clock)
+    late = LateKeys(homeserver, store, store.timeline, reader, clock)
     asked = []
     for second in range(59):
         before = len(homeserver.asked)
@@ -165,7 +165,7 @@ async def test_a_late_unreadable_message_is_tried_for_an_hour_if_that_helps(
     await read(reader_over(locked, store), store, [event], clock.now())
     start = clock.now()
     reader = reader_over(homeserver, store)
-    late = LateKeys(homeserver, store, reader, clock)
+    late = LateKeys(homeserver, store, store.timeline, reader, clock)
     turn = await late.next_turn()
     assert turn is not None
     reason = await late.go_through(turn)
@@ -194,7 +194,7 @@ async def test_an_ended_token_is_no_reason_to_give_up_a_message(
     homeserver = Unready(TokenRejectedError("M_UNKNOWN_TOKEN"))
     event = Writer(Peer("alice", tmp_path / "alice")).write("!expire 5s")
     await read(reader_over(Homeserver(), store), store, [event], clock.now())
-    late = LateKeys(homeserver, store, reader_over(homeserver, store), clock)
+    late = LateKeys(homeserver, store, store.timeline, reader_over(homeserver, store), clock)
     with pytest.raises(TokenRejectedError):
         await looked_at(late)
     assert len(await store.keys.waiting()) == 1

@@ -17,9 +17,9 @@ from bot.core.types import Event, EventID, Millis, RoomID, UserID
 from bot.services.event_reader import EventReader
 from bot.services.key_expiry import UNUSED_FOR, KeyExpiry
 from bot.services.late_keys import ASK_AFTER, ASK_AGAIN_AFTER, GIVE_UP_AFTER, LateKeys
-from bot.store import Store
 from tests.support.encryption_engines import ROOM, Bot, Peer, Writer, commits_of
 from tests.support.fake_clock import FakeClock
+from tests.support.store import Store
 
 GRACE = 30_000
 LIMITS = LifetimeLimits(minimum=1_000, maximum=60_000)
@@ -215,7 +215,7 @@ async def test_a_missing_key_is_asked_for_and_its_message_said_unreadable_once(
         event["content"]["m.relates_to"] = {"rel_type": "m.thread", "event_id": "$root"}
     homeserver.events = {event["event_id"]: event for event in events}
     await read(reader, store, events, clock.now())
-    late = LateKeys(homeserver, store, reader, clock)
+    late = LateKeys(homeserver, store, store.timeline, reader, clock)
     start = clock.now()
     assert await looked_at(late) == start + ASK_AFTER
     assert homeserver.asked == []

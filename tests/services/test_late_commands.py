@@ -39,7 +39,9 @@ class Keys:
     def look_after(self) -> LateKeys:
         """Make the service anew, as a restart does."""
         harness = self.harness
-        self.late = LateKeys(self, harness.store, harness.reader, harness.clock)
+        self.late = LateKeys(
+            self, harness.store, harness.store.timeline, harness.reader, harness.clock
+        )
         return self.late
 
     def wake(self) -> None:

@@ -17,10 +17,10 @@ from bot.core.topics import Topic
 from bot.core.types import Event, EventID, RoomID, UserID
 from bot.services.late_keys import ASK_AFTER, GIVE_UP_AFTER, LateKeys
 from bot.services.outbox import OutboxDelivery
-from bot.store import Store
 from bot.store.gaps import CHUNK
 from tests.support.fake_homeserver import ALICE, BOT, Clear
 from tests.support.harness import LIMITS, MINUTE, SECOND, Harness, Opener
+from tests.support.store import Store
 
 ROOM = RoomID("!room:example.org")
 NOW = 1_800_000_000_000
@@ -84,7 +84,7 @@ async def test_files_behind_a_gap_wait_with_their_messages(store: Store) -> None
     assert found is not None
     await store.gaps.read_on(found[0], shown("page", "file-page"), "t2", 0, done=True)
     assert await files(store) == []
-    while await store.gaps.take_over(NOW) is not None:
+    while await store.take_over(NOW) is not None:
         pass
     names = ("page", "tail", "live")
     assert await files(store) == [(f"${name}", f"file-{name}", "alice") for name in names]
@@ -96,7 +96,7 @@ async def test_a_file_and_its_message_may_fall_into_two_chunks(store: Store) -> 
     found = await store.gaps.next_gap()
     assert found is not None
     await store.gaps.read_on(found[0], [], "t2", 0, done=True)
-    while await store.gaps.take_over(NOW) is not None:
+    while await store.take_over(NOW) is not None:
         pass
     assert await files(store) == [("$edge", "file-edge", "alice")]
 
@@ -118,7 +118,9 @@ class Encrypted:
         self.homeserver.set_lifetime(self.room, 10 * MINUTE)
         self._decrypt = self.homeserver.decrypt
         self.homeserver.decrypt = self.decrypt  # type: ignore[method-assign,assignment]
-        self.late = LateKeys(self, harness.store, harness.reader, harness.clock)
+        self.late = LateKeys(
+            self, harness.store, harness.store.timeline, harness.reader, harness.clock
+        )
 
     async def decrypt(
         self, room_id: RoomID, event: Event, *, meet: bool

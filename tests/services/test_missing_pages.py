@@ -123,7 +123,7 @@ async def test_a_long_gap_that_was_read_holds_up_no_short_one(
     while (found := await harness.store.gaps.next_gap()) is not None:
         await harness.backfill.read(found[0])
     for _ in range(8):
-        await harness.store.gaps.take_over(harness.clock.now())
+        await harness.store.take_over(harness.clock.now())
     assert await with_timers(harness, short) == 9
     assert await with_timers(harness, long) < 40
 
@@ -378,7 +378,7 @@ async def test_a_sweep_asks_for_smaller_pages_and_goes_on_with_them(
     await swept(harness, room)
     while (found := await harness.store.gaps.next_gap()) is not None:
         await harness.store.gaps.give_up(found[0], harness.clock.now())
-    await harness.store.gaps.take_over(harness.clock.now())
+    await harness.store.take_over(harness.clock.now())
     async with harness.running(harness.sweeper):
         for _ in range(5):
             await harness.advance(MINUTE)

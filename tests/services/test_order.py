@@ -11,10 +11,10 @@ import pytest
 from bot.core.outcomes import Failed
 from bot.core.timeline import Message, RoomUpdate
 from bot.core.types import EventID
-from bot.store import Store
 from tests.core.test_throughput import Bucket
 from tests.support.fake_homeserver import ALICE, BOT
 from tests.support.harness import MINUTE, SECOND, Harness, Opener
+from tests.support.store import Store
 from tests.support.two_rooms import NOW, ONE, OTHER, begin_gap, furnish, invite
 
 HOUR = 60 * MINUTE

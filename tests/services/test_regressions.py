@@ -103,7 +103,7 @@ async def test_a_late_command_counts_for_what_followed_it(
     found = await harness.store.gaps.next_gap()
     assert found is not None
     await harness.store.gaps.read_on(found[0], [messages[1]], "t", 3_000, done=True)
-    while await harness.store.gaps.take_over(3_000):
+    while await harness.store.take_over(3_000):
         pass
     assert await harness.timers() == {command: 1_000 + after, said_after: 2_000 + after}
 

@@ -205,7 +205,7 @@ async def test_keys_that_come_late_in_other_rooms_are_used(
     keys = Keys(harness, rooms[0])
     if come:
         keys.come = {"0", "1", "2"}
-    late = LateKeys(keys, harness.store, harness.reader, harness.clock)
+    late = LateKeys(keys, harness.store, harness.store.timeline, harness.reader, harness.clock)
     async with harness.running(late):
         await harness.advance(ASK_AFTER)
         await harness.advance(GIVE_UP_AFTER)
@@ -227,7 +227,7 @@ async def test_a_late_message_that_hangs_holds_up_its_room_briefly(
     await harness.commit(RoomUpdate(room_id=rooms[0], items=items, encrypted=True))
     keys = Keys(harness, rooms[0])
     keys.come = {"0"}
-    late = LateKeys(keys, harness.store, harness.reader, harness.clock)
+    late = LateKeys(keys, harness.store, harness.store.timeline, harness.reader, harness.clock)
     async with harness.running(late):
         await harness.advance(LATE_WITHIN)
         await harness.advance(LATE_WITHIN)
@@ -247,7 +247,7 @@ async def test_a_late_message_that_is_being_read_is_not_read_again(
         await harness.commit(RoomUpdate(room_id=room, items=items, encrypted=True))
     keys = Keys(harness, rooms[0])
     keys.come = {rooms[0]}
-    late = LateKeys(keys, harness.store, harness.reader, harness.clock)
+    late = LateKeys(keys, harness.store, harness.store.timeline, harness.reader, harness.clock)
     async with harness.running(late):
         keys.come = set(rooms[:2])
         harness.store.publish(Topic.ROOM_KEYS)
@@ -268,7 +268,7 @@ async def test_more_keys_than_are_asked_for_twice_keep_nobody_busy(
     ]
     await harness.commit(RoomUpdate(room_id=rooms[0], items=items, encrypted=True))
     keys = Keys(harness, rooms[1])
-    late = LateKeys(keys, harness.store, harness.reader, harness.clock)
+    late = LateKeys(keys, harness.store, harness.store.timeline, harness.reader, harness.clock)
     async with harness.running(late):
         await harness.advance(ASK_AFTER)
         await harness.advance(ASK_AGAIN_AFTER)

@@ -12,9 +12,9 @@ from bot.core.lifetimes import LifetimeLimits
 from bot.core.outcomes import Outcome, Unreachable
 from bot.core.timeline import Gap, Message, RoomUpdate, Undecryptable
 from bot.core.types import EventID, RoomID, UserID
-from bot.store import Store
 from tests.services.test_redactor import gone, messages
 from tests.support.harness import MINUTE, Harness
+from tests.support.store import Store
 
 ROOM = RoomID("!room")
 ALICE = UserID("@alice:example.org")
@@ -53,7 +53,7 @@ async def test_a_late_command_waits_for_the_gap_after_it(store: Store) -> None:
     assert found is not None
     message = Message(event_id=EventID("$between"), sent=5)
     await store.gaps.read_on(found[0], [message], "t1", 0, done=True)
-    await store.gaps.take_over(9)
+    await store.take_over(9)
     assert len(await store.keys.waiting()) == 1
     await store.read_late(ROOM, undecryptable, [said], 9)
     assert await store.keys.waiting() == []

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from bot.core.lifetimes import LifetimeLimits
 from bot.core.types import UserID
-from bot.store import Store
 from bot.store.database import Database, Row
+from tests.support.store import Store
 
 KNOWN = "SELECT backlog, room, retry_at FROM due_rooms ORDER BY backlog, room"
 TRUE = (

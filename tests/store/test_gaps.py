@@ -14,10 +14,10 @@ from bot.core.commands import Command, SetLifetime
 from bot.core.outbox import SetPolicy
 from bot.core.timeline import Change, Gap, Item, Message, Redaction, RoomUpdate
 from bot.core.types import EventID, Millis, RoomID, UserID
-from bot.store import Store
 from bot.store.gaps import CHUNK
 from bot.store.left_rooms import KEPT_FOR
 from tests.support.harness import Opener
+from tests.support.store import Store
 
 ALICE = UserID("@alice:example.org")
 BOT = UserID("@bot:example.org")
@@ -58,7 +58,7 @@ async def read(store: Store, items: list[Item], *, done: bool = False, token: st
 
 async def take_over(store: Store) -> list[int]:
     taken = []
-    while (chunk := await store.gaps.take_over(NOW)) is not None:
+    while (chunk := await store.take_over(NOW)) is not None:
         taken.append(chunk[1])
     return taken
 
@@ -148,7 +148,7 @@ async def test_exactly_one_chunk_ends_the_gap(store: Store) -> None:
 async def test_what_comes_between_two_chunks_comes_last(store: Store) -> None:
     await say(store, *messages(*range(700)), gap=True)
     await read(store, [command(5 * MINUTE)], done=True)
-    await store.gaps.take_over(NOW)
+    await store.take_over(NOW)
     await say(store, *messages("live"), gap=False)
     await take_over(store)
     assert list(await lifetimes(store))[-1] == "live"
@@ -158,7 +158,7 @@ async def test_what_comes_between_two_chunks_comes_last(store: Store) -> None:
 async def test_a_new_gap_between_two_chunks_is_read_before_what_follows_it(store: Store) -> None:
     await say(store, *messages(*range(700)), gap=True)
     await read(store, [], done=True)
-    await store.gaps.take_over(NOW)
+    await store.take_over(NOW)
     await say(store, *messages("tail"), gap=True)
     await read(store, messages("second gap"), done=True)
     await take_over(store)
@@ -248,7 +248,7 @@ async def test_a_chunk_is_taken_over_as_a_whole_or_not_at_all(store: Store) -> N
     )
     await rows(store, trigger)
     with pytest.raises(sqlite3.Error, match="full"):
-        await store.gaps.take_over(NOW)
+        await store.take_over(NOW)
     await rows(store, "DROP TRIGGER fail")
     assert await lifetimes(store) == {}
     assert await rows(store, "SELECT count(*) FROM gap_items") == [(11,)]

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from bot.core.commands import Command, Right, SetLifetime, UndecidedCommand
 from bot.core.timeline import Change, Item, Message, RoomUpdate, Undecryptable
 from bot.core.types import EventID, Millis, RoomID, UserID
-from bot.store import Store
 from tests.support.harness import Opener
+from tests.support.store import Store
 
 ALICE, BOT = UserID("@alice:example.org"), UserID("@bot:example.org")
 ROOM, OTHER = RoomID("!room:example.org"), RoomID("!other:example.org")
@@ -70,7 +70,7 @@ async def read_again(store: Store, items: list[Item]) -> None:
     while (found := await store.gaps.next_gap()) is not None:
         page, items = items[-3:], items[:-3]
         await store.gaps.read_on(found[0], page, "t", 0, done=not items)
-    while await store.gaps.take_over(NOW) is not None:
+    while await store.take_over(NOW) is not None:
         pass
 
 

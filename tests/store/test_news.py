@@ -16,9 +16,9 @@ from bot.config import Settings
 from bot.core.outbox import Announce
 from bot.core.timeline import Change, KeyUse
 from bot.core.topics import Topic, Topics
-from bot.store import Store
 from tests.support.fake_homeserver import BOT, FakeClock, FakeHomeserver
 from tests.support.harness import MINUTE, Harness, Opener
+from tests.support.store import Store
 from tests.support.store_actions import ACTS, joining
 from tests.support.two_rooms import (
     ALICE,

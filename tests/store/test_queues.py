@@ -13,8 +13,8 @@ from bot.core.successors import Stage, Successor
 from bot.core.timeline import Gap, Item, Message, RoomUpdate, Sweep
 from bot.core.timers import PendingRelation, UnusedMedia
 from bot.core.types import EventID, RoomID, UserID
-from bot.store import Store
 from tests.support.harness import DAY, Harness
+from tests.support.store import Store
 
 ROOMS = [RoomID("!one"), RoomID("!two"), RoomID("!three")]
 ALICE = UserID("@alice:example.org")

@@ -12,8 +12,8 @@ from bot.core.lifetimes import LifetimeLimits
 from bot.core.outbox import Outgoing, SetPolicy, WriteRefused
 from bot.core.timeline import Item, Message, Redaction, RoomUpdate
 from bot.core.types import EventID, RoomID, UserID
-from bot.store import Store
 from tests.support.harness import whatever_is_due
+from tests.support.store import Store
 
 ROOM = RoomID("!room")
 ALICE = UserID("@alice:example.org")

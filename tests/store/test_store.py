@@ -20,12 +20,13 @@ from bot.core.outbox import AnswerHelp, Outgoing, Suspended
 from bot.core.outcomes import DiskError
 from bot.core.timeline import Change, Gap, Item, Message, Redaction, RoomUpdate
 from bot.core.types import EventID, Millis, RoomID, UserID
-from bot.store import Store, StoreError
+from bot.services.timeline import FORGET_EVERY
+from bot.store import StoreError
 from bot.store.database import Database
 from bot.store.handled_commands import HANDLED_FOR
 from bot.store.schema import MIGRATIONS
-from bot.store.store import SWEEP_EVERY
 from tests.support.harness import Opener, whatever_is_due
+from tests.support.store import Store
 
 ALICE = UserID("@alice:example.org")
 BOT = UserID("@bot:example.org")
@@ -328,7 +329,7 @@ async def test_counted_commands_are_forgotten_after_a_long_while(store: Store) -
     await store.commit("s1", NOW, [update(said("c1"))])
     await store.commit("s2", NOW + HANDLED_FOR, [])
     assert await rows(store, "SELECT count(*) FROM handled_commands") == [(1,)]
-    await store.commit("s3", NOW + HANDLED_FOR + SWEEP_EVERY, [])
+    await store.commit("s3", NOW + HANDLED_FOR + FORGET_EVERY, [])
     assert await rows(store, "SELECT count(*) FROM handled_commands") == [(0,)]
 
 

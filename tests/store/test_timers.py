@@ -14,7 +14,7 @@ from bot.core.timeline import Change, Gap, Item, Message, Redaction, RoomUpdate
 from bot.core.timers import Timer
 from bot.core.types import EventID, Millis, RoomID, UserID
 from bot.services.database_maintenance import keep_wiping
-from bot.store import Store, wiping
+from bot.store import wiping
 from bot.store.commands import NEXT as NEXT_COMMAND
 from bot.store.database import Row
 from bot.store.gaps import NEXT_GAP, READY, TAKE
@@ -29,6 +29,7 @@ from bot.store.successors import NEXT as SUCCESSOR
 from bot.store.sweeps import NEXT as NEXT_SWEEP
 from bot.store.timers import CHILDREN, DUE, FIRST, NEXT, PENDING, ROOMS_DUE
 from tests.support.harness import Harness, whatever_is_due
+from tests.support.store import Store
 
 ALICE = UserID("@alice:example.org")
 ROOM, OTHER = RoomID("!room:example.org"), RoomID("!other:example.org")
@@ -318,7 +319,7 @@ async def test_what_waited_behind_a_gap_cannot_be_read_from_disk_either(
     assert found is not None
     await store.gaps.read_on(found[0], [], "t", 0, done=True)
     await store.wipe()
-    while await store.gaps.take_over(NOW):
+    while await store.take_over(NOW):
         pass
     await store.wipe()
     assert b"NEEDLE" not in await on_disk(tmp_path)

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from bot.core.successors import Stage, Successor
 from bot.core.timeline import Change, RoomUpdate
 from bot.core.types import RoomID
-from bot.store import Store
 from tests.support.harness import Opener, due_of
+from tests.support.store import Store
 from tests.support.store_actions import ACTS, NOT_OF_A_ROOM, joining
 from tests.support.two_rooms import (
     ALICE,
@@ -184,7 +184,7 @@ async def turns(store: Store, room: RoomID) -> list[Any]:
     """Return what comes of the room when the other one is at work, and when it has put all off."""
     busy = await _turns(store, room, {OTHER})
     put_off(store, OTHER)
-    taken = [await store.gaps.take_over(NOW) for _ in range(5)]
+    taken = [await store.take_over(NOW) for _ in range(5)]
     last = [one for one in taken if one and one[0] == room]
     return [busy, await _turns(store, room, set()), last]
 
@@ -218,7 +218,6 @@ ANSWERS = {
     "store.has_work",
     "successors.look_again",
     "sweeps.read_on",
-    "gaps.is_reading",
 }
 """What answers a question about one room; the other questions are in `known`."""
 

@@ -14,9 +14,10 @@ import pytest
 
 from bot.core.lifetimes import LifetimeLimits
 from bot.core.types import Millis, UserID
-from bot.store import Store, wiping
+from bot.store import wiping
 from bot.store.database import Database
 from bot.store.wiping import FIRST, unallocated
+from tests.support.store import Store
 
 ADD = "INSERT INTO timers (room, event_id, due, retry_at, parent) VALUES (?, ?, 0, ?, ?)"
 LATER = "UPDATE timers SET retry_at = ?, attempts = attempts + 1000 WHERE id = ?"

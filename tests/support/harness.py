@@ -21,8 +21,8 @@ from bot.core.timeline import Change, Message, RoomUpdate
 from bot.core.timers import Timer
 from bot.core.topics import Topic
 from bot.core.types import EventID, Millis, RoomID, UserID
-from bot.store import Store
 from tests.support.fake_homeserver import ALICE, BOT, FakeClock, FakeHomeserver
+from tests.support.store import Store
 
 SECOND = 1_000
 MINUTE = 60 * SECOND
@@ -79,6 +79,7 @@ class Harness:
             media_server=self.media_server,
         )
         self.services = bot
+        store.timeline = bot.timeline  # what is arranged is decided as the services do
         self.reader, self.sync, self.redactor = bot.reader, bot.sync, bot.redactor
         self.backfill, self.sweeper, self.outbox = bot.backfill, bot.sweeps, bot.outbox
         self.deferred_authorization = bot.deferred_authorization

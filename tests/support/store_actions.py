@@ -15,8 +15,8 @@ from bot.core.successors import Stage
 from bot.core.timeline import Change, Encrypted, Item, RoomUpdate
 from bot.core.timers import UnusedMedia
 from bot.core.types import RoomID
-from bot.store import Store
 from tests.support.harness import due_of
+from tests.support.store import Store
 from tests.support.two_rooms import (
     ALICE,
     DAY,
@@ -52,6 +52,7 @@ NOT_OF_A_ROOM = {
     "store.next_expiry",
     "store.close",
     "store.forget_media",
+    "store.in_transaction",
     "store.open",
     "store.position",
     "store.look_through",
@@ -63,12 +64,6 @@ NOT_OF_A_ROOM = {
     "keys.last_used",
 }
 """What concerns all rooms at once, or none."""
-
-
-async def in_db(store: Store, act: Callable[[Any, int], Awaitable[Any]], room: RoomID) -> Any:
-    async with store._db.transaction() as db:
-        row = await db.one("SELECT id FROM rooms WHERE room_id = ?", room)
-        return None if row is None else await act(db, row[0])
 
 
 async def come_back(store: Store, room: RoomID) -> None:
@@ -114,7 +109,7 @@ async def off_late(store: Store, room: RoomID) -> None:
     await store.read_late(room, undecryptable("riddle"), [said(room, "off", 0)], NOW)
     page: list[Item] = [message(name) for name in ("live", "late", "only")]
     await store.gaps.read_on(await its_gap(store, room), page, "t9", 5, done=True)
-    await store.gaps.take_over(NOW)
+    await store.take_over(NOW)
 
 
 async def all_gone(store: Store, room: RoomID) -> None:
@@ -294,21 +289,13 @@ ACTS: dict[str, list[Act]] = {
     "store.to_review": [lambda s, _: s.to_review()],
     "store.unsent": [lambda s, r: apply(s.unsent, timer(s, r, "sent"), FAR)],
     "store.written": [written],
-    "gaps.append": [
-        lambda s, r: in_db(s, lambda db, row: s.gaps.append(db, row, 3, [message("z")]), r)
-    ],
-    "gaps.begin": [lambda s, r: in_db(s, lambda db, row: s.gaps.begin(db, row, gap(r)), r)],
     "gaps.give_up": [lambda s, r: apply(s.gaps.give_up, its_gap(s, r), NOW)],
-    "gaps.is_reading": [lambda s, r: in_db(s, s.gaps.is_reading, r)],
     "gaps.is_ready": [lambda s, _: s.gaps.is_ready()],
     "gaps.later": [lambda s, r: apply(s.gaps.later, its_gap(s, r), FAR)],
     "gaps.next_gap": [lambda s, _: s.gaps.next_gap()],
-    "gaps.put": [
-        lambda s, r: in_db(s, lambda db, row: s.gaps.put(db, row, 2, 9, [message("z")]), r)
-    ],
     "gaps.read_on": [read_on],
     "gaps.has_gap": [lambda s, r: s.gaps.has_gap(r)],
-    "gaps.take_over": [lambda s, _: s.gaps.take_over(NOW)],
+    "store.take_over": [lambda s, _: s.take_over(NOW)],
     "keys.key_requested": [lambda s, r: s.keys.key_requested(r, undecryptable("riddle").event_id)],
     "keys.waiting": [lambda s, _: s.keys.waiting()],
     "relations.answered": [

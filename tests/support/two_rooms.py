@@ -29,9 +29,9 @@ from bot.core.timeline import (
 )
 from bot.core.timers import PendingRelation, Timer
 from bot.core.types import EventID, Millis, RoomID, UserID
-from bot.store import Store
 from bot.store.database import Database
 from bot.store.migration import migrate
+from tests.support.store import Store
 
 ALICE = UserID("@alice:example.org")
 ONE, OTHER = RoomID("!this:example.org"), RoomID("!other:example.org")
