@@ -8,7 +8,7 @@ from random import Random
 from typing import Protocol
 
 from bot.config import Settings
-from bot.core.ports import Homeserver, KeyRing, MediaRepository, VerificationInbox
+from bot.core.ports.homeserver import Homeserver, KeyRing, MediaRepository, VerificationInbox
 from bot.core.types import Millis
 from bot.services.backfill import Backfill
 from bot.services.clock import Clock

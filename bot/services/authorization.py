@@ -12,7 +12,7 @@ from bot.core.lifetimes import LifetimeLimits
 from bot.core.outbox import DeviceUnverified, TooManyCommands
 from bot.core.outcome_text import describe
 from bot.core.outcomes import Failed, Outcome, OutcomeError, RateLimited, Unreachable
-from bot.core.ports import Devices, Events, RoomRights
+from bot.core.ports.homeserver import Devices, Events, RoomRights
 from bot.core.power_levels import Power
 from bot.core.rate_limits import MINUTE, RateLimit
 from bot.core.types import Millis, RoomID

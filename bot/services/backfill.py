@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -12,9 +11,10 @@ from typing import Final, Protocol
 from bot.core.events import is_own_join
 from bot.core.outcome_text import describe
 from bot.core.outcomes import Forbidden, NotFound, Outcome, OutcomeError
-from bot.core.policy import Room
-from bot.core.ports import History
-from bot.core.timeline import Gap, Item
+from bot.core.ports.homeserver import History
+from bot.core.ports.reading import GapStore
+from bot.core.ports.rooms import ReviewStore, RoomStore, Wakeups
+from bot.core.timeline import Gap
 from bot.core.topics import Topic
 from bot.core.types import Event, Millis, RoomID
 from bot.services.clock import Clock
@@ -38,30 +38,12 @@ SLOW: Final = 5
 """Pages asked for at once; they are large, and those of slow rooms mostly wait."""
 
 
-class Gaps(Protocol):
-    """What backfill asks of the store for gaps."""
+class Memory(Wakeups, RoomStore, ReviewStore, Protocol):
+    """What this service asks of the store."""
 
-    async def next_gap(  # noqa: D102
-        self, busy: Collection[RoomID] = ()
-    ) -> tuple[Gap, Millis] | None: ...
-    async def read_on(  # noqa: D102
-        self, gap: Gap, items: list[Item], token: str, now: Millis, *, done: bool
-    ) -> None: ...
-    async def later(  # noqa: D102
-        self, gap: Gap, until: Millis, *, size: int | None = None, counts: bool = True
-    ) -> None: ...
-    async def give_up(self, gap: Gap, now: Millis) -> None: ...  # noqa: D102
-    async def is_ready(self) -> bool: ...  # noqa: D102
-
-
-class Memory(Protocol):
-    """What backfill asks of the store."""
-
-    def listen(self, *topics: Topic) -> asyncio.Event: ...  # noqa: D102
     @property
-    def gaps(self) -> Gaps: ...  # noqa: D102
-    async def room(self, room_id: RoomID) -> Room | None: ...  # noqa: D102
-    async def ask_review(self, room_id: RoomID) -> None: ...  # noqa: D102
+    def gaps(self) -> GapStore:
+        """Parts of timelines still to be read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

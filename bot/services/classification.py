@@ -21,7 +21,7 @@ from bot.core.events import (
 )
 from bot.core.media_addresses import media_ids
 from bot.core.policy import read_marks
-from bot.core.ports import DecryptedEvent
+from bot.core.ports.homeserver import DecryptedEvent
 from bot.core.sync_batch import MissingRoomKey
 from bot.core.timeline import (
     Change,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from typing import Final, Protocol
 
 from bot.core.durations import SECOND, words
+from bot.core.ports.rooms import Wakeups
+from bot.core.ports.timers import ClockStore
 from bot.core.topics import Topic
 from bot.core.types import Millis
 from bot.services.clock import Clock
@@ -18,16 +19,8 @@ NOTICED: Final[Millis] = 2_000
 """Clocks are corrected by less all the time, and nobody notices."""
 
 
-class Memory(Protocol):
+class Memory(Wakeups, ClockStore, Protocol):
     """What this service asks of the store."""
-
-    def listen(self, *topics: Topic) -> asyncio.Event: ...  # noqa: D102
-    def publish(self, *topics: Topic) -> None: ...  # noqa: D102
-    @property
-    def latest_timer(self) -> int: ...  # noqa: D102
-    async def clock_set_back(  # noqa: D102
-        self, by: Millis, now: Millis, *, after: int, upto: int
-    ) -> None: ...
 
 
 class ClockWatch:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Final, Protocol
 
+from bot.core.ports.rooms import Wakeups
+from bot.core.ports.timers import Disk, LeftRoomStore, RelationStore, TimerStore
 from bot.core.topics import Topic
 from bot.core.types import Millis
 from bot.services.clock import Clock
@@ -16,25 +18,12 @@ WHILE_BUSY: Final[Millis] = 5 * 60_000
 meanwhile, the next one finds: nothing stays for more than ten minutes."""
 
 
-class Relations(Protocol):
-    """What this service asks of the store for what belongs to messages."""
-
-    async def make_due(self) -> bool: ...  # noqa: D102
-
-
-class Memory(Protocol):
+class Memory(Wakeups, TimerStore, LeftRoomStore, Disk, Protocol):
     """What this service asks of the store."""
 
-    def listen(self, *topics: Topic) -> asyncio.Event: ...  # noqa: D102
     @property
-    def relations(self) -> Relations: ...  # noqa: D102
-
-    async def any_timer(self) -> bool: ...  # noqa: D102
-    async def look_through(self) -> None: ...  # noqa: D102
-    async def wipe(self) -> None: ...  # noqa: D102
-    async def put_in_order(self) -> bool: ...  # noqa: D102
-    async def delete_expired_room(self, now: Millis) -> bool: ...  # noqa: D102
-    async def next_expiry(self) -> Millis | None: ...  # noqa: D102
+    def relations(self) -> RelationStore:
+        """What belongs to messages."""
 
 
 class DatabaseMaintenance:

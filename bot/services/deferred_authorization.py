@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Collection
 from random import Random
 from typing import Final, Protocol
 
 from bot.core.commands import PendingCommand, undecidable
 from bot.core.outcome_text import describe
 from bot.core.outcomes import Failed, Outcome, OutcomeError, TokenRejectedError
+from bot.core.ports.reading import PendingCommandStore
+from bot.core.ports.rooms import Wakeups
 from bot.core.retry import retry_in
 from bot.core.topics import Topic
-from bot.core.types import Millis, RoomID
+from bot.core.types import Millis
 from bot.services.authorization import Authorizer, passes
 from bot.services.clock import Clock
 from bot.services.timeline import Timeline
@@ -29,14 +29,8 @@ WAIT_FOR: Final[Millis] = 3_600_000
 """How long a command waits; then its sender is told, and may say it again."""
 
 
-class Memory(Protocol):
+class Memory(Wakeups, PendingCommandStore, Protocol):
     """What this service asks of the store."""
-
-    def listen(self, *topics: Topic) -> asyncio.Event: ...  # noqa: D102
-    async def next_pending_command(  # noqa: D102
-        self, busy: Collection[RoomID] = ()
-    ) -> PendingCommand | None: ...
-    async def pending_command_later(self, pending: PendingCommand, until: Millis) -> None: ...  # noqa: D102
 
 
 class DeferredAuthorization:

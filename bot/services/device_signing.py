@@ -10,7 +10,7 @@ from typing import Final, NoReturn
 from bot.chat.notices import Fingerprints
 from bot.core.outcome_text import describe
 from bot.core.outcomes import OutcomeError
-from bot.core.ports import CrossSigning
+from bot.core.ports.homeserver import CrossSigning
 from bot.core.retry import POSTPONE_CEILING, backoff
 from bot.core.topics import Topic, Topics
 from bot.services.clock import Clock

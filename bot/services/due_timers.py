@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
-from typing import Final, Protocol
+from collections.abc import AsyncIterator
+from typing import Final
 
 from bot.core.due import Candidate, Vacancy, in_turns, share, split
+from bot.core.ports.timers import DueTimers
 from bot.core.timers import Timer
 from bot.core.types import Millis
 
@@ -14,22 +15,8 @@ DEEP: Final = 8
 """How far down to look for what belongs to a message, and to that, and so on."""
 
 
-class Memory(Protocol):
-    """What the choice asks of the store."""
-
-    async def rooms_due(  # noqa: D102
-        self, now: Millis, last: int, most: int, *, backlog: bool
-    ) -> list[int]: ...
-    async def due(  # noqa: D102
-        self, now: Millis, rooms: Sequence[int], share: int, *, backlog: bool
-    ) -> list[Candidate]: ...
-    async def children_due(  # noqa: D102
-        self, now: Millis, parents: Sequence[int], share: int
-    ) -> list[Candidate]: ...
-
-
 async def next_timers(
-    memory: Memory, now: Millis, last: int, vacancy: Vacancy, *, backlog: bool
+    memory: DueTimers, now: Millis, last: int, vacancy: Vacancy, *, backlog: bool
 ) -> AsyncIterator[list[Timer]]:
     """Give timers that may go now, in the order in which they should, some rooms at a time.
 
@@ -52,7 +39,7 @@ async def next_timers(
 
 
 async def _ready(
-    memory: Memory, now: Millis, rooms: list[int], vacancy: Vacancy, *, backlog: bool
+    memory: DueTimers, now: Millis, rooms: list[int], vacancy: Vacancy, *, backlog: bool
 ) -> list[Candidate]:
     """Return timers of these rooms that may go. Each room has one that is not at work, if any."""
     ready: list[Candidate] = []
@@ -70,7 +57,7 @@ async def _ready(
 
 
 async def _go_first(
-    memory: Memory, now: Millis, candidates: list[Candidate], few: int
+    memory: DueTimers, now: Millis, candidates: list[Candidate], few: int
 ) -> list[Candidate]:
     """Return those that may go, and in the place of others what belongs to them and goes first."""
     ready, held = split(candidates, now)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Collection
 from typing import Final, Protocol
 
 from bot.core.outcome_text import describe
 from bot.core.outcomes import Done, Forbidden, NotFound, Outcome
-from bot.core.ports import Membership
+from bot.core.ports.homeserver import Membership
+from bot.core.ports.rooms import ReviewStore, Wakeups
 from bot.core.rate_limits import HOUR, MINUTE
 from bot.core.timers import Review
 from bot.core.topics import Topic
@@ -27,14 +26,8 @@ LOOK_AGAIN: Final[Millis] = HOUR
 """When to ask again who is in the room, if that could not be told or somebody is invited."""
 
 
-class Memory(Protocol):
+class Memory(Wakeups, ReviewStore, Protocol):
     """What this service asks of the store."""
-
-    def listen(self, *topics: Topic) -> asyncio.Event: ...  # noqa: D102
-    async def next_alone(self, busy: Collection[RoomID]) -> Review | None: ...  # noqa: D102
-    async def look_for_others(self, room_id: RoomID, at: Millis | None) -> None: ...  # noqa: D102
-    async def has_work(self, room_id: RoomID) -> bool: ...  # noqa: D102
-    async def ask_review(self, room_id: RoomID) -> None: ...  # noqa: D102
 
 
 class EmptyRooms:

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from bot.core.events import is_encryption
 from bot.core.lifetimes import LifetimeLimits
-from bot.core.ports import Decryption, VerificationInbox
+from bot.core.ports.homeserver import Decryption, VerificationInbox
 from bot.core.timeline import Item, is_gone, is_state
 from bot.core.types import Event, Millis, RoomID
 from bot.services.authorization import Authority, Authorizer

@@ -7,7 +7,7 @@ from random import Random
 from typing import Final
 
 from bot.core.outcomes import Failed, Outcome, RateLimited, Unreachable
-from bot.core.ports import Account
+from bot.core.ports.homeserver import Account
 from bot.core.retry import PAUSE_CEILING, backoff, retry_in
 from bot.core.types import Millis
 from bot.services.clock import Clock

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import replace
@@ -13,7 +12,8 @@ from typing import Final, Protocol
 from bot.core.invitations import Invitation, Invite, InvitePolicy, InviteStage
 from bot.core.outcome_text import describe
 from bot.core.outcomes import Done, Outcome, OutcomeError, RateLimited, Unreachable
-from bot.core.ports import Membership
+from bot.core.ports.homeserver import Membership
+from bot.core.ports.rooms import Digests, InvitationStore, Wakeups
 from bot.core.rate_limits import HOUR, SECOND, RateLimit
 from bot.core.retry import retry_in
 from bot.core.topics import Topic
@@ -33,26 +33,12 @@ SLOW: Final = 16
 """Tries at once that take long: more than one server may have."""
 
 
-class Waiting(Protocol):
-    """What this service asks of the store for invitations."""
-
-    async def undecided(self) -> Invitation | None: ...  # noqa: D102
-    async def to_join(self, busy: Collection[RoomID]) -> Invitation | None: ...  # noqa: D102
-    async def to_decline(self, busy: Collection[RoomID]) -> Invitation | None: ...  # noqa: D102
-    async def move(self, one: Invitation, stage: InviteStage, at: Millis) -> None: ...  # noqa: D102
-    async def later(self, one: Invitation, until: Millis, *, counts: bool) -> None: ...  # noqa: D102
-    async def ended(self, one: Invitation) -> None: ...  # noqa: D102
-    async def rooms_held(self) -> int: ...  # noqa: D102
-    async def held_for(self, inviter: UserID, digest: str) -> int: ...  # noqa: D102
-
-
-class Memory(Protocol):
+class Memory(Wakeups, Digests, Protocol):
     """What this service asks of the store."""
 
-    def listen(self, *topics: Topic) -> asyncio.Event: ...  # noqa: D102
     @property
-    def invitations(self) -> Waiting: ...  # noqa: D102
-    def digest(self, text: str) -> str: ...  # noqa: D102
+    def invitations(self) -> InvitationStore:
+        """Rooms that the bot is invited into."""
 
 
 class Invitations:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Sequence
 from typing import Final, Protocol
 
 from bot.core.lifetimes import LifetimeLimits
-from bot.core.policy import Room, lifetime
-from bot.core.ports import KeyRing
+from bot.core.policy import lifetime
+from bot.core.ports.homeserver import KeyRing
+from bot.core.ports.reading import KeyStore
+from bot.core.ports.rooms import RoomStore, Wakeups
 from bot.core.topics import Topic
 from bot.core.types import Millis, RoomID
 from bot.services.clock import Clock
@@ -17,9 +17,9 @@ from bot.services.clock import Clock
 log = logging.getLogger(__name__)
 
 BATCH: Final = 10
-"""Keys moved in one piece; the event loop waits for it."""
+"""KeyStore moved in one piece; the event loop waits for it."""
 FORGOTTEN: Final = 100
-"""Keys deleted in one piece."""
+"""KeyStore deleted in one piece."""
 UNUSED_FOR: Final[Millis] = 8 * 24 * 3_600_000
 """Clients begin a new session after a week; one that rests longer is not used again."""
 NOWHERE: Final = RoomID("")
@@ -27,23 +27,12 @@ SWEEP_EVERY: Final[Millis] = 3_600_000
 SCRUB_EVERY: Final[Millis] = 60_000
 
 
-class Keys(Protocol):
+class Memory(Wakeups, RoomStore, Protocol):
     """What this service asks of the store."""
 
-    async def first_key_use(self) -> Millis | None: ...  # noqa: D102
-    async def to_ratchet(self, before: Millis, limit: int) -> list[tuple[str, int]]: ...  # noqa: D102
-    async def ratcheted(self, done: Sequence[tuple[str, int]]) -> None: ...  # noqa: D102
-    async def last_used(self, known: Sequence[str], now: Millis) -> dict[str, Millis]: ...  # noqa: D102
-    async def sessions_deleted(self, sessions: Sequence[str]) -> None: ...  # noqa: D102
-
-
-class Memory(Protocol):
-    """What this service asks of the store for rooms."""
-
-    def listen(self, *topics: Topic) -> asyncio.Event: ...  # noqa: D102
     @property
-    def keys(self) -> Keys: ...  # noqa: D102
-    async def rooms(self) -> list[Room]: ...  # noqa: D102
+    def keys(self) -> KeyStore:
+        """Room keys."""
 
 
 class KeyExpiry:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -14,7 +13,9 @@ from bot.core.json_shape import as_object, inside
 from bot.core.outbox import KeyNeverCame
 from bot.core.outcome_text import describe
 from bot.core.outcomes import Forbidden, Outcome, OutcomeError, TokenRejectedError
-from bot.core.ports import RoomKeys
+from bot.core.ports.homeserver import RoomKeys
+from bot.core.ports.reading import KeyStore
+from bot.core.ports.rooms import Wakeups
 from bot.core.rate_limits import HOUR, RateLimit
 from bot.core.timeline import Item, Undecryptable
 from bot.core.topics import Topic
@@ -38,24 +39,17 @@ WITHIN: Final[Millis] = 90_000
 WIDTH: Final = 4
 SLOW: Final = 4
 MOST_ASKED_TWICE: Final = 1_000
-"""Keys that are asked for a second time, of those that are waited for now."""
+"""KeyStore that are asked for a second time, of those that are waited for now."""
 ASKED_TO_REPEAT: Final = 5
 """Messages without a key of which one sender is told in an hour; anybody can make any number."""
 
 
-class Keys(Protocol):
-    """What this service asks of the store for keys."""
-
-    async def waiting(self) -> list[tuple[RoomID, Undecryptable, bool]]: ...  # noqa: D102
-    async def key_requested(self, room_id: RoomID, event_id: EventID) -> None: ...  # noqa: D102
-
-
-class Memory(Protocol):
+class Memory(Wakeups, Protocol):
     """What this service asks of the store."""
 
-    def listen(self, *topics: Topic) -> asyncio.Event: ...  # noqa: D102
     @property
-    def keys(self) -> Keys: ...  # noqa: D102
+    def keys(self) -> KeyStore:
+        """Room keys."""
 
 
 Waiting = tuple[Undecryptable, bool]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import replace
@@ -20,7 +19,9 @@ from bot.core.outcomes import (
     Refused,
     TokenRejectedError,
 )
-from bot.core.ports import MediaRepository
+from bot.core.ports.homeserver import MediaRepository
+from bot.core.ports.rooms import Digests, Wakeups
+from bot.core.ports.timers import MediaStore
 from bot.core.retry import POSTPONE_CEILING, backoff, nobody_answered, retry_in
 from bot.core.timers import UnusedMedia
 from bot.core.topics import Topic
@@ -46,14 +47,8 @@ UNKNOWN: Final = (
 )
 
 
-class Memory(Protocol):
+class Memory(Wakeups, Digests, MediaStore, Protocol):
     """What this service asks of the store."""
-
-    def listen(self, *topics: Topic) -> asyncio.Event: ...  # noqa: D102
-    def digest(self, text: str) -> str: ...  # noqa: D102
-    async def next_media(self, busy: Collection[str] = ()) -> UnusedMedia | None: ...  # noqa: D102
-    async def media_done(self, file: UnusedMedia) -> None: ...  # noqa: D102
-    async def media_later(self, file: UnusedMedia, until: Millis) -> None: ...  # noqa: D102
 
 
 def trouble_of(outcome: Outcome) -> str:

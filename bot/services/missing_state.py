@@ -8,7 +8,7 @@ from typing import Final
 
 from bot.core.lifetimes import POLICY_EVENT
 from bot.core.outcomes import OutcomeError
-from bot.core.ports import RoomState
+from bot.core.ports.homeserver import RoomState
 from bot.core.types import Event, RoomID
 
 log = logging.getLogger(__name__)

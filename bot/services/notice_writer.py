@@ -38,24 +38,20 @@ from bot.core.outbox import (
     WriteRefused,
 )
 from bot.core.policy import Room, lifetime
-from bot.core.ports import RoomRights
-from bot.core.types import Millis, RoomID, UserID
+from bot.core.ports.homeserver import RoomRights
+from bot.core.ports.reading import GapStore
+from bot.core.ports.rooms import ReviewStore
+from bot.core.ports.timers import TimerStore
+from bot.core.types import RoomID, UserID
 from bot.services.clock import Clock
 
 
-class Gaps(Protocol):
-    """What is looked up in the store of gaps."""
-
-    async def has_gap(self, room_id: RoomID) -> bool: ...  # noqa: D102
-
-
-class Memory(Protocol):
-    """What is looked up in the store."""
+class Memory(TimerStore, ReviewStore, Protocol):
+    """What this service asks of the store."""
 
     @property
-    def gaps(self) -> Gaps: ...  # noqa: D102
-    async def pending(self, room_id: RoomID) -> tuple[int, Millis | None]: ...  # noqa: D102
-    async def refusals(self, room_id: RoomID) -> tuple[int, Millis]: ...  # noqa: D102
+    def gaps(self) -> GapStore:
+        """Parts of timelines still to be read."""
 
 
 class Identity(Protocol):

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Collection
 from functools import partial
 from random import Random
 from typing import Any, Final, Protocol
 
 from bot.chat.command_text import in_thread
 from bot.chat.status import Files, Load
-from bot.core.default_lifetime import Defaults, defaults_content
+from bot.core.default_lifetime import defaults_content
 from bot.core.lifetimes import LifetimeLimits
 from bot.core.outbox import (
     Announce,
@@ -26,7 +24,9 @@ from bot.core.outcome_text import describe
 from bot.core.outcomes import Done, Failed, Outcome, OutcomeError, Refused, TokenRejectedError
 from bot.core.policy import Room, lifetime, policy_content, read_setting
 from bot.core.policy_forward import overtaken
-from bot.core.ports import RoomState, Speech
+from bot.core.ports.homeserver import RoomState, Speech
+from bot.core.ports.reading import DefaultStore, OutboxStore, SettingStore
+from bot.core.ports.rooms import Digests, RoomStore, Wakeups
 from bot.core.retry import POSTPONE_CEILING, backoff, nobody_answered, retry_in
 from bot.core.timeline import is_gone
 from bot.core.topics import Topic
@@ -51,20 +51,17 @@ class Homeserver(RoomState, Speech, Protocol):
     """What this service asks of the homeserver."""
 
 
-class Memory(notice_writer.Memory, Protocol):
+class Memory(
+    notice_writer.Memory,
+    Wakeups,
+    Digests,
+    OutboxStore,
+    SettingStore,
+    DefaultStore,
+    RoomStore,
+    Protocol,
+):
     """What this service asks of the store."""
-
-    def listen(self, *topics: Topic) -> asyncio.Event: ...  # noqa: D102
-    def digest(self, text: str) -> str: ...  # noqa: D102
-    async def next_to_deliver(  # noqa: D102
-        self, busy: Collection[RoomID] = (), *, setting: bool | None = None
-    ) -> OutboxItem | None: ...
-    async def written(self, entry: OutboxItem, digest: str, notice: Announce) -> None: ...  # noqa: D102
-    async def delivered(self, entry: OutboxItem, now: Millis) -> None: ...  # noqa: D102
-    async def deliver_later(self, entry: OutboxItem, until: Millis) -> None: ...  # noqa: D102
-    async def room(self, room_id: RoomID) -> Room | None: ...  # noqa: D102
-    async def defaults_published(self, room_id: RoomID, told: Defaults) -> None: ...  # noqa: D102
-    async def take_back(self, entry: OutboxItem, outgoing: Outgoing) -> None: ...  # noqa: D102
 
 
 def _passing(outcome: Outcome, entry: OutboxItem) -> bool:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Collection
 from random import Random
 from typing import Final, Protocol
 
 from bot.core.outcome_text import describe
 from bot.core.outcomes import Outcome, Refused
-from bot.core.ports import Events
+from bot.core.ports.homeserver import Events
+from bot.core.ports.rooms import Wakeups
+from bot.core.ports.timers import RelationStore
 from bot.core.retry import nobody_answered
 from bot.core.timeline import is_gone
 from bot.core.timers import PendingRelation
 from bot.core.topics import Topic
-from bot.core.types import Millis, RoomID
+from bot.core.types import Millis
 from bot.services.clock import Clock
 from bot.services.worker import Worker, retry, room_of
 
@@ -27,20 +27,12 @@ TRIES: Final = 5
 """How often a parent is asked about that the homeserver fails on."""
 
 
-class Relations(Protocol):
-    """What this service asks of the store for what belongs to what."""
-
-    async def next_pending(self, busy: Collection[RoomID] = ()) -> PendingRelation | None: ...  # noqa: D102
-    async def later(self, relation: PendingRelation, until: Millis) -> None: ...  # noqa: D102
-    async def answered(self, relation: PendingRelation, now: Millis, *, gone: bool) -> None: ...  # noqa: D102
-
-
-class Memory(Protocol):
+class Memory(Wakeups, Protocol):
     """What this service asks of the store."""
 
-    def listen(self, *topics: Topic) -> asyncio.Event: ...  # noqa: D102
     @property
-    def relations(self) -> Relations: ...  # noqa: D102
+    def relations(self) -> RelationStore:
+        """What belongs to messages."""
 
 
 class PendingRelations:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable
 from random import Random
 from typing import Final, Protocol
 
@@ -14,7 +13,9 @@ from bot.core.lifetimes import LifetimeLimits
 from bot.core.outbox import Outgoing, RedactionsRefused, Resumed, Suspended
 from bot.core.outcomes import Forbidden, NotFound, OutcomeError
 from bot.core.policy import Room, lifetime
-from bot.core.ports import Membership, RoomState
+from bot.core.ports.homeserver import Membership, RoomState
+from bot.core.ports.rooms import ReviewStore, RoomStore, Wakeups
+from bot.core.ports.timers import LeftRoomStore, TimerStore
 from bot.core.power_levels import Power
 from bot.core.timers import Review
 from bot.core.topics import Topic
@@ -36,27 +37,8 @@ class Homeserver(RoomState, Membership, Protocol):
     """What this service asks of the homeserver."""
 
 
-class Memory(Protocol):
+class Memory(Wakeups, RoomStore, ReviewStore, LeftRoomStore, TimerStore, Protocol):
     """What this service asks of the store."""
-
-    def listen(self, *topics: Topic) -> asyncio.Event: ...  # noqa: D102
-    async def rooms(self) -> list[Room]: ...  # noqa: D102
-    async def room(self, room_id: RoomID) -> Room | None: ...  # noqa: D102
-    async def next_review(self, busy: Collection[RoomID]) -> Review | None: ...  # noqa: D102
-    async def review_later(self, room_id: RoomID, until: Millis) -> None: ...  # noqa: D102
-    async def ask_review(self, room_id: RoomID) -> None: ...  # noqa: D102
-    async def reviewed(  # noqa: D102
-        self,
-        room_id: RoomID,
-        *,
-        suspended: bool,
-        outgoing: list[Outgoing],
-        reviews: int,
-        refusal_notified: bool,
-    ) -> None: ...
-    async def refusals(self, room_id: RoomID) -> tuple[int, Millis]: ...  # noqa: D102
-    async def forget(self, room_id: RoomID, now: Millis) -> int: ...  # noqa: D102
-    async def pending(self, room_id: RoomID) -> tuple[int, Millis | None]: ...  # noqa: D102
 
 
 class Permissions:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import replace
 from random import Random
 from typing import Final, Protocol
 
 from bot.core.lifetimes import POLICY_EVENT
 from bot.core.policy import Room
-from bot.core.ports import RoomState
+from bot.core.ports.homeserver import RoomState
+from bot.core.ports.rooms import ReviewStore, RoomStore, Wakeups
 from bot.core.timeline import Change, Item
 from bot.core.timers import Review
 from bot.core.topics import Topic
@@ -28,13 +28,8 @@ LOOK_TWICE: Final[Millis] = 10_000
 """How long to wait before the second look: a homeserver may be behind with one answer."""
 
 
-class Memory(Protocol):
+class Memory(Wakeups, RoomStore, ReviewStore, Protocol):
     """What this service asks of the store."""
-
-    def listen(self, *topics: Topic) -> asyncio.Event: ...  # noqa: D102
-    async def room(self, room_id: RoomID) -> Room | None: ...  # noqa: D102
-    async def next_policy_check(self, busy: Collection[RoomID]) -> Review | None: ...  # noqa: D102
-    async def check_policy_at(self, room_id: RoomID, at: Millis | None) -> None: ...  # noqa: D102
 
 
 class PolicyCheck:

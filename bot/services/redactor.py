@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection
 from random import Random
 from typing import Final, Protocol
 
@@ -18,7 +17,9 @@ from bot.core.outcomes import (
     RateLimited,
     Unreachable,
 )
-from bot.core.ports import Redactions
+from bot.core.ports.homeserver import Redactions
+from bot.core.ports.rooms import ReviewStore, Wakeups
+from bot.core.ports.timers import RelationStore, TimerStore
 from bot.core.redaction import (
     SPARE,
     Inspect,
@@ -34,9 +35,8 @@ from bot.core.retry import POSTPONE_CEILING, backoff
 from bot.core.throughput import Behind, InFlight, Lanes, Tally, Throughput, behind
 from bot.core.timers import Timer
 from bot.core.topics import Topic
-from bot.core.types import EventID, Millis, RoomID
+from bot.core.types import Millis
 from bot.services.clock import Clock
-from bot.services.due_timers import Memory as DueTimers
 from bot.services.due_timers import next_timers
 
 log = logging.getLogger(__name__)
@@ -55,29 +55,12 @@ REFUSED_AGAIN: Final[Millis] = 3_600_000
 """A room with messages that are too old for the homeserver is tried at least this often."""
 
 
-class Relations(Protocol):
-    """What the redactor asks of the store for what belongs to a message."""
+class Memory(Wakeups, TimerStore, ReviewStore, Protocol):
+    """What this service asks of the store."""
 
-    async def found(  # noqa: D102
-        self, timer: Timer, children: list[EventID], *, loaded: bool
-    ) -> None: ...
-
-
-class Memory(DueTimers, Protocol):
-    """What the redactor asks of the store."""
-
-    def listen(self, *topics: Topic) -> asyncio.Event: ...  # noqa: D102
     @property
-    def relations(self) -> Relations: ...  # noqa: D102
-    async def first_due(self) -> Millis | None: ...  # noqa: D102
-    async def overdue(self, now: Millis) -> int: ...  # noqa: D102
-    async def next_due(self, after: Millis, rooms: Collection[int]) -> Millis | None: ...  # noqa: D102
-    async def sent(self, timer: Timer, now: Millis, check_at: Millis) -> None: ...  # noqa: D102
-    async def unsent(self, timer: Timer, at: Millis) -> None: ...  # noqa: D102
-    async def postpone(self, timer: Timer, until: Millis) -> None: ...  # noqa: D102
-    async def refused(self, timer: Timer, until: Millis, older_than: Millis) -> None: ...  # noqa: D102
-    async def drop(self, timer: Timer) -> None: ...  # noqa: D102
-    async def ask_review(self, room_id: RoomID) -> None: ...  # noqa: D102
+    def relations(self) -> RelationStore:
+        """What belongs to messages."""
 
 
 class Redactor:

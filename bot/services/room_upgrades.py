@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Collection
 from random import Random
 from typing import Final, Protocol
 
@@ -21,7 +19,8 @@ from bot.core.outcomes import (
     Unreachable,
 )
 from bot.core.policy import Room, policy_content, read_setting
-from bot.core.ports import Membership, PolicyWriting, RoomState
+from bot.core.ports.homeserver import Membership, PolicyWriting, RoomState
+from bot.core.ports.rooms import Digests, RoomStore, SuccessorStore, Wakeups
 from bot.core.power_levels import Power
 from bot.core.retry import POSTPONE_CEILING
 from bot.core.successors import Stage, Successor, goes_along, predecessor, replacement
@@ -44,34 +43,12 @@ class Homeserver(RoomState, Membership, PolicyWriting, Protocol):
     """What this service asks of the homeserver."""
 
 
-class Successors(Protocol):
-    """What this service asks of the store for successors."""
-
-    async def is_known(self, room_id: RoomID, predecessor: RoomID) -> bool: ...  # noqa: D102
-    async def claim(self, found: Successor, *said: Outgoing, now: Millis) -> None: ...  # noqa: D102
-    async def next(self, busy: Collection[RoomID] = ()) -> Successor | None: ...  # noqa: D102
-    async def of(self, room_id: RoomID) -> list[Successor]: ...  # noqa: D102
-    async def follow(self, one: Successor) -> None: ...  # noqa: D102
-    async def move(  # noqa: D102
-        self,
-        one: Successor,
-        stage: Stage,
-        *said: Outgoing,
-        where: RoomID,
-        needs_announced: bool = False,
-    ) -> None: ...
-    async def later(self, one: Successor, until: Millis) -> None: ...  # noqa: D102
-    async def look_again(self, room_id: RoomID) -> bool: ...  # noqa: D102
-
-
-class Memory(Protocol):
+class Memory(Wakeups, Digests, RoomStore, Protocol):
     """What this service asks of the store."""
 
-    def listen(self, *topics: Topic) -> asyncio.Event: ...  # noqa: D102
     @property
-    def successors(self) -> Successors: ...  # noqa: D102
-    def digest(self, text: str) -> str: ...  # noqa: D102
-    async def room(self, room_id: RoomID) -> Room | None: ...  # noqa: D102
+    def successors(self) -> SuccessorStore:
+        """Rooms that replace others."""
 
 
 class Admission(Protocol):

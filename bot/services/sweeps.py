@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Final, Protocol
@@ -14,13 +13,14 @@ from bot.core.events import is_own_join
 from bot.core.lifetimes import LifetimeLimits
 from bot.core.outcome_text import describe
 from bot.core.outcomes import Forbidden, NotFound, Outcome, OutcomeError, Refused
-from bot.core.policy import NewTimer
 from bot.core.policy_backward import PolicyBackward
-from bot.core.ports import History
+from bot.core.ports.homeserver import History
+from bot.core.ports.reading import SweepStore
+from bot.core.ports.rooms import ReviewStore, Wakeups
 from bot.core.retry import POSTPONE_CEILING
-from bot.core.timeline import MediaReference, RedactedEvent, Sweep
+from bot.core.timeline import RedactedEvent, Sweep
 from bot.core.topics import Topic
-from bot.core.types import Event, Millis, RoomID
+from bot.core.types import Event, Millis
 from bot.services.clock import Clock
 from bot.services.event_reader import EventReader
 from bot.services.history_pages import AWAY, HistoryPages
@@ -46,36 +46,12 @@ from others a hundred events at a time, in the background, because somebody has 
 that was away, not before it is known to be back."""
 
 
-class Sweeps(Protocol):
-    """What the sweeper asks of the store for sweeps."""
+class Memory(Wakeups, ReviewStore, Protocol):
+    """What this service asks of the store."""
 
-    async def next(self, busy: Collection[RoomID] = ()) -> Sweep | None: ...  # noqa: D102
-    async def read_on(  # noqa: D102
-        self,
-        sweep: Sweep,
-        new_timers: list[NewTimer],
-        files: list[MediaReference],
-        now: Millis,
-        *,
-        token: str | None,
-        way: PolicyBackward,
-        events: int,
-    ) -> int: ...
-    async def again(self, sweep: Sweep, at: Millis) -> None: ...  # noqa: D102
-    async def later(  # noqa: D102
-        self, sweep: Sweep, until: Millis, *, size: int | None = None, counts: bool = True
-    ) -> None: ...
-    async def end(self, sweep: Sweep) -> None: ...  # noqa: D102
-    async def give_up(self, sweep: Sweep) -> None: ...  # noqa: D102
-
-
-class Memory(Protocol):
-    """What the sweeper asks of the store."""
-
-    def listen(self, *topics: Topic) -> asyncio.Event: ...  # noqa: D102
     @property
-    def sweeps(self) -> Sweeps: ...  # noqa: D102
-    async def ask_review(self, room_id: RoomID) -> None: ...  # noqa: D102
+    def sweeps(self) -> SweepStore:
+        """Rooms that are read backwards."""
 
 
 @dataclass(slots=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
 from random import Random
 from typing import Final, Protocol
 
@@ -20,12 +19,13 @@ from bot.core.missing_events import gap_before, since_arrival, sweep_of
 from bot.core.outcome_text import Reasons
 from bot.core.outcomes import Failed, OutcomeError, RateLimited, Unreachable
 from bot.core.policy import Room
-from bot.core.ports import RoomState, SyncStream
+from bot.core.ports.homeserver import RoomState, SyncStream
+from bot.core.ports.rooms import RoomStore
 from bot.core.retry import PAUSE_CEILING, backoff
 from bot.core.sync_batch import RoomBatch, SyncBatch
 from bot.core.sync_token import SyncRestart, went_back
 from bot.core.timeline import Change, Encrypted, Item, RoomUpdate, is_state
-from bot.core.types import Millis, RoomID
+from bot.core.types import Millis
 from bot.services.clock import Clock
 from bot.services.event_reader import ASK_WITHIN, EventReader
 from bot.services.missing_state import MissingState
@@ -44,21 +44,13 @@ class Homeserver(SyncStream, RoomState, Protocol):
     """What this service asks of the homeserver."""
 
 
-class Memory(Protocol):
-    """What this service asks of the store."""
-
-    async def position(self) -> tuple[str | None, Millis]: ...  # noqa: D102
-    async def rooms_of(self, room_ids: Sequence[RoomID]) -> dict[RoomID, Room]: ...  # noqa: D102
-    async def rooms(self) -> list[Room]: ...  # noqa: D102
-
-
 class Sync:
     """Reads on, for ever. Nothing is acknowledged to the homeserver before it is stored."""
 
     def __init__(
         self,
         homeserver: Homeserver,
-        memory: Memory,
+        memory: RoomStore,
         timeline: Timeline,
         reader: EventReader,
         clock: Clock,

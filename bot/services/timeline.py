@@ -26,7 +26,7 @@ from bot.core.missing_events import gap_after
 from bot.core.outbox import Outgoing, Welcome
 from bot.core.policy import RoomState
 from bot.core.policy_forward import decide, overtaken
-from bot.core.rows import Rows
+from bot.core.ports.rows import Rows
 from bot.core.timeline import Change, Item, MediaReference, Message, RoomUpdate, Undecryptable
 from bot.core.types import Millis, RoomID, UserID
 

