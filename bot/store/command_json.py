@@ -16,7 +16,7 @@ def dump_command(command: Command | UndecidedCommand) -> dict[str, Any]:
     """Return a command as JSON."""
     data = asdict(command)
     if isinstance(command, UndecidedCommand):
-        data["right"] = command.right.value
+        data["right"] = command.right.name
         data["request"] = dump_effect(command.request)
     else:
         data["effect"] = dump_effect(command.effect)
@@ -30,7 +30,7 @@ def load_command(data: dict[str, Any]) -> Command:
 
 def load_undecided(data: dict[str, Any]) -> UndecidedCommand:
     """Return a command that was not authorized yet. Raises `UnreadableRowError`."""
-    request, right = load_request(data["request"]), Right(data["right"])
+    request, right = load_request(data["request"]), Right[data["right"]]
     return UndecidedCommand(**data | {"request": request, "right": right})
 
 

@@ -73,7 +73,7 @@ class Commands:
             digest=row[4],
             event_id=EventID(row[5]),
             sender=UserID(row[6]),
-            right=Right(row[7]),
+            right=Right[row[7]],
             request=load_request(json.loads(row[8])),
             sent=row[9],
             read_at=row[10],
@@ -95,9 +95,8 @@ class Commands:
         """The room's state says what was commanded, by the event with this digest: now say so.
 
         Empty: no event needs to say it. `notice` takes the place of `entry`. Until that event has
-        come with the timeline, nobody who
-        walks back knows since when it holds. Nothing happens if a later command has taken the
-        entry's place.
+        come with the timeline, nobody who walks back knows since when it holds. Nothing happens if
+        a later command has taken the entry's place.
         """
         async with self._db.transaction() as db:
             row = await db.one(UNWRITTEN, entry.id)
@@ -137,6 +136,6 @@ async def remember_pending_commands(
             answer = RightUnknown(sender=one.sender)
             await enqueue(db, row, [Outgoing(key=one.digest, content=answer, thread=one.thread)])
             continue
-        asked = (one.right.value, json.dumps(dump_effect(one.request)))
+        asked = (one.right.name, json.dumps(dump_effect(one.request)))
         values = (row, one.digest, one.event_id, one.sender, *asked, one.sent, one.read_at)
         await db.rows(WAIT, *values, one.device_id, one.device_key, one.thread, state.revision)
