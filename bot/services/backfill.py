@@ -38,7 +38,7 @@ SLOW: Final = 5
 """Pages asked for at once; they are large, and those of slow rooms mostly wait."""
 
 
-class Memory(Wakeups, RoomStore, ReviewStore, Protocol):
+class BackfillStore(Wakeups, RoomStore, ReviewStore, Protocol):
     """What this service asks of the store."""
 
     @property
@@ -70,7 +70,7 @@ class Backfill:
     def __init__(
         self,
         homeserver: History,
-        memory: Memory,
+        store: BackfillStore,
         timeline: Timeline,
         reader: EventReader,
         clock: Clock,
@@ -78,12 +78,12 @@ class Backfill:
         random: Random,
     ) -> None:
         self._homeserver = homeserver
-        self._memory = memory
+        self._store = store
         self._timeline = timeline
         self._reader = reader
         self._clock = clock
         self._pages = HistoryPages(homeserver, clock, random=random)
-        self._wake = memory.listen(Topic.GAPS, Topic.ACCESS)
+        self._wake = store.listen(Topic.GAPS, Topic.ACCESS)
 
     async def run(self) -> None:
         """Read gaps until cancelled. Raises `TokenRejectedError`."""
@@ -112,11 +112,11 @@ class Backfill:
         await run_together(self._clock, self._wake, chunks, pages)
 
     async def _next(self, busy: Collection[RoomID]) -> Due | None:
-        found = await self._memory.gaps.next_gap(busy)
+        found = await self._store.gaps.next_gap(busy)
         return None if found is None else Due(gap=found[0], retry_at=found[1])
 
     async def _ready(self, busy: Collection[None]) -> Ready | None:
-        return Ready() if not busy and await self._memory.gaps.is_ready() else None
+        return Ready() if not busy and await self._store.gaps.is_ready() else None
 
     async def _take_over(self, _: object) -> None:
         """Give timers to some of what was read of rooms without a gap left."""
@@ -131,11 +131,11 @@ class Backfill:
     async def read(self, gap: Gap) -> str | None:
         """Read one page of a gap and remember it; return why it is put off, if it is."""
         if (until := self._pages.away_until) is not None:
-            await self._memory.gaps.later(gap, until, counts=False)
+            await self._store.gaps.later(gap, until, counts=False)
             return AWAY
         try:
             events, token = await self._homeserver.page_back(gap.room_id, gap.token, gap.size)
-            room = await self._memory.room(gap.room_id)
+            room = await self._store.room(gap.room_id)
             fresh, reached = self._until_known(events, gap)
             items = await self._reader.items(
                 gap.room_id,
@@ -152,7 +152,7 @@ class Backfill:
         done = reached or token is None or token == gap.token
         log.info("read %d events of a gap%s", len(fresh), "" if done else ", more to come")
         now = self._clock.now()
-        await self._memory.gaps.read_on(gap, items, token or gap.token, now, done=done)
+        await self._store.gaps.read_on(gap, items, token or gap.token, now, done=done)
         return None
 
     def _until_known(self, events: list[Event], gap: Gap) -> tuple[list[Event], bool]:
@@ -186,14 +186,14 @@ class Backfill:
     async def _put_off(self, gap: Gap, outcome: Outcome) -> str:
         """Put the page off, or give the gap up; return why."""
         if isinstance(outcome, Forbidden | NotFound):
-            await self._memory.ask_review(gap.room_id)
+            await self._store.ask_review(gap.room_id)
         again = await self._pages.again(outcome, attempts=gap.attempts, size=gap.size)
         tries = TRIES_IF_HOPELESS if gap.another_given_up else TRIES
         if again.counts and gap.attempts >= tries:
             # What was said since waits behind the gap, and may not wait for ever.
             log.error("a gap cannot be read: messages in it stay until the room can be swept")
-            await self._memory.gaps.give_up(gap, self._clock.now())
+            await self._store.gaps.give_up(gap, self._clock.now())
         else:
             size, counts = again.size, again.counts
-            await self._memory.gaps.later(gap, again.at, size=size, counts=counts)
+            await self._store.gaps.later(gap, again.at, size=size, counts=counts)
         return describe(outcome) if again.counts else AWAY

@@ -19,7 +19,7 @@ NOTICED: Final[Millis] = 2_000
 """Clocks are corrected by less all the time, and nobody notices."""
 
 
-class Memory(Wakeups, ClockStore, Protocol):
+class WatchStore(Wakeups, ClockStore, Protocol):
     """What this service asks of the store."""
 
 
@@ -31,16 +31,16 @@ class ClockWatch:
     the messages of a machine that stood still did get old.
     """
 
-    def __init__(self, clock: Clock, memory: Memory) -> None:
+    def __init__(self, clock: Clock, store: WatchStore) -> None:
         self._clock = clock
-        self._memory = memory
+        self._store = store
         self._wall = clock.now()
         self._elapsed = clock.elapsed()
         self._mark: int | None = None
         """The last timer that the clock before this one may have made."""
         self._seen = 0
         """The last timer that there was at the last look."""
-        self._wake = memory.listen(Topic.TIMERS)
+        self._wake = store.listen(Topic.TIMERS)
 
     async def run(self) -> None:
         """Look at the clocks until cancelled: whenever something was read, and now and then."""
@@ -53,7 +53,7 @@ class ClockWatch:
         """Mend what there is to mend, if the clock was set since the last look."""
         wall, elapsed = self._clock.now(), self._clock.elapsed()
         jump = (wall - self._wall) - (elapsed - self._elapsed)
-        latest = self._memory.latest_timer
+        latest = self._store.latest_timer
         if self._mark is None:  # the first look: what is older was made by another process
             self._mark = self._seen = latest
         if jump >= NOTICED:
@@ -62,10 +62,10 @@ class ClockWatch:
         elif jump <= -NOTICED:
             log.warning("the clock was set back by %s", _length(-jump))
             # What came since the last look was made by the new clock.
-            await self._memory.clock_set_back(-jump, wall, after=self._mark, upto=self._seen)
+            await self._store.clock_set_back(-jump, wall, after=self._mark, upto=self._seen)
         self._wall, self._elapsed, self._seen = wall, elapsed, latest
         if abs(jump) >= NOTICED:
-            self._memory.publish(Topic.CLOCK)
+            self._store.publish(Topic.CLOCK)
 
 
 def _length(jump: Millis) -> str:

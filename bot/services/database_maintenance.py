@@ -18,7 +18,7 @@ WHILE_BUSY: Final[Millis] = 5 * 60_000
 meanwhile, the next one finds: nothing stays for more than ten minutes."""
 
 
-class Memory(Wakeups, TimerStore, LeftRoomStore, Disk, Protocol):
+class MaintenanceStore(Wakeups, TimerStore, LeftRoomStore, Disk, Protocol):
     """What this service asks of the store."""
 
     @property
@@ -29,31 +29,31 @@ class Memory(Wakeups, TimerStore, LeftRoomStore, Disk, Protocol):
 class DatabaseMaintenance:
     """Does what would take too long at once: in rooms that were left, and where much is due."""
 
-    def __init__(self, memory: Memory, clock: Clock) -> None:
-        self._memory = memory
+    def __init__(self, store: MaintenanceStore, clock: Clock) -> None:
+        self._store = store
         self._clock = clock
-        self._wake = memory.listen(Topic.ACCESS, Topic.RELATED)
+        self._wake = store.listen(Topic.ACCESS, Topic.RELATED)
 
     async def run(self) -> None:
         """Keep order until cancelled."""
         while True:
             self._wake.clear()
-            for portion in (self._memory.relations.make_due, self._memory.put_in_order):
+            for portion in (self._store.relations.make_due, self._store.put_in_order):
                 while await portion():
                     pass  # who waits for the database has a turn between
-            while await self._memory.delete_expired_room(self._clock.now()):
+            while await self._store.delete_expired_room(self._clock.now()):
                 pass
-            await self._clock.wait(self._wake, await self._memory.next_expiry())
+            await self._clock.wait(self._wake, await self._store.next_expiry())
 
 
-async def keep_wiping(memory: Memory, clock: Clock) -> None:
+async def keep_wiping(store: MaintenanceStore, clock: Clock) -> None:
     """Wipe from the disk what was deleted: soon when nothing is left to do, else now and then."""
     never = asyncio.Event()
     last = clock.elapsed()
-    await memory.look_through()
+    await store.look_through()
     while True:
         await clock.wait(never, clock.now() + WIPE_EVERY)
-        busy = await memory.any_timer()
+        busy = await store.any_timer()
         if not busy or clock.elapsed() - last >= WHILE_BUSY:
-            await memory.wipe()
+            await store.wipe()
             last = clock.elapsed()

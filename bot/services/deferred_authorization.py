@@ -29,7 +29,7 @@ WAIT_FOR: Final[Millis] = 3_600_000
 """How long a command waits; then its sender is told, and may say it again."""
 
 
-class Memory(Wakeups, PendingCommandStore, Protocol):
+class DeferredAuthorizationStore(Wakeups, PendingCommandStore, Protocol):
     """What this service asks of the store."""
 
 
@@ -38,26 +38,26 @@ class DeferredAuthorization:
 
     def __init__(
         self,
-        memory: Memory,
+        store: DeferredAuthorizationStore,
         timeline: Timeline,
         authorizer: Authorizer,
         clock: Clock,
         *,
         random: Random,
     ) -> None:
-        self._memory = memory
+        self._store = store
         self._timeline = timeline
         self._authorizer = authorizer
         self._clock = clock
         self._random = random
-        self._wake = memory.listen(Topic.COMMANDS, Topic.GAPS)
+        self._wake = store.listen(Topic.COMMANDS, Topic.GAPS)
 
     async def run(self) -> None:
         """Decide until cancelled. Raises `TokenRejectedError`."""
         await Worker(
             self._clock,
             self._wake,
-            self._memory.next_pending_command,
+            self._store.next_pending_command,
             self.decide,
             lane=room_of,
             put_off=self._put_off,
@@ -84,7 +84,7 @@ class DeferredAuthorization:
         if passes(outcome) and now < pending.command.read_at + WAIT_FOR:
             chance = self._random.random()
             wait = retry_in(outcome, pending.attempts, chance=chance, ceiling=CEILING)
-            await self._memory.pending_command_later(pending, now + wait)
+            await self._store.pending_command_later(pending, now + wait)
             return describe(outcome)
         log.warning("a command is given up: nobody says who may do what in its room")
         await self._timeline.command_decided(pending, undecidable(pending.command), now)

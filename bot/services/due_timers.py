@@ -16,7 +16,7 @@ DEEP: Final = 8
 
 
 async def next_timers(
-    memory: DueTimers, now: Millis, last: int, vacancy: Vacancy, *, backlog: bool
+    store: DueTimers, now: Millis, last: int, vacancy: Vacancy, *, backlog: bool
 ) -> AsyncIterator[list[Timer]]:
     """Give timers that may go now, in the order in which they should, some rooms at a time.
 
@@ -27,10 +27,10 @@ async def next_timers(
     # In those where something is at work, there may be nothing else.
     most = vacancy.space + len(vacancy.busy)
     while vacancy.space > 0:
-        found = await memory.rooms_due(now, last, most, backlog=backlog)
+        found = await store.rooms_due(now, last, most, backlog=backlog)
         rooms = [room for room in found if room not in seen]
         if rooms:
-            ready = await _ready(memory, now, rooms, vacancy, backlog=backlog)
+            ready = await _ready(store, now, rooms, vacancy, backlog=backlog)
             yield in_turns(ready, last, now)
         if len(found) < most:
             return
@@ -39,14 +39,14 @@ async def next_timers(
 
 
 async def _ready(
-    memory: DueTimers, now: Millis, rooms: list[int], vacancy: Vacancy, *, backlog: bool
+    store: DueTimers, now: Millis, rooms: list[int], vacancy: Vacancy, *, backlog: bool
 ) -> list[Candidate]:
     """Return timers of these rooms that may go. Each room has one that is not at work, if any."""
     ready: list[Candidate] = []
     few = share(vacancy, rooms)
     while rooms:
-        candidates = await memory.due(now, rooms, few, backlog=backlog)
-        found = await _go_first(memory, now, candidates, few)
+        candidates = await store.due(now, rooms, few, backlog=backlog)
+        found = await _go_first(store, now, candidates, few)
         ready += found
         served = {one.timer.room for one in found if one.timer.id not in vacancy.busy}
         looked_at = Counter(one.timer.room for one in candidates)
@@ -57,7 +57,7 @@ async def _ready(
 
 
 async def _go_first(
-    memory: DueTimers, now: Millis, candidates: list[Candidate], few: int
+    store: DueTimers, now: Millis, candidates: list[Candidate], few: int
 ) -> list[Candidate]:
     """Return those that may go, and in the place of others what belongs to them and goes first."""
     ready, held = split(candidates, now)
@@ -65,7 +65,7 @@ async def _go_first(
     for _ in range(DEEP):
         if not held:
             break
-        children = await memory.children_due(now, [one.timer.id for one in held], few)
+        children = await store.children_due(now, [one.timer.id for one in held], few)
         children = [one for one in children if one.timer.id not in known]
         known.update(one.timer.id for one in children)
         more, held = split(children, now)

@@ -26,25 +26,25 @@ LOOK_AGAIN: Final[Millis] = HOUR
 """When to ask again who is in the room, if that could not be told or somebody is invited."""
 
 
-class Memory(Wakeups, ReviewStore, Protocol):
+class EmptyRoomsStore(Wakeups, ReviewStore, Protocol):
     """What this service asks of the store."""
 
 
 class EmptyRooms:
     """Looks at rooms in which the bot may be alone. A room that it leaves is forgotten."""
 
-    def __init__(self, homeserver: Membership, memory: Memory, clock: Clock) -> None:
+    def __init__(self, homeserver: Membership, store: EmptyRoomsStore, clock: Clock) -> None:
         self._homeserver = homeserver
-        self._memory = memory
+        self._store = store
         self._clock = clock
-        self._wake = memory.listen(Topic.MEMBERS)
+        self._wake = store.listen(Topic.MEMBERS)
 
     async def run(self) -> None:
         """Look until cancelled. Raises `TokenRejectedError`."""
         await Worker(
             self._clock,
             self._wake,
-            self._memory.next_alone,
+            self._store.next_alone,
             self.look,
             lane=room_of,
             put_off=self._put_off,
@@ -55,12 +55,12 @@ class EmptyRooms:
     async def look(self, one: Review) -> None:
         """Leave the room if the bot is alone there for certain, and has nothing to do."""
         room_id = one.room_id
-        if await self._memory.has_work(room_id):
+        if await self._store.has_work(room_id):
             await self._later(room_id, LOOK_AT_WORK)
             return
         present, invited = await self._homeserver.others(room_id)
         if present:
-            await self._memory.look_for_others(room_id, None)
+            await self._store.look_for_others(room_id, None)
         elif invited:
             await self._later(room_id, LOOK_AGAIN)
         else:
@@ -72,9 +72,9 @@ class EmptyRooms:
     async def _put_off(self, one: Review, outcome: Outcome) -> str:
         """A list that cannot be read is no reason to leave."""
         if isinstance(outcome, Forbidden | NotFound):
-            await self._memory.ask_review(one.room_id)
+            await self._store.ask_review(one.room_id)
         await self._later(one.room_id, LOOK_AGAIN)
         return describe(outcome)
 
     async def _later(self, room_id: RoomID, wait: Millis) -> None:
-        await self._memory.look_for_others(room_id, self._clock.now() + wait)
+        await self._store.look_for_others(room_id, self._clock.now() + wait)

@@ -33,7 +33,7 @@ SLOW: Final = 16
 """Tries at once that take long: more than one server may have."""
 
 
-class Memory(Wakeups, Digests, Protocol):
+class AdmissionStore(Wakeups, Digests, Protocol):
     """What this service asks of the store."""
 
     @property
@@ -47,15 +47,15 @@ class Invitations:
     def __init__(
         self,
         homeserver: Membership,
-        memory: Memory,
+        store: AdmissionStore,
         clock: Clock,
         *,
         invite_policy: InvitePolicy,
         random: Random,
     ) -> None:
         self._homeserver = homeserver
-        self._memory = memory
-        self._waiting = memory.invitations
+        self._store = store
+        self._waiting = store.invitations
         self._clock = clock
         self._invite_policy = invite_policy
         self._random = random
@@ -66,7 +66,7 @@ class Invitations:
         self._failures = 0
         """Requests in a row that the homeserver did not answer."""
         self._paused_until: Millis = 0
-        self._wake = memory.listen(Topic.INVITATIONS)
+        self._wake = store.listen(Topic.INVITATIONS)
 
     async def run(self) -> None:
         """Answer invitations until cancelled. Raises `TokenRejectedError`."""
@@ -143,7 +143,7 @@ class Invitations:
         most, now = self._invite_policy.rooms_per_inviter, self._clock.now()
         if most is None:
             return True
-        held = await self._waiting.held_for(inviter, self._memory.digest(inviter))
+        held = await self._waiting.held_for(inviter, self._store.digest(inviter))
         if held < most:
             return True
         if self._told.begins(str(inviter), room_id, now):

@@ -27,7 +27,7 @@ SWEEP_EVERY: Final[Millis] = 3_600_000
 SCRUB_EVERY: Final[Millis] = 60_000
 
 
-class Memory(Wakeups, RoomStore, Protocol):
+class KeyExpiryStore(Wakeups, RoomStore, Protocol):
     """What this service asks of the store."""
 
     @property
@@ -41,23 +41,23 @@ class KeyExpiry:
     def __init__(
         self,
         crypto: KeyRing,
-        memory: Memory,
+        store: KeyExpiryStore,
         clock: Clock,
         *,
         grace: Millis,
         limits: LifetimeLimits,
     ) -> None:
         self._crypto = crypto
-        self._memory = memory
-        self._keys = memory.keys
+        self._store = store
+        self._keys = store.keys
         self._clock = clock
         self._grace = grace
         self._limits = limits
         self._swept_at: Millis = 0
         self._scrubbed_at: Millis = 0
         self._dirty = False
-        self._wake = memory.listen(Topic.KEY_USES)
-        self._clock_set = memory.listen(Topic.CLOCK)
+        self._wake = store.listen(Topic.KEY_USES)
+        self._clock_set = store.listen(Topic.CLOCK)
 
     async def run(self) -> None:
         """Take keys away until cancelled."""
@@ -95,7 +95,7 @@ class KeyExpiry:
         self._swept_at = now
         sessions = self._crypto.sessions
         used = await self._keys.last_used(list(sessions), now)
-        rooms = await self._memory.rooms()
+        rooms = await self._store.rooms()
         lifetimes = {room.room_id: lifetime(room.setting, self._limits) or 0 for room in rooms}
         unused = [
             session

@@ -44,7 +44,7 @@ ASKED_TO_REPEAT: Final = 5
 """Messages without a key of which one sender is told in an hour; anybody can make any number."""
 
 
-class Memory(Wakeups, Protocol):
+class LateKeysStore(Wakeups, Protocol):
     """What this service asks of the store."""
 
     @property
@@ -72,13 +72,13 @@ class LateKeys:
     def __init__(
         self,
         homeserver: RoomKeys,
-        memory: Memory,
+        store: LateKeysStore,
         timeline: Timeline,
         reader: EventReader,
         clock: Clock,
     ) -> None:
         self._homeserver = homeserver
-        self._memory = memory
+        self._store = store
         self._timeline = timeline
         self._reader = reader
         self._clock = clock
@@ -90,7 +90,7 @@ class LateKeys:
         self._threads: dict[tuple[str, str], EventID] = {}
         """Where to answer to a message whose key was asked for, if that is in a thread."""
         self._told = RateLimit(ASKED_TO_REPEAT, HOUR)
-        self._wake = memory.listen(Topic.UNDECRYPTABLE, Topic.ROOM_KEYS, Topic.GAPS)
+        self._wake = store.listen(Topic.UNDECRYPTABLE, Topic.ROOM_KEYS, Topic.GAPS)
 
     async def run(self) -> None:
         """Wait for keys until cancelled. Raises `TokenRejectedError`."""
@@ -111,7 +111,7 @@ class LateKeys:
         """Return what is to be gone through first, not of `busy` rooms, and when, keys or not."""
         for room_id in self._due.keys() - set(busy):
             return self._due.pop(room_id)
-        waiting, turns = await self._memory.keys.waiting(), dict[RoomID, Turn]()
+        waiting, turns = await self._store.keys.waiting(), dict[RoomID, Turn]()
         now = self._clock.now()
         for room_id, undecryptable, was_asked in waiting:
             if room_id in busy:
@@ -191,7 +191,7 @@ class LateKeys:
             if _key_of(undecryptable) not in asked:
                 asked.add(_key_of(undecryptable))
                 await self._ask(room_id, undecryptable)
-            await self._memory.keys.key_requested(room_id, undecryptable.event_id)
+            await self._store.keys.key_requested(room_id, undecryptable.event_id)
 
     async def _once_more(self, room_id: RoomID, undecryptable: Undecryptable) -> None:
         """Ask a second time for a key that does not come."""

@@ -47,7 +47,7 @@ UNKNOWN: Final = (
 )
 
 
-class Memory(Wakeups, Digests, MediaStore, Protocol):
+class MediaDeletionStore(Wakeups, Digests, MediaStore, Protocol):
     """What this service asks of the store."""
 
 
@@ -71,13 +71,18 @@ class MediaDeletion:
     """
 
     def __init__(
-        self, homeserver: MediaRepository, memory: Memory, clock: Clock, *, random: Random
+        self,
+        homeserver: MediaRepository,
+        store: MediaDeletionStore,
+        clock: Clock,
+        *,
+        random: Random,
     ) -> None:
         self._homeserver = homeserver
-        self._memory = memory
+        self._store = store
         self._clock = clock
         self._random = random
-        self._wake = memory.listen(Topic.MEDIA)
+        self._wake = store.listen(Topic.MEDIA)
         self.trouble = ""
         """Why no file can be deleted, when that is up to the operator."""
         self._paused_until: Millis = 0
@@ -109,14 +114,14 @@ class MediaDeletion:
 
     async def _next(self, busy: Collection[str]) -> UnusedMedia | None:
         """Return the file to be deleted next, and not before the pause is over."""
-        file = await self._memory.next_media(busy)
+        file = await self._store.next_media(busy)
         return file and replace(file, retry_at=max(file.retry_at, self._paused_until))
 
     async def _see_to(self, file: UnusedMedia) -> str | None:
         """Bring one file as far as it goes; return why it is put off, if it is."""
         outcome = await self._ask(lambda: self._delete(file))
         if isinstance(outcome, Done | NotFound):
-            await self._memory.media_done(file)
+            await self._store.media_done(file)
         else:
             # Should it be this file that is never answered, others come first.
             await self._put_off(file, outcome)
@@ -127,13 +132,13 @@ class MediaDeletion:
 
     async def _put_off(self, file: UnusedMedia, outcome: Outcome) -> str:
         wait = backoff(file.attempts, ceiling=POSTPONE_CEILING, chance=self._random.random())
-        await self._memory.media_later(file, self._clock.now() + wait)
+        await self._store.media_later(file, self._clock.now() + wait)
         return describe(outcome)
 
     async def _delete(self, file: UnusedMedia) -> Outcome:
         """Delete a file if it is its sender's own; `Done` when there is no more to do."""
         uploader = await self._homeserver.uploader(file.media_id)
-        if uploader is None or self._memory.digest(uploader) not in file.owners:
+        if uploader is None or self._store.digest(uploader) not in file.owners:
             self._kept += 1
             return Done()
         outcome = await self._homeserver.delete(file.media_id)

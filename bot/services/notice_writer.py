@@ -46,7 +46,7 @@ from bot.core.types import RoomID, UserID
 from bot.services.clock import Clock
 
 
-class Memory(TimerStore, ReviewStore, Protocol):
+class NoticeStore(TimerStore, ReviewStore, Protocol):
     """What this service asks of the store."""
 
     @property
@@ -69,7 +69,7 @@ class NoticeWriter:
     def __init__(
         self,
         homeserver: RoomRights,
-        memory: Memory,
+        store: NoticeStore,
         clock: Clock,
         *,
         prefix: str,
@@ -79,7 +79,7 @@ class NoticeWriter:
         load: Load | None = None,
     ) -> None:
         self._homeserver = homeserver
-        self._memory = memory
+        self._store = store
         self._clock = clock
         self._prefix = prefix
         self._limits = limits
@@ -179,17 +179,17 @@ class NoticeWriter:
         )
 
     async def _pending(self, room: Room) -> int:
-        return (await self._memory.pending(room.room_id))[0]
+        return (await self._store.pending(room.room_id))[0]
 
     async def _status(self, room: Room) -> str:
-        pending, due = await self._memory.pending(room.room_id)
+        pending, due = await self._store.pending(room.room_id)
         return status.status(
             lifetime(room.setting, self._limits),
             pending=pending,
             next_in=None if due is None else due - self._clock.now(),
             permission=await self._permission(room.room_id),
-            reading=await self._memory.gaps.has_gap(room.room_id),
-            refused=(await self._memory.refusals(room.room_id))[0],
+            reading=await self._store.gaps.has_gap(room.room_id),
+            refused=(await self._store.refusals(room.room_id))[0],
             trouble="" if self._identity is None else self._identity.trouble,
             files=self._told_of_files(),
             slow=self._told_of_limit(),

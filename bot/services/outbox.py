@@ -31,9 +31,8 @@ from bot.core.retry import POSTPONE_CEILING, backoff, nobody_answered, retry_in
 from bot.core.timeline import is_gone
 from bot.core.topics import Topic
 from bot.core.types import Event, Millis, RoomID
-from bot.services import notice_writer
 from bot.services.clock import Clock
-from bot.services.notice_writer import Identity, NoticeWriter
+from bot.services.notice_writer import Identity, NoticeStore, NoticeWriter
 from bot.services.worker import Worker, room_of, run_together
 
 log = logging.getLogger(__name__)
@@ -51,8 +50,8 @@ class Homeserver(RoomState, Speech, Protocol):
     """What this service asks of the homeserver."""
 
 
-class Memory(
-    notice_writer.Memory,
+class DeliveryStore(
+    NoticeStore,
     Wakeups,
     Digests,
     OutboxStore,
@@ -80,7 +79,7 @@ class OutboxDelivery:
     def __init__(
         self,
         homeserver: Homeserver,
-        memory: Memory,
+        store: DeliveryStore,
         clock: Clock,
         *,
         prefix: str,
@@ -91,11 +90,11 @@ class OutboxDelivery:
         load: Load | None = None,
     ) -> None:
         self._homeserver = homeserver
-        self._memory = memory
+        self._store = store
         self._clock = clock
         self._notices = NoticeWriter(
             homeserver,
-            memory,
+            store,
             clock,
             prefix=prefix,
             limits=limits,
@@ -105,7 +104,7 @@ class OutboxDelivery:
         )
         self._limits = limits
         self._random = random
-        self._wake = memory.listen(Topic.OUTBOX)
+        self._wake = store.listen(Topic.OUTBOX)
 
     async def run(self) -> None:
         """Deliver until cancelled. Raises `TokenRejectedError`."""
@@ -117,7 +116,7 @@ class OutboxDelivery:
         return Worker(
             self._clock,
             self._wake,
-            partial(self._memory.next_to_deliver, setting=setting),
+            partial(self._store.next_to_deliver, setting=setting),
             self.deliver,
             lane=room_of,
             put_off=self._put_off,
@@ -127,7 +126,7 @@ class OutboxDelivery:
 
     async def deliver(self, entry: OutboxItem) -> str | None:
         """Deliver one entry, or give it up if that can never be, or put it off; return why."""
-        room = await self._memory.room(entry.room_id)
+        room = await self._store.room(entry.room_id)
         if room is None:
             return None
         try:
@@ -146,10 +145,10 @@ class OutboxDelivery:
         except Exception as error:  # noqa: BLE001 - it is on the disk, and would come again
             outcome = Failed(status=0, errcode=type(error).__name__)
         if isinstance(outcome, Done):
-            await self._memory.delivered(entry, self._clock.now())
+            await self._store.delivered(entry, self._clock.now())
         elif _passing(outcome, entry):
             wait = retry_in(outcome, entry.attempts, chance=self._random.random())
-            await self._memory.deliver_later(entry, self._clock.now() + wait)
+            await self._store.deliver_later(entry, self._clock.now() + wait)
             return describe(outcome)
         else:
             await self._give_up(entry, outcome)
@@ -166,14 +165,14 @@ class OutboxDelivery:
                 # The command counted from its own place; what the room's state says counts again.
                 key, thread = f"{entry.key}:no", entry.thread
                 outgoing = Outgoing(key=key, content=WriteRefused(), thread=thread)
-                await self._memory.take_back(entry, outgoing)
-        await self._memory.delivered(entry, self._clock.now())
+                await self._store.take_back(entry, outgoing)
+        await self._store.delivered(entry, self._clock.now())
 
     async def _put_off(self, entry: OutboxItem, outcome: Outcome) -> str:
         """It took too long, and would again: others of its kind get more turns meanwhile."""
         chance = self._random.random()
         wait = backoff(entry.attempts, ceiling=POSTPONE_CEILING, chance=chance)
-        await self._memory.deliver_later(entry, self._clock.now() + wait)
+        await self._store.deliver_later(entry, self._clock.now() + wait)
         return describe(outcome)
 
     async def _set(self, entry: OutboxItem, policy: SetPolicy, room: Room) -> None:
@@ -190,7 +189,7 @@ class OutboxDelivery:
         removed = is_gone(current or {}) and lifetime(room.state_setting, self._limits) is not None
         # What somebody has changed since may have come with the timeline already.
         if foreign or removed or not room.set_by_command:
-            await self._memory.take_back(entry, overtaken(entry.key, policy.sender, entry.thread))
+            await self._store.take_back(entry, overtaken(entry.key, policy.sender, entry.thread))
             return
         content = policy_content(wanted, policy.marks)
         same = there == wanted or (wanted == 0 and current is None and self._limits.default is None)
@@ -202,7 +201,7 @@ class OutboxDelivery:
                 raise OutcomeError(outcome)
             digest = self._digest(outcome.body)
         notice = Announce(setting=wanted, sender=policy.sender, was=policy.was)
-        await self._memory.written(entry, digest, notice)
+        await self._store.written(entry, digest, notice)
 
     async def _write_default(self, room: Room) -> Outcome:
         """Write into the room's state since when the operator's default holds: disks get lost."""
@@ -211,7 +210,7 @@ class OutboxDelivery:
         content = defaults_content(room.defaults)
         outcome = await self._homeserver.set_defaults(room.room_id, content)
         if isinstance(outcome, Done):
-            await self._memory.defaults_published(room.room_id, room.defaults)
+            await self._store.defaults_published(room.room_id, room.defaults)
         return outcome
 
     def _read(self, current: Event | None) -> tuple[int | None, str, str]:
@@ -223,14 +222,14 @@ class OutboxDelivery:
     def _digest(self, told: Event) -> str:
         """Return the digest of the event id that the homeserver tells; empty: it tells none."""
         event_id = told.get("event_id")
-        return self._memory.digest(event_id) if event_id and isinstance(event_id, str) else ""
+        return self._store.digest(event_id) if event_id and isinstance(event_id, str) else ""
 
     async def _send(self, entry: OutboxItem, notice: Notice, room: Room) -> Outcome:
         body = await self._notices.text(notice, room)
         if not body:
             return Done()
         content: dict[str, Any] = {"msgtype": "m.notice", "body": body, "m.mentions": {}}
-        txn = "say-" + self._memory.digest(f"{entry.room_id}\n{entry.key}")
+        txn = "say-" + self._store.digest(f"{entry.room_id}\n{entry.key}")
         say = partial(self._homeserver.say, room.room_id, encrypted=room.encrypted)
         if entry.thread:
             outcome = await say(content | in_thread(entry.thread), txn)

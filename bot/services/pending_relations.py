@@ -27,7 +27,7 @@ TRIES: Final = 5
 """How often a parent is asked about that the homeserver fails on."""
 
 
-class Memory(Wakeups, Protocol):
+class PendingRelationsStore(Wakeups, Protocol):
     """What this service asks of the store."""
 
     @property
@@ -41,23 +41,23 @@ class PendingRelations:
     def __init__(
         self,
         homeserver: Events,
-        memory: Memory,
+        store: PendingRelationsStore,
         clock: Clock,
         *,
         random: Random,
     ) -> None:
         self._homeserver = homeserver
-        self._memory = memory
+        self._store = store
         self._clock = clock
-        self._retry = retry(clock, random, memory.relations.later)
-        self._wake = memory.listen(Topic.RELATIONS)
+        self._retry = retry(clock, random, store.relations.later)
+        self._wake = store.listen(Topic.RELATIONS)
 
     async def run(self) -> None:
         """Ask until cancelled. Raises `TokenRejectedError`."""
         await Worker(
             self._clock,
             self._wake,
-            self._memory.relations.next_pending,
+            self._store.relations.next_pending,
             self.ask,
             lane=room_of,
             put_off=self._put_off,
@@ -72,13 +72,13 @@ class PendingRelations:
         """
         parent = await self._homeserver.event(relation.room_id, relation.parent)
         gone = parent is not None and is_gone(parent)
-        await self._memory.relations.answered(relation, self._clock.now(), gone=gone)
+        await self._store.relations.answered(relation, self._clock.now(), gone=gone)
 
     async def _put_off(self, relation: PendingRelation, outcome: Outcome) -> str | None:
         """Put the question off, or give it up: then the message stands on its own."""
         passing = nobody_answered(outcome)
         if not passing and (isinstance(outcome, Refused) or relation.attempts >= TRIES):
             log.warning("not known whether a message is gone (%s)", describe(outcome))
-            await self._memory.relations.answered(relation, self._clock.now(), gone=False)
+            await self._store.relations.answered(relation, self._clock.now(), gone=False)
             return None
         return await self._retry(relation, outcome)

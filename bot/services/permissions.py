@@ -37,7 +37,7 @@ class Homeserver(RoomState, Membership, Protocol):
     """What this service asks of the homeserver."""
 
 
-class Memory(Wakeups, RoomStore, ReviewStore, LeftRoomStore, TimerStore, Protocol):
+class PermissionsStore(Wakeups, RoomStore, ReviewStore, LeftRoomStore, TimerStore, Protocol):
     """What this service asks of the store."""
 
 
@@ -47,7 +47,7 @@ class Permissions:
     def __init__(
         self,
         homeserver: Homeserver,
-        memory: Memory,
+        store: PermissionsStore,
         clock: Clock,
         *,
         limits: LifetimeLimits,
@@ -56,14 +56,14 @@ class Permissions:
     ) -> None:
         """`follow` looks whether a room was replaced."""
         self._homeserver = homeserver
-        self._memory = memory
+        self._store = store
         self._clock = clock
         self._limits = limits
         self._retry = retry(clock, random, self._later)
         self._follow = follow
         self._missed: dict[RoomID, Millis] = {}
         """When a room that the bot knows was first missing among those that it is in."""
-        self._wake = memory.listen(Topic.REVIEWS)
+        self._wake = store.listen(Topic.REVIEWS)
 
     async def run(self) -> None:
         """Keep up until cancelled. Raises `TokenRejectedError`."""
@@ -71,7 +71,7 @@ class Permissions:
         await Worker(
             self._clock,
             self._wake,
-            self._memory.next_review,
+            self._store.next_review,
             lambda one: self.review(one.room_id),
             lane=room_of,
             put_off=self._retry,
@@ -81,7 +81,7 @@ class Permissions:
 
     async def _look_around(self) -> None:
         """Have rooms looked at that the bot may no longer be in: a deleted one says nothing."""
-        known = await self._memory.rooms()
+        known = await self._store.rooms()
         if not known:
             return
         try:
@@ -90,17 +90,17 @@ class Permissions:
             return  # each room is found out when its next timer is due
         for room in known:
             if room.room_id not in joined:
-                await self._memory.ask_review(room.room_id)
+                await self._store.ask_review(room.room_id)
 
     async def _later(self, one: Review, at: Millis) -> None:
-        await self._memory.review_later(one.room_id, at)
+        await self._store.review_later(one.room_id, at)
 
     async def review(self, room_id: RoomID) -> None:
         """Find out what the bot may do in a room, and say so when that changed.
 
         Raises `OutcomeError` when it cannot be told now.
         """
-        room = await self._memory.room(room_id)
+        room = await self._store.room(room_id)
         if room is None:
             return
         try:
@@ -112,12 +112,12 @@ class Permissions:
         if not await self._is_in(room):
             return  # a room that was left still shows its state
         suspended = not power.may_redact(self._homeserver.own_id)
-        refused, older_than = await self._memory.refusals(room_id)
+        refused, older_than = await self._store.refusals(room_id)
         stuck = room.refusal_notified if suspended else refused > 0
         outgoing = await self._news(room, power, suspended=suspended)
         if stuck and not room.refusal_notified:
             outgoing.append(self._stuck(older_than))
-        await self._memory.reviewed(
+        await self._store.reviewed(
             room_id,
             suspended=suspended,
             outgoing=outgoing,
@@ -131,14 +131,14 @@ class Permissions:
         try:
             await self._follow(room_id)
         except OutcomeError:
-            await self._memory.ask_review(room_id)
+            await self._store.ask_review(room_id)
             raise
 
     async def _news(self, room: Room, power: Power, *, suspended: bool) -> list[Outgoing]:
         """Return what to tell a room: each loss of power once, and each return."""
         if suspended == room.suspended or (suspended and room.just_joined):
             return []
-        pending, _ = await self._memory.pending(room.room_id)
+        pending, _ = await self._store.pending(room.room_id)
         if lifetime(room.setting, self._limits) is None and pending == 0:
             return []  # there is nothing to remove here, so nothing is paused
         kind = "suspended" if suspended else "resumed"
@@ -173,11 +173,11 @@ class Permissions:
             self._missed.pop(room.room_id)
             await self._forget(room.room_id)
         else:
-            await self._memory.review_later(room.room_id, self._clock.now() + LOOK_TWICE)
+            await self._store.review_later(room.room_id, self._clock.now() + LOOK_TWICE)
         return False
 
     async def _forget(self, room_id: RoomID) -> None:
         """A room that was deleted answers as one that banned the bot and may ask it back."""
-        lost = await self._memory.forget(room_id, self._clock.now())
+        lost = await self._store.forget(room_id, self._clock.now())
         log.warning("no longer in a room: %s there can no longer be removed", messages(lost))
         log.debug("forgot %s", room_id)

@@ -28,7 +28,7 @@ LOOK_TWICE: Final[Millis] = 10_000
 """How long to wait before the second look: a homeserver may be behind with one answer."""
 
 
-class Memory(Wakeups, RoomStore, ReviewStore, Protocol):
+class PolicyCheckStore(Wakeups, RoomStore, ReviewStore, Protocol):
     """What this service asks of the store."""
 
 
@@ -43,7 +43,7 @@ class PolicyCheck:
     def __init__(
         self,
         homeserver: RoomState,
-        memory: Memory,
+        store: PolicyCheckStore,
         timeline: Timeline,
         clock: Clock,
         *,
@@ -52,21 +52,21 @@ class PolicyCheck:
     ) -> None:
         """`read` says what a state event sets."""
         self._homeserver = homeserver
-        self._memory = memory
+        self._store = store
         self._timeline = timeline
         self._clock = clock
         self._read = read
         self._retry = retry(clock, random, self._later)
         self._seen: dict[RoomID, str] = {}
         """Digest of the state event that the first look found, where it was not the known one."""
-        self._wake = memory.listen(Topic.POLICY_CHECKS)
+        self._wake = store.listen(Topic.POLICY_CHECKS)
 
     async def run(self) -> None:
         """Look until cancelled. Raises `TokenRejectedError`."""
         await Worker(
             self._clock,
             self._wake,
-            self._memory.next_policy_check,
+            self._store.next_policy_check,
             self.look,
             lane=room_of,
             put_off=self._retry,
@@ -79,7 +79,7 @@ class PolicyCheck:
 
         Raises `OutcomeError`.
         """
-        room = await self._memory.room(one.room_id)
+        room = await self._store.room(one.room_id)
         if room is None:
             self._seen.pop(one.room_id, None)
             return
@@ -87,10 +87,10 @@ class PolicyCheck:
         change = self._news(room, event)
         if change is None:
             self._seen.pop(one.room_id, None)
-            await self._memory.check_policy_at(one.room_id, None)
+            await self._store.check_policy_at(one.room_id, None)
         elif self._seen.get(one.room_id) != change.digest:
             self._seen[one.room_id] = change.digest
-            await self._memory.check_policy_at(one.room_id, self._clock.now() + LOOK_TWICE)
+            await self._store.check_policy_at(one.room_id, self._clock.now() + LOOK_TWICE)
         else:
             del self._seen[one.room_id]
             now = self._clock.now()
@@ -111,4 +111,4 @@ class PolicyCheck:
         return news and replace(news, resolved=True)
 
     async def _later(self, one: Review, at: Millis) -> None:
-        await self._memory.check_policy_at(one.room_id, at)
+        await self._store.check_policy_at(one.room_id, at)

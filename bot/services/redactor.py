@@ -55,7 +55,7 @@ REFUSED_AGAIN: Final[Millis] = 3_600_000
 """A room with messages that are too old for the homeserver is tried at least this often."""
 
 
-class Memory(Wakeups, TimerStore, ReviewStore, Protocol):
+class RedactorStore(Wakeups, TimerStore, ReviewStore, Protocol):
     """What this service asks of the store."""
 
     @property
@@ -67,14 +67,14 @@ class Redactor:
     """The only one that waits for timers, and the only one that redacts."""
 
     def __init__(
-        self, homeserver: Redactions, memory: Memory, clock: Clock, *, random: Random
+        self, homeserver: Redactions, store: RedactorStore, clock: Clock, *, random: Random
     ) -> None:
         self._homeserver = homeserver
-        self._memory = memory
+        self._store = store
         self._clock = clock
         self._random = random
-        self._wake = memory.listen(Topic.TIMERS, Topic.ACCESS)
-        self._clock_set = memory.listen(Topic.CLOCK)
+        self._wake = store.listen(Topic.TIMERS, Topic.ACCESS)
+        self._clock_set = store.listen(Topic.CLOCK)
         self._stopping = False
         self._in_flight = InFlight()
         self._looked_at: dict[int, Millis] = {}
@@ -117,7 +117,7 @@ class Redactor:
         now = self._clock.now()
         if now < self._pace.paused_until:
             return self._pace.paused_until
-        first = await self._memory.first_due()
+        first = await self._store.first_due()
         if first is None or first > now:
             return first
         for backlog, most, spare in self._lanes.order(limited=self._pace.interval > 0):
@@ -126,7 +126,7 @@ class Redactor:
                 break  # one that began a moment ago has failed
         # All that is due by now is at work or will be looked at when something finishes.
         full = len(self._in_flight) >= self._pace.width + SPARE
-        return None if full else await self._memory.next_due(now, self._in_flight.rooms.values())
+        return None if full else await self._store.next_due(now, self._in_flight.rooms.values())
 
     async def _begin_lane(
         self, group: asyncio.TaskGroup, now: Millis, most: int, spare: int, *, backlog: bool
@@ -135,7 +135,7 @@ class Redactor:
         limits = {"width": self._pace.width, "spare": spare}
         vacancy = self._in_flight.vacancy(most=most, **limits)
         last = self._last_room
-        async for ready in next_timers(self._memory, now, last, vacancy, backlog=backlog):
+        async for ready in next_timers(self._store, now, last, vacancy, backlog=backlog):
             if now < self._pace.paused_until:
                 return
             for timer in self._in_flight.begin(ready, now, most=most, **limits):
@@ -172,12 +172,12 @@ class Redactor:
             log.warning("what belongs to a message is not known (%s)", describe(outcome))
             return True
         now = self._clock.now()
-        await self._memory.relations.found(timer, children, loaded=all_of_them)
+        await self._store.relations.found(timer, children, loaded=all_of_them)
         if not children or all_of_them:
             return not children  # what was found goes first; then nothing is looked up again
         if now - self._looked_at.setdefault(timer.id, now) > WAIT_FOR_CHILDREN:
             return True  # some add for ever
-        await self._memory.postpone(timer, now + LOOK_EVERY)
+        await self._store.postpone(timer, now + LOOK_EVERY)
         return False
 
     async def _redact(self, timer: Timer) -> None:
@@ -191,16 +191,16 @@ class Redactor:
                 self._lanes.accepted()
                 self._tally.redacted += 1
                 self._tally.worst = max(self._tally.worst, now - timer.due)
-                await self._memory.sent(timer, now, check_at)
+                await self._store.sent(timer, now, check_at)
             case Pause(until=until):
                 self._pause(timer, outcome, until, now)
                 if isinstance(outcome, Unreachable):
                     # Should it be this message that is never answered, others come first.
-                    await self._memory.postpone(timer, until)
+                    await self._store.postpone(timer, until)
             case Postpone(until=until):
                 self._tally.waited += 1
                 log.warning("a redaction failed (%s)", describe(outcome))
-                await self._memory.postpone(timer, until)
+                await self._store.postpone(timer, until)
                 if isinstance(outcome, Failed):
                     self._pace.failed(now)
             case Inspect(until=until):
@@ -214,7 +214,7 @@ class Redactor:
         if isinstance(step, Pause):
             self._pause(timer, outcome, step.until, now)
         if not isinstance(outcome, RateLimited) and not isinstance(step, Sent):
-            await self._memory.postpone(timer, step.until)
+            await self._store.postpone(timer, step.until)
 
     async def _inspect(self, timer: Timer, outcome: Outcome, until: Millis) -> None:
         """The event or the room may be the reason: look at both before going on."""
@@ -222,17 +222,17 @@ class Redactor:
         elsewhere = isinstance(outcome, NotFound) and timer.attempts < REFUSALS
         gone = None if elsewhere else await self._gone(timer)
         if gone:
-            await self._memory.drop(timer)
+            await self._store.drop(timer)
             return
         older_than = outcome.older_than if isinstance(outcome, Forbidden) else 0
         if gone is False and (older_than or timer.refused or timer.attempts >= REFUSALS):
             # Whether it is for want of power, the review finds out; if not, it tells the room.
             if older_than:
                 until = self._clock.now() + int(REFUSED_AGAIN * (0.5 + self._random.random() / 2))
-            await self._memory.refused(timer, until, older_than)
+            await self._store.refused(timer, until, older_than)
         else:
-            await self._memory.postpone(timer, until)
-        await self._memory.ask_review(timer.room_id)
+            await self._store.postpone(timer, until)
+        await self._store.ask_review(timer.room_id)
         if timer.attempts == REFUSALS and not older_than:
             log.warning("a message cannot be redacted (%s)", describe(outcome))
 
@@ -243,14 +243,14 @@ class Redactor:
         later = backoff(tries, ceiling=POSTPONE_CEILING, chance=self._random.random())
         gone = await self._gone(timer)
         if gone:
-            await self._memory.drop(timer)
+            await self._store.drop(timer)
         elif gone is None:
-            await self._memory.postpone(timer, now + later)
+            await self._store.postpone(timer, now + later)
         else:
             self._tally.unconfirmed += 1
             log.warning("a redaction was accepted and did not happen: done anew")
             # At once the first time; who never shows it is not flooded.
-            await self._memory.unsent(timer, now + later * bool(timer.redaction_round))
+            await self._store.unsent(timer, now + later * bool(timer.redaction_round))
 
     async def _gone(self, timer: Timer) -> bool | None:
         """Whether the event is provably gone; `None` when that cannot be told now."""
@@ -277,7 +277,7 @@ class Redactor:
         if (self.behind is None and not interval) or now - self._counted_at < COUNT_EVERY:
             return
         self._counted_at = now
-        late = await self._memory.overdue(now)
+        late = await self._store.overdue(now)
         before, self.behind = self.behind, behind(self.behind, late, interval)
         if self.behind is not None and before is None:
             log.warning("%s", self.behind)

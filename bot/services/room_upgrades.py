@@ -43,7 +43,7 @@ class Homeserver(RoomState, Membership, PolicyWriting, Protocol):
     """What this service asks of the homeserver."""
 
 
-class Memory(Wakeups, Digests, RoomStore, Protocol):
+class RoomUpgradesStore(Wakeups, Digests, RoomStore, Protocol):
     """What this service asks of the store."""
 
     @property
@@ -64,19 +64,19 @@ class RoomUpgrades:
     def __init__(
         self,
         homeserver: Homeserver,
-        memory: Memory,
+        store: RoomUpgradesStore,
         clock: Clock,
         *,
         admission: Admission,
         random: Random,
     ) -> None:
         self._homeserver = homeserver
-        self._memory = memory
-        self._successors = memory.successors
+        self._store = store
+        self._successors = store.successors
         self._clock = clock
         self._admission = admission
-        self._retry = retry(clock, random, memory.successors.later, ceiling=POSTPONE_CEILING)
-        self._wake = memory.listen(Topic.SUCCESSORS)
+        self._retry = retry(clock, random, store.successors.later, ceiling=POSTPONE_CEILING)
+        self._wake = store.listen(Topic.SUCCESSORS)
 
     async def run(self) -> None:
         """Follow until cancelled. Raises `TokenRejectedError`."""
@@ -110,7 +110,7 @@ class RoomUpgrades:
         if named is None or tombstone is None or await self._successors.is_known(named, room_id):
             return
         sender = UserID(str(tombstone.get("sender", "")))
-        known = await self._memory.room(named)
+        known = await self._store.room(named)
         admitted = await self._admission.admits(Invite(room_id=named, inviter=sender))
         stage = Stage.OUTSIDE if admitted else Stage.AWAITED
         found = Successor(
@@ -119,7 +119,7 @@ class RoomUpgrades:
             setting=await self._goes_along(room_id, tombstone),
             via=sender.partition(":")[2],
             stage=stage if known is None else Stage.INSIDE,
-            inviter_digest=self._memory.digest(sender),
+            inviter_digest=self._store.digest(sender),
         )
         log.info("a room was replaced by another")
         closed = [self._closed(found)] if found.stage == Stage.AWAITED else []
@@ -146,7 +146,7 @@ class RoomUpgrades:
         """Join the successor, or say in the old room that somebody must open the door."""
         if one.room_id in await self._homeserver.joined_rooms():
             # Its coming is in a sync that was not read yet, or is being read.
-            stage = Stage.AWAITED if await self._memory.room(one.room_id) is None else Stage.INSIDE
+            stage = Stage.AWAITED if await self._store.room(one.room_id) is None else Stage.INSIDE
             await self._successors.move(one, stage, where=one.predecessor)
             return
         if not await self._admission.has_space():
@@ -162,14 +162,14 @@ class RoomUpgrades:
             raise OutcomeError(outcome)
         said = [] if isinstance(outcome, Done) else [self._closed(one)]
         log.info("%s a successor", "could not join" if said else "joined")
-        if await self._memory.room(one.room_id) is None:
+        if await self._store.room(one.room_id) is None:
             await self._successors.move(one, Stage.AWAITED, *said, where=one.predecessor)
 
     # --- in the new one ----------------------------------------------------------------------
 
     async def _take_over(self, one: Successor) -> None:
         """Check that both rooms say the same, and set the lifetime, unless somebody else has."""
-        room = await self._memory.room(one.room_id)
+        room = await self._store.room(one.room_id)
         if room is None:  # it was thrown out already; it may be asked in again
             await self._successors.move(one, Stage.AWAITED, where=one.room_id)
             return
@@ -230,7 +230,7 @@ class RoomUpgrades:
 
     async def _belongs(self, room_id: RoomID, true: RoomID | None) -> bool:
         """Whether a room that the bot is in leads here all the same."""
-        known = true is not None and await self._memory.room(true) is not None
+        known = true is not None and await self._store.room(true) is not None
         return known and true is not None and await self._names(true, room_id, unless=False)
 
     async def _names(self, old: RoomID, new: RoomID, *, unless: bool = True) -> bool:

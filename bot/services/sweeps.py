@@ -46,7 +46,7 @@ from others a hundred events at a time, in the background, because somebody has 
 that was away, not before it is known to be back."""
 
 
-class Memory(Wakeups, ReviewStore, Protocol):
+class SweepingStore(Wakeups, ReviewStore, Protocol):
     """What this service asks of the store."""
 
     @property
@@ -68,7 +68,7 @@ class Sweeper:
     def __init__(
         self,
         homeserver: History,
-        memory: Memory,
+        store: SweepingStore,
         reader: EventReader,
         clock: Clock,
         *,
@@ -77,21 +77,21 @@ class Sweeper:
         again: Sequence[Millis] = AGAIN,
     ) -> None:
         self._homeserver = homeserver
-        self._memory = memory
+        self._store = store
         self._reader = reader
         self._clock = clock
         self._limits = limits
         self._again = again
         self._pages = HistoryPages(homeserver, clock, random=random)
         self.tally = Tally()
-        self._wake = memory.listen(Topic.SWEEPS, Topic.GAPS, Topic.ACCESS, Topic.POLICY)
+        self._wake = store.listen(Topic.SWEEPS, Topic.GAPS, Topic.ACCESS, Topic.POLICY)
 
     async def run(self) -> None:
         """Sweep until cancelled. Raises `TokenRejectedError`."""
         await Worker(
             self._clock,
             self._wake,
-            self._memory.sweeps.next,
+            self._store.sweeps.next,
             self.step,
             lane=room_of,
             put_off=self._put_off,
@@ -105,11 +105,11 @@ class Sweeper:
         """Read one page of a sweep and remember it; return why it is put off, if it is."""
         assert sweep.token is not None
         if (until := self._pages.away_until) is not None:
-            await self._memory.sweeps.later(sweep, until, counts=False)
+            await self._store.sweeps.later(sweep, until, counts=False)
             return AWAY
         try:
             if not sweep.whole_room and not await self._worth_it(sweep):
-                await self._memory.sweeps.end(sweep)
+                await self._store.sweeps.end(sweep)
                 return None
             events, token = await self._homeserver.page_back(sweep.room_id, sweep.token, sweep.size)
             shown, reached = self._up_to_arrival(events)
@@ -122,7 +122,7 @@ class Sweeper:
             over = reached or unset or token in {None, sweep.token} or self._far(events, sweep)
             # Asked before anything is remembered: what lies beyond the end is not to be read.
             more = over and await self._may_bring_more(sweep)
-            fresh = await self._memory.sweeps.read_on(
+            fresh = await self._store.sweeps.read_on(
                 sweep,
                 new_timers,
                 files,
@@ -180,28 +180,28 @@ class Sweeper:
         # Nothing was known of the room: what other homeservers keep back has no bearing on that.
         again = self._again[:2] if sweep.whole_room else self._again
         if empty >= len(again) or not more:
-            await self._memory.sweeps.end(sweep)
+            await self._store.sweeps.end(sweep)
             log.info(
                 "swept a room: %d messages had no timer, in %d events read",
                 sweep.found + fresh - sweep.found_this_walk,
                 sweep.events_read + events,
             )
             return
-        await self._memory.sweeps.again(sweep, self._clock.now() + again[empty])
+        await self._store.sweeps.again(sweep, self._clock.now() + again[empty])
 
     async def _put_off(self, sweep: Sweep, outcome: Outcome) -> str:
         """Put the page off, or give the sweep up; return why."""
         if isinstance(outcome, Forbidden | NotFound):
-            await self._memory.ask_review(sweep.room_id)
+            await self._store.ask_review(sweep.room_id)
         again = await self._pages.again(
             outcome, attempts=sweep.attempts, size=sweep.size, ceiling=POSTPONE_CEILING
         )
         if isinstance(outcome, Refused | Forbidden | NotFound) and sweep.attempts >= TRIES:
             log.error("a room's sweep is given up: messages in it may stay")
-            await self._memory.sweeps.give_up(sweep)
+            await self._store.sweeps.give_up(sweep)
         else:
             size, counts = again.size, again.counts
-            await self._memory.sweeps.later(sweep, again.at, size=size, counts=counts)
+            await self._store.sweeps.later(sweep, again.at, size=size, counts=counts)
         return describe(outcome) if again.counts else AWAY
 
 

@@ -50,7 +50,7 @@ class Sync:
     def __init__(
         self,
         homeserver: Homeserver,
-        memory: RoomStore,
+        store: RoomStore,
         timeline: Timeline,
         reader: EventReader,
         clock: Clock,
@@ -58,7 +58,7 @@ class Sync:
         random: Random,
     ) -> None:
         self._homeserver = homeserver
-        self._memory = memory
+        self._store = store
         self._timeline = timeline
         self._reader = reader
         self._clock = clock
@@ -103,7 +103,7 @@ class Sync:
 
     async def once(self) -> bool:
         """Fetch one batch and remember it; `False` when it was time to stop."""
-        since, synced_at = self._read or await self._memory.position()
+        since, synced_at = self._read or await self._store.position()
         if self._restart.wanted:
             since = None
         asked_at, wait = self._clock.now(), self._wait
@@ -142,10 +142,10 @@ class Sync:
         left = batch.left
         if first:
             there = {room.room_id for room in batch.joined}
-            left = left + [r.room_id for r in await self._memory.rooms() if r.room_id not in there]
+            left = left + [r.room_id for r in await self._store.rooms() if r.room_id not in there]
         # However many rooms it does not answer for: what cannot be decided waits by itself.
         until = asyncio.get_running_loop().time() + ASK_WITHIN
-        known = await self._memory.rooms_of([room.room_id for room in batch.joined])
+        known = await self._store.rooms_of([room.room_id for room in batch.joined])
         updates = [
             await self._update(
                 room,

@@ -40,7 +40,7 @@ COMPARE_AGAIN: Final[Millis] = 10_000
 """When to compare a room's lifetime with its state, if that cannot be done now."""
 
 
-class Memory(Protocol):
+class TimelineStore(Protocol):
     """What this service asks of the store."""
 
     def digest(self, text: str) -> str: ...  # noqa: D102
@@ -50,8 +50,8 @@ class Memory(Protocol):
 class Timeline:
     """The timelines of all rooms, as far as they were read. Every method is one transaction."""
 
-    def __init__(self, memory: Memory, *, limits: LifetimeLimits, own_id: UserID) -> None:
-        self._memory = memory
+    def __init__(self, store: TimelineStore, *, limits: LifetimeLimits, own_id: UserID) -> None:
+        self._store = store
         self._limits = limits
         self._own_id = own_id
         self._default_begun = False
@@ -84,7 +84,7 @@ class Timeline:
             if forgets:
                 await rows.forget_old(now)
 
-        await self._memory.in_transaction(work)
+        await self._store.in_transaction(work)
         self._default_begun = True
         self._forgot_at = now if forgets else self._forgot_at
 
@@ -104,7 +104,7 @@ class Timeline:
             await rows.end_chunk(chunk)
             return chunk.room_id, len(chunk.items)
 
-        return await self._memory.in_transaction(work)
+        return await self._store.in_transaction(work)
 
     async def read_late(
         self, room_id: RoomID, undecryptable: Undecryptable, items: list[Item], now: Millis
@@ -132,7 +132,7 @@ class Timeline:
             own = Message(event_id=undecryptable.event_id, sent=sent)
             await self._count_late(rows, room_id, row, [*commands, own, *files], then=then, now=now)
 
-        await self._memory.in_transaction(work)
+        await self._store.in_transaction(work)
 
     async def command_decided(self, pending: PendingCommand, command: Command, now: Millis) -> None:
         """A command that waited was decided, or given up: `command` is what it comes to."""
@@ -149,7 +149,7 @@ class Timeline:
             if await counts:
                 await rows.later_commands_follow(row, pending.id, then)
 
-        await self._memory.in_transaction(work)
+        await self._store.in_transaction(work)
 
     async def policy_resolved(
         self, room_id: RoomID, change: Change, now: Millis, *, revision: int
@@ -171,7 +171,7 @@ class Timeline:
             await rows.check_policy_at(room_id, None)
             return True
 
-        return await self._memory.in_transaction(work)
+        return await self._store.in_transaction(work)
 
     # --- a room's part of a sync -------------------------------------------------------------
 
@@ -209,7 +209,7 @@ class Timeline:
         """Note who wanted the bot in the room, and whether it may be alone there."""
         inviter = await rows.take_inviter(update.room_id)
         if inviter is not None:
-            await rows.save_inviter(row, self._memory.digest(inviter))
+            await rows.save_inviter(row, self._store.digest(inviter))
         if update.check_policy:
             await rows.check_policy(row, now)
         if update.alone is not None:
@@ -302,7 +302,7 @@ class Timeline:
         token, _ = await rows.position()
         assert token is not None
         [own] = [item for item in items if isinstance(item, Message)]
-        gap = gap_after(room_id, token, self._memory.digest(own.event_id), own.sent, now)
+        gap = gap_after(room_id, token, self._store.digest(own.event_id), own.sent, now)
         # It was found to count at its place, whatever holds where the room is now.
         found = [replace(one, clear=False) if isinstance(one, Command) else one for one in items]
         await rows.begin_gap(row, gap, found)
