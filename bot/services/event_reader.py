@@ -28,7 +28,7 @@ AT_ONCE = 50
 """Events read without a turn for the others in the event loop; decrypting takes its time."""
 
 
-class Homeserver(Authority, Decryption, Protocol):
+class ReadingHomeserver(Authority, Decryption, Protocol):
     """What this service asks of the homeserver."""
 
 
@@ -37,7 +37,7 @@ class EventReader:
 
     def __init__(
         self,
-        homeserver: Homeserver,
+        homeserver: ReadingHomeserver,
         *,
         prefix: str,
         limits: LifetimeLimits,

@@ -46,7 +46,7 @@ WORDS_WITHIN: Final[Millis] = 180_000
 keys of all members' devices."""
 
 
-class Homeserver(RoomState, Speech, Protocol):
+class OutboxHomeserver(RoomState, Speech, Protocol):
     """What this service asks of the homeserver."""
 
 
@@ -78,7 +78,7 @@ class OutboxDelivery:
 
     def __init__(
         self,
-        homeserver: Homeserver,
+        homeserver: OutboxHomeserver,
         store: DeliveryStore,
         clock: Clock,
         *,

@@ -33,7 +33,7 @@ LOOK_TWICE: Final[Millis] = 10_000
 """Between two looks for a room that is missing among those that the bot is in."""
 
 
-class Homeserver(RoomState, Membership, Protocol):
+class PermissionsHomeserver(RoomState, Membership, Protocol):
     """What this service asks of the homeserver."""
 
 
@@ -46,7 +46,7 @@ class Permissions:
 
     def __init__(
         self,
-        homeserver: Homeserver,
+        homeserver: PermissionsHomeserver,
         store: PermissionsStore,
         clock: Clock,
         *,

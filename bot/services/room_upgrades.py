@@ -39,7 +39,7 @@ TRIES: Final = 12
 """How often the homeserver may fail on one request; then the same counts as refused."""
 
 
-class Homeserver(RoomState, Membership, PolicyWriting, Protocol):
+class RoomUpgradesHomeserver(RoomState, Membership, PolicyWriting, Protocol):
     """What this service asks of the homeserver."""
 
 
@@ -63,7 +63,7 @@ class RoomUpgrades:
 
     def __init__(
         self,
-        homeserver: Homeserver,
+        homeserver: RoomUpgradesHomeserver,
         store: RoomUpgradesStore,
         clock: Clock,
         *,

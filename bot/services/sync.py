@@ -40,7 +40,7 @@ AT_ONCE: Final[Millis] = 1_000
 """A long poll answered sooner than this has something new to say, in ms."""
 
 
-class Homeserver(SyncStream, RoomState, Protocol):
+class SyncHomeserver(SyncStream, RoomState, Protocol):
     """What this service asks of the homeserver."""
 
 
@@ -49,7 +49,7 @@ class Sync:
 
     def __init__(
         self,
-        homeserver: Homeserver,
+        homeserver: SyncHomeserver,
         store: RoomStore,
         timeline: Timeline,
         reader: EventReader,
