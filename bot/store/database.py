@@ -20,7 +20,7 @@ from bot.core.topics import Topics
 from bot.store import due_rooms
 from bot.store.damage import look_through_beside, look_through_if_small
 from bot.store.errors import StoreError, explain, keep_aside
-from bot.store.migration import migrate
+from bot.store.migration import migrate, refuse_others
 from bot.store.news import News
 from bot.store.wiping import FIRST, BusyError, Wiper, rewrite_if_small
 
@@ -84,6 +84,7 @@ class Database:
         connection = Connection(connect, iter_chunk_size=64)
         try:
             await connection
+            await connection.in_thread(partial(refuse_others, path=path))
             for pragma in PRAGMAS:
                 await connection.execute_fetchall(pragma)
             await connection.in_thread(partial(migrate, path=path))
@@ -155,8 +156,10 @@ class Database:
                 return await self._connection.in_thread(lambda raw: inside.run(raw, work))
             except sqlite3.Error as error:
                 raise explain(error, self._path) from error
-            finally:
-                self._dirty = self._dirty or inside.deletes
+
+    def note(self, sql: str) -> None:
+        """Note what is to be wiped later: a statement that deletes leaves something."""
+        self._dirty = self._dirty or sql.lstrip().startswith("DELETE")
 
     async def rows(self, sql: str, *args: Any, **named: Any) -> list[Row]:
         """Run one statement inside the current transaction; return its rows.
@@ -164,7 +167,7 @@ class Database:
         `args` take the places of `?`, or `named` those of `:name`. Not `?1`: some releases of
         Python take that for a name.
         """
-        self._dirty = self._dirty or sql.lstrip().startswith("DELETE")
+        self.note(sql)
         given = named or args
         return [tuple(row) for row in await self._connection.execute_fetchall(sql, given)]
 
@@ -176,7 +179,7 @@ class Database:
     async def many(self, sql: str, rows: list[Row] | list[dict[str, Any]]) -> None:
         """Run one statement once a row, inside the current transaction."""
         if rows:
-            self._dirty = self._dirty or sql.lstrip().startswith("DELETE")
+            self.note(sql)
             await (await self._connection.executemany(sql, rows)).close()
 
     async def look_through(self) -> None:
@@ -227,7 +230,8 @@ class _Inside(Database):
     def __init__(self, outside: Database, news: News) -> None:
         self.secret = outside.secret
         self.topics = outside.topics
-        self.deletes = False
+        # Told at once, since whoever began it may have been cancelled when it deletes.
+        self._outside = outside
         self._news = news
         self._loop = asyncio.get_running_loop()
         self._raw: sqlite3.Connection | None = None
@@ -249,22 +253,19 @@ class _Inside(Database):
 
     async def rows(self, sql: str, *args: Any, **named: Any) -> list[Row]:
         """Run one statement."""
-        self._note(sql)
+        self._outside.note(sql)
         return self._statement.execute(sql, named or args).fetchall()
 
     async def many(self, sql: str, rows: list[Row] | list[dict[str, Any]]) -> None:
         """Run one statement once a row."""
         if rows:
-            self._note(sql)
+            self._outside.note(sql)
             self._statement.executemany(sql, rows)
 
     @property
     def _statement(self) -> sqlite3.Connection:
         assert self._raw is not None
         return self._raw
-
-    def _note(self, sql: str) -> None:
-        self.deletes = self.deletes or sql.lstrip().startswith("DELETE")
 
 
 def _run_through(work: Coroutine[Any, Any, T]) -> T:

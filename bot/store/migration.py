@@ -17,16 +17,21 @@ EARLY: Final = frozenset({"meta", "rooms", "timers"})
 """Tables of every early development version. Its database has them and no mark."""
 
 
-def migrate(connection: sqlite3.Connection, path: Path) -> None:
-    """Move the schema forward, each step and its number in one transaction.
+def refuse_others(connection: sqlite3.Connection, path: Path) -> None:
+    """Raise `StoreError` when the database is not the bot's at all; nothing is written to it."""
+    mark, tables = _number(connection, "application_id"), _tables(connection)
+    if mark != MARK and tables and (mark or not tables >= EARLY):
+        raise StoreError(f"{path} is another program's database; move it out of the way")
 
-    Raises `StoreError` when the database is of a newer version, or is not the bot's at all.
+
+def migrate(connection: sqlite3.Connection, path: Path) -> None:
+    """Move the schema of one of the bot's own forward, each step and its number in a transaction.
+
+    Raises `StoreError` when the database is of a newer version.
     """
     mark, version = (_number(connection, name) for name in ("application_id", "user_version"))
-    tables = {str(row[0]) for row in connection.execute(TABLES)}
+    tables = _tables(connection)
     if mark != MARK and tables:
-        if mark or not tables >= EARLY:
-            raise StoreError(f"{path} is another program's database; move it out of the way")
         _begin_anew(connection, tables)
         log.warning("the database is of an early development version: rebuilt from the rooms")
         version = 0
@@ -54,6 +59,10 @@ def _begin_anew(connection: sqlite3.Connection, tables: set[str]) -> None:
         f"BEGIN IMMEDIATE; {drop} PRAGMA user_version = 0; COMMIT;"
         "PRAGMA foreign_keys = ON; VACUUM; PRAGMA wal_checkpoint(TRUNCATE);"
     )
+
+
+def _tables(connection: sqlite3.Connection) -> set[str]:
+    return {str(row[0]) for row in connection.execute(TABLES)}
 
 
 def _number(connection: sqlite3.Connection, pragma: str) -> int:

@@ -102,7 +102,7 @@ async def test_another_programs_database_is_refused_untouched(
     open_store: Opener, tmp_path: Path, script: str
 ) -> None:
     path = tmp_path / "timers.db"
-    run(path, f"PRAGMA journal_mode = WAL; {script}")
+    run(path, script)
     before = path.read_bytes()
     with pytest.raises(StoreError, match="another program's database"):
         await open_store(path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
+import threading
 from collections.abc import AsyncIterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -183,3 +184,24 @@ def test_only_what_lies_between_cells_and_content_is_free(
 
 def test_the_page_with_the_schema_is_passed_over() -> None:
     assert FIRST == 1
+
+
+async def test_what_a_cancelled_transaction_deletes_is_wiped_later(store: Store) -> None:
+    """It goes on in the thread of the database: whoever began it is not there any more."""
+    database, begun, go = store._db, threading.Event(), threading.Event()
+    await database.wipe()
+    assert not database._dirty
+
+    async def work(db: Database) -> None:
+        begun.set()
+        go.wait(60)
+        await db.rows("DELETE FROM timers")
+
+    task = asyncio.create_task(database.whole(work))
+    assert await asyncio.to_thread(begun.wait, 60)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    go.set()
+    await store.rooms()  # comes after it in the thread
+    assert database._dirty
