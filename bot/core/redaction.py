@@ -20,7 +20,7 @@ from bot.core.retry import PAUSE_CEILING, POSTPONE_CEILING, backoff
 from bot.core.timers import Timer
 from bot.core.types import EventID, Millis
 
-IN_FLIGHT: Final = 8
+IN_FLIGHT: Final = 16
 """Most redactions on their way at once; more only adds to their latency."""
 SPARE: Final = 2
 """Redactions beside these, of rooms that have none on its way: a room may never answer."""
