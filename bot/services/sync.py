@@ -228,6 +228,7 @@ class Sync:
             review=review or known is None or first,
             check_policy=known is not None
             and any(self._reader.digest(one) != known.policy_digest for one in policies),
+            anew=first,
             entered=known is None and not first,
             alone=seems_alone(batch, own_id, new=known is None),
             last_event_digest=self._last(batch),

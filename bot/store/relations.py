@@ -72,6 +72,9 @@ DUE_NOW: Final = (
     "UPDATE timers SET due = min(due, ?), retry_at = min(retry_at, ?)"
     " WHERE id IN (SELECT value FROM json_each(?)) AND redaction_sent_at IS NULL RETURNING event_id"
 )
+NOT_ALL_SEEN: Final = (
+    "UPDATE rooms SET unseen_up_to = (SELECT coalesce(max(id), 0) FROM timers) WHERE id = ?"
+)
 PORTION: Final = 100
 """Children of a message that is gone that one transaction makes due; it may have any number."""
 KEEP_GONE_PARENT: Final = (
@@ -146,6 +149,14 @@ async def _adopt(db: Database, row: int, parents: Sequence[EventID]) -> None:
         adopted = await db.rows(ADOPT, row, json.dumps(parents))
         await db.rows(ANSWERED, row, json.dumps(parents))
         parents = [EventID(one[0]) for one in adopted]
+
+
+async def not_all_seen(db: Database, row: int) -> None:
+    """A part of the room's timeline was not seen in a sync, or only later.
+
+    So what belongs to the messages that have timers by now may not all be known.
+    """
+    await db.rows(NOT_ALL_SEEN, row)
 
 
 async def take_back(db: Database, row: int, stays: Sequence[EventID]) -> None:

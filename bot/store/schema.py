@@ -293,5 +293,11 @@ TABLES: Final = f"""
     CREATE INDEX successors_retry ON successors (retry_at, room_id) WHERE stage IN (0, 2);
 """
 
-MIGRATIONS: Final = (TABLES,)
+RELATIONS_SEEN: Final = """
+    -- Messages with timers up to this one may have edits, reactions or votes that no sync showed.
+    ALTER TABLE rooms ADD COLUMN unseen_up_to INTEGER NOT NULL DEFAULT 0;
+    UPDATE rooms SET unseen_up_to = (SELECT coalesce(max(id), 0) FROM timers);
+"""
+
+MIGRATIONS: Final = (TABLES, RELATIONS_SEEN)
 """Each script moves the schema one version on; `PRAGMA user_version` counts them."""

@@ -21,8 +21,10 @@ ROOMS_DUE: Final = (
 CANDIDATE: Final = (
     "SELECT t.id, t.room, r.room_id, t.event_id, t.due, t.attempts, t.redaction_round,"
     " t.redaction_sent_at,"
-    " t.relations_loaded, t.refused_age IS NOT NULL, t.retry_at, t.parent IS NOT NULL,"
-    " count(c.retry_at),"
+    # Not known while a part of the timeline is still to be read.
+    " t.relations_loaded OR (t.id > r.unseen_up_to AND r.timeline_part = 0"
+    " AND NOT EXISTS (SELECT 1 FROM sweeps WHERE room = t.room)),"
+    " t.refused_age IS NOT NULL, t.retry_at, t.parent IS NOT NULL, count(c.retry_at),"
     " coalesce(sum(c.retry_at <= t.retry_at), 0) FROM json_each(:of) j CROSS JOIN timers t"
     " JOIN rooms r ON r.id = t.room LEFT JOIN timers c ON c.retry_at <= :now AND c.id IN"
     # `id`: nothing waits for what came before it, or two could wait for each other.

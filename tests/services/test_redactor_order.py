@@ -36,6 +36,7 @@ async def test_somebody_who_adds_for_ever_holds_a_message_up_for_ten_seconds(
 ) -> None:
     room = harness.homeserver.make_room()
     [whole] = await messages(harness, room, 1)
+    await harness.not_all_seen(room)
     looks: list[Millis] = []
 
     async def relations(_: RoomID, event_id: EventID) -> tuple[list[EventID], bool]:
@@ -83,6 +84,7 @@ async def test_a_question_that_fails_puts_off_its_message_unless_all_must_wait(
 ) -> None:
     room = harness.homeserver.make_room()
     await messages(harness, room, 1)
+    await harness.not_all_seen(room)
     harness.homeserver.fail_next(outcome, on="relations")
     async with harness.running(harness.redactor):
         [(tries, at)] = await state_of_timers(harness)
