@@ -9,6 +9,7 @@ from typing import Final, Protocol
 
 from bot.core.events import (
     is_creation,
+    is_echo,
     is_encryption,
     is_joined,
     policies_to_check,
@@ -36,6 +37,11 @@ log = logging.getLogger(__name__)
 LONG_POLL: Final[Millis] = 30_000
 LIVE: Final[Millis] = 5_000
 """A sync asked for this soon after the last one brings what has only just happened, in ms."""
+GATHER: Final[Millis] = 100
+"""How long nothing is asked for after a sync that brought the bot's own redactions and no more.
+
+Each redaction would end a long poll of its own; so those that follow come together.
+"""
 AT_ONCE: Final[Millis] = 1_000
 """A long poll answered sooner than this has something new to say, in ms."""
 
@@ -69,6 +75,8 @@ class Sync:
         self._missing_state = MissingState(homeserver)
         self._read: tuple[str | None, Millis] | None = None
         """How far was read, and when, once the store was asked."""
+        self._gathering = False
+        """Whether nothing is to be asked for a moment."""
         self._wait: Millis = 0  # the first answer comes at once, and says how many keys are left
 
     def stop(self) -> None:
@@ -106,6 +114,8 @@ class Sync:
         since, synced_at = self._read or await self._store.position()
         if self._restart.wanted:
             since = None
+        if gathered := self._gathering:
+            await self._clock.wait(self._stop, self._clock.now() + GATHER)
         asked_at, wait = self._clock.now(), self._wait
         batch = await self._poll(since)
         if batch is None:
@@ -115,7 +125,9 @@ class Sync:
             log.warning("the homeserver knows less than before, as after a restored backup")
             return True
         live = 0 <= asked_at - synced_at <= LIVE
-        await self.take(batch, live=live, first=since is None, synced_at=synced_at)
+        await self.take(
+            batch, live=live, first=since is None, synced_at=synced_at, gathered=gathered
+        )
         if wait and batch.next_batch == since and self._clock.now() - asked_at < AT_ONCE:
             # Somebody repeats himself, and would again at once.
             raise OutcomeError(Failed(status=200))
@@ -135,8 +147,19 @@ class Sync:
         finally:
             self._timeout = None
 
-    async def take(self, batch: SyncBatch, *, live: bool, first: bool, synced_at: Millis) -> None:
-        """Read one batch and remember it as a whole."""
+    async def take(
+        self,
+        batch: SyncBatch,
+        *,
+        live: bool,
+        first: bool,
+        synced_at: Millis,
+        gathered: bool = False,
+    ) -> None:
+        """Read one batch and remember it as a whole.
+
+        `live`: it holds what has just happened. `gathered`: though it may have waited for a moment.
+        """
         now = self._clock.now()
         since = min(synced_at or now, now)
         left = batch.left
@@ -153,6 +176,7 @@ class Sync:
                 live=live,
                 first=first,
                 since=since,
+                seen_since=now if live and not gathered else since,
                 now=now,
                 until=until,
             )
@@ -166,6 +190,7 @@ class Sync:
         await self._timeline.commit(batch.next_batch, now, updates, batch.invited, left)
         self._read = batch.next_batch, now
         self._restart.answered()
+        self._gathering = self._is_echo(batch)
 
     async def _update(
         self,
@@ -175,6 +200,7 @@ class Sync:
         live: bool,
         first: bool,
         since: Millis,
+        seen_since: Millis,
         now: Millis,
         until: float,
     ) -> RoomUpdate:
@@ -206,7 +232,7 @@ class Sync:
             timeline,
             encrypted=encrypted or bool(turned_on),
             live=live,
-            since=since,
+            since=seen_since,
             now=now,
             until=until,
         )
@@ -233,6 +259,13 @@ class Sync:
             alone=seems_alone(batch, own_id, new=known is None),
             last_event_digest=self._last(batch),
         )
+
+    def _is_echo(self, batch: SyncBatch) -> bool:
+        """Whether it brings redactions of the bot's own, and nothing else."""
+        events = [event for room in batch.joined for event in room.state + room.timeline]
+        others = bool(batch.invited or batch.left)
+        own_id = self._homeserver.own_id
+        return bool(events) and not others and all(is_echo(event, own_id) for event in events)
 
     def _last(self, batch: RoomBatch) -> str:
         ids = [event.get("event_id") for event in batch.timeline]

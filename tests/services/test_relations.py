@@ -10,6 +10,7 @@ import pytest
 from bot.core.outcomes import Failed, NotFound, Outcome, Refused, Unreachable
 from bot.core.timeline import belongs_to, descendants
 from bot.core.types import Event, EventID, Millis, RoomID
+from bot.services.sync import GATHER
 from bot.store.relations import PORTION
 from tests.services.test_redactor import see
 from tests.support.fake_homeserver import ALICE
@@ -115,7 +116,7 @@ async def test_what_comes_when_its_message_is_gone_goes_at_once(
         if off:
             harness.homeserver.set_lifetime(room, None)
         edit = relate(harness, room, "m.replace", whole)
-        await harness.rest()
+        await harness.advance(GATHER)
         assert harness.homeserver.is_redacted(room, edit)
 
 
@@ -356,7 +357,7 @@ async def test_a_parent_that_cannot_be_asked_about_is_asked_about_again(harness:
         await harness.advance(MINUTE)
         harness.homeserver.fail_next(Unreachable(reason="x"), on="event")
         edit = relate(harness, room, "m.replace", whole)
-        await harness.rest()
+        await harness.advance(GATHER)
         assert not harness.homeserver.is_redacted(room, edit)
         await harness.advance(10 * SECOND)
         assert harness.homeserver.is_redacted(room, edit)

@@ -11,7 +11,7 @@ from bot.core.lifetimes import POLICY_EVENT
 from bot.core.outcomes import RateLimited, Refused, TokenRejectedError, Unreachable
 from bot.core.sync_batch import RoomBatch, SyncBatch
 from bot.core.types import EventID, Millis, RoomID
-from bot.services.sync import LIVE
+from bot.services.sync import GATHER, LIVE
 from tests.support.fake_homeserver import ALICE, BOB, BOT
 from tests.support.harness import DAY, MINUTE, SECOND, Harness
 
@@ -129,6 +129,41 @@ async def test_a_sync_that_comes_soon_after_the_last_is_live(
 
 
 # --- what asks for a review ---------------------------------------------------------------------
+
+
+async def echo(harness: Harness, room: RoomID) -> None:
+    """Let the bot see a redaction of its own, and nothing else."""
+    whole = harness.homeserver.send(room, "one")
+    await harness.rest()
+    await harness.homeserver.redact(room, whole, "txn")
+    await harness.rest()
+
+
+async def test_after_its_own_redactions_the_bot_asks_a_moment_later(
+    harness: Harness, room: RoomID
+) -> None:
+    async with harness.running(harness.sync):
+        await echo(harness, room)
+        before = len(harness.homeserver.times("sync"))
+        await harness.advance(GATHER - 1)
+        assert len(harness.homeserver.times("sync")) == before
+        await harness.advance(1)
+        assert len(harness.homeserver.times("sync")) == before + 1
+
+
+async def test_what_came_while_the_bot_gathered_began_when_it_was_sent(
+    harness: Harness, room: RoomID
+) -> None:
+    async with harness.running(harness.sync):
+        await echo(harness, room)
+        begun = harness.clock.now()
+        await harness.advance(30)
+        sent = harness.homeserver.send(room, "two")
+        forged = harness.homeserver.send(room, "long ago", at=begun - DAY)
+        await harness.advance(GATHER)
+        timers = await harness.timers()
+        assert timers[sent] == begun + 30 + MINUTE
+        assert timers[forged] == begun + MINUTE
 
 
 @pytest.mark.parametrize(
