@@ -45,7 +45,7 @@ TIMELINE: Final = 100
 """Events of a room in one sync; Synapse's own limit."""
 
 DEFAULT_WAIT: Final[Millis] = 5_000
-SHORTEST_WAIT: Final[Millis] = 500
+SHORTEST_WAIT: Final[Millis] = 100
 LONGEST_WAIT: Final[Millis] = 600_000
 """Whoever asks for more rest than this is asked again all the same: it may be a mistake."""
 
