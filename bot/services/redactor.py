@@ -7,6 +7,7 @@ import logging
 from random import Random
 from typing import Final, Protocol
 
+from bot.core.in_flight import InFlight, Lane, Lanes
 from bot.core.outcome_text import describe
 from bot.core.outcomes import (
     Failed,
@@ -32,7 +33,7 @@ from bot.core.redaction import (
     transaction_id,
 )
 from bot.core.retry import POSTPONE_CEILING, backoff
-from bot.core.throughput import Behind, InFlight, Lane, Lanes, Tally, Throughput, behind
+from bot.core.throughput import Behind, Tally, Throughput, behind
 from bot.core.timers import Timer
 from bot.core.topics import Topic
 from bot.core.types import Millis

@@ -108,6 +108,28 @@ def test_refusals_in_a_row_hold_up_all() -> None:
     assert (pace.paused_until, pace.width, pace.limited) == (5_000, 1, True)
 
 
+def test_waits_in_vain_become_longer() -> None:
+    pace, now, waits = Throughput(), 0, []
+    for _ in range(10):
+        while pace.refused(now, now + 200, waiting=0):
+            pass
+        waits.append(pace.paused_until - now)
+        now = pace.paused_until
+    assert waits == [200, 400, 800, 1_600, 3_200, 5_000, 5_000, 5_000, 5_000, 5_000]
+    pace.accepted(now, begun=now)
+    while pace.refused(now, now + 200, waiting=0):
+        pass
+    assert pace.paused_until == now + 200
+
+
+def test_a_wait_that_is_told_long_stays_as_it_is() -> None:
+    pace = Throughput()
+    for now in (0, 60_000):
+        while pace.refused(now, now + 60_000, waiting=0):
+            pass
+        assert pace.paused_until == now + 60_000
+
+
 def test_no_more_wait_singly_than_are_counted() -> None:
     pace = Throughput()
     assert not pace.refused(0, 5_000, waiting=MOST_WAITING)

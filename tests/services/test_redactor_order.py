@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from bot.core.due import Candidate
+from bot.core.in_flight import Lanes
 from bot.core.outcomes import Failed, Outcome, RateLimited, Unreachable
 from bot.core.outcomes import Forbidden as No
-from bot.core.throughput import Lanes
 from bot.core.timers import Timer
 from bot.core.topics import Topic
 from bot.core.types import EventID, Millis, RoomID

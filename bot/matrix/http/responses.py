@@ -46,6 +46,8 @@ TIMELINE: Final = 100
 
 DEFAULT_WAIT: Final[Millis] = 5_000
 SHORTEST_WAIT: Final[Millis] = 100
+UNTOLD_WAIT: Final[Millis] = 500
+"""Where it says that there is nothing to wait for."""
 LONGEST_WAIT: Final[Millis] = 600_000
 """Whoever asks for more rest than this is asked again all the same: it may be a mistake."""
 
@@ -143,7 +145,7 @@ def _wait(body: Any, headers: Mapping[str, str]) -> Millis:
             min(asked, 10**15) // 1000,
             LONGEST_WAIT // 1000,
         )
-    return max(SHORTEST_WAIT, min(asked, LONGEST_WAIT))
+    return max(SHORTEST_WAIT, min(asked, LONGEST_WAIT)) if asked > 0 else UNTOLD_WAIT
 
 
 def _asked(body: Any, headers: Mapping[str, str]) -> Millis:
