@@ -40,7 +40,8 @@ LIVE: Final[Millis] = 5_000
 GATHER: Final[Millis] = 100
 """How long nothing is asked for after a sync that brought the bot's own redactions and no more.
 
-Each redaction would end a long poll of its own; so those that follow come together.
+Each redaction would end a long poll of its own; so those that follow come together. A message may
+have waited for as long, or for an answer that takes its time: within this, its own time counts.
 """
 AT_ONCE: Final[Millis] = 1_000
 """A long poll answered sooner than this has something new to say, in ms."""
@@ -114,7 +115,7 @@ class Sync:
         since, synced_at = self._read or await self._store.position()
         if self._restart.wanted:
             since = None
-        if gathered := self._gathering:
+        if self._gathering:
             await self._clock.wait(self._stop, self._clock.now() + GATHER)
         asked_at, wait = self._clock.now(), self._wait
         batch = await self._poll(since)
@@ -125,9 +126,7 @@ class Sync:
             log.warning("the homeserver knows less than before, as after a restored backup")
             return True
         live = 0 <= asked_at - synced_at <= LIVE
-        await self.take(
-            batch, live=live, first=since is None, synced_at=synced_at, gathered=gathered
-        )
+        await self.take(batch, live=live, first=since is None, synced_at=synced_at)
         if wait and batch.next_batch == since and self._clock.now() - asked_at < AT_ONCE:
             # Somebody repeats himself, and would again at once.
             raise OutcomeError(Failed(status=200))
@@ -154,12 +153,8 @@ class Sync:
         live: bool,
         first: bool,
         synced_at: Millis,
-        gathered: bool = False,
     ) -> None:
-        """Read one batch and remember it as a whole.
-
-        `live`: it holds what has just happened. `gathered`: though it may have waited for a moment.
-        """
+        """Read one batch and remember it as a whole; `live`: it holds what has just happened."""
         now = self._clock.now()
         since = min(synced_at or now, now)
         left = batch.left
@@ -176,7 +171,7 @@ class Sync:
                 live=live,
                 first=first,
                 since=since,
-                seen_since=now if live and not gathered else since,
+                seen_since=now - GATHER if live else since,
                 now=now,
                 until=until,
             )

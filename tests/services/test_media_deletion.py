@@ -368,7 +368,7 @@ async def test_what_was_deleted_is_told_in_numbers_once_a_minute(
         shelf.media.upload(media_id, uploader)
         shelf.harness.clock.advance(first)
         shelf.show(media_id)
-        await shelf.go(0, 5 * SECOND)
+        await shelf.go(0, 5 * SECOND, GATHER)
         return [one for one in caplog.messages if one.startswith("deleted ")]
 
     first = "deleted 1 files; left 0 that are not their sender's"
