@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Generator
-from json.decoder import scanstring  # type: ignore[attr-defined]
 from typing import Any, Final, TypeAlias, TypeVar
 
 T = TypeVar("T")
@@ -37,7 +36,8 @@ class Portions:
     def __init__(self, text: str, scan: Callable[[str, int], tuple[Any, int]], levels: int) -> None:
         """`scan` reads the value that begins at a place, and returns it with where it ends.
 
-        `levels`: of objects and lists that are gone through here.
+        It raises `ValueError` where there is none. `levels`: of objects and lists that are gone
+        through here.
         """
         self._text = text
         self._scan = scan
@@ -57,10 +57,7 @@ class Portions:
             return (yield from self._object(at, depth))
         if depth < self._levels and sign == "[":
             return (yield from self._list(at, depth))
-        try:
-            found, end = self._scan(self._text, at)
-        except StopIteration as error:
-            raise ValueError(at) from error
+        found, end = self._scan(self._text, at)
         if end >= self._turn_at:
             self._turn_at = end + PORTION
             yield
@@ -74,7 +71,7 @@ class Portions:
         while True:
             if self._text[at : at + 1] != '"':
                 raise ValueError(at)
-            key, at = scanstring(self._text, at + 1, False)  # noqa: FBT003 - as lenient as `scan`
+            key, at = self._scan(self._text, at)
             at = self._skip(at)
             if self._text[at : at + 1] != ":":
                 raise ValueError(at)

@@ -93,7 +93,7 @@ class _Reader:
         )
 
         def scan(text: str, at: int) -> tuple[Any, int]:
-            found, end = decoder.scan_once(text, at)
+            found, end = decoder.raw_decode(text, at)
             # Few brackets cannot stand deep. This is quick to see, and true of nearly all events.
             if text.count("{", at, end) + text.count("[", at, end) > DEEPEST - levels and (
                 _is_deeper(found, DEEPEST - levels)

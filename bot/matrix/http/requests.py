@@ -45,10 +45,10 @@ class Requests:
         """Make one request, once; return the outcome's name.
 
         An answer of more than `most` bytes, or of more objects and lists than `parts`, is not
-        read: the outcome is `answers.TOO_LARGE`. `trim`: it answers a sync, see `read`. Where the access token has
-        ended, there is a new one first; where it cannot be had now, the outcome says why. Raises
-        `TokenRejectedError` when the bot has no way to log in any more, and `DiskError` when a new
-        token cannot be stored.
+        read: the outcome is `answers.TOO_LARGE`. `trim`: it answers a sync, see `read`. Where the
+        access token has ended, there is a new one first; where it cannot be had now, the outcome
+        says why. Raises `TokenRejectedError` when the bot has no way to log in any more, and
+        `DiskError` when a new token cannot be stored.
         """
         renewal = self._client.renewal
 

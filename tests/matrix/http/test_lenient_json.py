@@ -166,7 +166,7 @@ def test_portions_come_to_what_is_read_at_once(odd: bytes, place: str, levels: i
 
 @settings(max_examples=300, deadline=None)
 @given(
-    signs=st.lists(st.sampled_from(list('[]{},:"') + ['"a"', " ", "1", "\t\n", "null", "\\"])),
+    signs=st.lists(st.sampled_from([*'[]{},:"', '"a"', " ", "1", "\t\n", "null", "\\"])),
     levels=st.integers(1, 5),
 )
 def test_portions_of_what_is_no_json_are_nothing(signs: list[str], levels: int) -> None:
