@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar, cast
 import aiosqlite
 
 from bot.core.outcomes import DiskError
-from bot.core.topics import Topics
+from bot.core.topics import Topic, Topics
 from bot.core.types import Millis
 from bot.store import due_rooms
 from bot.store.damage import look_through_beside, look_through_if_small
@@ -175,7 +175,9 @@ class Database:
 
     def note(self, sql: str) -> None:
         """Note what is to be wiped later: a statement that deletes leaves something."""
-        self._dirty = self._dirty or sql.lstrip().startswith("DELETE")
+        if sql.lstrip().startswith("DELETE"):
+            self._dirty = True
+            self._news.add(Topic.DELETED)
 
     async def rows(self, sql: str, *args: Any, **named: Any) -> list[Row]:
         """Run one statement inside the current transaction; return its rows.
@@ -212,7 +214,8 @@ class Database:
         """See that nothing that was deleted up to now can be read from the file or its journal.
 
         A small file is written anew. In a large one what was left is overwritten, a portion at a
-        time, and who waits for the database has a turn between. Raises `DiskError`.
+        time, and who waits for the database has a turn between. Where somebody else reads the
+        file it cannot be done now, and `Topic.DELETED` is published anew. Raises `DiskError`.
         """
         if not self._dirty:
             return
@@ -221,6 +224,7 @@ class Database:
             await self._wipe_file()
         except BusyError:
             self._dirty = True
+            self.topics.publish(Topic.DELETED)
         except sqlite3.Error as error:
             self._dirty = True
             raise explain(error, self._path) from error

@@ -87,13 +87,17 @@ class News:
 
     async def begin(self, connection: aiosqlite.Connection) -> None:
         """Have the database tell of what is written from now on."""
-        await connection.create_function("news", 1, lambda topic: self._written.add(Topic(topic)))
+        await connection.create_function("news", 1, lambda topic: self.add(Topic(topic)))
         await connection.create_function("timer_made", 1, self._timer_made)
         await (await connection.executescript("\n".join(_triggers()))).close()
         [row] = await connection.execute_fetchall(LATEST)
         self.latest_timer = int(row[0])
         [row] = await connection.execute_fetchall(FIRST_DUE)
         self.first_due = row[0]
+
+    def add(self, topic: Topic) -> None:
+        """The transaction has written this."""
+        self._written.add(topic)
 
     def _timer_made(self, number: int) -> None:
         self._timer = number
