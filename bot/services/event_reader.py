@@ -55,6 +55,7 @@ class EventReader:
         self._prefix = prefix
         self._verification = verification
         self._media_server = media_server
+        self._read_at_once = 0
         self.digest = digest
         self.authorizer = Authorizer(
             homeserver, limits=limits, signed_only=signed_only, per_minute=per_minute
@@ -88,9 +89,8 @@ class EventReader:
             until = asyncio.get_running_loop().time() + ASK_WITHIN
         powers = self.authorizer.powers(room_id, until=until, now=now)
         classifier = self.classifier
-        for number, event in enumerate(events):
-            if number % AT_ONCE == AT_ONCE - 1:
-                await asyncio.sleep(0)
+        for event in events:
+            await self._take_turns()
             if is_encryption(event):
                 encrypted, was_clear = True, False
             decrypted: DecryptionResult = InClear()
@@ -108,6 +108,13 @@ class EventReader:
                     case _:
                         items.append(found)
         return items
+
+    async def _take_turns(self) -> None:
+        """Give others a turn now and then, however few events each room has."""
+        self._read_at_once += 1
+        if self._read_at_once >= AT_ONCE:
+            self._read_at_once = 0
+            await asyncio.sleep(0)
 
     def outline(self, events: list[Event], *, since: Millis, now: Millis) -> list[Item]:
         """Return the messages and changes among `events`, as they stand, without commands."""

@@ -16,7 +16,8 @@ from typing import Any, Final, TypeVar, cast
 import aiosqlite
 
 from bot.core.outcomes import DiskError
-from bot.core.topics import Topics
+from bot.core.topics import Topic, Topics
+from bot.core.types import Millis
 from bot.store import due_rooms
 from bot.store.damage import look_through_beside, look_through_if_small
 from bot.store.errors import StoreError, explain, keep_aside
@@ -59,6 +60,7 @@ class Database:
     ) -> None:
         self._connection = connection
         self._news = news
+        self._loop = asyncio.get_running_loop()
         self.topics = Topics()
         """Where each commit publishes what it has written."""
         self._lock = asyncio.Lock()
@@ -122,6 +124,11 @@ class Database:
         """The number of the timer that was made last, whether it is still there or not."""
         return self._news.latest_timer
 
+    @property
+    def first_due(self) -> Millis | None:
+        """When the first timer of those in rooms that may act wants something."""
+        return self._news.first_due
+
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Database]:
         """Run the block as one transaction: committed as a whole, or not at all.
@@ -132,16 +139,25 @@ class Database:
             try:
                 await self._connection.execute_fetchall("BEGIN IMMEDIATE")
                 yield self
-                await asyncio.shield(self._connection.execute_fetchall("COMMIT"))
-                self.topics.publish(*self._news.take())
+                await asyncio.shield(self._connection.in_thread(self.commit))
             except BaseException as error:
                 # A cancelled BEGIN or COMMIT is done all the same, in the connection's own
                 # thread; this comes after it there, and does nothing when all is over.
-                await asyncio.shield(self._connection.rollback())
-                self.topics.publish(*self._news.take())  # one too many wakes somebody for nothing
+                await asyncio.shield(self._connection.in_thread(self.roll_back))
                 if isinstance(error, sqlite3.Error):
                     raise explain(error, self._path) from error
                 raise
+
+    def commit(self, raw: sqlite3.Connection) -> None:
+        """End a transaction in the connection's thread, and have it told what was written."""
+        raw.execute("COMMIT")
+        # From here, since whoever began it may have been cancelled meanwhile.
+        self._loop.call_soon_threadsafe(self.topics.publish, *self._news.take(raw))
+
+    def roll_back(self, raw: sqlite3.Connection) -> None:
+        """Undo a transaction in the connection's thread, unless all is over."""
+        raw.rollback()
+        self._news.forget()
 
     async def whole(self, work: Callable[[Database], Coroutine[Any, Any, T]]) -> T:
         """Run `work` as one transaction, as `transaction` does, but in the connection's thread.
@@ -151,7 +167,7 @@ class Database:
         same, or not at all. Raises `DiskError` when the disk does not take it now.
         """
         async with self._lock:
-            inside = _Inside(self, self._news)
+            inside = _Inside(self)
             try:
                 return await self._connection.in_thread(lambda raw: inside.run(raw, work))
             except sqlite3.Error as error:
@@ -159,7 +175,9 @@ class Database:
 
     def note(self, sql: str) -> None:
         """Note what is to be wiped later: a statement that deletes leaves something."""
-        self._dirty = self._dirty or sql.lstrip().startswith("DELETE")
+        if sql.lstrip().startswith("DELETE"):
+            self._dirty = True
+            self._news.add(Topic.DELETED)
 
     async def rows(self, sql: str, *args: Any, **named: Any) -> list[Row]:
         """Run one statement inside the current transaction; return its rows.
@@ -196,7 +214,8 @@ class Database:
         """See that nothing that was deleted up to now can be read from the file or its journal.
 
         A small file is written anew. In a large one what was left is overwritten, a portion at a
-        time, and who waits for the database has a turn between. Raises `DiskError`.
+        time, and who waits for the database has a turn between. Where somebody else reads the
+        file it cannot be done now, and `Topic.DELETED` is published anew. Raises `DiskError`.
         """
         if not self._dirty:
             return
@@ -205,6 +224,7 @@ class Database:
             await self._wipe_file()
         except BusyError:
             self._dirty = True
+            self.topics.publish(Topic.DELETED)
         except sqlite3.Error as error:
             self._dirty = True
             raise explain(error, self._path) from error
@@ -227,13 +247,10 @@ class Database:
 class _Inside(Database):
     """The database as it is seen from within its own thread."""
 
-    def __init__(self, outside: Database, news: News) -> None:
+    def __init__(self, outside: Database) -> None:
         self.secret = outside.secret
-        self.topics = outside.topics
         # Told at once, since whoever began it may have been cancelled when it deletes.
         self._outside = outside
-        self._news = news
-        self._loop = asyncio.get_running_loop()
         self._raw: sqlite3.Connection | None = None
 
     def run(self, raw: sqlite3.Connection, work: Callable[[Database], Coroutine[Any, Any, T]]) -> T:
@@ -242,13 +259,10 @@ class _Inside(Database):
         raw.execute("BEGIN IMMEDIATE")
         try:
             result = _run_through(work(self))
-            raw.execute("COMMIT")
+            self._outside.commit(raw)
         except BaseException:
-            raw.rollback()
-            self._news.forget()
+            self._outside.roll_back(raw)
             raise
-        # From here, since whoever began it may have been cancelled meanwhile.
-        self._loop.call_soon_threadsafe(self.topics.publish, *self._news.take())
         return result
 
     async def rows(self, sql: str, *args: Any, **named: Any) -> list[Row]:

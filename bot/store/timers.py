@@ -41,10 +41,6 @@ CHILDREN: Final = CANDIDATE + (  # noqa: S608
     " AND k.room = p.room AND k.parent = p.event_id AND k.id > p.id AND k.redaction_sent_at IS NULL"
     " AND k.attempts = 0 AND k.retry_at <= :now ORDER BY k.id LIMIT :share) GROUP BY t.id"
 )
-FIRST_DUE: Final = (
-    "SELECT min(retry_at) FROM (SELECT min(retry_at) AS retry_at FROM due_rooms WHERE backlog = 0"
-    " UNION ALL SELECT min(retry_at) FROM due_rooms WHERE backlog = 1)"
-)
 NEXT: Final = (
     "SELECT min(retry_at) FROM (SELECT min(retry_at) AS retry_at FROM due_rooms WHERE backlog = 0"
     " AND retry_at > :after UNION ALL SELECT min(retry_at) FROM due_rooms WHERE backlog = 1"
@@ -139,9 +135,11 @@ class Timers:
         return int(row[0]) if row else 0
 
     async def first_due(self) -> Millis | None:
-        """Return when the first timer of those in rooms that may act wants something."""
-        row = await ask(self._db, FIRST_DUE)
-        return None if row is None else row[0]
+        """Return when the first timer of those in rooms that may act wants something.
+
+        By the last commit; nobody has to wait for one that is under way.
+        """
+        return self._db.first_due
 
     async def next_due(self, after: Millis, rooms: Collection[int] = ()) -> Millis | None:
         """Return when, after this time, the next room that may act begins to want something.

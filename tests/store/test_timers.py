@@ -369,7 +369,7 @@ async def test_what_is_deleted_is_wiped_soon_or_every_five_minutes_while_busy(
         for _ in range(125):
             await delete("handled_commands")
             await harness.advance(10_000)
-        assert wiped[1:] == [360_000, 660_000, 960_000, 1_260_000]
+        assert wiped[1:] == [310_000, 610_000, 910_000, 1_210_000]
         await delete("timers")
         await harness.advance(9_999)
         assert len(wiped) == 5

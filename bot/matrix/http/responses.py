@@ -114,7 +114,15 @@ def parse(raw: bytes | bytearray) -> Any:
 
     What cannot be represented is left out; see `lenient_json`.
     """
-    found, cut = lenient_json.read(raw)
+    return _tell_of_cuts(*lenient_json.read(raw))
+
+
+async def parse_by_portions(raw: bytes | bytearray, levels: int) -> Any:
+    """Return the same of a long answer, while others have turns; see `lenient_json`."""
+    return _tell_of_cuts(*await lenient_json.read_by_portions(raw, levels))
+
+
+def _tell_of_cuts(found: Any, cut: int) -> Any:
     if cut:
         log.warning("left out %d parts of what came: too deep, or no number or text at all", cut)
     return found

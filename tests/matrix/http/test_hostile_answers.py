@@ -91,7 +91,7 @@ async def test_a_sync_is_read_on_whatever_is_in_it(server: RawServer, matrix: Ma
 async def test_a_sync_is_read_however_long_the_messages_to_the_device(
     server: RawServer, matrix: Matrix, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bot.matrix.client.LARGE", 1 << 20)
+    monkeypatch.setattr("bot.matrix.client.LARGE", 5 << 20)
     long = b'{"type": "m.dummy", "sender": "@mallory:x", "content": {"a": "%b"}}' % (
         b"x" * (1 << 20)
     )
@@ -102,10 +102,10 @@ async def test_a_sync_is_read_however_long_the_messages_to_the_device(
         heard.extend(events)
 
     monkeypatch.setattr(matrix.crypto._to_device, "take_by_slices", take)
-    events = b", ".join([long] * 8 + [short])
+    events = b", ".join([long] * 12 + [short])
     server.body = b'{"to_device": {"events": [%b]}, "next_batch": "s2"}' % events
     assert (await matrix.sync("s1", 0)).next_batch == "s2"
-    assert heard == [None] * 8 + [json.loads(short)]
+    assert heard == [None] * 12 + [json.loads(short)]
 
 
 async def test_a_sync_of_too_many_parts_is_asked_for_again_with_less(
