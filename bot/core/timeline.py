@@ -204,8 +204,6 @@ class RoomUpdate:
     """The room's state may hold another lifetime than the timeline ends with: compare them."""
     sweep: Sweep | None = None
     """Messages may be missing that no gap leads to."""
-    anew: bool = False
-    """The room is read anew: what was said since it was read last may not all be known."""
     entered: bool = False
     """The bot has just joined: the room is greeted."""
     alone: bool | None = None

@@ -124,7 +124,9 @@ class Redactor:
             return first
         busy = self._in_flight.rooms
         for lane in self._lanes.order(limited=self._pace.limited, busy=busy):
-            await self._begin_lane(group, now, lane)
+            at = await self._store.first_due(backlog=lane.backlog)
+            if at is not None and at <= now:
+                await self._begin_lane(group, now, lane)
             if now < self._pace.paused_until:
                 break  # one that began a moment ago has failed
         # All that is due by now is at work or will be looked at when something finishes.

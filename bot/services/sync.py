@@ -91,6 +91,7 @@ class Sync:
     async def run(self) -> None:
         """Follow the sync until `stop`. Raises `TokenRejectedError`."""
         self._read, failures, reasons = None, 0, Reasons()
+        await self._store.not_all_seen()
         while not self._stop.is_set():
             try:
                 if not await self.once():
@@ -104,6 +105,8 @@ class Sync:
                     log.warning("the homeserver does not know how far the bot has read")
                 if reason := reasons.news(error.outcome, now):
                     log.warning("waiting for the homeserver (%s)", reason)
+                if not failures:
+                    await self._store.not_all_seen()
                 wait = backoff(failures, ceiling=PAUSE_CEILING, chance=self._random.random())
                 if isinstance(error.outcome, RateLimited | Unreachable):
                     wait = error.outcome.retry_after or wait
@@ -124,6 +127,7 @@ class Sync:
         behind = went_back(since, batch.next_batch)
         if behind and self._restart.went_back(self._clock.elapsed()):
             log.warning("the homeserver knows less than before, as after a restored backup")
+            await self._store.not_all_seen()
             return True
         live = 0 <= asked_at - synced_at <= LIVE
         await self.take(batch, live=live, first=since is None, synced_at=synced_at)
@@ -249,7 +253,6 @@ class Sync:
             review=review or known is None or first,
             check_policy=known is not None
             and any(self._reader.digest(one) != known.policy_digest for one in policies),
-            anew=first,
             entered=known is None and not first,
             alone=seems_alone(batch, own_id, new=known is None),
             last_event_digest=self._last(batch),

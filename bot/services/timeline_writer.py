@@ -194,8 +194,6 @@ class TimelineWriter:
             await rows.append(row, begins + update.items)
         else:
             await self._decide(rows, row, begins + update.items, now)
-        if update.anew:
-            await rows.not_all_seen(row)
         if update.sweep:
             await rows.begin_sweep(row, update.sweep)
         if known is None or update.entered:

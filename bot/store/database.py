@@ -125,8 +125,8 @@ class Database:
         return self._news.latest_timer
 
     @property
-    def first_due(self) -> Millis | None:
-        """When the first timer of those in rooms that may act wants something."""
+    def first_due(self) -> tuple[Millis | None, Millis | None]:
+        """When the first timer of those in rooms that may act wants something: live, backlog."""
         return self._news.first_due
 
     @asynccontextmanager
@@ -264,6 +264,10 @@ class _Inside(Database):
             self._outside.roll_back(raw)
             raise
         return result
+
+    async def whole(self, work: Callable[[Database], Coroutine[Any, Any, T]]) -> T:
+        """Run `work` as a part of the transaction."""
+        return await work(self)
 
     async def rows(self, sql: str, *args: Any, **named: Any) -> list[Row]:
         """Run one statement."""

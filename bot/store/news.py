@@ -16,8 +16,8 @@ from bot.core.topics import Topic
 from bot.core.types import Millis
 
 FIRST_DUE: Final = (
-    "SELECT min(retry_at) FROM (SELECT min(retry_at) AS retry_at FROM due_rooms WHERE backlog = 0"
-    " UNION ALL SELECT min(retry_at) FROM due_rooms WHERE backlog = 1)"
+    "SELECT (SELECT min(retry_at) FROM due_rooms WHERE backlog = 0),"
+    " (SELECT min(retry_at) FROM due_rooms WHERE backlog = 1)"
 )
 LATEST: Final = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'timers'"
 
@@ -82,8 +82,8 @@ class News:
         self._timer = 0
         self.latest_timer = 0
         """The greatest number that any timer has had."""
-        self.first_due: Millis | None = None
-        """When the first timer of those in rooms that may act wants something."""
+        self.first_due: tuple[Millis | None, Millis | None] = None, None
+        """When the first timer of those in rooms that may act wants something: live, backlog."""
 
     async def begin(self, connection: aiosqlite.Connection) -> None:
         """Have the database tell of what is written from now on."""
@@ -93,7 +93,7 @@ class News:
         [row] = await connection.execute_fetchall(LATEST)
         self.latest_timer = int(row[0])
         [row] = await connection.execute_fetchall(FIRST_DUE)
-        self.first_due = row[0]
+        self.first_due = row[0], row[1]
 
     def add(self, topic: Topic) -> None:
         """The transaction has written this."""
@@ -111,7 +111,7 @@ class News:
         self.latest_timer = max(self.latest_timer, self._timer)
         if not self._written.isdisjoint(SAYS_WHEN):
             [row] = raw.execute(FIRST_DUE)
-            self.first_due = row[0]
+            self.first_due = row[0], row[1]
         written = tuple(self._written)
         self.forget()
         return written

@@ -72,9 +72,10 @@ DUE_NOW: Final = (
     "UPDATE timers SET due = min(due, ?), retry_at = min(retry_at, ?)"
     " WHERE id IN (SELECT value FROM json_each(?)) AND redaction_sent_at IS NULL RETURNING event_id"
 )
-NOT_ALL_SEEN: Final = (
-    "UPDATE rooms SET unseen_up_to = (SELECT coalesce(max(id), 0) FROM timers) WHERE id = ?"
+NOWHERE_ALL_SEEN: Final = (
+    "UPDATE rooms SET unseen_up_to = (SELECT coalesce(max(id), 0) FROM timers)"
 )
+NOT_ALL_SEEN: Final = f"{NOWHERE_ALL_SEEN} WHERE id = ?"
 PORTION: Final = 100
 """Children of a message that is gone that one transaction makes due; it may have any number."""
 KEEP_GONE_PARENT: Final = (

@@ -154,10 +154,6 @@ class Rows:
         """The chunk was decided on."""
         await gaps.end_chunk(self._db, chunk)
 
-    async def not_all_seen(self, row: int) -> None:
-        """Note that what belongs to the room's messages may not all be known."""
-        await relations.not_all_seen(self._db, row)
-
     async def begin_sweep(self, row: int, sweep: Sweep) -> None:
         """Have a room read back through."""
         await sweeps.begin_sweep(self._db, row, sweep)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
-from typing import Final
+from collections.abc import Callable, Collection, Coroutine, Sequence
+from typing import Any, Final, TypeVar
 
 from bot.core.due import Candidate
+from bot.core.ports.timers import DueTimers
 from bot.core.timers import MANY, Timer
 from bot.core.types import EventID, Millis, RoomID
 from bot.store.database import Database, Row, ask, run
 from bot.store.retries import put_off
+
+T = TypeVar("T")
 
 ROOMS_DUE: Final = (
     "SELECT room FROM (SELECT room FROM due_rooms WHERE backlog = :backlog AND room > :last"
@@ -134,12 +137,27 @@ class Timers:
         row = await ask(self._db, OVERDUE, now=now, most=MANY)
         return int(row[0]) if row else 0
 
-    async def first_due(self) -> Millis | None:
+    async def at_once(self, work: Callable[[DueTimers], Coroutine[Any, Any, T]]) -> T:
+        """Run `work`, which awaits nothing but what it is given, in one transaction."""
+        return await self._db.whole(lambda db: work(Timers.within(db)))
+
+    @classmethod
+    def within(cls, db: Database) -> Timers:
+        """Return the timers as a transaction sees them."""
+        timers = cls()
+        timers._db = db
+        return timers
+
+    async def first_due(self, *, backlog: bool | None = None) -> Millis | None:
         """Return when the first timer of those in rooms that may act wants something.
 
-        By the last commit; nobody has to wait for one that is under way.
+        Of the live ones or of the backlog; `None`: of both. By the last commit; nobody has to wait
+        for one that is under way.
         """
-        return self._db.first_due
+        live, late = self._db.first_due
+        if backlog is None:
+            return min((at for at in (live, late) if at is not None), default=None)
+        return late if backlog else live
 
     async def next_due(self, after: Millis, rooms: Collection[int] = ()) -> Millis | None:
         """Return when, after this time, the next room that may act begins to want something.

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
 import pytest
 
-from bot.core.due import Candidate
 from bot.core.in_flight import Lanes
 from bot.core.outcomes import Failed, Outcome, RateLimited, Unreachable
 from bot.core.outcomes import Forbidden as No
@@ -36,7 +34,7 @@ async def test_somebody_who_adds_for_ever_holds_a_message_up_for_ten_seconds(
 ) -> None:
     room = harness.homeserver.make_room()
     [whole] = await messages(harness, room, 1)
-    await harness.not_all_seen(room)
+    await harness.store.not_all_seen()
     looks: list[Millis] = []
 
     async def relations(_: RoomID, event_id: EventID) -> tuple[list[EventID], bool]:
@@ -84,7 +82,7 @@ async def test_a_question_that_fails_puts_off_its_message_unless_all_must_wait(
 ) -> None:
     room = harness.homeserver.make_room()
     await messages(harness, room, 1)
-    await harness.not_all_seen(room)
+    await harness.store.not_all_seen()
     harness.homeserver.fail_next(outcome, on="relations")
     async with harness.running(harness.redactor):
         [(tries, at)] = await state_of_timers(harness)
@@ -255,18 +253,16 @@ async def test_a_clock_that_is_set_back_does_not_stop_the_telling(
 async def test_what_fails_while_the_next_are_looked_for_holds_them_up(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    room, due = harness.homeserver.make_room(), harness.store.due
+    room, at_once = harness.homeserver.make_room(), harness.store.at_once
     sent = await messages(harness, room, 2)
     pause = harness.clock.now() + 5 * SECOND
 
-    async def failing(
-        now: Millis, rooms: Sequence[int], share: int, *, backlog: bool
-    ) -> list[Candidate]:
-        found = await due(now, rooms, share, backlog=backlog)
-        harness.redactor._pace.unanswered(now, pause, again=False)
+    async def failing(work: Any) -> Any:
+        found = await at_once(work)
+        harness.redactor._pace.unanswered(harness.clock.now(), pause, again=False)
         return found
 
-    monkeypatch.setattr(harness.store, "due", failing)
+    monkeypatch.setattr(harness.store, "at_once", failing)
     async with harness.running(harness.redactor):
         assert harness.homeserver.times("redact") == []
         monkeypatch.undo()

@@ -197,7 +197,7 @@ async def test_relations_without_timers_are_looked_up_before_the_message_goes(
     threaded = relate(harness, room, "m.thread", whole)
     of_threaded = relate(harness, room, "m.replace", threaded)
     await harness.remember(room, whole, due=harness.clock.now())
-    await harness.not_all_seen(room)
+    await harness.store.not_all_seen()
     async with harness.running(harness.redactor):
         pass
     assert set((await order_of_redactions(harness, room))[:2]) == {unknown, of_unknown}
@@ -260,7 +260,7 @@ async def test_relations_are_found_though_the_homeserver_fails_for_a_minute(
     whole = harness.homeserver.send(room, "hello")
     unknown = relate(harness, room, "m.replace", whole)
     await harness.remember(room, whole, due=harness.clock.now())
-    await harness.not_all_seen(room)
+    await harness.store.not_all_seen()
     harness.homeserver.fail_next(*[Failed(status=500)] * 6, on="relations")
     async with harness.running(harness.redactor):
         for _ in range(12):
@@ -342,7 +342,7 @@ async def test_an_outage_while_looking_is_waited_for(harness: Harness) -> None:
     room = await live_in(harness, MINUTE)
     async with harness.running(*harness.everything):
         whole = await harness.said_in(room, "hello")
-        await harness.not_all_seen(room)
+        await harness.store.not_all_seen()
         harness.homeserver.fail_next(Unreachable(reason="x"), on="relations")
         await harness.advance(MINUTE)
         assert not harness.homeserver.is_redacted(room, whole)

@@ -169,10 +169,6 @@ class Harness:
         items = [Message(event_id=event_id, sent=due - SECOND) for event_id in event_ids]
         await self.commit(RoomUpdate(room_id=room_id, items=list(items)))
 
-    async def not_all_seen(self, room_id: RoomID) -> None:
-        """Let something have come into the room that no sync showed."""
-        await self.commit(RoomUpdate(room_id=room_id, items=[], anew=True))
-
     async def commit(self, *updates: RoomUpdate) -> None:
         """Commit as if the homeserver had said it up to now."""
         token = f"s{self.homeserver.place}"

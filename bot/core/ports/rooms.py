@@ -47,6 +47,12 @@ class RoomStore(Protocol):
     async def rooms_of(self, room_ids: Sequence[RoomID]) -> dict[RoomID, Room]:
         """Return what is known of those of some rooms that are known."""
 
+    async def not_all_seen(self) -> None:
+        """Something may have come into any room that no sync has shown yet.
+
+        So what belongs to the messages that have timers by now may not all be known.
+        """
+
 
 class ReviewStore(Protocol):
     """Rooms whose state is to be looked at."""

@@ -84,9 +84,6 @@ class Rows(Protocol):
     async def end_chunk(self, chunk: Chunk) -> None:
         """The chunk was decided on."""
 
-    async def not_all_seen(self, row: int) -> None:
-        """Note that what belongs to the room's messages may not all be known."""
-
     async def begin_sweep(self, row: int, sweep: Sweep) -> None:
         """Have a room read back through."""
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import Protocol
+from collections.abc import Callable, Collection, Coroutine, Sequence
+from typing import Any, Protocol, TypeVar
 
 from bot.core.due import Candidate
 from bot.core.timers import PendingRelation, Timer, UnusedMedia
 from bot.core.types import EventID, Millis, RoomID
+
+T = TypeVar("T")
 
 
 class DueTimers(Protocol):
@@ -31,11 +33,21 @@ class DueTimers(Protocol):
         """Return the first `share` that belong to each of these timers, are due and not tried."""
 
 
-class TimerStore(DueTimers, Protocol):
+class TimersAtOnce(Protocol):
+    """Timers whose time has come, several questions at once."""
+
+    async def at_once(self, work: Callable[[DueTimers], Coroutine[Any, Any, T]]) -> T:
+        """Run `work`, which awaits nothing but what it is given, and return what it returns."""
+
+
+class TimerStore(DueTimers, TimersAtOnce, Protocol):
     """Pending redactions. A row leaves only when its message is gone for certain."""
 
-    async def first_due(self) -> Millis | None:
-        """Return when the first timer of those in rooms that may act wants something."""
+    async def first_due(self, *, backlog: bool | None = None) -> Millis | None:
+        """Return when the first timer of those in rooms that may act wants something.
+
+        Of the live ones or of the backlog; `None`: of both.
+        """
 
     async def next_due(self, after: Millis, rooms: Collection[int] = ()) -> Millis | None:
         """Return when, after this time, the next room that may act begins to want something.
