@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from bot.core.due import Vacancy
 from bot.core.outcomes import Outcome, Unreachable
-from bot.core.redaction import IN_FLIGHT, SPARE
+from bot.core.redaction import IN_FLIGHT, PER_ROOM, SPARE
 from bot.core.timers import Timer
 from bot.core.types import Millis, RoomID
 
@@ -98,8 +99,10 @@ class InFlight:
     def vacancy(self, *, width: int, most: int, spare: int) -> Vacancy:
         """Say how much may begin, where the limits are those of `begin`."""
         at_work = len(self._since)
+        rooms = Counter(one.room for one, _ in self._since.values())
         # Beyond the width, only what is of a room that has nothing on its way.
-        shut = {one.room for one, _ in self._since.values()} if at_work >= width else set()
+        most_of_one = PER_ROOM if at_work < width else 1
+        shut = {room for room, number in rooms.items() if number >= most_of_one}
         return Vacancy(space=min(most, width + spare - at_work), busy=self.rooms, shut=shut)
 
     def begin(
@@ -136,6 +139,8 @@ class InFlight:
         go `spare` beyond: others may be about to turn out silent.
         """
         rooms = [one.room_id for one, _ in self._since.values()]
+        if rooms.count(timer.room_id) >= PER_ROOM:
+            return False
         if timer.room_id in self._silent:
             return sum(room_id in self._silent for room_id in rooms) < (width + 1) // 2
         return len(rooms) < width + spare * (timer.room_id not in rooms)

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from bot.core.outcomes import Failed, Forbidden, RateLimited, TokenRejectedError
-from bot.core.redaction import CONFIRM_AFTER, IN_FLIGHT
+from bot.core.redaction import CONFIRM_AFTER, IN_FLIGHT, PER_ROOM, SPARE
 from bot.core.throughput import FIRST_WIDTH
 from bot.core.types import EventID, RoomID
 from tests.support.fake_homeserver import BOB
@@ -78,7 +78,13 @@ async def test_no_more_than_a_few_redactions_are_in_flight(harness: Harness) -> 
         await messages(harness, room, 60)
         harness.wake()
         await harness.rest()
-        assert harness.homeserver.in_flight.total() == IN_FLIGHT
+        assert +harness.homeserver.in_flight == {room: PER_ROOM}
+        for _ in range(4):
+            await messages(harness, harness.homeserver.make_room(), 60)
+        harness.wake()
+        await harness.rest()
+        assert IN_FLIGHT <= harness.homeserver.in_flight.total() <= IN_FLIGHT + SPARE
+        assert max(harness.homeserver.in_flight.values()) <= PER_ROOM
         harness.homeserver.release("redact")
 
 
