@@ -42,6 +42,11 @@ from bot.services.due_timers import next_timers
 
 log = logging.getLogger(__name__)
 
+FRESH: Final[Millis] = 200
+"""What is later than this belongs to the backlog: what is due now goes before it.
+
+Not while a rate limit holds, where nearly everything is later: then the oldest goes first.
+"""
 WAIT_FOR_CHILDREN: Final[Millis] = 10_000
 """How long a message waits, once it was looked at, for what belongs to it."""
 LOOK_EVERY: Final[Millis] = 1_000
@@ -122,6 +127,9 @@ class Redactor:
         first = await self._store.first_due()
         if first is None or first > now:
             return first
+        live = await self._store.first_due(backlog=False)
+        if not self._pace.limited and live is not None and live < now - FRESH:
+            await self._store.fall_behind(now - FRESH)
         busy = self._in_flight.rooms
         for lane in self._lanes.order(limited=self._pace.limited, busy=busy):
             at = await self._store.first_due(backlog=lane.backlog)

@@ -81,7 +81,7 @@ TABLES: Final = f"""
         refused_age INTEGER,               -- from which age on it is refused; 0: not for its age
         parent TEXT,                       -- the message that this edit, reaction or vote is of
         relations_loaded INTEGER NOT NULL DEFAULT 0,  -- what belongs to the message is known
-        backlog INTEGER NOT NULL DEFAULT 0,  -- it was overdue already when it was stored
+        backlog INTEGER NOT NULL DEFAULT 0,  -- it was overdue when it was stored, or fell behind
         from_local_clock INTEGER NOT NULL DEFAULT 0,  -- due was computed from the bot's own clock
         UNIQUE (room, event_id)
     ) STRICT;

@@ -57,6 +57,11 @@ OVERDUE: Final = (
     " AND t.backlog = d.backlog AND t.retry_at <= :now AND t.redaction_sent_at IS NULL"
     " WHERE d.backlog IN (0, 1) AND d.retry_at <= :now LIMIT :most)"
 )
+FALL_BEHIND: Final = (
+    "UPDATE timers SET backlog = 1 WHERE id IN (SELECT t.id FROM due_rooms d CROSS JOIN timers t"
+    " ON t.room = d.room AND t.backlog = 0 AND t.retry_at <= :before"
+    " WHERE d.backlog = 0 AND d.retry_at <= :before LIMIT :most)"
+)
 DROP: Final = "DELETE FROM timers WHERE id = ?"
 SENT: Final = "UPDATE timers SET redaction_sent_at = ?, retry_at = ?, attempts = 0 WHERE id = ?"
 UNSENT: Final = (
@@ -106,8 +111,8 @@ class Timers:
     ) -> list[int]:
         """Return up to `most` rooms that may act and in which something is due, by their numbers.
 
-        Those after the room `last` come first. `backlog`: what was overdue when it was stored;
-        else what is live.
+        Those after the room `last` come first. `backlog`: what was overdue when it was stored,
+        or fell behind; else what is live.
         """
         wanted = {"backlog": backlog, "now": now, "last": last, "most": most}
         found = await run(self._db, ROOMS_DUE, **wanted)
@@ -158,6 +163,13 @@ class Timers:
         if backlog is None:
             return min((at for at in (live, late) if at is not None), default=None)
         return late if backlog else live
+
+    async def fall_behind(self, before: Millis) -> None:
+        """Let what wanted something up to then, and is live, belong to the backlog from now on.
+
+        One call sees to a portion of it.
+        """
+        await run(self._db, FALL_BEHIND, before=before, most=PORTION)
 
     async def next_due(self, after: Millis, rooms: Collection[int] = ()) -> Millis | None:
         """Return when, after this time, the next room that may act begins to want something.

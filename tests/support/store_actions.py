@@ -48,6 +48,7 @@ NOT_OF_A_ROOM = {
     "invitations.held_for",
     "invitations.rooms_held",
     "store.any_timer",
+    "store.fall_behind",
     "store.not_all_seen",
     "store.clock_set_back",
     "store.next_expiry",

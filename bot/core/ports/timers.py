@@ -18,8 +18,8 @@ class DueTimers(Protocol):
     async def rooms_due(self, now: Millis, last: int, most: int, *, backlog: bool) -> list[int]:
         """Return up to `most` rooms that may act and in which something is due, by their numbers.
 
-        Those after the room `last` come first. `backlog`: what was overdue when it was stored;
-        else what is live.
+        Those after the room `last` come first. `backlog`: what was overdue when it was stored,
+        or fell behind; else what is live.
         """
 
     async def due(
@@ -47,6 +47,12 @@ class TimerStore(DueTimers, TimersAtOnce, Protocol):
         """Return when the first timer of those in rooms that may act wants something.
 
         Of the live ones or of the backlog; `None`: of both.
+        """
+
+    async def fall_behind(self, before: Millis) -> None:
+        """Let what wanted something up to then, and is live, belong to the backlog from now on.
+
+        One call sees to a portion of it.
         """
 
     async def next_due(self, after: Millis, rooms: Collection[int] = ()) -> Millis | None:
