@@ -365,6 +365,7 @@ async def test_what_is_deleted_is_wiped_soon_or_every_five_minutes_while_busy(
         for _ in range(6):
             await harness.advance(10_000)
         assert wiped == [10_000], "what another process may have left"
+        assert harness.clock.waits == [start + 10_000], "nothing was deleted since"
         await harness.remember(room, EventID("$one"), due=start + 9_000_000)
         for _ in range(125):
             await delete("handled_commands")
