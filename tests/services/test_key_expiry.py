@@ -134,9 +134,9 @@ async def test_keys_are_moved_on_and_deleted_with_one_commit(tmp_path: Path) -> 
     writers = [Writer(alice) for _ in range(5)]
     bot.feed(*(alice.tell(bot, "m.room_key", writer.room_key()) for writer in writers))
     commits = commits_of(bot)
-    bot.crypto.ratchet([(writer.session.id, 0) for writer in writers])
+    await bot.crypto.ratchet([(writer.session.id, 0) for writer in writers])
     assert commits() == 1
-    bot.crypto.forget([writer.session.id for writer in writers])
+    await bot.crypto.forget([writer.session.id for writer in writers])
     assert commits() == 2
     assert bot.crypto.sessions == {}
 
