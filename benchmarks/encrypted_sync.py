@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from nio.crypto import OlmAccount, OlmDevice, OutboundGroupSession
 
@@ -19,7 +19,7 @@ from benchmarks.held import Held
 from bot.core.lifetimes import LifetimeLimits
 from bot.core.outcomes import Done, Outcome
 from bot.core.timeline import Change, Message, RoomUpdate
-from bot.core.types import EventID, RoomID, UserID
+from bot.core.types import EventID, RoomID
 from bot.matrix.client import Matrix
 from bot.matrix.encryption.engine import CarefulClient
 from bot.matrix.encryption.megolm import MEGOLM
@@ -111,7 +111,7 @@ class Recorded:
 
     def release(self) -> None: ...
     def close(self) -> None: ...
-    async def __aenter__(self) -> Recorded:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None: ...
@@ -203,7 +203,7 @@ async def read(folder: Path, events: int) -> Figures:
         began = time.perf_counter()
         await sync.once()
         took = time.perf_counter() - began
-        while await store.keys.first_key_use() is not None:
+        while await store.keys.first_key_use() is not None:  # noqa: ASYNC110 - no topic tells
             await asyncio.sleep(0.01)
         gone = time.perf_counter() - began
         await asyncio.sleep(2 * DUE_EVERY / 1000)
