@@ -76,8 +76,8 @@ class CryptoStore(SqliteStore):  # type: ignore[misc]
         """Do the same, and wait for the disk in a thread; others in the event loop go on.
 
         When it is over, all of it is on the disk: only then may anything be sent that depends on
-        it. Nothing is awaited within. What it gives of `self` is out of date if the store was
-        loaded again while it waited for its turn: then it raises `OperationalError`.
+        it. Nothing is awaited within. Raises `OperationalError`, also where the store was loaded
+        again while it waited for its turn.
         """
         await self.database.turn()
         self.database.keeps_open = True
