@@ -236,4 +236,4 @@ async def _work(
             task.cancel()
     if bot.key_expiry:
         with suppress(DiskError):  # the next start does it
-            bot.key_expiry.scrub()
+            await bot.key_expiry.scrub()

@@ -318,6 +318,6 @@ async def test_a_room_key_for_no_real_room_stands_in_nobodys_way(alice: Peer, bo
     bot.feed(alice.tell(bot, "m.room_key", writer.room_key("!\ud800:example.org")))
     for room_id in bot.crypto.sessions.values():
         assert room_id.encode()
-    bot.crypto.ratchet([(session_id, 0) for session_id in bot.crypto.sessions])
+    await bot.crypto.ratchet([(session_id, 0) for session_id in bot.crypto.sessions])
     await asyncio.sleep(0)
     bot.restart()
