@@ -24,7 +24,7 @@ class Figure:
     unit: str
     value: float
     samples: list[float] = field(default_factory=list)
-    """What it was computed from, where a plot shows that."""
+    """What it was computed from, thinned, where a plot shows that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +111,15 @@ def percentile(values: Sequence[float], share: float) -> float:
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
+def thin(values: Sequence[float], most: int = 100) -> list[float]:
+    """Return at most so many of the values, in order, the first and the last among them."""
+    ordered = sorted(values)
+    if len(ordered) <= most:
+        return ordered
+    last = len(ordered) - 1
+    return [ordered[round(turn * last / (most - 1))] for turn in range(most)]
+
+
 def lateness(values: Sequence[float]) -> dict[str, float]:
     """Return the three measures of lateness."""
     return {
@@ -128,7 +137,8 @@ def save(path: Path, figures: Sequence[Figure], goals: Sequence[Goal], about: An
         "goals": [asdict(goal) for goal in goals],
         "figures": [asdict(figure) for figure in figures],
     }
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    # One line for each figure, so that a change can be read.
+    path.write_text(json.dumps(content).replace('{"scenario"', '\n{"scenario"') + "\n")
 
 
 def load(path: Path) -> tuple[list[Figure], list[Goal], Any]:

@@ -53,13 +53,13 @@ def _raw(body: object) -> bytes:
 
 def at_random(share: float, seed: int) -> Refuse:
     """Refuse this share by 429, each for `TOLD`."""
-    random = Random(seed)
+    random = Random(f"{share} {seed}")
     return lambda: limited(TOLD) if random.random() < share else None
 
 
 def broken_at_random(share: float, seed: int) -> Refuse:
     """Answer this share by 502, as a gateway does."""
-    random = Random(seed)
+    random = Random(f"{share} {seed}")
     answer = Answer(502, {"Content-Type": "text/html"}, b"<html>Bad Gateway</html>")
     return lambda: answer if random.random() < share else None
 

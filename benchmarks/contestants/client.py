@@ -29,6 +29,7 @@ class Client:
     def __init__(self, task: dict[str, Any], http: aiohttp.ClientSession) -> None:
         self.user_id: str = task["user_id"]
         self.in_flight: int = task["in_flight"]
+        self.polite: bool = task["polite"]
         self.hear: Callable[[str], object] = len
         """What is done with each line that the benchmark writes to this program."""
         self._homeserver: str = task["homeserver"]

@@ -64,6 +64,7 @@ class Program:
             "user_id": account.user_id,
             "token": account.access_token,
             "in_flight": in_flight,
+            "polite": name.startswith("polite"),
         }
         self._process: subprocess.Popen[str] | None = None
 

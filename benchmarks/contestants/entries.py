@@ -12,6 +12,7 @@ from benchmarks.stage import Room, Stage
 from benchmarks.watcher import Watcher
 
 OURS = "ours"
+POLITE = "polite, 16 in flight"
 IDEAL_16, IDEAL_32 = "ideal, 16 in flight", "ideal, 32 in flight"
 PEERS = {
     "burn-bot's algorithm": "burn_bot",
@@ -29,7 +30,7 @@ async def enter(stage: Stage, name: str, homeserver: str = "") -> Contestant:
     account = await stage.account("contestant")
     if name == OURS:
         return Ours(homeserver, account, stage.folder / f"bot-{next(_numbers)}")
-    if name.startswith("ideal"):
+    if name.startswith(("ideal", "polite")):
         return Program(name, "ideal", homeserver, account, in_flight=int(name.split()[1]))
     return Program(name, PEERS[name], homeserver, account)
 

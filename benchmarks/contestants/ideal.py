@@ -1,7 +1,8 @@
 """The ideal client: it is told all due times, and does nothing but redact over plain HTTP.
 
 So many redactions are in flight at once. A message that is refused waits as long as it is told,
-and keeps its place meanwhile; one that fails otherwise is tried again after `AGAIN`.
+and keeps its place meanwhile; one that fails otherwise is tried again after `AGAIN`. A polite one
+lets all others wait with it.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ class Ideal:
         self._waiting: list[tuple[int, str, Message]] = []
         self._news = asyncio.Event()
         self._places = asyncio.Semaphore(client.in_flight)
+        self._paused_until = 0.0
 
     def expect(self, line: str) -> None:
         message = Message(**json.loads(line))
@@ -49,9 +51,12 @@ class Ideal:
     async def _redact(self, message: Message) -> None:
         try:
             while True:
+                await asyncio.sleep(self._paused_until - time.time())
                 told = await self._client.redact(message)
                 if told is None:
                     return
+                if self._client.polite:
+                    self._paused_until = max(self._paused_until, time.time() + told)
                 await asyncio.sleep(told or AGAIN)
         finally:
             self._places.release()

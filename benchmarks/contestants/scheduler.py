@@ -5,6 +5,7 @@ Each message is a job that redacts it. A job that fails is logged, and gone.
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +29,7 @@ async def redact(room: str, event_id: str) -> None:
 
 async def run(client: Client) -> None:
     _clients.append(client)
+    logging.getLogger("apscheduler").setLevel(logging.CRITICAL)  # It logs each failure at length.
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         store = SQLAlchemyJobStore(url=f"sqlite:///{Path(folder) / 'jobs.db'}")
         jobs = AsyncIOScheduler(jobstores={"default": store}, timezone=UTC)

@@ -16,18 +16,20 @@ from collections.abc import AsyncIterator, Sequence
 
 from benchmarks.contestants.contestant import Contestant
 from benchmarks.contestants.entries import IDEAL_16, IDEAL_32, OURS, PEERS, at_work, watched
-from benchmarks.figures import Figure, Goal, percentile
+from benchmarks.figures import Figure, Goal, percentile, thin
 from benchmarks.scenarios.scenario import Options, talk, warm_up
-from benchmarks.stage import Room, Stage, stage
+from benchmarks.stage import Cost, Room, Stage, stage
 from benchmarks.watcher import Watcher
 
 NAME = "backlog"
 RATE, LAST, LIVE, GONE = "redacted", "last gone after", "live p99 / p99 without", "gone"
+CPU = "CPU for each"
 GOALS = [
     Goal(scenario=NAME, measure=RATE, bound="at least", limit=0.95, beside_ideal=True),
     Goal(scenario=NAME, measure=LAST, bound="at most", limit=1.15, beside_ideal=True),
     Goal(scenario=NAME, measure=LIVE, bound="at most", limit=1.5),
     Goal(scenario=NAME, measure=GONE, bound="at least", limit=100),
+    Goal(scenario=NAME, measure=CPU, bound="at most", limit=1),
 ]
 SENT_PER_SECOND = 50
 """No Synapse is slower at taking messages; so all are sent before the first is due."""
@@ -66,15 +68,20 @@ async def trial(stage: Stage, name: str, rooms: int, number: int) -> AsyncIterat
                 calm = await without(stage, watcher, live)
             sent = await stage.send(mountain, number)
             due = [one.due for one in await watcher.until_said(sent)]
+            cost = Cost(contestant.pid)
             began, talked = await pile_up(stage, contestant, live, due)
             all_gone = await watcher.until_gone([*sent, *talked], PATIENCE)
+            cost.stop()
             gone = sorted(watcher.gone[one].redacted - began for one in sent if one in watcher.gone)
             late = by_homeserver(watcher, talked)
     share = 100 * len(gone) / number
     yield figure(work, name, GONE, "%", share)
     if gone:
-        yield figure(work, name, RATE, "/s", 1000 * len(gone) / max(1, gone[-1]), samples=gone)
+        yield figure(
+            work, name, RATE, "/s", 1000 * len(gone) / max(1, gone[-1]), samples=thin(gone)
+        )
     if all_gone:
+        yield figure(work, name, CPU, "ms", cost.cpu / (number + len(talked)) * 1000)
         yield figure(work, name, LAST, "s", gone[-1] / 1000)
     if calm and late:
         yield figure(work, name, "live p99", "ms", percentile(late, 0.99))

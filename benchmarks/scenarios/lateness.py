@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from benchmarks.contestants.entries import IDEAL_16, OURS, PEERS, at_work, watched
-from benchmarks.figures import Figure, Goal, lateness
+from benchmarks.figures import Figure, Goal, lateness, thin
 from benchmarks.scenarios.scenario import PATIENCE, Options, talk, warm_up
 from benchmarks.stage import Stage, stage
 
@@ -79,7 +79,7 @@ async def trial(stage: Stage, name: str, work: Work, seconds: int) -> AsyncItera
             measure=measure,
             unit="ms",
             value=value,
-            samples=late if measure == "median" else [],
+            samples=thin(late) if measure == "median" else [],
         )
     lost = len(sent) - len(late)
     yield Figure(scenario=NAME, work=str(work), contestant=name, measure=LOST, unit="", value=lost)

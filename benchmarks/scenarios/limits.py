@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
-from benchmarks.contestants.entries import PEERS, at_work, watched
+from benchmarks.contestants.entries import IDEAL_16, OURS, PEERS, POLITE, at_work, watched
 from benchmarks.figures import Figure, Goal, lateness
 from benchmarks.limits_proxy import REDACTION, Refuse, at_random, by_rate
 from benchmarks.scenarios.scenario import Options, talk
@@ -44,7 +44,6 @@ class Work:
     rate: float
     refuse: Callable[[int], Refuse]
     """By the seed."""
-    peers: bool = False
 
 
 def ending(_: int) -> Refuse:
@@ -57,7 +56,6 @@ RANDOM = Work(
     number=90,
     rate=5,
     refuse=lambda seed: at_random(0.2, seed),
-    peers=True,
 )
 WORKS = [
     Work(name="0.2/s", number=22, rate=20, refuse=lambda _: by_rate(0.2, BURST)),
@@ -70,7 +68,7 @@ WORKS = [
 async def run(options: Options) -> AsyncIterator[Figure]:
     """All works of a contestant at once, each with a process: they wait most of the time."""
     async with stage() as made:
-        for name in options.of():
+        for name in options.of(OURS, IDEAL_16, POLITE, *([] if options.quick else PEERS)):
             works = [] if name in PEERS else WORKS[1:2] if options.quick else WORKS
             for some in ([RANDOM], works):
                 for figures in await asyncio.gather(
