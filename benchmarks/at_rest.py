@@ -26,8 +26,8 @@ from typing import Any
 
 import aiohttp
 
+from benchmarks.goals import Table
 from benchmarks.scale import fill
-from benchmarks.table import Table
 from bot.demo.homeserver import Account
 from tests.support.bot_process import BotProcess
 from tests.support.fake_rooms import BOT

@@ -35,9 +35,9 @@ from typing import Any, Self
 import mautrix.types
 import nio
 
+from benchmarks.goals import Table
 from benchmarks.scale import event as event_id
 from benchmarks.scale import now, room
-from benchmarks.table import Table
 from bot.core.lifetimes import LifetimeLimits
 from bot.core.outcomes import Done, Outcome
 from bot.core.timeline import Change, Item, Message, RoomUpdate

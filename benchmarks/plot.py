@@ -1,69 +1,100 @@
-"""Draws what `benchmarks/soak.py` wrote: memory, descriptors, lateness and database over time.
-
-    python -m benchmarks.plot soak.csv docs/soak.png
-
-It needs matplotlib: the extra `plot`.
-"""
+"""Draws the figures of a run, as SVG: the lateness distribution, and the backlog over time."""
 
 from __future__ import annotations
 
-import argparse
-import csv
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
-INK, FAINT, LINE, OTHER = "#333333", "#dddddd", "#1f5fa8", "#c0504d"
+from benchmarks.figures import IDEAL, OURS, Figure
+
+INK, FAINT, LINE, BEST = "#333333", "#dddddd", "#1f5fa8", "#c0504d"
+OTHERS = ("#8a8a8a", "#6aa84f", "#b8860b", "#8e63a8", "#4aa3a3")
+STYLE = {
+    "font.size": 9,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "svg.fonttype": "none",  # Text stays text, which is small and can be searched.
+    "svg.hashsalt": "the same bytes for the same figures",
+}
 
 
-def column(rows: list[dict[str, str]], name: str, scale: float = 1) -> list[float]:
-    return [float(row[name]) * scale if row[name] else float("nan") for row in rows]
+def lateness(figures: Sequence[Figure], out: Path) -> None:
+    """Draw which share of the messages is gone so many ms after its time."""
 
+    def one(axes: Any, figure: Figure, **style: Any) -> None:
+        late = sorted(max(1.0, value) for value in figure.samples)
+        share = [100 * (turn + 1) / len(late) for turn in range(len(late))]
+        axes.step(late, share, where="post", **style)
 
-def draw(rows: list[dict[str, str]], out: Path) -> None:
-    plt.rcParams.update({"font.size": 9, "axes.edgecolor": INK, "text.color": INK})
-    figure, axes = plt.subplots(4, 1, sharex=True, figsize=(8, 8.2), facecolor="white")
-    minutes = column(rows, "seconds", 1 / 60)
-    memory, descriptors, lateness, database = axes
-    memory.plot(minutes, column(rows, "rss_mb"), color=LINE)
-    memory.set(ylabel="MB", title="Resident memory of the bot")
-    descriptors.step(minutes, column(rows, "descriptors"), color=LINE, where="post")
-    descriptors.set(ylabel="open", title="File descriptors of the bot")
-    lateness.plot(minutes, column(rows, "late_median_ms", 1e-3), color=LINE, label="median")
-    lateness.plot(minutes, column(rows, "late_worst_ms", 1e-3), color=OTHER, label="worst")
-    lateness.set(ylabel="s", yscale="log", title="Lateness, as another client sees it")
-    lateness.yaxis.set_major_formatter("{x:g}")
-    busy = lateness.twinx()
-    busy.plot(minutes, column(rows, "load"), color="#999999", linestyle=":", label="load average")
-    busy.set(ylabel="load average")
-    busy.set_ylim(0, 1.2 * max(column(rows, "load")))
-    handles = [*lateness.get_lines(), *busy.get_lines()]
-    lateness.legend(
-        handles=handles, loc="lower right", bbox_to_anchor=(1, 0.97), ncols=3, frameon=False
+    _draw(
+        figures,
+        out,
+        one,
+        {
+            "title": "How late messages go",
+            "xlabel": "seen to be gone by another client, so long after its time",
+            "ylabel": "% of the messages",
+            "xscale": "log",
+        },
+        ticks={10: "10 ms", 100: "0.1 s", 1_000: "1 s", 10_000: "10 s", 60_000: "1 min"},
     )
-    database.plot(minutes, column(rows, "database_kb", 1 / 1024), color=LINE)
-    database.set(ylabel="MB", title="Database and its write-ahead log", xlabel="minutes")
-    for panel in (memory, descriptors, database):
-        panel.set_ylim(0, 1.2 * panel.dataLim.ymax)
-    for panel in axes:
-        panel.grid(color=FAINT, linewidth=0.6)
-        panel.set_xlim(0, minutes[-1])
-        panel.title.set(fontsize=10, horizontalalignment="left", position=(0, 1))
+
+
+def backlog(figures: Sequence[Figure], out: Path) -> None:
+    """Draw how many of the messages that were due at once are left as time passes."""
+
+    def one(axes: Any, figure: Figure, **style: Any) -> None:
+        seconds = [0.0, *(value / 1000 for value in figure.samples)]
+        left = [100 * (1 - turn / (len(seconds) - 1)) for turn in range(len(seconds))]
+        axes.plot(seconds, left, **style)
+
+    _draw(
+        figures,
+        out,
+        one,
+        {
+            "title": "1,000 messages of one room, due at once",
+            "xlabel": "s",
+            "ylabel": "% of those that ever go",
+            "xscale": "symlog",
+        },
+        ticks={0: "0", 1: "1", 3: "3", 10: "10", 30: "30", 100: "100"},
+    )
+
+
+def _draw(
+    figures: Sequence[Figure],
+    out: Path,
+    one: Callable[..., None],
+    about: dict[str, str],
+    ticks: dict[int, str],
+) -> None:
+    plt.rcParams.update(STYLE)
+    figure, axes = plt.subplots(figsize=(7.5, 3.4))
+    others = iter(OTHERS * 2)
+    drawn = {figure.contestant: figure for figure in figures if figure.samples}
+    for name, found in drawn.items():
+        ours, ideal = name == OURS, name.startswith(IDEAL)
+        colour = LINE if ours else BEST if ideal else next(others)
+        width, order = (2.2, 3) if ours else (1.6, 2) if ideal else (1.1, 1)
+        one(axes, found, color=colour, linewidth=width, zorder=order, label=name)
+    axes.set(**about)
+    axes.set_xticks(list(ticks), list(ticks.values()))
+    axes.minorticks_off()
+    axes.grid(color=FAINT, linewidth=0.6)
+    axes.title.set(fontsize=10, horizontalalignment="left", position=(0, 1))
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.tight_layout()
-    figure.savefig(out, dpi=110)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("csv", type=Path)
-    parser.add_argument("png", type=Path)
-    options = parser.parse_args()
-    with options.csv.open(newline="") as lines:
-        draw(list(csv.DictReader(lines)), options.png)
-
-
-if __name__ == "__main__":
-    main()
+    figure.savefig(out, metadata={"Date": None, "Creator": None})
+    plt.close(figure)

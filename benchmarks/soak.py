@@ -7,7 +7,7 @@ that shows its redaction, less the lifetime. An edit or a reaction is due with t
 belongs to, if that is earlier. On a busy machine a sync may show a message late, and its redaction
 then looks less late than it was, or early; so the server's stamps of both say what was early.
 Exit status 0 only when every message is redacted, none before its time, none twice.
-`benchmarks/plot.py` draws what was written.
+`benchmarks/soak_plot.py` draws what was written.
 """
 
 from __future__ import annotations

@@ -1,41 +1,51 @@
-"""Prints figures beside goals: what, figure, goal, met."""
+"""Writes rows as a table in Markdown: ratios first."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 
-class Table:
-    """Remembers whether all goals were met."""
+from benchmarks.figures import IDEAL, OURS, Row
 
-    def __init__(self) -> None:
-        self.met = True
-        self._line("what", "figure", "goal", "met")
-
-    def at_least(self, what: str, figure: float, goal: float, unit: str = "") -> None:
-        """The figure should not be less than the goal."""
-        self._judge(what, figure, "at least", goal, unit, met=figure >= goal)
-
-    def at_most(self, what: str, figure: float, goal: float, unit: str = "") -> None:
-        """The figure should not be more than the goal."""
-        self._judge(what, figure, "at most", goal, unit, met=figure <= goal)
-
-    def tell(self, what: str, figure: float, unit: str = "") -> None:
-        """There is no goal for this one."""
-        self._line(what, _shown(figure, unit), "", "")
-
-    def _judge(
-        self, what: str, figure: float, word: str, goal: float, unit: str, *, met: bool
-    ) -> None:
-        self.met = self.met and met
-        self._line(what, _shown(figure, unit), f"{word} {goal:,g}", "yes" if met else "NO")
-
-    def _line(self, *columns: str) -> None:
-        what, figure, goal, met = columns
-        print(f"{what:<58} {figure:>16}   {goal:<16} {met}".rstrip(), flush=True)
+HEAD = ("work", "measure", "ours / ideal", "ours", "ideal", "others", "goal", "met")
 
 
-def _shown(figure: float, unit: str) -> str:
-    if isinstance(figure, int) or abs(figure) >= 1_000:
-        text = f"{figure:,.0f}"
-    else:
-        text = f"{figure:.1f}" if abs(figure) >= 10 else f"{figure:.3g}"
-    return f"{text} {unit}".rstrip()
+def show(rows: Sequence[Row]) -> str:
+    """Return the table, those with a goal first."""
+    ordered = sorted(rows, key=lambda row: row.goal is None)
+    lines = [HEAD, tuple("---" for _ in HEAD), *map(_cells, ordered)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def number(value: float) -> str:
+    """Write three digits that count."""
+    if value and abs(value) < 10:
+        return f"{value:.2g}" if abs(value) < 1 else f"{value:.2f}".rstrip("0").rstrip(".")
+    return f"{value:,.0f}"
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    unit = f" {row.unit}" if row.unit and row.unit != "/s" else row.unit
+    others = [
+        f"{name}: {number(value)}{unit}"
+        for name, value in row.values.items()
+        if name != OURS and not name.startswith(IDEAL)
+    ]
+    least, most = row.spread
+    spread = f" ({number(least)} to {number(most)})" if least != most else ""
+    return (
+        row.work,
+        row.measure,
+        "" if row.ratio is None else f"{row.ratio:.2f}",
+        number(row.ours) + unit + spread,
+        "" if row.ideal is None else number(row.ideal) + unit,
+        "; ".join(others),
+        _goal(row),
+        {True: "yes", False: "**no**", None: ""}[row.met],
+    )
+
+
+def _goal(row: Row) -> str:
+    if row.goal is None:
+        return ""
+    what = " of the ideal" if row.goal.beside_ideal else f" {row.unit}".rstrip()
+    return f"{row.goal.bound} {row.goal.limit:g}{what}"

@@ -109,6 +109,13 @@ class Homeserver:
         """Whether the process is alive."""
         return self._child is not None and self._child.poll() is None
 
+    @property
+    def pid(self) -> int:
+        """The number of its process, while it runs."""
+        if self._child is None:
+            raise HomeserverError("the homeserver is not running")
+        return self._child.pid
+
     async def start(self) -> None:
         """Start, or start again with the same port and data; return when clients are answered.
 

@@ -228,6 +228,14 @@ class FaultProxy:
 
         return self._add(match, act, times)
 
+    def gate(self, match: str, refuse: Callable[[], Answer | None]) -> Rule:
+        """Ask about each of these requests: the answer in the homeserver's place, if any."""
+
+        async def act(request: web.Request) -> web.StreamResponse:
+            return (refuse() or await self._ask(request)).respond()
+
+        return self._add(match, act, None)
+
     # --- inside
 
     def _add(self, match: str, act: Fault, times: int | None) -> Rule:

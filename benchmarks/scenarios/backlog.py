@@ -1,0 +1,139 @@
+"""How fast much that is due at once goes, and how late live messages go meanwhile.
+
+    .venv/bin/python -m benchmarks.bench --only backlog
+
+The contestant's process is stopped (SIGSTOP) before the first message is due, as a machine is that
+sleeps, and goes on when all are due. Live messages of another room fall due while it works.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Sequence
+
+from benchmarks.contestants.contestant import Contestant
+from benchmarks.contestants.entries import IDEAL_16, IDEAL_32, OURS, PEERS, at_work, watched
+from benchmarks.figures import Figure, Goal, percentile, thin
+from benchmarks.scenarios.scenario import Options, talk, warm_up
+from benchmarks.stage import Cost, Room, Stage, stage
+from benchmarks.watcher import Watcher
+
+NAME = "backlog"
+RATE, LAST, LIVE, GONE = "redacted", "last gone after", "live p99 / p99 without", "gone"
+CPU = "CPU for each"
+GOALS = [
+    Goal(scenario=NAME, measure=RATE, bound="at least", limit=0.95, beside_ideal=True),
+    Goal(scenario=NAME, measure=LAST, bound="at most", limit=1.15, beside_ideal=True),
+    Goal(scenario=NAME, measure=LIVE, bound="at most", limit=1.5),
+    Goal(scenario=NAME, measure=GONE, bound="at least", limit=100),
+    Goal(scenario=NAME, measure=CPU, bound="at most", limit=1),
+]
+SENT_PER_SECOND = 50
+"""No Synapse is slower at taking messages; so all are sent before the first is due."""
+LIVE_LIFETIME, LIVE_RATE, LIVE_NUMBER = 10_000, 4, 40
+PATIENCE = 300
+PAUSE = 0.25
+"""Seconds between two syncs of who looks on. Times are the homeserver's own here."""
+
+
+async def run(options: Options) -> AsyncIterator[Figure]:
+    """1,000 in one room for all; in 100 rooms, and 10,000, for ours and the ideal clients."""
+    many = 10_000 if options.whole else 1_000
+    async with stage() as made:
+        for name in options.of(OURS, IDEAL_16, IDEAL_32, *([] if options.quick else PEERS)):
+            async for figure in trial(made, name, 1, 1_000):
+                yield figure
+        works = [] if options.quick else [(100, 1_000)]
+        works += [(1, many), (100, many)] if options.whole else []
+        for rooms, number in works:
+            for name in options.of(OURS, IDEAL_16, IDEAL_32):
+                async for figure in trial(made, name, rooms, number):
+                    yield figure
+
+
+async def trial(stage: Stage, name: str, rooms: int, number: int) -> AsyncIterator[Figure]:
+    """One contestant with one backlog."""
+    work = f"{number:,} in {rooms} rooms" if rooms > 1 else f"{number:,} in 1 room"
+    lifetime = 10_000 + number * 1_000 // SENT_PER_SECOND
+    places = {lifetime: rooms, LIVE_LIFETIME: 1, 1_000: 1}
+    async with at_work(stage, name, places) as (contestant, made):
+        *mountain, live, warm = made
+        async with watched(stage, contestant, made, pause=PAUSE) as watcher:
+            calm = 0.0
+            if name not in PEERS:
+                await warm_up(stage, warm, watcher)
+                calm = await without(stage, watcher, live)
+            sent = await stage.send(mountain, number)
+            due = [one.due for one in await watcher.until_said(sent)]
+            cost = Cost(contestant.pid)
+            began, talked = await pile_up(stage, contestant, live, due)
+            all_gone = await watcher.until_gone([*sent, *talked], PATIENCE)
+            cost.stop()
+            gone = sorted(watcher.gone[one].redacted - began for one in sent if one in watcher.gone)
+            late = by_homeserver(watcher, talked)
+    share = 100 * len(gone) / number
+    yield figure(work, name, GONE, "%", share)
+    if gone:
+        yield figure(
+            work, name, RATE, "/s", 1000 * len(gone) / max(1, gone[-1]), samples=thin(gone)
+        )
+    if all_gone:
+        yield figure(work, name, CPU, "ms", cost.cpu / (number + len(talked)) * 1000)
+        yield figure(work, name, LAST, "s", gone[-1] / 1000)
+    if calm and late:
+        yield figure(work, name, "live p99", "ms", percentile(late, 0.99))
+        yield figure(work, name, LIVE, "", percentile(late, 0.99) / calm)
+
+
+def figure(
+    work: str, name: str, measure: str, unit: str, value: float, *, samples: Sequence[float] = ()
+) -> Figure:
+    return Figure(
+        scenario=NAME,
+        work=work,
+        contestant=name,
+        measure=measure,
+        unit=unit,
+        value=value,
+        samples=list(samples),
+    )
+
+
+async def without(stage: Stage, watcher: Watcher, live: Room) -> float:
+    """Return how late live messages go (p99, ms) while nothing else is due."""
+    sent = await talk(stage, [live], LIVE_NUMBER, LIVE_RATE)
+    await watcher.until_said(sent)
+    await watcher.until_gone(sent, 60)
+    return percentile(by_homeserver(watcher, sent), 0.99)
+
+
+def by_homeserver(watcher: Watcher, sent: list[str]) -> list[float]:
+    """Return how many ms late messages were redacted, by the homeserver's own times."""
+    return [
+        watcher.gone[one].redacted - watcher.said[one].due for one in sent if one in watcher.gone
+    ]
+
+
+async def pile_up(
+    stage: Stage, contestant: Contestant, live: Room, due: list[int]
+) -> tuple[int, list[str]]:
+    """Stop the process until all is due; return when it went on, in ms, and what was said live."""
+    await asyncio.sleep(1)  # It has read all that.
+    slack = min(due) - 500 - time.time() * 1000
+    assert slack > 0, "sending took too long"
+    await asyncio.sleep(slack / 1000)
+    os.kill(contestant.pid, signal.SIGSTOP)
+    try:
+        # What is said live from now on falls due after the process goes on.
+        ahead = max(due) + 100 - LIVE_LIFETIME - time.time() * 1000
+        talking = None
+        await asyncio.sleep(max(0.0, ahead) / 1000)
+        talking = asyncio.create_task(talk(stage, [live], LIVE_NUMBER, LIVE_RATE))
+        await asyncio.sleep(max(0.0, max(due) + 100 - time.time() * 1000) / 1000)
+    finally:
+        began = time.time_ns() // 1_000_000
+        os.kill(contestant.pid, signal.SIGCONT)
+    return began, await talking
