@@ -91,7 +91,7 @@ class Sync:
     async def run(self) -> None:
         """Follow the sync until `stop`. Raises `TokenRejectedError`."""
         self._read, failures, reasons = None, 0, Reasons()
-        await self._store.not_all_seen()
+        self._store.note_synced(synced=False)
         while not self._stop.is_set():
             try:
                 if not await self.once():
@@ -105,8 +105,7 @@ class Sync:
                     log.warning("the homeserver does not know how far the bot has read")
                 if reason := reasons.news(error.outcome, now):
                     log.warning("waiting for the homeserver (%s)", reason)
-                if not failures:
-                    await self._store.not_all_seen()
+                self._store.note_synced(synced=False)
                 wait = backoff(failures, ceiling=PAUSE_CEILING, chance=self._random.random())
                 if isinstance(error.outcome, RateLimited | Unreachable):
                     wait = error.outcome.retry_after or wait
@@ -120,17 +119,20 @@ class Sync:
             since = None
         if self._gathering:
             await self._clock.wait(self._stop, self._clock.now() + GATHER)
-        asked_at, wait = self._clock.now(), self._wait
+        asked_at, wait, begun = self._clock.now(), self._wait, self._clock.elapsed()
         batch = await self._poll(since)
         if batch is None:
             return False
         behind = went_back(since, batch.next_batch)
         if behind and self._restart.went_back(self._clock.elapsed()):
             log.warning("the homeserver knows less than before, as after a restored backup")
-            await self._store.not_all_seen()
             return True
-        live = 0 <= asked_at - synced_at <= LIVE
+        # An answer that took longer than it may was there, while this machine slept.
+        slept = self._clock.elapsed() - begun > LONG_POLL + LIVE
+        live = 0 <= asked_at - synced_at <= LIVE and not slept
         await self.take(batch, live=live, first=since is None, synced_at=synced_at)
+        if slept:
+            self._read = batch.next_batch, asked_at  # and what came later has waited as well
         if wait and batch.next_batch == since and self._clock.now() - asked_at < AT_ONCE:
             # Somebody repeats himself, and would again at once.
             raise OutcomeError(Failed(status=200))
@@ -186,8 +188,11 @@ class Sync:
             why = "reading anew" if synced_at else "a new database"
             log.warning("%s: reading back in %d rooms for what has no timer", why, sweeps)
         self._read = None  # should the disk not take it
+        if first:
+            await self._store.not_all_seen()
         await self._timeline.commit(batch.next_batch, now, updates, batch.invited, left)
         self._read = batch.next_batch, now
+        self._store.note_synced(synced=True)
         self._restart.answered()
         self._gathering = self._is_echo(batch)
 

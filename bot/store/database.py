@@ -61,6 +61,8 @@ class Database:
         self._connection = connection
         self._news = news
         self._loop = asyncio.get_running_loop()
+        self.synced = True
+        """Whether a sync has shown what came into the rooms up to now (`Store.note_synced`)."""
         self.topics = Topics()
         """Where each commit publishes what it has written."""
         self._lock = asyncio.Lock()
@@ -249,6 +251,7 @@ class _Inside(Database):
 
     def __init__(self, outside: Database) -> None:
         self.secret = outside.secret
+        self.synced = outside.synced
         # Told at once, since whoever began it may have been cancelled when it deletes.
         self._outside = outside
         self._raw: sqlite3.Connection | None = None

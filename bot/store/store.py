@@ -92,8 +92,15 @@ class Store(Timers, Permissions, LeftRooms, Outbox, Commands, RoomDefaults, Medi
             at = await db.one("SELECT value FROM meta WHERE key = 'synced_at'")
         return (str(token[0]) if token else None, int(at[0]) if at else 0)
 
+    def note_synced(self, *, synced: bool) -> None:
+        """Note whether a sync has shown what came up to now, or that something is missing.
+
+        Until then what belongs to any message may not all be known.
+        """
+        self._db.synced = synced
+
     async def not_all_seen(self) -> None:
-        """Something may have come into any room that no sync has shown yet.
+        """Something came into any room, maybe, that no sync will show.
 
         So what belongs to the messages that have timers by now may not all be known.
         """

@@ -25,7 +25,7 @@ CANDIDATE: Final = (
     "SELECT t.id, t.room, r.room_id, t.event_id, t.due, t.attempts, t.redaction_round,"
     " t.redaction_sent_at,"
     # Not known while a part of the timeline is still to be read.
-    " t.relations_loaded OR (t.id > r.unseen_up_to AND r.timeline_part = 0"
+    " t.relations_loaded OR (:synced AND t.id > r.unseen_up_to AND r.timeline_part = 0"
     " AND NOT EXISTS (SELECT 1 FROM sweeps WHERE room = t.room)),"
     " t.refused_age IS NOT NULL, t.retry_at, t.parent IS NOT NULL, count(c.retry_at),"
     " coalesce(sum(c.retry_at <= t.retry_at), 0) FROM json_each(:of) j CROSS JOIN timers t"
@@ -123,7 +123,7 @@ class Timers:
     ) -> list[Candidate]:
         """Return the first `share` timers of each of these rooms whose time has come."""
         wanted = {"of": json.dumps(rooms), "now": now, "share": share, "backlog": backlog}
-        found = await run(self._db, DUE, **wanted)
+        found = await run(self._db, DUE, **wanted, synced=self._db.synced)
         return [_candidate(row) for row in found]
 
     async def children_due(
@@ -131,7 +131,7 @@ class Timers:
     ) -> list[Candidate]:
         """Return the first `share` that belong to each of these timers, are due and not tried."""
         wanted = {"of": json.dumps(parents), "now": now, "share": share}
-        found = await run(self._db, CHILDREN, **wanted)
+        found = await run(self._db, CHILDREN, **wanted, synced=self._db.synced)
         return [_candidate(row) for row in found]
 
     async def overdue(self, now: Millis) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bot.core.outcomes import Unreachable
-from bot.core.timeline import Sweep
+from bot.core.timeline import Change, RoomUpdate, Sweep
 from bot.core.types import RoomID
 from tests.services.test_left_rooms import invite_again
 from tests.services.test_redactor import messages, see
@@ -92,27 +92,47 @@ async def test_after_a_sweep_only_earlier_messages_are_asked_about(harness: Harn
     assert asked(harness) == 2
 
 
-async def test_who_was_restarted_asks_about_what_waited(harness: Harness) -> None:
+async def test_until_a_sync_has_come_after_a_restart_somebody_is_asked(harness: Harness) -> None:
     room = await live_in(harness, MINUTE)
     await swept(harness, room)
     await messages(harness, room, 2, due=MINUTE)
+    await messages(harness, room, 3, due=2 * MINUTE)
     await harness.restart()
+    harness.homeserver.hold("sync")
     async with harness.running(harness.sync, harness.redactor):
-        await messages(harness, room, 3, due=MINUTE)
         await harness.advance(MINUTE)
-    assert asked(harness) == 2
+        assert asked(harness) == 2
+        harness.homeserver.release("sync")
+        await harness.advance(MINUTE)
+        assert asked(harness) == 2
 
 
-async def test_after_an_outage_what_waited_is_asked_about(harness: Harness) -> None:
+async def test_while_syncs_fail_somebody_is_asked(harness: Harness) -> None:
     room = await live_in(harness, MINUTE)
     await swept(harness, room)
     async with harness.running(harness.sync, harness.redactor):
         await messages(harness, room, 2, due=MINUTE)
-        harness.homeserver.fail_next(Unreachable(reason="x"), on="sync")
+        await messages(harness, room, 3, due=2 * MINUTE)
+        harness.homeserver.fail_next(*[Unreachable(reason="x")] * 50, on="sync")
         harness.homeserver.send(room, "ends the long poll")
+        await harness.advance(MINUTE)
+        assert asked(harness) == 2
+        harness.homeserver.recover()
         await harness.advance(MINUTE // 2)
-        await messages(harness, room, 3, due=MINUTE // 2)
         await harness.advance(MINUTE // 2)
+        assert asked(harness) == 2
+
+
+async def test_who_reads_anew_asks_about_what_waited(harness: Harness) -> None:
+    room = harness.homeserver.make_room()
+    await messages(harness, room, 2, due=MINUTE)
+    change = Change(setting=None, sender=ALICE, digest="", unannounced=True)
+    await harness.commit(RoomUpdate(room_id=room, items=[change]))
+    batch = await harness.homeserver.sync(None, 0)
+    await harness.sync.take(batch, live=False, first=True, synced_at=harness.clock.now())
+    assert await harness.store.sweeps.left() == 0
+    async with harness.running(harness.redactor):
+        await harness.advance(MINUTE)
     assert asked(harness) == 2
 
 

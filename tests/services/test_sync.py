@@ -120,6 +120,23 @@ async def test_a_forged_stamp_cannot_leave_the_time_the_bot_was_away(
         assert await dues(harness, *sent) == [20 * SECOND, MINUTE]
 
 
+async def test_what_came_while_the_machine_slept_began_when_it_was_sent(
+    harness: Harness, room: RoomID
+) -> None:
+    async with harness.running(harness.sync):
+        begun = harness.clock.now()
+        harness.homeserver.hold("sync")
+        await harness.advance(10 * SECOND)
+        sent = [harness.homeserver.send(room, "at the beginning")]
+        harness.homeserver.limit = 1
+        await harness.advance(50 * SECOND)
+        harness.homeserver.release("sync")
+        sent.append(harness.homeserver.send(room, "in the end", at=begun + 30 * SECOND))
+        await harness.rest()
+        timers = await harness.timers()
+    assert [timers[one] - begun for one in sent] == [70 * SECOND, 90 * SECOND]
+
+
 async def test_a_sync_that_comes_soon_after_the_last_is_live(
     harness: Harness, room: RoomID
 ) -> None:

@@ -185,8 +185,8 @@ async def test_a_forgotten_room_leaves_nothing(store: Store) -> None:
     ("sql", "args", "table"),
     [
         (ROOMS_DUE, {"backlog": 0, "now": NOW, "last": 0, "most": 8}, "timers"),
-        (DUE, {"backlog": 0, "now": NOW, "of": "[1]", "share": 8}, "timers"),
-        (CHILDREN, {"now": NOW, "of": "[1]", "share": 8}, "timers"),
+        (DUE, {"backlog": 0, "now": NOW, "of": "[1]", "share": 8, "synced": 1}, "timers"),
+        (CHILDREN, {"now": NOW, "of": "[1]", "share": 8, "synced": 1}, "timers"),
         (NEXT, {"after": NOW, "rooms": "[1]"}, "timers"),
         (TAKE, (1, 500), "gap_items"),
         (READY, (0,), "gap_items"),
