@@ -6,7 +6,6 @@ import asyncio
 import json
 import logging
 from typing import Any, Final
-from urllib.parse import urlencode
 
 from bot.core.default_lifetime import DEFAULT_EVENT
 from bot.core.json_shape import objects
@@ -46,11 +45,6 @@ SYNC_FILTER: Final = json.dumps(
     separators=(",", ":"),
 )
 SHORT_FILTER: Final = SYNC_FILTER.replace(f'"limit":{responses.TIMELINE}', '"limit":5')
-SYNC, SHORT_SYNC = (
-    path("sync", query={"filter": one, "set_presence": "offline"})
-    for one in (SYNC_FILTER, SHORT_FILTER)
-)
-"""Quoted once: it is asked for more often than anything else."""
 SHORT_PAGE: Final = 100
 """Events of the greatest size that fit into a page that is still read."""
 PAGE_BYTES: Final = LARGE // 4
@@ -91,16 +85,19 @@ class Matrix(Lookups):
         Raises `OutcomeError` when there was no answer to use.
         spec: client-server API v1.13, 6.4 syncing.
         """
-        read_on = "" if since is None else "&" + urlencode({"since": since, "timeout": wait})
+        query: dict[str, str | int] = {"filter": SYNC_FILTER, "set_presence": "offline"}
+        if since is not None:
+            query |= {"since": since, "timeout": wait}
         within = ANSWER_WITHIN + wait / 1000
         if since is None:
             within *= 10  # the first sync of an account in many rooms takes its time
+        where = path("sync", query=query)
         outcome = await self.request(
-            "GET", SYNC + read_on, within=within, most=LARGE, trim=True, parts=MOST_PARTS
+            "GET", where, within=within, most=LARGE, trim=True, parts=MOST_PARTS
         )
         if outcome is responses.TOO_LARGE:
             # Whoever fills rooms may not stop the sync: less of each room; the rest is a gap.
-            where = SHORT_SYNC + read_on
+            where = path("sync", query=query | {"filter": SHORT_FILTER})
             outcome = await self.request("GET", where, within=within, most=2 * LARGE, trim=True)
         if not isinstance(outcome, Done):
             raise OutcomeError(outcome)
