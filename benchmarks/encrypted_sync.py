@@ -204,7 +204,7 @@ async def read(folder: Path, events: int) -> Figures:
         await sync.once()
         took = time.perf_counter() - began
         while await store.keys.first_key_use() is not None:  # noqa: ASYNC110 - no topic tells
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.002)
         gone = time.perf_counter() - began
         await asyncio.sleep(2 * DUE_EVERY / 1000)
     pending = sum([(await store.pending(one))[0] for one in rooms])
