@@ -48,9 +48,10 @@ class Figures:
     """What a sync took: events a second, and milliseconds."""
 
     read: float
-    """Until the timers were committed."""
+    """Until the timers were committed, by the processor: all threads of the process."""
+    by_clock: float
     gone: float
-    """Until also the keys of all events were moved past them."""
+    """Until also the keys of all events were moved past them, by the processor."""
     held: float
     late: float
     """How late a redaction that fell due meanwhile was asked for."""
@@ -200,12 +201,12 @@ async def read(folder: Path, events: int) -> Figures:
     await asyncio.sleep(0.4)
     homeserver.late.clear()
     async with Held() as held:
-        began = time.perf_counter()
+        began, used = time.perf_counter(), time.process_time()
         await sync.once()
-        took = time.perf_counter() - began
+        took, read = time.perf_counter() - began, time.process_time() - used
         while await store.keys.first_key_use() is not None:  # noqa: ASYNC110 - no topic tells
-            await asyncio.sleep(0.01)
-        gone = time.perf_counter() - began
+            await asyncio.sleep(0.002)
+        gone = time.process_time() - used
         await asyncio.sleep(2 * DUE_EVERY / 1000)
     pending = sum([(await store.pending(one))[0] for one in rooms])
     assert pending == events, pending
@@ -217,4 +218,5 @@ async def read(folder: Path, events: int) -> Figures:
     await store.close()
     client.close_store()
     gc.unfreeze()
-    return Figures(read=events / took, gone=events / gone, held=held.longest, late=late)
+    speeds = {"read": events / read, "by_clock": events / took, "gone": events / gone}
+    return Figures(**speeds, held=held.longest, late=late)

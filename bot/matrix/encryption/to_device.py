@@ -47,6 +47,8 @@ class ToDevice:
         self._verification = verification
         self._box: Inbox | None = None
         self._some_wait = asyncio.Event()
+        self._in_doubt: CarefulOlm | None = None
+        """The engine whose last piece nobody waited for: the disk may not have taken it."""
 
     @property
     def _olm(self) -> CarefulOlm:
@@ -168,10 +170,16 @@ class ToDevice:
 
         What was opened in memory only could not be opened again.
         """
+        if self._in_doubt is self._olm:
+            with disk():
+                self._client.load_again()
         before = self._olm
         try:
             with disk():
                 yield
+        except asyncio.CancelledError:
+            self._in_doubt = before
+            raise
         except DiskError:
             if self._olm is before:  # nobody else met it too, and was first
                 with disk():

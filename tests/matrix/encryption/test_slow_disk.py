@@ -210,6 +210,27 @@ async def test_a_sync_whose_keys_cannot_be_written_comes_again(
     assert set(bot.crypto.sessions) == {writer.session.id}
 
 
+async def test_a_sync_cut_off_before_the_disk_failed_comes_again(
+    bot: Bot, alice: Peer, disk: Disk
+) -> None:
+    writer = Writer(alice)
+    event = alice.tell(bot, "m.room_key", writer.room_key())
+    bot.olm.save_account()
+    disk.full = True
+    disk.hold()
+    taking = asyncio.create_task(take(bot, event))
+    await disk.until_begun()
+    taking.cancel()
+    with suppress(asyncio.CancelledError):
+        await taking
+    disk.free.set()
+    await bot.client.store.database.turn()
+    disk.full = False
+    await take(bot, event)
+    bot.restart()
+    assert set(bot.crypto.sessions) == {writer.session.id}
+
+
 async def test_a_key_is_taken_away_when_the_disk_says_so(bot: Bot, alice: Peer, disk: Disk) -> None:
     writer = Writer(alice)
     old = writer.write("said long ago")
