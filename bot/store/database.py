@@ -5,20 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import secrets
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypeVar, cast
-
-import aiosqlite
+from typing import Any, TypeVar, cast
 
 from bot.core.outcomes import DiskError
 from bot.core.topics import Topic, Topics
 from bot.core.types import Millis
 from bot.store import due_rooms
+from bot.store.connection import PRAGMAS, Connection, connect, secret_of
 from bot.store.damage import look_through_beside, look_through_if_small
 from bot.store.errors import StoreError, explain, keep_aside
 from bot.store.migration import migrate, refuse_others
@@ -29,27 +27,6 @@ log = logging.getLogger(__name__)
 
 Row = tuple[Any, ...]
 T = TypeVar("T")
-
-PRAGMAS: Final = (
-    "PRAGMA journal_mode = WAL",
-    "PRAGMA synchronous = NORMAL",  # token and timers go back together, and are read again
-    "PRAGMA secure_delete = ON",
-    "PRAGMA foreign_keys = ON",
-    "PRAGMA temp_store = MEMORY",  # no id may reach a temporary file
-    "PRAGMA busy_timeout = 5000",
-)
-
-
-STATEMENTS: Final = 512
-"""Statements that are kept prepared: more than there are."""
-
-
-class Connection(aiosqlite.Connection):
-    """A connection whose thread can be given more than one statement at a time."""
-
-    async def in_thread(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Run `work` in the connection's thread, where nothing comes between its statements."""
-        return cast("T", await self._execute(work, self._conn))  # type: ignore[no-untyped-call]
 
 
 class Database:
@@ -81,18 +58,14 @@ class Database:
         written by a newer version of the bot, and `DiskError` when it cannot be read or written
         now. A damaged file is moved aside.
         """
-
-        def connect() -> sqlite3.Connection:
-            return sqlite3.connect(path, isolation_level=None, cached_statements=STATEMENTS)
-
-        connection = Connection(connect, iter_chunk_size=64)
+        connection = connect(path)
         try:
             await connection
             await connection.in_thread(partial(refuse_others, path=path))
             for pragma in PRAGMAS:
                 await connection.execute_fetchall(pragma)
             await connection.in_thread(partial(migrate, path=path))
-            secret = await _secret(connection)
+            secret = await secret_of(connection)
             looked_through = await connection.in_thread(look_through_if_small)
             await due_rooms.begin(connection)
             news = News()
@@ -153,8 +126,14 @@ class Database:
     def commit(self, raw: sqlite3.Connection) -> None:
         """End a transaction in the connection's thread, and have it told what was written."""
         raw.execute("COMMIT")
-        # From here, since whoever began it may have been cancelled meanwhile.
-        self._loop.call_soon_threadsafe(self.topics.publish, *self._news.take(raw))
+        self._tell(raw)
+
+    def _tell(self, raw: sqlite3.Connection) -> None:
+        """Have it told what was written, if anything was."""
+        written = self._news.take(raw)
+        if written:
+            # From here, since whoever began it may have been cancelled meanwhile.
+            self._loop.call_soon_threadsafe(self.topics.publish, *written)
 
     def roll_back(self, raw: sqlite3.Connection) -> None:
         """Undo a transaction in the connection's thread, unless all is over."""
@@ -172,6 +151,28 @@ class Database:
             inside = _Inside(self)
             try:
                 return await self._connection.in_thread(lambda raw: inside.run(raw, work))
+            except sqlite3.Error as error:
+                raise explain(error, self._path) from error
+
+    async def statement(self, sql: str, *args: Any, **named: Any) -> list[Row]:
+        """Run one statement as a transaction of its own, which it is by itself; return its rows.
+
+        Cancelled, it is done all the same, or not at all. Raises `DiskError` as others do.
+        """
+
+        def work(raw: sqlite3.Connection) -> list[Row]:
+            self.note(sql)
+            try:
+                found = raw.execute(sql, named or args).fetchall()
+            except BaseException:
+                self._news.forget()
+                raise
+            self._tell(raw)
+            return found
+
+        async with self._lock:
+            try:
+                return await self._connection.in_thread(work)
             except sqlite3.Error as error:
                 raise explain(error, self._path) from error
 
@@ -306,18 +307,10 @@ def as_json(busy: Collection[str]) -> str:
 
 async def ask(database: Database, sql: str, *args: Any, **named: Any) -> Row | None:
     """Run one statement as a transaction of its own; return its first row."""
-    return await database.whole(lambda db: db.one(sql, *args, **named))
+    found = await database.statement(sql, *args, **named)
+    return found[0] if found else None
 
 
 async def run(database: Database, sql: str, *args: Any, **named: Any) -> list[Row]:
     """Run one statement as a transaction of its own; return its rows."""
-    return await database.whole(lambda db: db.rows(sql, *args, **named))
-
-
-async def _secret(connection: aiosqlite.Connection) -> bytes:
-    """Return the key of the digests, made once."""
-    await connection.execute_fetchall(
-        "INSERT OR IGNORE INTO meta (key, value) VALUES ('secret', ?)", (secrets.token_bytes(32),)
-    )
-    query = "SELECT value FROM meta WHERE key = 'secret'"
-    return bytes(next(iter(await connection.execute_fetchall(query)))[0])
+    return await database.statement(sql, *args, **named)
