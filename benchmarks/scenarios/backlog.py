@@ -40,7 +40,7 @@ PAUSE = 0.25
 
 
 async def run(options: Options) -> AsyncIterator[Figure]:
-    """1,000 in one room for all; in 100 rooms, and 10,000, for ours and the ideal clients."""
+    """1,000 in one room for all; in 100 rooms, and 10,000, for ours and the ideal client."""
     many = 10_000 if options.whole else 1_000
     async with stage() as made:
         for name in options.of(OURS, IDEAL_16, IDEAL_32, *([] if options.quick else PEERS)):
@@ -49,7 +49,7 @@ async def run(options: Options) -> AsyncIterator[Figure]:
         works = [] if options.quick else [(100, 1_000)]
         works += [(1, many), (100, many)] if options.whole else []
         for rooms, number in works:
-            for name in options.of(OURS, IDEAL_16, IDEAL_32):
+            for name in options.of(OURS, IDEAL_16):
                 async for figure in trial(made, name, rooms, number):
                     yield figure
 

@@ -23,8 +23,8 @@ GONE = "gone"
 GOALS = [Goal(scenario=NAME, measure=GONE, bound="at least", limit=100)]
 SHARES = (0.05, 0.2)
 LIFETIME, NUMBER, RATE = 5_000, 100, 2
-PATIENCE = 185
-"""Three passes of the slowest."""
+PATIENCE = 125
+"""Two passes of the slowest."""
 
 
 async def run(options: Options) -> AsyncIterator[Figure]:

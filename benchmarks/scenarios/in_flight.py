@@ -27,7 +27,7 @@ from benchmarks.watcher import Watcher
 
 NAME = "in_flight"
 GOALS: list[Goal] = []
-WIDTHS, WIDTHS_ALL = (1, 4, 8, 16, 32), (1, 2, 4, 8, 16, 32)
+WIDTHS, WIDTHS_ALL = (1, 8, 16, 32), (1, 2, 4, 8, 16, 32)
 ROOMS, ROOMS_ALL = (1, 15), (1, 15, 100)
 MESSAGES = 300
 DAY = 86_400_000

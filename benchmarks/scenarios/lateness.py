@@ -53,7 +53,7 @@ async def run(options: Options) -> AsyncIterator[Figure]:
         for work in WORKS[:1] if options.quick else WORKS:
             names = options.of() if work is USUAL else options.of(OURS, IDEAL_16)
             for name in names:
-                async for figure in trial(made, name, work, seconds=10 if options.quick else 20):
+                async for figure in trial(made, name, work, seconds=10 if options.quick else 15):
                     yield figure
 
 
