@@ -28,7 +28,7 @@ what `scripts/bench` measured; no number in it was typed.
   everything wait when it is told to wait.
 - **burn-bot's algorithm**, **maubot-expiringmessages' algorithm** and **a bridge's algorithm** are
   written here from the published behaviour of these projects; they are not their code.
-- **APScheduler** (with its SQLite store) and **a task each** (one asyncio task for a message) are
+- **APScheduler** (with its SQLite store) and **a coroutine each** (one for a message) are
   what a Python engineer would write first.
 
 All databases are in memory (`/dev/shm`), so that no disk is measured. Where a run was repeated, a

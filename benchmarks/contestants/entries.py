@@ -19,7 +19,7 @@ PEERS = {
     "maubot-expiringmessages' algorithm": "expiring_messages",
     "a bridge's algorithm": "bridge",
     "APScheduler": "scheduler",
-    "a task each": "task_each",
+    "a coroutine each": "coroutine_each",
 }
 _numbers = itertools.count(1)
 

@@ -1,6 +1,6 @@
 """What it costs to wait: CPU, requests, wake-ups and memory while many messages are pending.
 
-    .venv/bin/python -m benchmarks.bench --only at_rest
+    scripts/bench --only at_rest
 
 Contestants that wait disturb nobody: all of them wait at the same time, on one Synapse.
 """

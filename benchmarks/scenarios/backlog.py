@@ -1,6 +1,6 @@
 """How fast much that is due at once goes, and how late live messages go meanwhile.
 
-    .venv/bin/python -m benchmarks.bench --only backlog
+    scripts/bench --only backlog
 
 The contestant's process is stopped (SIGSTOP) before the first message is due, as a machine is that
 sleeps, and goes on when all are due. Live messages of another room fall due while it works.

@@ -1,6 +1,6 @@
 """What each redacted message costs: requests, CPU on both sides, and sync bytes for others.
 
-    .venv/bin/python -m benchmarks.bench --only costs
+    scripts/bench --only costs
 
 People talk evenly, and a proxy counts what the contestant asks for until all is gone.
 """

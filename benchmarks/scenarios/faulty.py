@@ -1,6 +1,6 @@
 """Which share of the messages is gone in the end where redactions fail at random.
 
-    .venv/bin/python -m benchmarks.bench --only faulty
+    scripts/bench --only faulty
 
 A proxy answers one redaction in twenty, or in five, with 502, as a gateway does. All contestants
 work at the same time: what counts is what goes, not when.

@@ -1,6 +1,6 @@
 """How many redactions at once a Synapse does best with, on SQLite and on PostgreSQL.
 
-    .venv/bin/python -m benchmarks.bench --only in_flight --whole
+    scripts/bench --only in_flight --whole
 
 The ideal client, with 1 to 32 in flight, in one room and over several. Beside the rate stands
 what it costs: the CPU of the homeserver, and the forward extremities of a room, which pile up when

@@ -1,6 +1,6 @@
 """How late messages go where the homeserver limits the rate, beside a client that does as told.
 
-    .venv/bin/python -m benchmarks.bench --only limits
+    scripts/bench --only limits
 
 A proxy before the homeserver refuses redactions: one in five at random, each for 500 ms; or what
 is over a true limit, counted as Synapse counts; or the same until the limit ends.
