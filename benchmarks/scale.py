@@ -129,7 +129,7 @@ def now() -> int:
 
 async def enter(store: Store, rooms: int) -> None:
     """Let the bot be in rooms with a lifetime."""
-    change: list[Item] = [Change(setting=MINUTE, sender=ALICE, digest="policy", quiet=True)]
+    change: list[Item] = [Change(setting=MINUTE, sender=ALICE, digest="policy", unannounced=True)]
     updates = [RoomUpdate(room_id=room(n), items=change) for n in range(rooms)]
     await store.commit("s1", now(), updates)
 

@@ -209,7 +209,7 @@ async def _work(
         media=media,
         media_server=media.server if media else None,
         identity=identity,
-        hear_verification=verification.hear_room,
+        verification=verification.hear_room,
     )
     disk = Disk(clock, random)
     async with asyncio.TaskGroup() as group:

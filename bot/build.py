@@ -30,7 +30,7 @@ from bot.services.redactor import Redactor
 from bot.services.room_upgrades import RoomUpgrades
 from bot.services.sweeps import AGAIN, Sweeper
 from bot.services.sync import Sync
-from bot.services.timeline import Timeline
+from bot.services.timeline_writer import TimelineWriter
 from bot.store import Store
 
 
@@ -45,7 +45,7 @@ class Services:
     """The services of one bot: each has `run`, and ends when it is cancelled."""
 
     reader: EventReader
-    timeline: Timeline
+    timeline: TimelineWriter
     sync: Sync
     redactor: Redactor
     backfill: Backfill
@@ -101,13 +101,13 @@ def build(
     media_server: str | None = None,
     sweep_again: Sequence[Millis] = AGAIN,
     identity: Identity | None = None,
-    hear_verification: VerificationInbox | None = None,
+    verification: VerificationInbox | None = None,
 ) -> Services:
     """Return the services over one homeserver and one store.
 
     `crypto`: whose room keys are to be moved on; `media`: where files can be deleted, and
     `media_server`: the server whose files are noted for that; `sweep_again`: as of `Sweeper`;
-    `identity`: what is told of the bot's own keys; `hear_verification`: who takes what people send
+    `identity`: what is told of the bot's own keys; `verification`: who takes what people send
     to verify the bot in a room.
     """
     limits = settings.limits
@@ -116,12 +116,12 @@ def build(
         prefix=settings.command_prefix,
         limits=limits,
         digest=store.digest,
-        hear_verification=hear_verification,
+        verification=verification,
         signed_only=settings.commands.require_signed_devices,
         media_server=media_server,
         per_minute=settings.commands.per_minute,
     )
-    timeline = Timeline(store, limits=limits, own_id=homeserver.own_id)
+    timeline = TimelineWriter(store, limits=limits, own_id=homeserver.own_id)
     deletion = MediaDeletion(media, store, clock, random=random) if media else None
     redactions = Redactor(homeserver, store, clock, random=random)
     admission = Invitations(

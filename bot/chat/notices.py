@@ -72,8 +72,8 @@ def welcome(
         needs += f" (power level {permission.need}; I have {permission.have})"
     elif permission is not None:
         needs += ", which I have"
-    said = f"{does}\n{needs}. {prefix} help says more."
-    return f"{said}\nWhat waited when I was removed still goes: {messages(back)}." if back else said
+    text = f"{does}\n{needs}. {prefix} help says more."
+    return f"{text}\nWhat waited when I was removed still goes: {messages(back)}." if back else text
 
 
 def messages(count: int) -> str:
@@ -99,21 +99,21 @@ def announcement(
     if note == "unreadable":
         return f"{clean(who)} set a lifetime that I cannot read. {_goes_on(setting, limits)}"
     if setting is None or setting == OFF:
-        said = f"{clean(who)} turned disappearing messages off: new messages stay."
-        return f"{said} {still_going(pending)}".rstrip()
+        text = f"{clean(who)} turned disappearing messages off: new messages stay."
+        return f"{text} {still_going(pending)}".rstrip()
     lifetime = limits.clamp(setting)
-    said = f"{clean(who)} set disappearing messages to {words(setting)}."
+    text = f"{clean(who)} set disappearing messages to {words(setting)}."
     if lifetime < setting:
-        said += f" The longest I am allowed is {words(lifetime)}, so I use that."
+        text += f" The longest I am allowed is {words(lifetime)}, so I use that."
     elif lifetime > setting:
-        said += f" The shortest I am allowed is {words(lifetime)}, so I use that."
+        text += f" The shortest I am allowed is {words(lifetime)}, so I use that."
     if note == "after_read":
-        said += " I count from sending, not from reading."
+        text += " I count from sending, not from reading."
     elif note:
-        said += " I do not know this kind of timer, and count from sending."
+        text += " I do not know this kind of timer, and count from sending."
     if permission is not None and not permission.suffices:
-        said += f" {paused(permission)}"
-    return said
+        text += f" {paused(permission)}"
+    return text
 
 
 def _goes_on(setting: Setting, limits: LifetimeLimits) -> str:
@@ -174,10 +174,10 @@ def moved(lifetime: Millis | None, permission: Permission | None) -> str:
     """Say in the room that succeeds another that all goes on as before."""
     if lifetime is None:
         return "Messages stay here as in the old room."
-    said = f"Messages disappear here as in the old room: after {words(lifetime)}."
+    text = f"Messages disappear here as in the old room: after {words(lifetime)}."
     if permission is not None and not permission.suffices:
-        said += f" {paused(permission)}"
-    return said
+        text += f" {paused(permission)}"
+    return text
 
 
 def needs(lifetime: Millis | None, permission: Permission) -> str:

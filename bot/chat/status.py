@@ -50,29 +50,29 @@ def status(
 ) -> str:
     """Say what is set, what is waiting or refused, and whether the bot can do its work."""
     waiting = pending - refused
-    said = "Messages stay: no lifetime is set."
+    text = "Messages stay: no lifetime is set."
     if lifetime is not None:
-        said = f"Messages disappear after {length(lifetime)}."
+        text = f"Messages disappear after {length(lifetime)}."
     if waiting:
-        said += " 1 is waiting" if waiting == 1 else f" {notices.figure(waiting)} are waiting"
+        text += " 1 is waiting" if waiting == 1 else f" {notices.figure(waiting)} are waiting"
     if waiting and next_in is not None:
         whole = max(0, next_in) // SECOND * SECOND
-        said += f"; the next goes in {length(whole)}." if whole else "; the next goes now."
+        text += f"; the next goes in {length(whole)}." if whole else "; the next goes now."
     if refused:
-        said += (
+        text += (
             f" The server does not let me remove {notices.messages(refused)} that should be gone."
         )
     if lifetime is not None or pending:
-        said += f" {files or files_stay()}"
+        text += f" {files or files_stay()}"
     if reading:
-        said += " I am still reading what was said while I was away."
+        text += " I am still reading what was said while I was away."
     if permission is not None and not permission.suffices:
-        said += f" {notices.paused(permission)}"
+        text += f" {notices.paused(permission)}"
     if slow:
-        said += f" {slow}"
+        text += f" {slow}"
     if trouble:
-        said += f" {notices.distrusted(trouble)}"
-    return said
+        text += f" {notices.distrusted(trouble)}"
+    return text
 
 
 def slow(late: int, interval: Millis) -> str:

@@ -221,7 +221,7 @@ class _Walk:
                 )
             return
         before, after = lifetime(state.setting, self.limits), lifetime(setting, self.limits)
-        if (before != after or change.note) and not change.quiet:
+        if (before != after or change.note) and not change.unannounced:
             key = f"change:{cause or change.digest}"
             if change.resolved:  # it was told when the timeline showed it, and is told again
                 key += f":{state.revision}"

@@ -40,7 +40,7 @@ class Change:
     setting: Setting
     sender: UserID
     digest: str
-    quiet: bool = False
+    unannounced: bool = False
     """It was set before the bot came: nobody needs to be told."""
     before: Setting = None
     """What held until then; `None` also where the homeserver does not say."""

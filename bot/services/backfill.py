@@ -20,7 +20,7 @@ from bot.core.types import Event, Millis, RoomID
 from bot.services.clock import Clock
 from bot.services.event_reader import EventReader
 from bot.services.history_pages import AWAY, HistoryPages
-from bot.services.timeline import Timeline
+from bot.services.timeline_writer import TimelineWriter
 from bot.services.worker import Worker, run_together
 
 log = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ class Backfill:
         self,
         homeserver: History,
         store: BackfillStore,
-        timeline: Timeline,
+        timeline: TimelineWriter,
         reader: EventReader,
         clock: Clock,
         *,

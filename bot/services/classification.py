@@ -121,11 +121,11 @@ class Classifier:
         if not isinstance(event_id, str) or is_gone(event):
             return found
         sent = began(event, live=place.live, since=place.since, now=place.now)
-        said = self._said(event, decrypted, place, sent)
-        found += [one for one in said if not isinstance(one, MediaReference)]
+        found_in_it = self._of_message(event, decrypted, place, sent)
+        found += [one for one in found_in_it if not isinstance(one, MediaReference)]
         parent = belongs_to(event)
         found.append(Message(event_id=EventID(event_id), sent=sent, parent=parent, live=place.live))
-        return found + [one for one in said if isinstance(one, MediaReference)]
+        return found + [one for one in found_in_it if isinstance(one, MediaReference)]
 
     def outline(self, event: Event, *, since: Millis, now: Millis) -> list[Item]:
         """Return the message, change or redacted event that an event is, for who walks back.
@@ -135,7 +135,7 @@ class Classifier:
         event_id = event.get("event_id")
         if is_state(event):
             marks = read_marks(event.get("content")) if self.is_own(event) else ()
-            found = self.state_change(event, quiet=True)
+            found = self.state_change(event, unannounced=True)
             return [replace(one, marks=marks) if isinstance(one, Change) else one for one in found]
         if not isinstance(event_id, str):
             return []
@@ -153,7 +153,7 @@ class Classifier:
             return [message]
         return [message, *self._files(event, event.get("type"), content)]
 
-    def state_change(self, event: Event, *, quiet: bool = False) -> list[Item]:
+    def state_change(self, event: Event, *, unannounced: bool = False) -> list[Item]:
         """Return what a state event says of the room's lifetime, if anything."""
         if event.get("type") == DEFAULT_EVENT and event.get("state_key") == "":
             own = self.is_own(event)
@@ -166,7 +166,7 @@ class Classifier:
             before=replaced(event),
             sender=UserID(str(event.get("sender", ""))),
             digest=self.digest(str(event.get("event_id", ""))),
-            quiet=quiet,
+            unannounced=unannounced,
             note=note,
         )
         return [change]
@@ -187,7 +187,7 @@ class Classifier:
         )
         return [redaction]
 
-    def _said(
+    def _of_message(
         self, event: Event, decrypted: DecryptionResult, place: Place, sent: Millis
     ) -> list[Found]:
         """Return what a message says to the bot, the files that it shows, and its key's use."""
@@ -205,10 +205,13 @@ class Classifier:
             case Damaged():
                 return offered
             case MissingRoomKey(session_id=session_id):
-                quiet = not may_be_command(content)
-                if quiet and sender.partition(":")[2] != self.media_server:
+                no_command = not may_be_command(content)
+                if no_command and sender.partition(":")[2] != self.media_server:
                     return offered
-                return [*offered, _undecryptable(event, session_id, place.now, sent, quiet=quiet)]
+                return [
+                    *offered,
+                    _undecryptable(event, session_id, place.now, sent, not_a_command=no_command),
+                ]
             case clear:
                 return [*offered, *self._clear(event, clear, place, sent)]
 
@@ -218,11 +221,11 @@ class Classifier:
         """Return what a decrypted message says; that of an unknown device is not believed yet."""
         used = KeyUse(session_id=clear.session_id, message_index=clear.index, read_at=place.now)
         verification = _verification(_opened(event, clear), encrypted=True)
-        said = self._text(event, clear, place, sent)
+        words = self._text(event, clear, place, sent)
         if clear.known:
-            return [used, *verification, *said]
-        if verification or said:
-            return [_undecryptable(event, clear.session_id, place.now, sent, quiet=False)]
+            return [used, *verification, *words]
+        if verification or words:
+            return [_undecryptable(event, clear.session_id, place.now, sent, not_a_command=False)]
         return [used]
 
     def _text(
@@ -287,7 +290,7 @@ def _opened(event: Event, clear: DecryptedEvent) -> Event:
 
 
 def _undecryptable(
-    event: Event, session_id: str, now: Millis, sent: Millis, *, quiet: bool
+    event: Event, session_id: str, now: Millis, sent: Millis, *, not_a_command: bool
 ) -> Undecryptable:
     """Return the message as one that cannot be read yet, or not be believed."""
     return Undecryptable(
@@ -295,6 +298,6 @@ def _undecryptable(
         sender=UserID(event["sender"]),
         session_id=session_id,
         read_at=now,
-        not_a_command=quiet,
+        not_a_command=not_a_command,
         sent=sent,
     )

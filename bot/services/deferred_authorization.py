@@ -16,7 +16,7 @@ from bot.core.topics import Topic
 from bot.core.types import Millis
 from bot.services.authorization import Authorizer, passes
 from bot.services.clock import Clock
-from bot.services.timeline import Timeline
+from bot.services.timeline_writer import TimelineWriter
 from bot.services.worker import Worker, room_of
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class DeferredAuthorization:
     def __init__(
         self,
         store: DeferredAuthorizationStore,
-        timeline: Timeline,
+        timeline: TimelineWriter,
         authorizer: Authorizer,
         clock: Clock,
         *,
@@ -68,14 +68,14 @@ class DeferredAuthorization:
     async def decide(self, pending: PendingCommand) -> str | None:
         """Decide one command, or put it off; return why."""
         try:
-            said = await self._authorizer.decide(pending.room_id, pending.command)
+            decided = await self._authorizer.decide(pending.room_id, pending.command)
         except OutcomeError as error:
             return await self._put_off(pending, error.outcome)
         except TokenRejectedError:
             raise
         except Exception as error:  # noqa: BLE001 - it is on the disk, and would come again
             return await self._put_off(pending, Failed(status=0, errcode=type(error).__name__))
-        await self._timeline.command_decided(pending, said, self._clock.now())
+        await self._timeline.command_decided(pending, decided, self._clock.now())
         return None
 
     async def _put_off(self, pending: PendingCommand, outcome: Outcome) -> str | None:

@@ -43,7 +43,7 @@ class EventReader:
         limits: LifetimeLimits,
         digest: Callable[[str], str],
         signed_only: bool = False,
-        hear_verification: VerificationInbox | None = None,
+        verification: VerificationInbox | None = None,
         media_server: str | None = None,
         per_minute: int = 30,
     ) -> None:
@@ -53,7 +53,7 @@ class EventReader:
         """
         self._homeserver = homeserver
         self._prefix = prefix
-        self._hear_verification = hear_verification
+        self._verification = verification
         self._media_server = media_server
         self.digest = digest
         self.authorizer = Authorizer(
@@ -116,9 +116,9 @@ class EventReader:
             item for event in events for item in classifier.outline(event, since=since, now=now)
         ]
 
-    def state_change(self, event: Event, *, quiet: bool = False) -> list[Item]:
+    def state_change(self, event: Event, *, unannounced: bool = False) -> list[Item]:
         """Return what a state event says of the room's lifetime, if anything."""
-        return self.classifier.state_change(event, quiet=quiet)
+        return self.classifier.state_change(event, unannounced=unannounced)
 
     def is_own(self, event: Event) -> bool:
         """Whether the bot itself sent the event."""
@@ -148,5 +148,5 @@ class EventReader:
 
     def _hand_on(self, room_id: RoomID, found: VerificationEvent) -> None:
         """Give what belongs to a verification to whoever verifies."""
-        if self._hear_verification is not None:
-            self._hear_verification(room_id, found.event, encrypted=found.encrypted)
+        if self._verification is not None:
+            self._verification(room_id, found.event, encrypted=found.encrypted)

@@ -22,7 +22,7 @@ from bot.core.topics import Topic
 from bot.core.types import Event, EventID, Millis, RoomID
 from bot.services.clock import Clock
 from bot.services.event_reader import EventReader
-from bot.services.timeline import Timeline
+from bot.services.timeline_writer import TimelineWriter
 from bot.services.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ class LateKeys:
         self,
         homeserver: RoomKeys,
         store: LateKeysStore,
-        timeline: Timeline,
+        timeline: TimelineWriter,
         reader: EventReader,
         clock: Clock,
     ) -> None:
@@ -254,13 +254,13 @@ class LateKeys:
             await self._timeline.read_late(room_id, undecryptable, [], self._clock.now())
             return
         root = self._threads.pop(_key_of(undecryptable), None)
-        said = Command(
+        command = Command(
             digest=digest,
             sender=undecryptable.sender,
             effect=KeyNeverCame(sender=undecryptable.sender),
             thread=root or "",
         )
-        await self._timeline.read_late(room_id, undecryptable, [said], self._clock.now())
+        await self._timeline.read_late(room_id, undecryptable, [command], self._clock.now())
 
 
 def _key_of(undecryptable: Undecryptable) -> tuple[str, str]:

@@ -109,8 +109,8 @@ class OutboxDelivery:
     async def run(self) -> None:
         """Deliver until cancelled. Raises `TokenRejectedError`."""
         settings = self._worker("lifetimes to be set", within=SETTING_WITHIN, setting=True)
-        said = self._worker("notices", within=WORDS_WITHIN, setting=False)
-        await run_together(self._clock, self._wake, settings, said)
+        words = self._worker("notices", within=WORDS_WITHIN, setting=False)
+        await run_together(self._clock, self._wake, settings, words)
 
     def _worker(self, what: str, *, within: Millis, setting: bool) -> Worker[OutboxItem, RoomID]:
         return Worker(

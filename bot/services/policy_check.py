@@ -17,7 +17,7 @@ from bot.core.timers import Review
 from bot.core.topics import Topic
 from bot.core.types import Event, Millis, RoomID
 from bot.services.clock import Clock
-from bot.services.timeline import Timeline
+from bot.services.timeline_writer import TimelineWriter
 from bot.services.worker import Worker, retry, room_of
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class PolicyCheck:
         self,
         homeserver: RoomState,
         store: PolicyCheckStore,
-        timeline: Timeline,
+        timeline: TimelineWriter,
         clock: Clock,
         *,
         read: Callable[[Event], list[Item]],

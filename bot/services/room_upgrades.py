@@ -160,10 +160,10 @@ class RoomUpgrades:
             raise OutcomeError(outcome)
         if isinstance(outcome, Failed) and one.attempts < TRIES:
             raise OutcomeError(outcome)
-        said = [] if isinstance(outcome, Done) else [self._closed(one)]
-        log.info("%s a successor", "could not join" if said else "joined")
+        notices = [] if isinstance(outcome, Done) else [self._closed(one)]
+        log.info("%s a successor", "could not join" if notices else "joined")
         if await self._store.room(one.room_id) is None:
-            await self._successors.move(one, Stage.AWAITED, *said, where=one.predecessor)
+            await self._successors.move(one, Stage.AWAITED, *notices, where=one.predecessor)
 
     # --- in the new one ----------------------------------------------------------------------
 
@@ -212,9 +212,9 @@ class RoomUpgrades:
         need = max(power.to_send_state(POLICY_EVENT), power.to_redact)
         have = power.of(self._homeserver.own_id)
         news = PowerNeededHere(setting=setting, need=need, have=have)
-        said = [] if one.needs_announced else [_outgoing(one, "needs", news)]
+        notices = [] if one.needs_announced else [_outgoing(one, "needs", news)]
         await self._successors.move(
-            one, Stage.POWERLESS, *said, where=one.room_id, needs_announced=True
+            one, Stage.POWERLESS, *notices, where=one.room_id, needs_announced=True
         )
 
     async def _turn_back(self, one: Successor, true: RoomID | None) -> None:
@@ -243,8 +243,8 @@ class RoomUpgrades:
             raise
         return replacement(tombstone, old) == new
 
-    async def _done(self, one: Successor, said: list[Outgoing]) -> None:
-        await self._successors.move(one, Stage.DONE, *said, where=one.room_id)
+    async def _done(self, one: Successor, notices: list[Outgoing]) -> None:
+        await self._successors.move(one, Stage.DONE, *notices, where=one.room_id)
 
     def _greeting(self, one: Successor) -> list[Outgoing]:
         withheld = one.welcome_withheld and not one.needs_announced

@@ -210,5 +210,5 @@ def _never_held(defaults: Defaults, events: list[Event]) -> bool:
     first = began(defaults)
     if first is None:
         return True
-    said = [event.get("origin_server_ts") for event in events]
-    return bool(said) and all(isinstance(at, int) and at < first for at in said)
+    times = [event.get("origin_server_ts") for event in events]
+    return bool(times) and all(isinstance(at, int) and at < first for at in times)

@@ -29,7 +29,7 @@ from bot.core.types import Millis
 from bot.services.clock import Clock
 from bot.services.event_reader import ASK_WITHIN, EventReader
 from bot.services.missing_state import MissingState
-from bot.services.timeline import Timeline
+from bot.services.timeline_writer import TimelineWriter
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class Sync:
         self,
         homeserver: SyncHomeserver,
         store: RoomStore,
-        timeline: Timeline,
+        timeline: TimelineWriter,
         reader: EventReader,
         clock: Clock,
         *,
@@ -191,7 +191,7 @@ class Sync:
         found = [
             item
             for event in before
-            for item in self._reader.state_change(event, quiet=known is None or first)
+            for item in self._reader.state_change(event, unannounced=known is None or first)
         ]
         if known is not None and not first and not batch.limited:
             # Nothing was left out, so this is the older state of a fork (Synapse shows that).
@@ -199,7 +199,7 @@ class Sync:
         if first and known is not None and known.policy_digest and not found:
             # The state event that the lifetime came from is not there any more.
             own = self._homeserver.own_id
-            found = [Change(setting=None, sender=own, digest="", quiet=True)]
+            found = [Change(setting=None, sender=own, digest="", unannounced=True)]
         gap = None if entered or first else gap_before(batch, known, since=since, now=now)
         items = await self._reader.items(
             batch.room_id,

@@ -32,10 +32,10 @@ FORGET_ALL_BUT: Final = (
 
 async def count_once(db: Database, items: list[Item]) -> list[Item]:
     """Leave out the commands that were counted before, in this sync or an earlier one."""
-    said = json.dumps(
+    digests = json.dumps(
         [item.digest for item in items if isinstance(item, Command | UndecidedCommand)]
     )
-    seen = {str(row[0]) for row in await db.rows(HANDLED, said)} if said != "[]" else set()
+    seen = {str(row[0]) for row in await db.rows(HANDLED, digests)} if digests != "[]" else set()
     fresh: list[Item] = []
     for item in items:
         if isinstance(item, Command | UndecidedCommand):

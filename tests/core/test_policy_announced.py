@@ -111,7 +111,7 @@ def test_the_same_state_event_told_again_changes_nothing() -> None:
 
 
 def test_what_was_set_before_the_bot_came_is_not_told() -> None:
-    found = walk(change(MINUTE, "a", quiet=True), message(1))
+    found = walk(change(MINUTE, "a", unannounced=True), message(1))
     assert found.outgoing == []
     assert spans(found) == {"1": MINUTE}
 

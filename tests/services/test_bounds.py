@@ -30,7 +30,7 @@ HOUR = 60 * MINUTE
 @pytest.fixture
 async def store(open_store: Opener, tmp_path: Path) -> Store:
     made = await open_store(tmp_path / "timers.db")
-    await commit(made, Change(setting=MINUTE, sender=ALICE, digest="policy", quiet=True))
+    await commit(made, Change(setting=MINUTE, sender=ALICE, digest="policy", unannounced=True))
     return made
 
 

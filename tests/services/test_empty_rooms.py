@@ -7,7 +7,7 @@ import pytest
 from bot.core.outcomes import Failed, Outcome, Unreachable
 from bot.core.types import RoomID
 from bot.services.empty_rooms import LOOK_AGAIN, LOOK_AT_WORK
-from bot.services.timeline import LOOK_AFTER
+from bot.services.timeline_writer import LOOK_AFTER
 from tests.support.fake_homeserver import ALICE, BOB, BOT
 from tests.support.harness import DAY, MINUTE, SECOND, Harness
 

@@ -31,7 +31,7 @@ STRANGER = UserID("@mallory:elsewhere.org")
 async def store(open_store: Opener, tmp_path: Path) -> Store:
     """A store that knows a room with a lifetime of a minute."""
     made = await open_store(tmp_path / "timers.db")
-    await say(made, Change(setting=MINUTE, sender=ALICE, digest="policy", quiet=True))
+    await say(made, Change(setting=MINUTE, sender=ALICE, digest="policy", unannounced=True))
     return made
 
 
@@ -72,7 +72,7 @@ async def test_a_file_is_kept_with_its_messages_timer(store: Store) -> None:
 
 
 async def test_a_file_of_a_message_that_stays_is_not_kept(store: Store) -> None:
-    off = Change(setting=OFF, sender=ALICE, digest="off", quiet=True)
+    off = Change(setting=OFF, sender=ALICE, digest="off", unannounced=True)
     await say(store, *shown("one", "file-one"), off, *shown("two", "file-two"))
     assert await files(store) == [("$one", "file-one", "alice")]
 
@@ -253,7 +253,7 @@ async def test_a_file_is_known_although_the_lifetime_changed_before_its_key_came
         event_id=EventID("$late"), sender=ALICE, session_id="s", read_at=NOW, not_a_command=True
     )
     await say(store, undecryptable, message)
-    await say(store, Change(setting=OFF, sender=ALICE, digest="off", quiet=True))
+    await say(store, Change(setting=OFF, sender=ALICE, digest="off", unannounced=True))
     ((room_id, waiting, _),) = await store.keys.waiting()
     assert waiting == undecryptable
     await store.read_late(room_id, waiting, [attached], NOW)

@@ -93,7 +93,7 @@ async def test_a_late_command_counts_for_what_followed_it(
     harness: Harness, before: int, after: int
 ) -> None:
     room, command, said_after = RoomID("!r:x"), EventID("$command"), EventID("$after")
-    setting = Change(setting=before, sender=ALICE, digest="d0", quiet=True)
+    setting = Change(setting=before, sender=ALICE, digest="d0", unannounced=True)
     undecryptable = Undecryptable(event_id=command, sender=ALICE, session_id="S", read_at=1_000)
     messages = [Message(event_id=command, sent=1_000), Message(event_id=said_after, sent=2_000)]
     update = RoomUpdate(room_id=room, items=[setting, undecryptable, *messages])

@@ -30,7 +30,7 @@ NOW = 1_800_000_000_000
 async def store(open_store: Opener, tmp_path: Path) -> Store:
     """A store that knows a room with a lifetime of a minute."""
     made = await open_store(tmp_path / "timers.db")
-    await say(made, Change(setting=MINUTE, sender=ALICE, digest="policy", quiet=True))
+    await say(made, Change(setting=MINUTE, sender=ALICE, digest="policy", unannounced=True))
     return made
 
 
@@ -168,7 +168,7 @@ async def test_a_new_gap_between_two_chunks_is_read_before_what_follows_it(store
 async def test_a_restart_in_the_middle_resumes(open_store: Opener, tmp_path: Path) -> None:
     path = tmp_path / "timers.db"
     store = await open_store(path)
-    await say(store, Change(setting=MINUTE, sender=ALICE, digest="policy", quiet=True))
+    await say(store, Change(setting=MINUTE, sender=ALICE, digest="policy", unannounced=True))
     await say(store, *messages("tail"), gap=True)
     await read(store, [command(5 * MINUTE), *messages("late")], token="t7")
     before = await store.gaps.next_gap()
@@ -297,11 +297,11 @@ async def test_what_was_set_within_a_gap_does_not_count_from_its_beginning(
     store: Store, within: str, before: int
 ) -> None:
     """A sync says what holds at its end, and not where in the gap that was set."""
-    found = Change(setting=5 * MINUTE, sender=ALICE, digest="policy 5", quiet=True)
+    found = Change(setting=5 * MINUTE, sender=ALICE, digest="policy 5", unannounced=True)
     gap = Gap(room_id=ROOM, token="t", stop_digest="x", stop_at=0, since=0, until=NOW)
     update = RoomUpdate(room_id=ROOM, items=messages("tail"), gap=gap, found=[found])
     await store.commit("s2", NOW, [update])
-    set_there = Change(setting=5 * MINUTE, sender=ALICE, digest=within, quiet=True)
+    set_there = Change(setting=5 * MINUTE, sender=ALICE, digest=within, unannounced=True)
     await read(store, [*messages("before"), set_there, *messages("after")], done=True)
     await take_over(store)
     later = dict.fromkeys(("after", "tail"), 5 * MINUTE)

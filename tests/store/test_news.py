@@ -40,7 +40,7 @@ from tests.support.two_rooms import (
 Find = Callable[[Store], Awaitable[Any]]
 
 
-LIFETIME = Change(setting=MINUTE, sender=ALICE, digest="policy", quiet=True)
+LIFETIME = Change(setting=MINUTE, sender=ALICE, digest="policy", unannounced=True)
 
 
 async def words(store: Store) -> Any:

@@ -76,7 +76,7 @@ async def test_a_damaged_row_of_any_shape_is_dropped(harness: Harness, damage: s
 
 async def test_a_lifetime_that_cannot_be_read_is_taken_back(harness: Harness) -> None:
     store = harness.store
-    lifetime = Change(setting=MINUTE, sender=ALICE, digest="policy", quiet=True)
+    lifetime = Change(setting=MINUTE, sender=ALICE, digest="policy", unannounced=True)
     await commit(store, ONE, lifetime, said(ONE, "set", 5 * MINUTE))
     room = await store.room(ONE)
     assert room is not None

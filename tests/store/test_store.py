@@ -20,7 +20,7 @@ from bot.core.outbox import AnswerHelp, Outgoing, Suspended
 from bot.core.outcomes import DiskError
 from bot.core.timeline import Change, Gap, Item, Message, Redaction, RoomUpdate
 from bot.core.types import EventID, Millis, RoomID, UserID
-from bot.services.timeline import FORGET_EVERY
+from bot.services.timeline_writer import FORGET_EVERY
 from bot.store import StoreError
 from bot.store.database import Database
 from bot.store.handled_commands import HANDLED_FOR
@@ -47,7 +47,7 @@ def message(name: str, *, due: Millis = NOW) -> Message:
 
 
 def change(setting: int | None = MINUTE, digest: str = "policy") -> Change:
-    return Change(setting=setting, sender=ALICE, digest=digest, quiet=True)
+    return Change(setting=setting, sender=ALICE, digest=digest, unannounced=True)
 
 
 def said(digest: str, setting: int | None = None) -> Command:

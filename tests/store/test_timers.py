@@ -47,7 +47,7 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
 
 async def remember(store: Store, room: RoomID, **dues: Millis) -> None:
     """Give messages with these names timers that are due so long from `NOW`."""
-    items: list[Item] = [Change(setting=MINUTE, sender=ALICE, digest="policy", quiet=True)]
+    items: list[Item] = [Change(setting=MINUTE, sender=ALICE, digest="policy", unannounced=True)]
     items += [
         Message(event_id=EventID(f"${name}"), sent=NOW + due - MINUTE) for name, due in dues.items()
     ]

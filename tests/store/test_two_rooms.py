@@ -86,7 +86,9 @@ async def full(store: Store, room: RoomID) -> None:
 
 async def bare(store: Store, room: RoomID) -> None:
     """Nothing waits in it."""
-    await commit(store, room, Change(setting=MINUTE, sender=ALICE, digest="policy", quiet=True))
+    await commit(
+        store, room, Change(setting=MINUTE, sender=ALICE, digest="policy", unannounced=True)
+    )
 
 
 async def left(store: Store, room: RoomID) -> None:

@@ -158,7 +158,9 @@ class Harness:
 
     async def enter(self, room_id: RoomID, lifetime: Millis | None = None) -> None:
         """Let the bot know a room and its lifetime, with nothing to say about either."""
-        change = Change(setting=lifetime, sender=ALICE, digest=f"set in {room_id}", quiet=True)
+        change = Change(
+            setting=lifetime, sender=ALICE, digest=f"set in {room_id}", unannounced=True
+        )
         await self.commit(RoomUpdate(room_id=room_id, items=[change]))
 
     async def remember(self, room_id: RoomID, *event_ids: EventID, due: Millis) -> None:

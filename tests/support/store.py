@@ -1,4 +1,4 @@
-"""The store with the decisions of `bot.services.timeline` at hand, for tests that need both."""
+"""The store together with the decisions of the timeline writer, for tests that need both."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bot.core.invitations import Invite
 from bot.core.lifetimes import LifetimeLimits
 from bot.core.timeline import Change, Item, RoomUpdate, Undecryptable
 from bot.core.types import Millis, RoomID, UserID
-from bot.services.timeline import Timeline
+from bot.services.timeline_writer import TimelineWriter
 
 LIMITS = LifetimeLimits(minimum=1_000, maximum=365 * 86_400_000)
 BOT = UserID("@bot:example.org")
@@ -21,14 +21,14 @@ BOT = UserID("@bot:example.org")
 class Store(store.Store):
     """A store, and a timeline over it."""
 
-    timeline: Timeline
+    timeline: TimelineWriter
 
     @classmethod
     async def open(
         cls, path: Path, *, limits: LifetimeLimits = LIMITS, own_id: UserID = BOT
     ) -> Self:
         made = await super().open(path)
-        made.timeline = Timeline(made, limits=limits, own_id=own_id)
+        made.timeline = TimelineWriter(made, limits=limits, own_id=own_id)
         return made
 
     async def commit(

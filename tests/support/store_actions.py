@@ -142,7 +142,7 @@ async def written(store: Store, room: RoomID) -> None:
 
 
 async def read_on(store: Store, room: RoomID) -> None:
-    change = Change(setting=1, sender=ALICE, digest="found", quiet=True)
+    change = Change(setting=1, sender=ALICE, digest="found", unannounced=True)
     page: list[Item] = [change, Encrypted(), message("live")]
     await store.gaps.read_on(await its_gap(store, room), page, "t9", 5, done=False)
 

@@ -103,7 +103,7 @@ def sql(store: Store, text: str, *args: Any) -> list[tuple[Any, ...]]:
 async def furnish(store: Store, room: RoomID, *, shift: Millis = 0) -> None:
     """Fill a room with something of every kind; `shift` makes it differ from another one."""
     at = NOW - shift
-    items: list[Item] = [Change(setting=MINUTE, sender=ALICE, digest="policy", quiet=True)]
+    items: list[Item] = [Change(setting=MINUTE, sender=ALICE, digest="policy", unannounced=True)]
     items += [message(name, at) for name in ("live", "sent", "shown", "wiped")]
     items += [dataclasses.replace(message("parent", at), live=True)]
     items += [message(name, at - MINUTE) for name in ("late", "later", "refused", "stuck")]
@@ -147,7 +147,7 @@ async def fill(store: Store, room: RoomID) -> None:
 
 async def begin_gap(store: Store, room: RoomID) -> None:
     found: list[Item] = [
-        Change(setting=MINUTE, sender=ALICE, digest="found", quiet=True),
+        Change(setting=MINUTE, sender=ALICE, digest="found", unannounced=True),
         Encrypted(),
     ]
     items = [message("tail"), message("live", NOW + 5)]

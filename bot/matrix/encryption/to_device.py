@@ -39,12 +39,12 @@ class ToDevice:
         client: AsyncClient,
         slices: TimeSlices,
         admits: Callable[[Event], bool],
-        hear_verification: Callable[[Event], None],
+        verification: Callable[[Event], None],
     ) -> None:
         self._client = client
         self._slices = slices
         self._admits = admits
-        self._hear_verification = hear_verification
+        self._verification = verification
         self._box: Inbox | None = None
         self._some_wait = asyncio.Event()
 
@@ -126,7 +126,7 @@ class ToDevice:
         if not isinstance(event, dict):
             return
         if str(event.get("type")).startswith("m.key.verification."):
-            self._hear_verification(event)
+            self._verification(event)
         # Key requests are not answered: the bot has nobody's trust to give.
         if event.get("type") == "m.room.encrypted" and self._admits(event):
             inbox.put(event)

@@ -52,5 +52,7 @@ def reason(error: Exception) -> str:
 
 def _untrusted(error: Any) -> str:
     """Return why a certificate is not trusted, in OpenSSL's words."""
-    said = getattr(error, "verify_message", "")
-    return f"the certificate is not trusted: {said}" if said else "the certificate is not trusted"
+    reason = getattr(error, "verify_message", "")
+    return (
+        f"the certificate is not trusted: {reason}" if reason else "the certificate is not trusted"
+    )

@@ -129,8 +129,8 @@ def _asks_back(body: Event, errcode: str) -> bool:
 
 def _older_than(body: Event) -> Millis:
     """Return the age from which on the homeserver lets nobody redact, if that is what it says."""
-    said = body.get("error")
-    found = TOO_OLD.fullmatch(said) if isinstance(said, str) else None
+    reason = body.get("error")
+    found = TOO_OLD.fullmatch(reason) if isinstance(reason, str) else None
     return int(found[1]) if found else 0
 
 

@@ -163,7 +163,9 @@ class Login:
         The old refresh token is good until one of the new ones is used.
         spec: client-server API v1.13, 5.2.2 refreshing access tokens.
         """
-        outcome = await self._bare("refresh", {"refresh_token": known.refresh_token}, said=True)
+        outcome = await self._bare(
+            "refresh", {"refresh_token": known.refresh_token}, refusal_counts=True
+        )
         if isinstance(outcome, Forbidden | NotFound | Refused):
             return None
         if isinstance(outcome, Failed) and outcome.errcode == "M_UNRECOGNIZED":
@@ -175,12 +177,12 @@ class Login:
             raise OutcomeError(Failed(status=200))
         return self._with_end(replace(known, access_token=token), outcome.body)
 
-    async def _bare(self, where: str, body: Event, *, said: bool = False) -> Outcome:
-        """Make a request without a token. That one was refused is a proxy's word, unless `said`."""
+    async def _bare(self, where: str, body: Event, *, refusal_counts: bool = False) -> Outcome:
+        """Make a request without a token; a refusal may be a proxy's, unless `refusal_counts`."""
         try:
             return await self._requests.once("POST", path(where), body, token="")
         except TokenRejectedError as error:
-            if said:
+            if refusal_counts:
                 return Refused(status=401, errcode=str(error))
             return Unreachable(reason=f"status 401 {error}")
 
@@ -245,9 +247,9 @@ def _must(outcome: Outcome, credentials: Credentials) -> Event:
 
 
 def _refused(credentials: Credentials, outcome: Outcome) -> str:
-    said = f"{credentials.user_id}: the homeserver refused the login ({describe(outcome)})"
+    text = f"{credentials.user_id}: the homeserver refused the login ({describe(outcome)})"
     by_password = credentials.password is not None and credentials.access_token is None
-    return f"{said}: is the account there, and the password right?" if by_password else said
+    return f"{text}: is the account there, and the password right?" if by_password else text
 
 
 def _address(issuer: Any) -> str:

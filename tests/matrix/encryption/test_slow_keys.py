@@ -46,7 +46,7 @@ async def read(kind: str, content: dict[str, Any]) -> tuple[list[Item], list[Eve
         prefix="!expire",
         limits=LifetimeLimits(minimum=1_000, maximum=10_000),
         digest=str,
-        hear_verification=lambda _, event, *, encrypted: heard.append(event),
+        verification=lambda _, event, *, encrypted: heard.append(event),
         media_server="example.org",
     )
     event = {"type": "m.room.encrypted", "event_id": "$event", "sender": ALICE}

@@ -43,7 +43,7 @@ async def read(event: dict[str, Any], *, encrypted: bool) -> tuple[list[Any], li
         prefix="!expire",
         limits=LifetimeLimits(minimum=1_000, maximum=10_000),
         digest=str,
-        hear_verification=hear,
+        verification=hear,
     )
     full = {"event_id": "$event", "sender": ALICE, "origin_server_ts": 1} | event
     items = await reader.items(ROOM, [full], encrypted=encrypted, live=True, since=0, now=1)

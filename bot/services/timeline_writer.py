@@ -47,7 +47,7 @@ class TimelineStore(Protocol):
     async def in_transaction(self, work: Callable[[Rows], Coroutine[Any, Any, T]]) -> T: ...  # noqa: D102
 
 
-class Timeline:
+class TimelineWriter:
     """The timelines of all rooms, as far as they were read. Every method is one transaction."""
 
     def __init__(self, store: TimelineStore, *, limits: LifetimeLimits, own_id: UserID) -> None:
