@@ -119,7 +119,7 @@ def percentile(values: Sequence[float], share: float) -> float:
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
-def thin(values: Sequence[float], most: int = 100) -> list[float]:
+def thin(values: Sequence[float], most: int = 60) -> list[float]:
     """Return at most so many of the values, in order, the first and the last among them."""
     ordered = sorted(values)
     if len(ordered) <= most:

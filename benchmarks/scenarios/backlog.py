@@ -16,8 +16,8 @@ import time
 from collections.abc import AsyncIterator, Sequence
 
 from benchmarks.contestants.contestant import Contestant
-from benchmarks.contestants.entries import IDEAL_16, IDEAL_32, OURS, PEERS, at_work, watched
-from benchmarks.figures import Figure, Goal, percentile, thin
+from benchmarks.contestants.entries import IDEAL_16, IDEAL_32, PEERS, at_work, watched
+from benchmarks.figures import OURS, Figure, Goal, percentile, thin
 from benchmarks.scenarios.scenario import Options, talk, warm_up
 from benchmarks.stage import Cost, Room, Stage, stage
 from benchmarks.watcher import Watcher

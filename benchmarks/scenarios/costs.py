@@ -13,8 +13,8 @@ from collections.abc import AsyncIterator
 
 import psutil
 
-from benchmarks.contestants.entries import OURS, PEERS, at_work, watched
-from benchmarks.figures import Figure, Goal
+from benchmarks.contestants.entries import PEERS, at_work, watched
+from benchmarks.figures import OURS, Figure, Goal
 from benchmarks.limits_proxy import REDACTION
 from benchmarks.scenarios.scenario import Options, talk, warm_up
 from benchmarks.stage import Cost, Stage, stage

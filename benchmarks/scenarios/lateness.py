@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from benchmarks.contestants.entries import IDEAL_16, OURS, PEERS, at_work, watched
-from benchmarks.figures import Figure, Goal, lateness, thin
+from benchmarks.contestants.entries import IDEAL_16, PEERS, at_work, watched
+from benchmarks.figures import OURS, Figure, Goal, lateness, thin
 from benchmarks.scenarios.scenario import PATIENCE, Options, talk, warm_up
 from benchmarks.stage import Stage, stage
 

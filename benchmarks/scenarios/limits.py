@@ -13,8 +13,8 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 
-from benchmarks.contestants.entries import IDEAL_16, OURS, PEERS, POLITE, at_work, watched
-from benchmarks.figures import Figure, Goal, lateness
+from benchmarks.contestants.entries import IDEAL_16, PEERS, POLITE, at_work, watched
+from benchmarks.figures import OURS, Figure, Goal, lateness
 from benchmarks.limits_proxy import REDACTION, Refuse, at_random, by_rate
 from benchmarks.scenarios.scenario import Options, talk
 from benchmarks.stage import Stage, stage
