@@ -38,6 +38,8 @@ is the best of its widths.
 ## What falls short
 
 """
+BUSY = 1.5
+"""Load of each core, before a run, that is more than the scenario before leaves behind."""
 PLOTS = {
     "lateness": "![The share of messages gone, by lateness, for each contestant](lateness.svg)",
     "backlog": "![How a backlog of 1,000 messages goes, for each contestant](backlog.svg)",
@@ -87,10 +89,12 @@ def _short(row: Row) -> str:
 
 def _run(about: Any) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    busy = about["load before"] > BUSY * about["cores"]
     return (
         f"`{about['command'].strip()}`, {about['date']}; {about['cores']} cores of"
         f" {about['processor']}, {about['memory']}, {about['system']};"
         f" load before: {about['load before']}; {versions}."
+        + (" **The machine was busy with other work: these ratios say little.**" if busy else "")
     )
 
 

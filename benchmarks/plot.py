@@ -64,8 +64,8 @@ def backlog(figures: Sequence[Figure], out: Path) -> None:
         one,
         {
             "title": "1,000 messages of one room, due at once",
-            "xlabel": "s",
-            "ylabel": "% of those that ever go",
+            "xlabel": "seconds since all were due",
+            "ylabel": "% left of those that ever go",
             "xscale": "symlog",
         },
         ticks={0: "0", 1: "1", 3: "3", 10: "10", 30: "30", 100: "100"},
@@ -81,13 +81,15 @@ def _draw(
 ) -> None:
     plt.rcParams.update(STYLE)
     figure, axes = plt.subplots(figsize=(7.5, 3.4))
-    others = iter(OTHERS * 2)
+    others, lines = iter(OTHERS * 2), iter(("-", "--", ":"))
     drawn = {figure.contestant: figure for figure in figures if figure.samples}
     for name, found in drawn.items():
         ours, ideal = name == OURS, name.startswith(IDEAL)
         colour = LINE if ours else BEST if ideal else next(others)
         width, order = (2.2, 3) if ours else (1.6, 2) if ideal else (1.1, 1)
-        one(axes, found, color=colour, linewidth=width, zorder=order, label=name)
+        line = next(lines) if ideal else "-"
+        style = {"color": colour, "linewidth": width, "linestyle": line, "zorder": order}
+        one(axes, found, label=name, **style)
     axes.set(**about)
     axes.set_xticks(list(ticks), list(ticks.values()))
     axes.minorticks_off()
