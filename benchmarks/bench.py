@@ -17,14 +17,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import cast
 
-from benchmarks.contestants.contestant import ROOT
-from benchmarks.figures import Figure, rows, save
+from benchmarks.figures import RESULTS, SCENARIOS, Figure, rows, save
 from benchmarks.machine import about
 from benchmarks.scenarios.scenario import Options, Scenario
-from benchmarks.table import show
-
-SCENARIOS = ("lateness", "backlog", "costs", "in_flight", "limits", "at_rest", "faulty")
-RESULTS = ROOT / "benchmarks" / "results"
+from benchmarks.table import everybody, show
 
 
 async def measure(scenario: Scenario, options: Options, repeat: int) -> list[Figure]:
@@ -49,12 +45,13 @@ def run(names: list[str], options: Options, repeat: int, out: Path) -> bool:
     good = True
     for name in names:
         scenario = cast("Scenario", import_module(f"benchmarks.scenarios.{name}"))
-        print(f"{name}: {(scenario.__doc__ or '').splitlines()[0]}", flush=True)
-        told = about("scripts/bench " + " ".join(sys.argv[1:]))
+        text = (scenario.__doc__ or "").strip()
+        print(f"{name}: {text.splitlines()[0]}", flush=True)
+        told = about("scripts/bench " + " ".join(sys.argv[1:])) | {"text": text}
         figures = asyncio.run(measure(scenario, options, repeat))
         save(out / f"{name}.json", figures, scenario.GOALS, told)
         table = rows(figures, scenario.GOALS)
-        print(show(table), flush=True)
+        print(show(table) if table else everybody(figures), flush=True)
         good = good and all(row.met is not False for row in table)
     return good
 
@@ -72,7 +69,9 @@ def main() -> None:
     options = Options(
         quick=given.quick, whole=given.whole, seed=given.seed, contestants=given.contestants
     )
-    names = [name for name in given.only.split(",") if name in SCENARIOS]
+    names = given.only.split(",")
+    if unknown := set(names) - set(SCENARIOS):
+        parser.error(f"no scenario is named {', '.join(unknown)}; known: {', '.join(SCENARIOS)}")
     sys.exit(0 if run(names, options, given.repeat, given.out) else 1)
 
 

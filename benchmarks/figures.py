@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 OURS, IDEAL = "ours", "ideal"
+SCENARIOS = ("lateness", "backlog", "costs", "in_flight", "limits", "at_rest", "faulty")
+RESULTS = Path(__file__).with_name("results")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,8 +56,9 @@ class Row:
     """The least and the most of ours over the repetitions."""
 
     @property
-    def ours(self) -> float:
-        return self.values[OURS]
+    def ours(self) -> float | None:
+        """What ours reached; `None` where it has nothing to show."""
+        return self.values.get(OURS)
 
     @property
     def ideal(self) -> float | None:
@@ -68,41 +71,46 @@ class Row:
     @property
     def ratio(self) -> float | None:
         """How many times the ideal client's value ours is."""
-        return self.ours / self.ideal if self.ideal else None
+        return None if self.ours is None or not self.ideal else self.ours / self.ideal
 
     @property
     def met(self) -> bool | None:
-        """Whether the goal is met; `None` where there is none."""
+        """Whether the goal is met; `None` where there is none, or nobody to compare with."""
         if self.goal is None:
             return None
+        if OURS not in self.values:
+            return False
         value = self.ratio if self.goal.beside_ideal else self.ours
         if value is None:
             return None
-        return (
-            value <= self.goal.limit if self.goal.bound == "at most" else value >= self.goal.limit
-        )
+        if self.goal.bound == "at most":
+            return value <= self.goal.limit
+        return value >= self.goal.limit
 
 
 def rows(figures: Iterable[Figure], goals: Sequence[Goal]) -> list[Row]:
-    """Put the figures of one scenario side by side, those with a goal first."""
+    """Put the figures of one scenario side by side.
+
+    What ours has nothing to show for stands there where there is a goal; where ours took no part at
+    all, nothing does.
+    """
     table: dict[tuple[str, str, str], dict[str, list[float]]] = {}
     for one in figures:
         row = table.setdefault((one.work, one.measure, one.unit), {})
         row.setdefault(one.contestant, []).append(one.value)
-    return [
-        Row(
-            work=work,
-            measure=measure,
-            unit=unit,
-            goal=next(
-                (g for g in goals if g.measure == measure and work.startswith(g.works)), None
-            ),
-            values={name: statistics.median(values) for name, values in found.items()},
-            spread=(min(found[OURS]), max(found[OURS])),
-        )
-        for (work, measure, unit), found in table.items()
-        if OURS in found
-    ]
+    if not any(OURS in found for found in table.values()):
+        return []
+    made = []
+    for (work, measure, unit), found in table.items():
+        fitting = (one for one in goals if one.measure == measure and work.startswith(one.works))
+        goal, ours = next(fitting, None), found.get(OURS, [0.0])
+        if goal or OURS in found:
+            values = {name: statistics.median(values) for name, values in found.items()}
+            spread = min(ours), max(ours)
+            made.append(
+                Row(work=work, measure=measure, unit=unit, goal=goal, values=values, spread=spread)
+            )
+    return made
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -111,7 +119,7 @@ def percentile(values: Sequence[float], share: float) -> float:
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
-def thin(values: Sequence[float], most: int = 100) -> list[float]:
+def thin(values: Sequence[float], most: int = 60) -> list[float]:
     """Return at most so many of the values, in order, the first and the last among them."""
     ordered = sorted(values)
     if len(ordered) <= most:

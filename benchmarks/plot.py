@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def lateness(figures: Sequence[Figure], out: Path) -> None:
     def one(axes: Any, figure: Figure, **style: Any) -> None:
         late = sorted(max(1.0, value) for value in figure.samples)
         share = [100 * (turn + 1) / len(late) for turn in range(len(late))]
-        axes.step(late, share, where="post", **style)
+        axes.plot(late, share, **style)
 
     _draw(
         figures,
@@ -63,8 +64,8 @@ def backlog(figures: Sequence[Figure], out: Path) -> None:
         one,
         {
             "title": "1,000 messages of one room, due at once",
-            "xlabel": "s",
-            "ylabel": "% of those that ever go",
+            "xlabel": "seconds since all were due",
+            "ylabel": "% left of those that ever go",
             "xscale": "symlog",
         },
         ticks={0: "0", 1: "1", 3: "3", 10: "10", 30: "30", 100: "100"},
@@ -80,13 +81,15 @@ def _draw(
 ) -> None:
     plt.rcParams.update(STYLE)
     figure, axes = plt.subplots(figsize=(7.5, 3.4))
-    others = iter(OTHERS * 2)
+    others, lines = iter(OTHERS * 2), iter(("-", "--", ":"))
     drawn = {figure.contestant: figure for figure in figures if figure.samples}
     for name, found in drawn.items():
         ours, ideal = name == OURS, name.startswith(IDEAL)
         colour = LINE if ours else BEST if ideal else next(others)
         width, order = (2.2, 3) if ours else (1.6, 2) if ideal else (1.1, 1)
-        one(axes, found, color=colour, linewidth=width, zorder=order, label=name)
+        line = next(lines) if ideal else "-"
+        style = {"color": colour, "linewidth": width, "linestyle": line, "zorder": order}
+        one(axes, found, label=name, **style)
     axes.set(**about)
     axes.set_xticks(list(ticks), list(ticks.values()))
     axes.minorticks_off()
@@ -97,4 +100,7 @@ def _draw(
     axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.tight_layout()
     figure.savefig(out, metadata={"Date": None, "Creator": None})
+    # A hundredth of a pixel is enough.
+    drawing = re.sub(r"\d+\.\d{3,}", lambda found: f"{float(found[0]):.2f}", out.read_text())
+    out.write_text("\n".join(line.rstrip() for line in drawing.splitlines()) + "\n")
     plt.close(figure)

@@ -3,16 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import median
 
-from benchmarks.figures import IDEAL, OURS, Row
+from benchmarks.figures import Figure, Row
 
-HEAD = ("work", "measure", "ours / ideal", "ours", "ideal", "others", "goal", "met")
+HEAD = ("work", "measure", "ours / ideal", "ours", "ideal", "goal", "met")
 
 
 def show(rows: Sequence[Row]) -> str:
-    """Return the table, those with a goal first."""
-    ordered = sorted(rows, key=lambda row: row.goal is None)
-    lines = [HEAD, tuple("---" for _ in HEAD), *map(_cells, ordered)]
+    """Return the table of ours beside the ideal client, those with a goal first."""
+    return _table(HEAD, [_cells(row) for row in sorted(rows, key=lambda row: row.goal is None)])
+
+
+def everybody(figures: Sequence[Figure]) -> str:
+    """Return a table with a line for each contestant at each work: medians over repetitions."""
+    measures = list(dict.fromkeys((one.measure, one.unit) for one in figures))
+    lines: dict[tuple[str, str], dict[tuple[str, str], list[float]]] = {}
+    for one in figures:
+        line = lines.setdefault((one.work, one.contestant), {})
+        line.setdefault((one.measure, one.unit), []).append(one.value)
+    head = ["work", "contestant", *(f"{name}, {unit}".rstrip(", ") for name, unit in measures)]
+    body = [
+        [*who, *(number(median(line[key])) if key in line else "" for key in measures)]
+        for who, line in lines.items()
+    ]
+    return _table(head, body)
+
+
+def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *body]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
@@ -23,22 +42,22 @@ def number(value: float) -> str:
     return f"{value:,.0f}"
 
 
-def _cells(row: Row) -> tuple[str, ...]:
-    unit = f" {row.unit}" if row.unit and row.unit != "/s" else row.unit
-    others = [
-        f"{name}: {number(value)}{unit}"
-        for name, value in row.values.items()
-        if name != OURS and not name.startswith(IDEAL)
-    ]
+def _ours(row: Row, unit: str) -> str:
+    if row.ours is None:
+        return "none"
     least, most = row.spread
     spread = f" ({number(least)} to {number(most)})" if least != most else ""
+    return number(row.ours) + unit + spread
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    unit = f" {row.unit}" if row.unit and row.unit != "/s" else row.unit
     return (
         row.work,
         row.measure,
         "" if row.ratio is None else f"{row.ratio:.2f}",
-        number(row.ours) + unit + spread,
+        _ours(row, unit),
         "" if row.ideal is None else number(row.ideal) + unit,
-        "; ".join(others),
         _goal(row),
         {True: "yes", False: "**no**", None: ""}[row.met],
     )

@@ -82,7 +82,6 @@ class Program:
             text=True,
         )
         self._write(self._task)
-
         assert process.stdout is not None
         async with asyncio.timeout(START_TIMEOUT):
             said = await asyncio.to_thread(process.stdout.readline)
@@ -94,7 +93,6 @@ class Program:
                 self._write(asdict(message))
 
     async def stop(self) -> None:
-
         process, self._process = self._process, None
         if process is None:
             return

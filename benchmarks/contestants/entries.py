@@ -8,10 +8,10 @@ from contextlib import asynccontextmanager
 
 from benchmarks.contestants.contestant import Contestant, Program
 from benchmarks.contestants.ours import Ours
+from benchmarks.figures import OURS
 from benchmarks.stage import Room, Stage
 from benchmarks.watcher import Watcher
 
-OURS = "ours"
 POLITE = "polite, 16 in flight"
 IDEAL_16, IDEAL_32 = "ideal, 16 in flight", "ideal, 32 in flight"
 PEERS = {
@@ -19,7 +19,7 @@ PEERS = {
     "maubot-expiringmessages' algorithm": "expiring_messages",
     "a bridge's algorithm": "bridge",
     "APScheduler": "scheduler",
-    "a task each": "task_each",
+    "a coroutine each": "coroutine_each",
 }
 _numbers = itertools.count(1)
 
@@ -42,9 +42,9 @@ async def at_work(
     """Start a contestant in fresh rooms: so many for each lifetime in ms."""
     contestant = await enter(stage, name, homeserver)
     invited = name == OURS
-    if invited:
-        await contestant.start()
     try:
+        if invited:
+            await contestant.start()
         made = [
             room
             for lifetime, number in rooms.items()

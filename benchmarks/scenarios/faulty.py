@@ -1,6 +1,6 @@
 """Which share of the messages is gone in the end where redactions fail at random.
 
-    .venv/bin/python -m benchmarks.bench --only faulty
+    scripts/bench --only faulty
 
 A proxy answers one redaction in twenty, or in five, with 502, as a gateway does. All contestants
 work at the same time: what counts is what goes, not when.
@@ -23,8 +23,8 @@ GONE = "gone"
 GOALS = [Goal(scenario=NAME, measure=GONE, bound="at least", limit=100)]
 SHARES = (0.05, 0.2)
 LIFETIME, NUMBER, RATE = 5_000, 100, 2
-PATIENCE = 185
-"""Three passes of the slowest."""
+PATIENCE = 125
+"""Two passes of the slowest."""
 
 
 async def run(options: Options) -> AsyncIterator[Figure]:

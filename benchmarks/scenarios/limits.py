@@ -1,6 +1,6 @@
 """How late messages go where the homeserver limits the rate, beside a client that does as told.
 
-    .venv/bin/python -m benchmarks.bench --only limits
+    scripts/bench --only limits
 
 A proxy before the homeserver refuses redactions: one in five at random, each for 500 ms; or what
 is over a true limit, counted as Synapse counts; or the same until the limit ends.
@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 
-from benchmarks.contestants.entries import IDEAL_16, OURS, PEERS, POLITE, at_work, watched
-from benchmarks.figures import Figure, Goal, lateness
+from benchmarks.contestants.entries import IDEAL_16, PEERS, POLITE, at_work, watched
+from benchmarks.figures import OURS, Figure, Goal, lateness
 from benchmarks.limits_proxy import REDACTION, Refuse, at_random, by_rate
 from benchmarks.scenarios.scenario import Options, talk
 from benchmarks.stage import Stage, stage
@@ -58,7 +58,7 @@ RANDOM = Work(
     refuse=lambda seed: at_random(0.2, seed),
 )
 WORKS = [
-    Work(name="0.2/s", number=22, rate=20, refuse=lambda _: by_rate(0.2, BURST)),
+    Work(name="0.2/s", number=18, rate=20, refuse=lambda _: by_rate(0.2, BURST)),
     Work(name="2/s", number=60, rate=20, refuse=lambda _: by_rate(2, BURST)),
     Work(name="10/s", number=200, rate=40, refuse=lambda _: by_rate(10, BURST)),
     Work(name="0.2/s, which ends after 20 s", number=40, rate=20, refuse=ending),
@@ -66,16 +66,25 @@ WORKS = [
 
 
 async def run(options: Options) -> AsyncIterator[Figure]:
-    """All works of a contestant at once, each with a process: they wait most of the time."""
+    """True limits at once, each with a process, and so all peers: they wait most of the time."""
     async with stage() as made:
-        for name in options.of(OURS, IDEAL_16, POLITE, *([] if options.quick else PEERS)):
-            works = [] if name in PEERS else WORKS[1:2] if options.quick else WORKS
+        for name in options.of(OURS, IDEAL_16, POLITE):
+            works = [] if name == POLITE else WORKS[1:2] if options.quick else WORKS
             for some in ([RANDOM], works):
-                for figures in await asyncio.gather(
-                    *(trial(made, name, work, options.seed) for work in some)
-                ):
-                    for figure in figures:
-                        yield figure
+                async for figure in together((made, name, work, options.seed) for work in some):
+                    yield figure
+        peers = [] if options.quick else options.of(*PEERS)
+        async for figure in together((made, name, RANDOM, options.seed) for name in peers):
+            yield figure
+
+
+async def together(
+    trials: Iterable[tuple[Stage, str, Work, int]],
+) -> AsyncIterator[Figure]:
+    """Run trials at the same time."""
+    for figures in await asyncio.gather(*(trial(*one) for one in trials)):
+        for figure in figures:
+            yield figure
 
 
 async def trial(stage: Stage, name: str, work: Work, seed: int) -> list[Figure]:

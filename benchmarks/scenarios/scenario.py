@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from benchmarks.contestants.entries import IDEAL_16, OURS, PEERS
-from benchmarks.figures import Figure, Goal
+from benchmarks.contestants.entries import IDEAL_16, PEERS
+from benchmarks.figures import OURS, Figure, Goal
 from benchmarks.stage import Room, Stage
 from benchmarks.watcher import Watcher
 from bot.core.types import EventID

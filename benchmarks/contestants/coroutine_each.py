@@ -1,4 +1,4 @@
-"""What a Python engineer would write in an afternoon: one asyncio task for each message.
+"""What a Python engineer would write in an afternoon: one coroutine for each message.
 
 It sleeps, redacts, and waits as long as a rate limit tells it; what fails otherwise is forgotten.
 """
