@@ -273,6 +273,10 @@ class _Inside(Database):
         """Run `work` as a part of the transaction."""
         return await work(self)
 
+    async def statement(self, sql: str, *args: Any, **named: Any) -> list[Row]:
+        """Run one statement as a part of the transaction."""
+        return await self.rows(sql, *args, **named)
+
     async def rows(self, sql: str, *args: Any, **named: Any) -> list[Row]:
         """Run one statement."""
         self._outside.note(sql)
