@@ -153,7 +153,7 @@ async def look(scene: Scene, folder: Path, table: Table) -> None:
         table.at_most(f"{scene.name}: memory", one.bot.memory(), scene.memory, "MB")
         table.at_most(f"{scene.name}: ready after the first answer", min(starts), READY, "s")
         table.at_most(f"{scene.name}: processor", 3_600 * worked / passed, BUSY, "s/h")
-        table.at_most(f"{scene.name}: wake-ups", woken / passed, WAKEUPS, "/s")
+        table.at_most(f"{scene.name}: wake-ups", woken / passed, WAKEUPS, "per second")
         table.tell(f"{scene.name}: requests in {passed:.0f} s", asked)
         await one.bot.stop()
 

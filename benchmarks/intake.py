@@ -326,11 +326,11 @@ async def run() -> bool:
         size = len(answer(events, rooms, 1)) / 1e6
         what = f"{events:,} events, {'1 room' if rooms == 1 else f'{rooms} rooms'} ({size:.2g} MB)"
         ours = await speed(events, rooms)
-        table.at_least(f"{what}: read", ours.processor, SPEED, "/s")
-        table.tell("    the same, by the clock", ours.clock, "/s")
+        table.at_least(f"{what}: read", ours.processor, SPEED, "per second")
+        table.tell("    the same, by the clock", ours.clock, "per second")
         for name, read in (("nio", read_by_nio), ("mautrix", read_by_mautrix)):
             theirs = others_speed(read, events, rooms)
-            table.tell(f"    {name} reads, and stores nothing", theirs.processor, "/s")
+            table.tell(f"    {name} reads, and stores nothing", theirs.processor, "per second")
         found = [await holds(events, rooms) for _ in range(HOLDS_TIMES)]
         table.at_most(f"{what}: the loop is held", min(one[0] for one in found), HELD, "ms")
         late = min(one[1] for one in found)
