@@ -96,22 +96,23 @@ class InFlight:
         }
         return min((until for _, until in self._waiting.values()), default=None)
 
-    def vacancy(self, *, width: int, most: int, spare: int) -> Vacancy:
-        """Say how much may begin, where the limits are those of `begin`."""
+    def vacancy(self, lane: Lane, width: int) -> Vacancy:
+        """Say how much of a lane may begin."""
         at_work = len(self._since)
         rooms = Counter(one.room for one, _ in self._since.values())
         # Beyond the width, only what is of a room that has nothing on its way.
         most_of_one = PER_ROOM if at_work < width else 1
         shut = {room for room, number in rooms.items() if number >= most_of_one}
-        return Vacancy(space=min(most, width + spare - at_work), busy=self.rooms, shut=shut)
+        return Vacancy(
+            space=min(lane.most, width + lane.spare - at_work), busy=self.rooms, shut=shut
+        )
 
-    def begin(
-        self, timers: list[Timer], now: Millis, *, width: int, most: int, spare: int
-    ) -> Iterator[Timer]:
-        """Give `most` of those that there is space for, in their order, and count them as begun."""
+    def begin(self, timers: list[Timer], now: Millis, lane: Lane, width: int) -> Iterator[Timer]:
+        """Give as many of those that there is space for as may begin, and count them as begun."""
+        most = lane.most
         for timer in timers:
             busy = timer.id in self._since or timer.id in self._waiting
-            if most > 0 and not busy and self._has_space(timer, width, spare):
+            if most > 0 and not busy and self._has_space(timer, width, lane.spare):
                 self._since[timer.id] = timer, now
                 most -= 1
                 yield timer

@@ -4,15 +4,64 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncIterator
-from typing import Final
+from typing import Final, Protocol
 
 from bot.core.due import Candidate, Vacancy, in_turns, share, split
+from bot.core.ports.rooms import Wakeups
 from bot.core.ports.timers import DueTimers, TimersAtOnce
 from bot.core.timers import Timer
+from bot.core.topics import Topic
 from bot.core.types import Millis
 
+AHEAD: Final[Millis] = 1_000
+"""How long before its time a timer may be looked for."""
+MOST_AHEAD: Final = 16
+"""So many timers are found before their time; the others when it has come."""
 DEEP: Final = 8
 """How far down to look for what belongs to a message, and to that, and so on."""
+
+
+class AheadStore(Wakeups, TimersAtOnce, Protocol):
+    """What is asked of the store before the time."""
+
+
+class Ahead:
+    """Timers that fall due in a moment, found before their time.
+
+    When it comes, nobody has to wait for the database first, which may be at work for a sync.
+    """
+
+    def __init__(self, store: AheadStore) -> None:
+        self._store = store
+        self._changed = store.listen(Topic.TIMERS, Topic.ACCESS, Topic.CLOCK)
+        self._found: list[Candidate] = []
+        self._up_to: Millis = 0
+        """What falls due until then was looked for."""
+
+    async def look(self, now: Millis, first: Millis) -> None:
+        """Find what falls due within `AHEAD`, unless that is known; `first` is when the first does.
+
+        What is in the backlog is late already.
+        """
+        if not self._changed.is_set() and first <= self._up_to:
+            return
+        self._changed.clear()
+        self._up_to = until = now + AHEAD
+        vacancy = Vacancy(space=MOST_AHEAD, busy={}, shut=())
+
+        async def find(timers: DueTimers) -> list[Candidate]:
+            rooms = await timers.rooms_due(until, 0, MOST_AHEAD, backlog=False)
+            return await _ready(timers, until, rooms, vacancy, backlog=False)
+
+        self._found = await self._store.at_once(find)
+
+    def take(self, now: Millis) -> list[Timer]:
+        """Return those that are due now, unless something has changed since they were found."""
+        found, self._found = self._found, []
+        if self._changed.is_set():
+            return []
+        self._found = [one for one in found if one.retry_at > now]
+        return in_turns([one for one in found if one.retry_at <= now], 0, now)
 
 
 async def next_timers(

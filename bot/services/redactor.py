@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 from random import Random
 from typing import Final, Protocol
 
@@ -33,12 +34,13 @@ from bot.core.redaction import (
     transaction_id,
 )
 from bot.core.retry import POSTPONE_CEILING, backoff
-from bot.core.throughput import Behind, Tally, Throughput, behind
+from bot.core.throughput import Behind, Throughput
 from bot.core.timers import Timer
 from bot.core.topics import Topic
 from bot.core.types import Millis
 from bot.services.clock import Clock
-from bot.services.due_timers import next_timers
+from bot.services.due_timers import AHEAD, Ahead, next_timers
+from bot.services.redaction_log import RedactionLog
 
 log = logging.getLogger(__name__)
 
@@ -52,8 +54,6 @@ WAIT_FOR_CHILDREN: Final[Millis] = 10_000
 LOOK_EVERY: Final[Millis] = 1_000
 AGAIN: Final = 2
 """A message whose request goes unanswered so often may itself be the reason."""
-COUNT_EVERY: Final[Millis] = 10_000
-SUMMARY_EVERY: Final[Millis] = 60_000
 
 REFUSALS: Final = 3
 """So many refusals in a row are not about a power that was just taken or given."""
@@ -86,12 +86,10 @@ class Redactor:
         self._looked_at: dict[int, Millis] = {}
         """When messages were first looked at that more belongs to than one answer says."""
         self._pace = Throughput()
-        self.behind: Behind | None = None
-        """While the homeserver lets through less than is due."""
-        self._counted_at: Millis = 0
         self._lanes = Lanes()
         self._last_room = 0
-        self._tally = Tally()
+        self._ahead = Ahead(store)
+        self._log = RedactionLog(store, self._pace)
 
     def stop(self) -> None:
         """Take nothing new; `run` returns when the requests in flight are answered."""
@@ -104,8 +102,12 @@ class Redactor:
             return
         self._clock_set.clear()
         self._pace.clock_was_set()
-        self._counted_at = 0
-        self._tally.since = min(self._tally.since, self._clock.now())
+        self._log.clock_was_set(self._clock.now())
+
+    @property
+    def behind(self) -> Behind | None:
+        """While the homeserver lets through less than is due: how much."""
+        return self._log.behind
 
     async def run(self) -> None:
         """Redact what is due until `stop`. Raises `TokenRejectedError`."""
@@ -114,8 +116,7 @@ class Redactor:
                 self._wake.clear()
                 self._heed_clock()
                 until = await self._begin(group)
-                self._summarise()
-                await self._compare()
+                await self._log.say(self._clock.now())
                 await self._clock.wait(self._wake, until)
 
     async def _begin(self, group: asyncio.TaskGroup) -> Millis | None:
@@ -125,8 +126,12 @@ class Redactor:
             return self._pace.paused_until
         waits = self._in_flight.end_waits(now)
         first = await self._store.first_due()
-        if first is None or first > now:
+        if first is None or first > now + AHEAD:
+            return first if first is None else first - AHEAD
+        if first > now:
+            await self._ahead.look(now, first)
             return first
+        self._start(group, self._ahead.take(now), now, Lane(backlog=False))
         live = await self._store.first_due(backlog=False)
         if not self._pace.limited and live is not None and live < now - FRESH:
             await self._store.fall_behind(now - FRESH)
@@ -141,24 +146,30 @@ class Redactor:
         if len(self._in_flight) >= self._pace.width + SPARE:
             return None
         following = await self._store.next_due(now, self._in_flight.rooms.values())
+        if following is not None and following <= now + AHEAD:
+            await self._ahead.look(now, following)
         return min((one for one in (waits, following) if one is not None), default=None)
 
     async def _begin_lane(self, group: asyncio.TaskGroup, now: Millis, lane: Lane) -> None:
         """Start what may begin of the live messages, or of the backlog."""
-        limits = {"width": self._pace.width, "spare": lane.spare}
-        most, last = lane.most, self._last_room
-        vacancy = self._in_flight.vacancy(most=most, **limits)
+        vacancy, last = self._in_flight.vacancy(lane, self._pace.width), self._last_room
         async for ready in next_timers(self._store, now, last, vacancy, backlog=lane.backlog):
             if now < self._pace.paused_until:
                 return
-            for timer in self._in_flight.begin(ready, now, most=most, **limits):
-                self._last_room = timer.room
-                most -= 1
-                if lane.turn:
-                    self._lanes.begun(timer)
-                group.create_task(self._work(timer))
-            if self._in_flight.vacancy(most=most, **limits).space <= 0:
+            lane = self._start(group, ready, now, lane)
+            if self._in_flight.vacancy(lane, self._pace.width).space <= 0:
                 return
+
+    def _start(self, group: asyncio.TaskGroup, ready: list[Timer], now: Millis, lane: Lane) -> Lane:
+        """Start as many of these as may begin; return how many more of the lane may."""
+        most = lane.most
+        for timer in self._in_flight.begin(ready, now, lane, self._pace.width):
+            self._last_room = timer.room
+            most -= 1
+            if lane.turn:
+                self._lanes.begun(timer)
+            group.create_task(self._work(timer))
+        return replace(lane, most=most)
 
     async def _work(self, timer: Timer) -> None:
         """See one timer through one request, whatever comes of it."""
@@ -204,8 +215,7 @@ class Redactor:
             case Sent(check_at=check_at):
                 self._pace.accepted(now, begun=self._in_flight.begun(timer))
                 self._lanes.accepted(timer)
-                self._tally.redacted += 1
-                self._tally.worst = max(self._tally.worst, now - timer.due)
+                self._log.redacted(late=now - timer.due)
                 await self._store.sent(timer, now, check_at)
             case Pause(until=until):
                 self._pause(timer, outcome, until, now)
@@ -213,13 +223,13 @@ class Redactor:
                     # Should it be this message that is never answered, others come first.
                     await self._store.postpone(timer, until)
             case Postpone(until=until):
-                self._tally.waited += 1
+                self._log.tally.waited += 1
                 log.warning("a redaction failed (%s)", describe(outcome))
                 await self._store.postpone(timer, until)
                 if isinstance(outcome, Failed):
                     self._pace.failed(now)
             case Inspect(until=until):
-                self._tally.waited += 1
+                self._log.tally.waited += 1
                 await self._inspect(timer, outcome, until)
 
     async def _later(self, timer: Timer, outcome: Outcome) -> None:
@@ -262,7 +272,7 @@ class Redactor:
         elif gone is None:
             await self._store.postpone(timer, now + later)
         else:
-            self._tally.unconfirmed += 1
+            self._log.tally.unconfirmed += 1
             log.warning("a redaction was accepted and did not happen: done anew")
             # At once the first time; who never shows it is not flooded.
             await self._store.unsent(timer, now + later * bool(timer.redaction_round))
@@ -290,28 +300,3 @@ class Redactor:
             self._in_flight.wait(timer, until)
         else:
             self._in_flight.end_waits()
-
-    async def _compare(self) -> None:
-        """Find out whether more is due than the homeserver lets through; say so once."""
-        now = self._clock.now()
-        if now - self._counted_at < COUNT_EVERY:
-            return
-        self._counted_at, interval = now, self._pace.interval(now)
-        if self.behind is None and not interval:
-            return
-        late = await self._store.overdue(now)
-        before, self.behind = self.behind, behind(self.behind, late, interval)
-        if self.behind is not None and before is None:
-            log.warning("%s", self.behind)
-        elif self.behind is None and before is not None:
-            log.info(
-                "what was due is caught up with" if not late else "no rate limit holds any more"
-            )
-
-    def _summarise(self) -> None:
-        """Say in the log what was done, in counts only, once a minute at most."""
-        now, tally = self._clock.now(), self._tally
-        if tally.redacted + tally.waited == 0 or now - tally.since < SUMMARY_EVERY:
-            return
-        log.info("%s", tally)
-        self._tally = Tally(since=now)

@@ -97,6 +97,8 @@ class Store(Timers, Permissions, LeftRooms, Outbox, Commands, RoomDefaults, Medi
 
         Until then what belongs to any message may not all be known.
         """
+        if self._db.synced and not synced:
+            self.publish(Topic.TIMERS)  # whoever looked at them has to look again
         self._db.synced = synced
 
     async def not_all_seen(self) -> None:

@@ -129,11 +129,11 @@ async def test_a_backlog_moves_on_however_much_is_live(harness: Harness) -> None
 async def test_what_was_done_is_told_in_numbers_once_a_minute(
     harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "bot.services.redactor")
+    caplog.set_level(logging.INFO, "bot.services.redaction_log")
     room = harness.homeserver.make_room()
     await messages(harness, room, 4, due=-3 * SECOND)
     harness.homeserver.fail_next(Failed(status=500), No(reason="M_FORBIDDEN"), on="redact")
-    harness.redactor._tally.since = harness.clock.now()
+    harness.redactor._log.tally.since = harness.clock.now()
 
     def told() -> list[str]:
         return [one for one in caplog.messages if one.startswith("redacted ")]
@@ -187,12 +187,12 @@ async def test_a_clock_that_is_set_back_does_not_stop_the_counting(harness: Harn
         for _ in range(4):
             await harness.advance(5 * SECOND)
         assert harness.redactor.behind is not None
-        counted = harness.redactor._counted_at
+        counted = harness.redactor._log.counted_at
         harness.clock.jump(-60 * MINUTE)
         harness.store.publish(Topic.CLOCK)
         for _ in range(4):
             await harness.advance(5 * SECOND)
-        assert harness.redactor._counted_at < counted
+        assert harness.redactor._log.counted_at < counted
 
 
 def limit(harness: Harness) -> None:
@@ -231,9 +231,9 @@ async def test_a_message_that_is_too_old_is_no_news_for_the_operator(
 async def test_a_clock_that_is_set_back_does_not_stop_the_telling(
     harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "bot.services.redactor")
+    caplog.set_level(logging.INFO, "bot.services.redaction_log")
     room = harness.homeserver.make_room()
-    harness.redactor._tally.since = harness.clock.now()
+    harness.redactor._log.tally.since = harness.clock.now()
     async with harness.running(harness.redactor):
         harness.clock.jump(-60 * MINUTE)
         harness.store.publish(Topic.CLOCK)
