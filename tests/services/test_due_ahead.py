@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from bot.core.topics import Topic
 from bot.core.types import Millis
+from bot.services.due_timers import Ahead
 from tests.services.test_redactor import gone, messages
 from tests.support.harness import MINUTE, SECOND, Harness
 
@@ -62,8 +64,9 @@ async def test_none_goes_before_its_time(harness: Harness) -> None:
     sent = await messages(harness, room, 1, due=MINUTE)
     later = await messages(harness, room, 1, due=MINUTE + 1)
     async with harness.running(harness.redactor):
-        await harness.advance(MINUTE - SECOND)
-        await harness.advance(SECOND - 1)
+        await harness.advance(MINUTE - SECOND // 2)
+        harness.wake()  # it looks anew, and sees both
+        await harness.advance(SECOND // 2 - 1)
         assert gone(harness, room, sent) == 0
         await harness.advance(1)
         assert gone(harness, room, sent) == 1
@@ -89,3 +92,15 @@ async def test_what_has_changed_meanwhile_is_looked_at_again(
         assert gone(harness, room, [stays]) == 0
         assert gone(harness, room, [goes]) == 1
     assert len(asked) >= 2
+
+
+async def test_what_was_found_is_not_used_after_a_change(harness: Harness) -> None:
+    room = harness.homeserver.make_room()
+    await messages(harness, room, 1, due=SECOND)
+    ahead, due = Ahead(harness.store), harness.clock.now() + SECOND
+    await ahead.look(harness.clock.now(), due)
+    harness.store.publish(Topic.ACCESS)
+    assert ahead.take(due) == []
+    await ahead.look(harness.clock.now(), due)
+    assert len(ahead.take(due)) == 1
+    assert ahead.take(due) == []
