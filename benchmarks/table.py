@@ -22,7 +22,8 @@ def everybody(figures: Sequence[Figure]) -> str:
     for one in figures:
         line = lines.setdefault((one.work, one.contestant), {})
         line.setdefault((one.measure, one.unit), []).append(one.value)
-    head = ["work", "contestant", *(f"{name}, {unit}".rstrip(", ") for name, unit in measures)]
+    named = (f"{name}, {unit.replace('/', 'per ')}".rstrip(", ") for name, unit in measures)
+    head = ["work", "contestant", *named]
     body = [
         [*who, *(number(median(line[key])) if key in line else "" for key in measures)]
         for who, line in lines.items()
