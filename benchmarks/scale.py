@@ -191,10 +191,10 @@ async def issue(files: Files, verdict: Verdict, many: int) -> None:
     rates: dict[int, float] = {}
     for rooms in (1, 100, 1_000):
         rates[rooms], _ = await redactions(files, 10_000, rooms)
-        verdict.at_least(f"redactions, {rooms} rooms", rates[rooms], FAST, "/s")
+        verdict.at_least(f"redactions, {rooms} rooms", rates[rooms], FAST, "per second")
     verdict.at_least("redactions, 1,000 rooms to 1 room", rates[1_000] / rates[1], EVEN)
     rate, grown = await redactions(files, many, 100)
-    verdict.at_least(f"redactions, {many:,} overdue in 100 rooms", rate, FAST, "/s")
+    verdict.at_least(f"redactions, {many:,} overdue in 100 rooms", rate, FAST, "per second")
     verdict.at_most(f"memory for that, {many:,} overdue", grown, MEMORY, "MB")
     few, _ = await redactions(files, 4_000, 1)
     rate, _ = await redactions(files, 5 * many, 1)
@@ -220,7 +220,7 @@ async def sync(files: Files, verdict: Verdict) -> None:
             took = min(took, time.perf_counter() - began)
         await store.close()
         what = f"events of a sync, {each} in each of {rooms:,} rooms"
-        verdict.at_least(what, rooms * each / took, EVENTS, "/s")
+        verdict.at_least(what, rooms * each / took, EVENTS, "per second")
 
 
 async def counts(files: Files, verdict: Verdict, many: int) -> None:

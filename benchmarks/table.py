@@ -22,8 +22,7 @@ def everybody(figures: Sequence[Figure]) -> str:
     for one in figures:
         line = lines.setdefault((one.work, one.contestant), {})
         line.setdefault((one.measure, one.unit), []).append(one.value)
-    named = (f"{name}, {unit.replace('/', 'per ')}".rstrip(", ") for name, unit in measures)
-    head = ["work", "contestant", *named]
+    head = ["work", "contestant", *(f"{name}, {unit}".rstrip(", ") for name, unit in measures)]
     body = [
         [*who, *(number(median(line[key])) if key in line else "" for key in measures)]
         for who, line in lines.items()
@@ -52,7 +51,7 @@ def _ours(row: Row, unit: str) -> str:
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    unit = f" {row.unit}" if row.unit and row.unit != "/s" else row.unit
+    unit = f" {row.unit}" if row.unit else ""
     return (
         row.work,
         row.measure,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
@@ -212,6 +213,10 @@ async def _work(
         verification=verification.hear_room,
     )
     disk = Disk(clock, random)
+    # What was imported and built stays. To look through it for garbage takes 30 ms, which everybody
+    # would wait for, again and again.
+    gc.collect()
+    gc.freeze()
     async with asyncio.TaskGroup() as group:
         finishing = [group.create_task(disk.insist(one.run)) for one in (bot.sync, bot.redactor)]
         beside: list[Callable[[], Coroutine[Any, Any, None]]] = [
@@ -231,4 +236,4 @@ async def _work(
             task.cancel()
     if bot.key_expiry:
         with suppress(DiskError):  # the next start does it
-            bot.key_expiry.scrub()
+            await bot.key_expiry.scrub()

@@ -120,6 +120,7 @@ def build(
         signed_only=settings.commands.require_signed_devices,
         media_server=media_server,
         per_minute=settings.commands.per_minute,
+        rest=clock.rest,
     )
     timeline = TimelineWriter(store, limits=limits, own_id=homeserver.own_id)
     deletion = MediaDeletion(media, store, clock, random=random) if media else None

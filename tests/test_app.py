@@ -305,7 +305,7 @@ async def test_it_logs_in_redacts_answers_and_ends_in_order(
         return made[-1]
 
     class Noted(KeyExpiry):
-        def scrub(self) -> None:
+        async def scrub(self) -> None:
             scrubbed.append(caplog.messages[-1] == "stopping")
             raise DiskError("full")
 

@@ -210,7 +210,8 @@ def test_the_overrides_of_synapse_are_a_few_keys() -> None:
 
 def test_the_unit_starts_nothing_again_that_cannot_mend_itself() -> None:
     unit = (ROOT / "deploy/ephemeral-bot.service").read_text()
-    assert f"RestartPreventExitStatus={cli.CONFIG_ERROR} {app.REFUSED}\n" in unit
+    statuses = f"{cli.CONFIG_ERROR} {app.REFUSED} {app.OCCUPIED}"
+    assert f"RestartPreventExitStatus={statuses}\n" in unit
 
 
 # --- Links and words ---------------------------------------------------------------------------

@@ -81,7 +81,7 @@ async def trial(stage: Stage, name: str, rooms: int, number: int) -> AsyncIterat
     yield figure(work, name, GONE, "%", share)
     if gone:
         yield figure(
-            work, name, RATE, "/s", 1000 * len(gone) / max(1, gone[-1]), samples=thin(gone)
+            work, name, RATE, "per second", 1000 * len(gone) / max(1, gone[-1]), samples=thin(gone)
         )
     if all_gone:
         yield figure(work, name, CPU, "ms", cost.cpu / (number + len(talked)) * 1000)

@@ -95,7 +95,7 @@ async def trial(
             await ideal.stop()
         last = max(watcher.gone[one].redacted for one in sent)
     return {
-        ("redacted", "/s"): MESSAGES / (last - began) * 1000,
+        ("redacted", "per second"): MESSAGES / (last - began) * 1000,
         ("homeserver's CPU for each", "ms"): cost.cpu / MESSAGES * 1000,
         ("forward extremities after", ""): await asyncio.to_thread(extremities, database, rooms),
     }

@@ -54,6 +54,8 @@ def command_of(
     Notices, emotes and edits are none, and nothing that is quoted: it must not run again.
     `relates_to` is the relation in clear, which encrypted events carry outside.
     """
+    if not _has(content.get("body"), prefix):
+        return None
     named, replies_to = _mentions(content, own_id), None
     text = text_of(content, relates_to)
     if text is None:
@@ -74,6 +76,11 @@ def command_of(
     if named:
         return found if called.count(" ") < MOST_WORDS else None
     return found and replace(found, replies_to=about, called=called)
+
+
+def _has(text: Any, prefix: str) -> bool:
+    """Whether the prefix stands anywhere in a text, as in hardly any: that is quick to see."""
+    return isinstance(text, str) and prefix.casefold() in text.casefold()
 
 
 def text_of(content: dict[str, Any], relates_to: Any) -> str | None:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from bot.core.redaction import PER_ROOM
 from bot.core.timers import Timer
 from bot.core.types import Millis
 
@@ -101,4 +102,5 @@ def share(vacancy: Vacancy, rooms: Sequence[int]) -> int:
     """
     known = set(rooms)
     at_work = Counter(room for room in vacancy.busy.values() if room in known)
-    return -(-vacancy.space // max(1, len(rooms))) + max(at_work.values(), default=0)
+    each = -(-vacancy.space // max(1, len(rooms)))
+    return min(each, PER_ROOM) + max(at_work.values(), default=0)

@@ -86,6 +86,11 @@ def previous_content(event: Event) -> dict[str, Any] | None:
     return before if isinstance(before, dict) else None
 
 
+def is_echo(event: Event, own_id: UserID) -> bool:
+    """Whether it is a redaction of the bot's own."""
+    return event.get("type") == "m.room.redaction" and event.get("sender") == own_id
+
+
 def is_creation(event: Event) -> bool:
     """Whether the state event is a room's first, without which its state was not told in full."""
     return event.get("type") == "m.room.create" and event.get("state_key") == ""

@@ -20,8 +20,14 @@ from bot.core.retry import PAUSE_CEILING, POSTPONE_CEILING, backoff
 from bot.core.timers import Timer
 from bot.core.types import EventID, Millis
 
-IN_FLIGHT: Final = 8
+IN_FLIGHT: Final = 32
 """Most redactions on their way at once; more only adds to their latency."""
+PER_ROOM: Final = 10
+"""Most of them in one room.
+
+An event follows upon at most ten others there. So with more at once, the room's timeline ends in
+more and more places (forward extremities), which slows the room down.
+"""
 SPARE: Final = 2
 """Redactions beside these, of rooms that have none on its way: a room may never answer."""
 

@@ -266,14 +266,14 @@ def redacts(event: Event) -> EventID | None:
     return None
 
 
-def began(event: Event, *, live: bool, since: Millis, now: Millis) -> Millis:
+def began(event: Event, *, since: Millis, now: Millis) -> Millis:
     """Return when the event's lifetime began.
 
-    A live event begins when it is first seen. For one that waited for us, its own
-    `origin_server_ts` counts, which its sender can forge: never before `since` (the last
-    sync, before which it would have been seen) and never after `now`.
+    Its own `origin_server_ts` counts, which its sender can forge: never before `since` (the time
+    from which it may have waited for us) and never after `now`. An event that did not wait begins
+    when it is seen, and `since` is `now`.
     """
     timestamp = event.get("origin_server_ts")
-    if live or type(timestamp) is not int:
+    if type(timestamp) is not int:
         return now
     return min(max(timestamp, since), now)

@@ -48,6 +48,8 @@ class Topic(StrEnum):
     """Rooms whose lifetime is to be compared with their state."""
     MEMBERS = "members"
     """Rooms in which the bot may be alone."""
+    DELETED = "deleted"
+    """Something was deleted that can still be read from the disk."""
 
     ROOM_KEYS = "room keys"
     """Room keys came."""

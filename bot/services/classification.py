@@ -120,7 +120,7 @@ class Classifier:
         event_id = event.get("event_id")
         if not isinstance(event_id, str) or is_gone(event):
             return found
-        sent = began(event, live=place.live, since=place.since, now=place.now)
+        sent = began(event, since=place.since, now=place.now)
         found_in_it = self._of_message(event, decrypted, place, sent)
         found += [one for one in found_in_it if not isinstance(one, MediaReference)]
         parent = belongs_to(event)
@@ -141,7 +141,7 @@ class Classifier:
             return []
         if is_nothing(event):
             return [RedactedEvent(event_id=EventID(event_id))]
-        sent, at = began(event, live=False, since=since, now=now), event.get("origin_server_ts")
+        sent, at = began(event, since=since, now=now), event.get("origin_server_ts")
         message = Message(
             event_id=EventID(event_id),
             sent=sent,

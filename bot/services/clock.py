@@ -32,6 +32,10 @@ class Clock(Protocol):
         """
         ...
 
+    async def rest(self, seconds: float) -> None:
+        """Let others go on in the midst of long work."""
+        ...
+
 
 class SystemClock:
     """The machine's own clock."""
@@ -55,3 +59,7 @@ class SystemClock:
             with suppress(TimeoutError):
                 async with asyncio.timeout(left / 1000):
                     await wake.wait()
+
+    async def rest(self, seconds: float) -> None:
+        """Let others go on for so long."""
+        await asyncio.sleep(seconds)

@@ -12,7 +12,7 @@ from bot.core.types import Millis
 from bot.services.clock import Clock
 
 WIPE_EVERY: Final[Millis] = 10_000
-"""How often the database is looked at for deleted rows to be wiped."""
+"""How long deleted rows wait to be wiped together."""
 WHILE_BUSY: Final[Millis] = 5 * 60_000
 """How often they are wiped while timers wait. What one round has missed, because SQLite moved it
 meanwhile, the next one finds: nothing stays for more than ten minutes."""
@@ -48,12 +48,15 @@ class DatabaseMaintenance:
 
 async def keep_wiping(store: MaintenanceStore, clock: Clock) -> None:
     """Wipe from the disk what was deleted: soon when nothing is left to do, else now and then."""
-    never = asyncio.Event()
+    deleted, never = store.listen(Topic.DELETED), asyncio.Event()
+    deleted.set()  # another process may have left something
     last = clock.elapsed()
     await store.look_through()
     while True:
+        await deleted.wait()
         await clock.wait(never, clock.now() + WIPE_EVERY)
         busy = await store.any_timer()
         if not busy or clock.elapsed() - last >= WHILE_BUSY:
+            deleted.clear()
             await store.wipe()
             last = clock.elapsed()

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Final
 
 from bot.core.due import Candidate, Vacancy, in_turns, share, split
-from bot.core.ports.timers import DueTimers
+from bot.core.ports.timers import DueTimers, TimersAtOnce
 from bot.core.timers import Timer
 from bot.core.types import Millis
 
@@ -16,7 +16,7 @@ DEEP: Final = 8
 
 
 async def next_timers(
-    store: DueTimers, now: Millis, last: int, vacancy: Vacancy, *, backlog: bool
+    store: TimersAtOnce, now: Millis, last: int, vacancy: Vacancy, *, backlog: bool
 ) -> AsyncIterator[list[Timer]]:
     """Give timers that may go now, in the order in which they should, some rooms at a time.
 
@@ -27,14 +27,18 @@ async def next_timers(
     # In those where something is at work, there may be nothing else.
     most = vacancy.space + len(vacancy.busy)
     while vacancy.space > 0:
-        found = await store.rooms_due(now, last, most, backlog=backlog)
-        rooms = [room for room in found if room not in seen]
-        if rooms:
-            ready = await _ready(store, now, rooms, vacancy, backlog=backlog)
+
+        async def look(timers: DueTimers, most: int = most) -> tuple[list[int], list[Candidate]]:
+            found = await timers.rooms_due(now, last, most, backlog=backlog)
+            rooms = [room for room in found if room not in seen]
+            return found, await _ready(timers, now, rooms, vacancy, backlog=backlog)
+
+        found, ready = await store.at_once(look)
+        if ready:
             yield in_turns(ready, last, now)
         if len(found) < most:
             return
-        seen.update(rooms)
+        seen.update(found)
         most *= 4
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from bot.core.events import is_encryption
@@ -24,8 +24,14 @@ from bot.services.classification import (
 
 ASK_WITHIN = 2.0
 """Seconds that the homeserver gets to say who may do what, while a part of the timeline is read."""
-AT_ONCE = 50
-"""Events read without a turn for the others in the event loop; decrypting takes its time."""
+AT_ONCE = 200
+"""Events read before others have their turn."""
+DECRYPTED = 5
+"""Events that take as long to be read as one that is decrypted."""
+REST = 0.001
+"""Seconds of a turn. Without any, only the event loop would have it: a loop that is always ready
+takes the interpreter's lock back before another thread, such as the database's, is awake.
+"""
 
 
 class ReadingHomeserver(Authority, Decryption, Protocol):
@@ -46,15 +52,19 @@ class EventReader:
         verification: VerificationInbox | None = None,
         media_server: str | None = None,
         per_minute: int = 30,
+        rest: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         """`media_server`: the server whose files go with their messages, if any do.
 
-        `per_minute`: the commands of one sender that count.
+        `per_minute`: the commands of one sender that count. `rest` lets others go on for so many
+        seconds.
         """
         self._homeserver = homeserver
         self._prefix = prefix
         self._verification = verification
         self._media_server = media_server
+        self._rest = rest
+        self._read_at_once = 0
         self.digest = digest
         self.authorizer = Authorizer(
             homeserver, limits=limits, signed_only=signed_only, per_minute=per_minute
@@ -88,13 +98,13 @@ class EventReader:
             until = asyncio.get_running_loop().time() + ASK_WITHIN
         powers = self.authorizer.powers(room_id, until=until, now=now)
         classifier = self.classifier
-        for number, event in enumerate(events):
-            if number % AT_ONCE == AT_ONCE - 1:
-                await asyncio.sleep(0)
+        for event in events:
+            await self._take_turns()
             if is_encryption(event):
                 encrypted, was_clear = True, False
             decrypted: DecryptionResult = InClear()
             if encrypted and self._is_encrypted(event):
+                self._read_at_once += DECRYPTED - 1
                 decrypted = await self._homeserver.decrypt(room_id, event, meet=meet) or Damaged()
             counts = was_clear or not encrypted
             place = Place(live=live, since=since, now=now, clear_counts=counts)
@@ -108,6 +118,13 @@ class EventReader:
                     case _:
                         items.append(found)
         return items
+
+    async def _take_turns(self) -> None:
+        """Give others a turn now and then, however few events each room has."""
+        self._read_at_once += 1
+        if self._read_at_once >= AT_ONCE:
+            self._read_at_once = 0
+            await self._rest(REST)
 
     def outline(self, events: list[Event], *, since: Millis, now: Millis) -> list[Item]:
         """Return the messages and changes among `events`, as they stand, without commands."""

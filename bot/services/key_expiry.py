@@ -17,9 +17,9 @@ from bot.services.clock import Clock
 log = logging.getLogger(__name__)
 
 BATCH: Final = 10
-"""KeyStore moved in one piece; the event loop waits for it."""
+"""Keys moved in one piece; the event loop waits for it."""
 FORGOTTEN: Final = 100
-"""KeyStore deleted in one piece."""
+"""Keys deleted in one piece."""
 UNUSED_FOR: Final[Millis] = 8 * 24 * 3_600_000
 """Clients begin a new session after a week; one that rests longer is not used again."""
 NOWHERE: Final = RoomID("")
@@ -72,13 +72,13 @@ class KeyExpiry:
             self._clock_set.clear()
             self._swept_at = self._scrubbed_at = 0
         while found := await self._keys.to_ratchet(now - self._grace, BATCH):
-            self._crypto.ratchet(found)
+            await self._crypto.ratchet(found)
             await self._keys.ratcheted(found)
             self._dirty = True
         if now - self._swept_at >= SWEEP_EVERY:
             await self._sweep(now)
         if self._dirty and now - self._scrubbed_at >= SCRUB_EVERY:
-            self.scrub()
+            await self.scrub()
         due = await self._keys.first_key_use()
         later = [self._swept_at + SWEEP_EVERY]
         if due is not None:
@@ -104,15 +104,15 @@ class KeyExpiry:
         ]
         if unused:
             for at in range(0, len(unused), FORGOTTEN):
-                self._crypto.forget(unused[at : at + FORGOTTEN])
+                await self._crypto.forget(unused[at : at + FORGOTTEN])
                 await self._keys.sessions_deleted(unused[at : at + FORGOTTEN])
             self._dirty = True
             log.info("deleted %d room keys that are no longer used", len(unused))
 
-    def scrub(self) -> None:
+    async def scrub(self) -> None:
         """Rewrite the crypto store: replaced keys leave copies where SQLite moved rows."""
         if self._dirty:
-            self._crypto.scrub()
+            await self._crypto.scrub()
             self._scrubbed_at = self._clock.now()
             self._dirty = False
 

@@ -7,6 +7,7 @@ import logging
 from random import Random
 from typing import Final, Protocol
 
+from bot.core.in_flight import InFlight, Lane, Lanes
 from bot.core.outcome_text import describe
 from bot.core.outcomes import (
     Failed,
@@ -32,7 +33,7 @@ from bot.core.redaction import (
     transaction_id,
 )
 from bot.core.retry import POSTPONE_CEILING, backoff
-from bot.core.throughput import Behind, InFlight, Lanes, Tally, Throughput, behind
+from bot.core.throughput import Behind, Tally, Throughput, behind
 from bot.core.timers import Timer
 from bot.core.topics import Topic
 from bot.core.types import Millis
@@ -41,6 +42,11 @@ from bot.services.due_timers import next_timers
 
 log = logging.getLogger(__name__)
 
+FRESH: Final[Millis] = 200
+"""What is later than this belongs to the backlog: what is due now goes before it.
+
+Not while a rate limit holds, where nearly everything is later: then the oldest goes first.
+"""
 WAIT_FOR_CHILDREN: Final[Millis] = 10_000
 """How long a message waits, once it was looked at, for what belongs to it."""
 LOOK_EVERY: Final[Millis] = 1_000
@@ -117,30 +123,39 @@ class Redactor:
         now = self._clock.now()
         if now < self._pace.paused_until:
             return self._pace.paused_until
+        waits = self._in_flight.end_waits(now)
         first = await self._store.first_due()
         if first is None or first > now:
             return first
-        for backlog, most, spare in self._lanes.order(limited=self._pace.interval > 0):
-            await self._begin_lane(group, now, most, spare, backlog=backlog)
+        live = await self._store.first_due(backlog=False)
+        if not self._pace.limited and live is not None and live < now - FRESH:
+            await self._store.fall_behind(now - FRESH)
+        busy = self._in_flight.rooms
+        for lane in self._lanes.order(limited=self._pace.limited, busy=busy):
+            at = await self._store.first_due(backlog=lane.backlog)
+            if at is not None and at <= now:
+                await self._begin_lane(group, now, lane)
             if now < self._pace.paused_until:
                 break  # one that began a moment ago has failed
         # All that is due by now is at work or will be looked at when something finishes.
-        full = len(self._in_flight) >= self._pace.width + SPARE
-        return None if full else await self._store.next_due(now, self._in_flight.rooms.values())
+        if len(self._in_flight) >= self._pace.width + SPARE:
+            return None
+        following = await self._store.next_due(now, self._in_flight.rooms.values())
+        return min((one for one in (waits, following) if one is not None), default=None)
 
-    async def _begin_lane(
-        self, group: asyncio.TaskGroup, now: Millis, most: int, spare: int, *, backlog: bool
-    ) -> None:
-        """Start up to `most` of the live messages, or of the backlog."""
-        limits = {"width": self._pace.width, "spare": spare}
+    async def _begin_lane(self, group: asyncio.TaskGroup, now: Millis, lane: Lane) -> None:
+        """Start what may begin of the live messages, or of the backlog."""
+        limits = {"width": self._pace.width, "spare": lane.spare}
+        most, last = lane.most, self._last_room
         vacancy = self._in_flight.vacancy(most=most, **limits)
-        last = self._last_room
-        async for ready in next_timers(self._store, now, last, vacancy, backlog=backlog):
+        async for ready in next_timers(self._store, now, last, vacancy, backlog=lane.backlog):
             if now < self._pace.paused_until:
                 return
             for timer in self._in_flight.begin(ready, now, most=most, **limits):
                 self._last_room = timer.room
                 most -= 1
+                if lane.turn:
+                    self._lanes.begun(timer)
                 group.create_task(self._work(timer))
             if self._in_flight.vacancy(most=most, **limits).space <= 0:
                 return
@@ -187,8 +202,8 @@ class Redactor:
         now = self._clock.now()
         match self._next_step(outcome, timer, now):
             case Sent(check_at=check_at):
-                self._pace.accepted(now)
-                self._lanes.accepted()
+                self._pace.accepted(now, begun=self._in_flight.begun(timer))
+                self._lanes.accepted(timer)
                 self._tally.redacted += 1
                 self._tally.worst = max(self._tally.worst, now - timer.due)
                 await self._store.sent(timer, now, check_at)
@@ -269,20 +284,29 @@ class Redactor:
         return next_step(outcome, timer, now=now, failures=failures, chance=chance, others=others)
 
     def _pause(self, timer: Timer, outcome: Outcome, until: Millis, now: Millis) -> None:
-        self._pace.paused(outcome, until, now, again=timer.attempts >= AGAIN)
+        if not isinstance(outcome, RateLimited):
+            self._pace.unanswered(now, until, again=timer.attempts >= AGAIN)
+        elif self._pace.refused(now, until, waiting=self._in_flight.waiting):
+            self._in_flight.wait(timer, until)
+        else:
+            self._in_flight.end_waits()
 
     async def _compare(self) -> None:
         """Find out whether more is due than the homeserver lets through; say so once."""
-        now, interval = self._clock.now(), self._pace.interval
-        if (self.behind is None and not interval) or now - self._counted_at < COUNT_EVERY:
+        now = self._clock.now()
+        if now - self._counted_at < COUNT_EVERY:
             return
-        self._counted_at = now
+        self._counted_at, interval = now, self._pace.interval(now)
+        if self.behind is None and not interval:
+            return
         late = await self._store.overdue(now)
         before, self.behind = self.behind, behind(self.behind, late, interval)
         if self.behind is not None and before is None:
             log.warning("%s", self.behind)
         elif self.behind is None and before is not None:
-            log.info("what was due is caught up with")
+            log.info(
+                "what was due is caught up with" if not late else "no rate limit holds any more"
+            )
 
     def _summarise(self) -> None:
         """Say in the log what was done, in counts only, once a minute at most."""

@@ -9,6 +9,7 @@ from typing import Final, Protocol
 
 from bot.core.events import (
     is_creation,
+    is_echo,
     is_encryption,
     is_joined,
     policies_to_check,
@@ -36,6 +37,12 @@ log = logging.getLogger(__name__)
 LONG_POLL: Final[Millis] = 30_000
 LIVE: Final[Millis] = 5_000
 """A sync asked for this soon after the last one brings what has only just happened, in ms."""
+GATHER: Final[Millis] = 100
+"""How long nothing is asked for after a sync that brought the bot's own redactions and no more.
+
+Each redaction would end a long poll of its own; so those that follow come together. A message may
+have waited for as long, or for an answer that takes its time: within this, its own time counts.
+"""
 AT_ONCE: Final[Millis] = 1_000
 """A long poll answered sooner than this has something new to say, in ms."""
 
@@ -69,6 +76,8 @@ class Sync:
         self._missing_state = MissingState(homeserver)
         self._read: tuple[str | None, Millis] | None = None
         """How far was read, and when, once the store was asked."""
+        self._gathering = False
+        """Whether nothing is to be asked for a moment."""
         self._wait: Millis = 0  # the first answer comes at once, and says how many keys are left
 
     def stop(self) -> None:
@@ -82,6 +91,7 @@ class Sync:
     async def run(self) -> None:
         """Follow the sync until `stop`. Raises `TokenRejectedError`."""
         self._read, failures, reasons = None, 0, Reasons()
+        self._store.note_synced(synced=False)
         while not self._stop.is_set():
             try:
                 if not await self.once():
@@ -95,6 +105,7 @@ class Sync:
                     log.warning("the homeserver does not know how far the bot has read")
                 if reason := reasons.news(error.outcome, now):
                     log.warning("waiting for the homeserver (%s)", reason)
+                self._store.note_synced(synced=False)
                 wait = backoff(failures, ceiling=PAUSE_CEILING, chance=self._random.random())
                 if isinstance(error.outcome, RateLimited | Unreachable):
                     wait = error.outcome.retry_after or wait
@@ -106,7 +117,9 @@ class Sync:
         since, synced_at = self._read or await self._store.position()
         if self._restart.wanted:
             since = None
-        asked_at, wait = self._clock.now(), self._wait
+        if self._gathering:
+            await self._clock.wait(self._stop, self._clock.now() + GATHER)
+        asked_at, wait, begun = self._clock.now(), self._wait, self._clock.elapsed()
         batch = await self._poll(since)
         if batch is None:
             return False
@@ -114,8 +127,12 @@ class Sync:
         if behind and self._restart.went_back(self._clock.elapsed()):
             log.warning("the homeserver knows less than before, as after a restored backup")
             return True
-        live = 0 <= asked_at - synced_at <= LIVE
+        # An answer that took longer than it may was there, while this machine slept.
+        slept = self._clock.elapsed() - begun > LONG_POLL + LIVE
+        live = 0 <= asked_at - synced_at <= LIVE and not slept
         await self.take(batch, live=live, first=since is None, synced_at=synced_at)
+        if slept:
+            self._read = batch.next_batch, asked_at  # and what came later has waited as well
         if wait and batch.next_batch == since and self._clock.now() - asked_at < AT_ONCE:
             # Somebody repeats himself, and would again at once.
             raise OutcomeError(Failed(status=200))
@@ -135,8 +152,15 @@ class Sync:
         finally:
             self._timeout = None
 
-    async def take(self, batch: SyncBatch, *, live: bool, first: bool, synced_at: Millis) -> None:
-        """Read one batch and remember it as a whole."""
+    async def take(
+        self,
+        batch: SyncBatch,
+        *,
+        live: bool,
+        first: bool,
+        synced_at: Millis,
+    ) -> None:
+        """Read one batch and remember it as a whole; `live`: it holds what has just happened."""
         now = self._clock.now()
         since = min(synced_at or now, now)
         left = batch.left
@@ -153,6 +177,7 @@ class Sync:
                 live=live,
                 first=first,
                 since=since,
+                seen_since=now - GATHER if live else since,
                 now=now,
                 until=until,
             )
@@ -163,9 +188,13 @@ class Sync:
             why = "reading anew" if synced_at else "a new database"
             log.warning("%s: reading back in %d rooms for what has no timer", why, sweeps)
         self._read = None  # should the disk not take it
+        if first:
+            await self._store.not_all_seen()
         await self._timeline.commit(batch.next_batch, now, updates, batch.invited, left)
         self._read = batch.next_batch, now
+        self._store.note_synced(synced=True)
         self._restart.answered()
+        self._gathering = self._is_echo(batch)
 
     async def _update(
         self,
@@ -175,6 +204,7 @@ class Sync:
         live: bool,
         first: bool,
         since: Millis,
+        seen_since: Millis,
         now: Millis,
         until: float,
     ) -> RoomUpdate:
@@ -206,7 +236,7 @@ class Sync:
             timeline,
             encrypted=encrypted or bool(turned_on),
             live=live,
-            since=since,
+            since=seen_since,
             now=now,
             until=until,
         )
@@ -232,6 +262,13 @@ class Sync:
             alone=seems_alone(batch, own_id, new=known is None),
             last_event_digest=self._last(batch),
         )
+
+    def _is_echo(self, batch: SyncBatch) -> bool:
+        """Whether it brings redactions of the bot's own, and nothing else."""
+        events = [event for room in batch.joined for event in room.state + room.timeline]
+        others = bool(batch.invited or batch.left)
+        own_id = self._homeserver.own_id
+        return bool(events) and not others and all(is_echo(event, own_id) for event in events)
 
     def _last(self, batch: RoomBatch) -> str:
         ids = [event.get("event_id") for event in batch.timeline]

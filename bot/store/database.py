@@ -5,19 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import secrets
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypeVar, cast
-
-import aiosqlite
+from typing import Any, TypeVar, cast
 
 from bot.core.outcomes import DiskError
-from bot.core.topics import Topics
+from bot.core.topics import Topic, Topics
+from bot.core.types import Millis
 from bot.store import due_rooms
+from bot.store.connection import PRAGMAS, Connection, connect, secret_of
 from bot.store.damage import look_through_beside, look_through_if_small
 from bot.store.errors import StoreError, explain, keep_aside
 from bot.store.migration import migrate, refuse_others
@@ -29,27 +28,6 @@ log = logging.getLogger(__name__)
 Row = tuple[Any, ...]
 T = TypeVar("T")
 
-PRAGMAS: Final = (
-    "PRAGMA journal_mode = WAL",
-    "PRAGMA synchronous = NORMAL",  # token and timers go back together, and are read again
-    "PRAGMA secure_delete = ON",
-    "PRAGMA foreign_keys = ON",
-    "PRAGMA temp_store = MEMORY",  # no id may reach a temporary file
-    "PRAGMA busy_timeout = 5000",
-)
-
-
-STATEMENTS: Final = 512
-"""Statements that are kept prepared: more than there are."""
-
-
-class Connection(aiosqlite.Connection):
-    """A connection whose thread can be given more than one statement at a time."""
-
-    async def in_thread(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Run `work` in the connection's thread, where nothing comes between its statements."""
-        return cast("T", await self._execute(work, self._conn))  # type: ignore[no-untyped-call]
-
 
 class Database:
     """One connection, one transaction at a time, reads included: what is read is committed."""
@@ -59,6 +37,9 @@ class Database:
     ) -> None:
         self._connection = connection
         self._news = news
+        self._loop = asyncio.get_running_loop()
+        self.synced = True
+        """Whether a sync has shown what came into the rooms up to now (`Store.note_synced`)."""
         self.topics = Topics()
         """Where each commit publishes what it has written."""
         self._lock = asyncio.Lock()
@@ -77,18 +58,14 @@ class Database:
         written by a newer version of the bot, and `DiskError` when it cannot be read or written
         now. A damaged file is moved aside.
         """
-
-        def connect() -> sqlite3.Connection:
-            return sqlite3.connect(path, isolation_level=None, cached_statements=STATEMENTS)
-
-        connection = Connection(connect, iter_chunk_size=64)
+        connection = connect(path)
         try:
             await connection
             await connection.in_thread(partial(refuse_others, path=path))
             for pragma in PRAGMAS:
                 await connection.execute_fetchall(pragma)
             await connection.in_thread(partial(migrate, path=path))
-            secret = await _secret(connection)
+            secret = await secret_of(connection)
             looked_through = await connection.in_thread(look_through_if_small)
             await due_rooms.begin(connection)
             news = News()
@@ -122,6 +99,11 @@ class Database:
         """The number of the timer that was made last, whether it is still there or not."""
         return self._news.latest_timer
 
+    @property
+    def first_due(self) -> tuple[Millis | None, Millis | None]:
+        """When the first timer of those in rooms that may act wants something: live, backlog."""
+        return self._news.first_due
+
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Database]:
         """Run the block as one transaction: committed as a whole, or not at all.
@@ -132,16 +114,31 @@ class Database:
             try:
                 await self._connection.execute_fetchall("BEGIN IMMEDIATE")
                 yield self
-                await asyncio.shield(self._connection.execute_fetchall("COMMIT"))
-                self.topics.publish(*self._news.take())
+                await asyncio.shield(self._connection.in_thread(self.commit))
             except BaseException as error:
                 # A cancelled BEGIN or COMMIT is done all the same, in the connection's own
                 # thread; this comes after it there, and does nothing when all is over.
-                await asyncio.shield(self._connection.rollback())
-                self.topics.publish(*self._news.take())  # one too many wakes somebody for nothing
+                await asyncio.shield(self._connection.in_thread(self.roll_back))
                 if isinstance(error, sqlite3.Error):
                     raise explain(error, self._path) from error
                 raise
+
+    def commit(self, raw: sqlite3.Connection) -> None:
+        """End a transaction in the connection's thread, and have it told what was written."""
+        raw.execute("COMMIT")
+        self._tell(raw)
+
+    def _tell(self, raw: sqlite3.Connection) -> None:
+        """Have it told what was written, if anything was."""
+        written = self._news.take(raw)
+        if written:
+            # From here, since whoever began it may have been cancelled meanwhile.
+            self._loop.call_soon_threadsafe(self.topics.publish, *written)
+
+    def roll_back(self, raw: sqlite3.Connection) -> None:
+        """Undo a transaction in the connection's thread, unless all is over."""
+        raw.rollback()
+        self._news.forget()
 
     async def whole(self, work: Callable[[Database], Coroutine[Any, Any, T]]) -> T:
         """Run `work` as one transaction, as `transaction` does, but in the connection's thread.
@@ -151,15 +148,39 @@ class Database:
         same, or not at all. Raises `DiskError` when the disk does not take it now.
         """
         async with self._lock:
-            inside = _Inside(self, self._news)
+            inside = _Inside(self)
             try:
                 return await self._connection.in_thread(lambda raw: inside.run(raw, work))
             except sqlite3.Error as error:
                 raise explain(error, self._path) from error
 
+    async def statement(self, sql: str, *args: Any, **named: Any) -> list[Row]:
+        """Run one statement as a transaction of its own, which it is by itself; return its rows.
+
+        Cancelled, it is done all the same, or not at all. Raises `DiskError` as others do.
+        """
+
+        def work(raw: sqlite3.Connection) -> list[Row]:
+            self.note(sql)
+            try:
+                found = raw.execute(sql, named or args).fetchall()
+            except BaseException:
+                self._news.forget()
+                raise
+            self._tell(raw)
+            return found
+
+        async with self._lock:
+            try:
+                return await self._connection.in_thread(work)
+            except sqlite3.Error as error:
+                raise explain(error, self._path) from error
+
     def note(self, sql: str) -> None:
         """Note what is to be wiped later: a statement that deletes leaves something."""
-        self._dirty = self._dirty or sql.lstrip().startswith("DELETE")
+        if sql.lstrip().startswith("DELETE"):
+            self._dirty = True
+            self._news.add(Topic.DELETED)
 
     async def rows(self, sql: str, *args: Any, **named: Any) -> list[Row]:
         """Run one statement inside the current transaction; return its rows.
@@ -196,7 +217,8 @@ class Database:
         """See that nothing that was deleted up to now can be read from the file or its journal.
 
         A small file is written anew. In a large one what was left is overwritten, a portion at a
-        time, and who waits for the database has a turn between. Raises `DiskError`.
+        time, and who waits for the database has a turn between. Where somebody else reads the
+        file it cannot be done now, and `Topic.DELETED` is published anew. Raises `DiskError`.
         """
         if not self._dirty:
             return
@@ -205,6 +227,7 @@ class Database:
             await self._wipe_file()
         except BusyError:
             self._dirty = True
+            self.topics.publish(Topic.DELETED)
         except sqlite3.Error as error:
             self._dirty = True
             raise explain(error, self._path) from error
@@ -227,13 +250,11 @@ class Database:
 class _Inside(Database):
     """The database as it is seen from within its own thread."""
 
-    def __init__(self, outside: Database, news: News) -> None:
+    def __init__(self, outside: Database) -> None:
         self.secret = outside.secret
-        self.topics = outside.topics
+        self.synced = outside.synced
         # Told at once, since whoever began it may have been cancelled when it deletes.
         self._outside = outside
-        self._news = news
-        self._loop = asyncio.get_running_loop()
         self._raw: sqlite3.Connection | None = None
 
     def run(self, raw: sqlite3.Connection, work: Callable[[Database], Coroutine[Any, Any, T]]) -> T:
@@ -242,14 +263,19 @@ class _Inside(Database):
         raw.execute("BEGIN IMMEDIATE")
         try:
             result = _run_through(work(self))
-            raw.execute("COMMIT")
+            self._outside.commit(raw)
         except BaseException:
-            raw.rollback()
-            self._news.forget()
+            self._outside.roll_back(raw)
             raise
-        # From here, since whoever began it may have been cancelled meanwhile.
-        self._loop.call_soon_threadsafe(self.topics.publish, *self._news.take())
         return result
+
+    async def whole(self, work: Callable[[Database], Coroutine[Any, Any, T]]) -> T:
+        """Run `work` as a part of the transaction."""
+        return await work(self)
+
+    async def statement(self, sql: str, *args: Any, **named: Any) -> list[Row]:
+        """Run one statement as a part of the transaction."""
+        return await self.rows(sql, *args, **named)
 
     async def rows(self, sql: str, *args: Any, **named: Any) -> list[Row]:
         """Run one statement."""
@@ -285,18 +311,10 @@ def as_json(busy: Collection[str]) -> str:
 
 async def ask(database: Database, sql: str, *args: Any, **named: Any) -> Row | None:
     """Run one statement as a transaction of its own; return its first row."""
-    return await database.whole(lambda db: db.one(sql, *args, **named))
+    found = await database.statement(sql, *args, **named)
+    return found[0] if found else None
 
 
 async def run(database: Database, sql: str, *args: Any, **named: Any) -> list[Row]:
     """Run one statement as a transaction of its own; return its rows."""
-    return await database.whole(lambda db: db.rows(sql, *args, **named))
-
-
-async def _secret(connection: aiosqlite.Connection) -> bytes:
-    """Return the key of the digests, made once."""
-    await connection.execute_fetchall(
-        "INSERT OR IGNORE INTO meta (key, value) VALUES ('secret', ?)", (secrets.token_bytes(32),)
-    )
-    query = "SELECT value FROM meta WHERE key = 'secret'"
-    return bytes(next(iter(await connection.execute_fetchall(query)))[0])
+    return await database.statement(sql, *args, **named)

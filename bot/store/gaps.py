@@ -28,6 +28,7 @@ from bot.store.command_json import dump_command, load_command, load_undecided
 from bot.store.database import Database, Row, ask, run
 from bot.store.megolm_sessions import FIRST, remember_key_uses
 from bot.store.outbox import enqueue
+from bot.store.relations import not_all_seen
 from bot.store.retries import first_ready, next_ready
 from bot.store.sweeps import MISSED, begin_sweep
 
@@ -226,6 +227,7 @@ async def end_chunk(db: Database, chunk: Chunk) -> None:
     if chunk.last:
         await db.rows("DELETE FROM gaps WHERE room = ?", chunk.row)
         await db.rows("UPDATE rooms SET timeline_part = 0 WHERE id = ?", chunk.row)
+        await not_all_seen(db, chunk.row)
 
 
 async def _part(db: Database, row: int) -> int:

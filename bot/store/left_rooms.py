@@ -12,6 +12,7 @@ from typing import Final
 from bot.core.timers import MANY
 from bot.core.types import Millis, RoomID
 from bot.store.database import Database, ask
+from bot.store.relations import not_all_seen
 from bot.store.sweeps import START
 
 KEPT_FOR: Final[Millis] = 30 * 24 * 3_600_000
@@ -154,5 +155,6 @@ async def come_back(db: Database, room_id: RoomID, now: Millis) -> int:
     if room is None:
         return 0
     await db.rows(FORGET_SETTING, room[0])
+    await not_all_seen(db, room[0])
     found = await db.one(COUNT, room[0], MANY)
     return int(found[0]) if found else 0

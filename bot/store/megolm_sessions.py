@@ -49,10 +49,18 @@ HEARD: Final = "DELETE FROM undecryptable WHERE room = ? AND event_id = ? RETURN
 
 
 async def remember_key_uses(db: Database, items: Sequence[Item]) -> None:
-    """Note which keys were used, in the transaction that remembers what was read with them."""
-    found = [item for item in items if isinstance(item, KeyUse)]
-    await db.many(ADD_KEY_USE, [(one.session_id, one.message_index, one.read_at) for one in found])
-    await db.many(ADD_SESSION, [(one.session_id, one.read_at) for one in found])
+    """Note which keys were used, in the transaction that remembers what was read with them.
+
+    Of what was read of a session at one time, the last message is noted: the key is moved past it.
+    """
+    last: dict[tuple[str, Millis], int] = {}
+    for one in items:
+        if isinstance(one, KeyUse):
+            use = one.session_id, one.read_at
+            last[use] = max(one.message_index, last.get(use, 0))
+    uses = [(session_id, index, read_at) for (session_id, read_at), index in last.items()]
+    await db.many(ADD_KEY_USE, uses)
+    await db.many(ADD_SESSION, list(last))
 
 
 async def remember_undecryptable(

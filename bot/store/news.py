@@ -6,13 +6,19 @@ nothing of a statement that changes none.
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from typing import Final
 
 import aiosqlite
 
 from bot.core.topics import Topic
+from bot.core.types import Millis
 
+FIRST_DUE: Final = (
+    "SELECT (SELECT min(retry_at) FROM due_rooms WHERE backlog = 0),"
+    " (SELECT min(retry_at) FROM due_rooms WHERE backlog = 1)"
+)
 LATEST: Final = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'timers'"
 
 CHANGES: Final[tuple[tuple[Topic, str, str], ...]] = (
@@ -41,6 +47,9 @@ CHANGES_OF_ROOMS: Final[tuple[tuple[Topic, str], ...]] = (
 
 A room that comes has nothing to be done yet, or it is changed in the same transaction.
 """
+
+SAYS_WHEN: Final = frozenset({Topic.TIMERS, Topic.ACCESS})
+"""News after which another timer may be the first that is due."""
 
 
 def _triggers() -> Iterator[str]:
@@ -73,21 +82,36 @@ class News:
         self._timer = 0
         self.latest_timer = 0
         """The greatest number that any timer has had."""
+        self.first_due: tuple[Millis | None, Millis | None] = None, None
+        """When the first timer of those in rooms that may act wants something: live, backlog."""
 
     async def begin(self, connection: aiosqlite.Connection) -> None:
         """Have the database tell of what is written from now on."""
-        await connection.create_function("news", 1, lambda topic: self._written.add(Topic(topic)))
+        await connection.create_function("news", 1, lambda topic: self.add(Topic(topic)))
         await connection.create_function("timer_made", 1, self._timer_made)
         await (await connection.executescript("\n".join(_triggers()))).close()
         [row] = await connection.execute_fetchall(LATEST)
         self.latest_timer = int(row[0])
+        [row] = await connection.execute_fetchall(FIRST_DUE)
+        self.first_due = row[0], row[1]
+
+    def add(self, topic: Topic) -> None:
+        """The transaction has written this."""
+        self._written.add(topic)
 
     def _timer_made(self, number: int) -> None:
         self._timer = number
 
-    def take(self) -> tuple[Topic, ...]:
-        """Return what was written by a transaction that is committed now."""
+    def take(self, raw: sqlite3.Connection) -> tuple[Topic, ...]:
+        """Return what was written by a transaction that is committed now.
+
+        In the connection's thread. What is asked for most often is looked up here, once a change,
+        so that nobody has to go to that thread for it.
+        """
         self.latest_timer = max(self.latest_timer, self._timer)
+        if not self._written.isdisjoint(SAYS_WHEN):
+            [row] = raw.execute(FIRST_DUE)
+            self.first_due = row[0], row[1]
         written = tuple(self._written)
         self.forget()
         return written

@@ -81,7 +81,7 @@ TABLES: Final = f"""
         refused_age INTEGER,               -- from which age on it is refused; 0: not for its age
         parent TEXT,                       -- the message that this edit, reaction or vote is of
         relations_loaded INTEGER NOT NULL DEFAULT 0,  -- what belongs to the message is known
-        backlog INTEGER NOT NULL DEFAULT 0,  -- it was overdue already when it was stored
+        backlog INTEGER NOT NULL DEFAULT 0,  -- it was overdue when it was stored, or fell behind
         from_local_clock INTEGER NOT NULL DEFAULT 0,  -- due was computed from the bot's own clock
         UNIQUE (room, event_id)
     ) STRICT;
@@ -293,5 +293,11 @@ TABLES: Final = f"""
     CREATE INDEX successors_retry ON successors (retry_at, room_id) WHERE stage IN (0, 2);
 """
 
-MIGRATIONS: Final = (TABLES,)
+RELATIONS_SEEN: Final = """
+    -- Messages with timers up to this one may have edits, reactions or votes that no sync showed.
+    ALTER TABLE rooms ADD COLUMN unseen_up_to INTEGER NOT NULL DEFAULT 0;
+    UPDATE rooms SET unseen_up_to = (SELECT coalesce(max(id), 0) FROM timers);
+"""
+
+MIGRATIONS: Final = (TABLES, RELATIONS_SEEN)
 """Each script moves the schema one version on; `PRAGMA user_version` counts them."""

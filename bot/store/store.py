@@ -13,7 +13,7 @@ from bot.core.topics import Topic
 from bot.core.types import Millis, RoomID
 from bot.store.clock_shift import ClockShift
 from bot.store.commands import Commands
-from bot.store.database import Database, Row, ask
+from bot.store.database import Database, Row, ask, run
 from bot.store.default_lifetimes import (
     RoomDefaults,
 )
@@ -30,7 +30,7 @@ from bot.store.outbox import Outbox
 from bot.store.permissions import (
     Permissions,
 )
-from bot.store.relations import Relations
+from bot.store.relations import NOWHERE_ALL_SEEN, Relations
 from bot.store.rooms import ROOMS, load_room
 from bot.store.rows import Rows
 from bot.store.successors import Successors
@@ -91,6 +91,20 @@ class Store(Timers, Permissions, LeftRooms, Outbox, Commands, RoomDefaults, Medi
             token = await db.one(SYNCED)
             at = await db.one("SELECT value FROM meta WHERE key = 'synced_at'")
         return (str(token[0]) if token else None, int(at[0]) if at else 0)
+
+    def note_synced(self, *, synced: bool) -> None:
+        """Note whether a sync has shown what came up to now, or that something is missing.
+
+        Until then what belongs to any message may not all be known.
+        """
+        self._db.synced = synced
+
+    async def not_all_seen(self) -> None:
+        """Something came into any room, maybe, that no sync will show.
+
+        So what belongs to the messages that have timers by now may not all be known.
+        """
+        await run(self._db, NOWHERE_ALL_SEEN)
 
     async def room(self, room_id: RoomID) -> Room | None:
         """Return what is known of a room."""

@@ -15,7 +15,7 @@ from bot.store.database import Database, as_json, ask, run
 from bot.store.default_lifetimes import dump_defaults, load_defaults
 from bot.store.media import attach
 from bot.store.outbox import enqueue
-from bot.store.relations import add_timers
+from bot.store.relations import add_timers, not_all_seen
 from bot.store.retries import next_ready
 
 BEGIN: Final = (
@@ -69,6 +69,11 @@ KNOWN: Final = (
 async def begin_sweep(db: Database, row: int, sweep: Sweep, *, gap_given_up: bool = False) -> None:
     """Have a room swept, or swept again; `gap_given_up`: it was told that something is missing."""
     await db.rows(BEGIN, row, sweep.whole_room, sweep.since, sweep.until, gap_given_up)
+
+
+async def _end(db: Database, row: int) -> None:
+    await db.rows("DELETE FROM sweeps WHERE room = ?", row)
+    await not_all_seen(db, row)
 
 
 class Sweeps:
@@ -163,15 +168,17 @@ class Sweeps:
 
     async def end(self, sweep: Sweep) -> None:
         """The room is swept."""
-        sql = "DELETE FROM sweeps WHERE room = (SELECT id FROM rooms WHERE room_id = ?)"
-        await run(self._db, sql, sweep.room_id)
+        async with self._db.transaction() as db:
+            row = await db.one(ROW, sweep.room_id)
+            if row is not None:
+                await _end(db, row[0])
 
     async def give_up(self, sweep: Sweep) -> None:
         """The room cannot be swept: tell it."""
         async with self._db.transaction() as db:
             row = await db.one(ROW, sweep.room_id)
             if row is not None:
-                await db.rows("DELETE FROM sweeps WHERE room = ?", row[0])
+                await _end(db, row[0])
                 outgoing = Outgoing(key=f"missed:{sweep.until}", content=MessagesMissed())
                 await enqueue(db, row[0], [outgoing])
 

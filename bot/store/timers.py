@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
-from typing import Final
+from collections.abc import Callable, Collection, Coroutine, Sequence
+from typing import Any, Final, TypeVar
 
 from bot.core.due import Candidate
+from bot.core.ports.timers import DueTimers
 from bot.core.timers import MANY, Timer
 from bot.core.types import EventID, Millis, RoomID
 from bot.store.database import Database, Row, ask, run
 from bot.store.retries import put_off
+
+T = TypeVar("T")
 
 ROOMS_DUE: Final = (
     "SELECT room FROM (SELECT room FROM due_rooms WHERE backlog = :backlog AND room > :last"
@@ -21,8 +24,10 @@ ROOMS_DUE: Final = (
 CANDIDATE: Final = (
     "SELECT t.id, t.room, r.room_id, t.event_id, t.due, t.attempts, t.redaction_round,"
     " t.redaction_sent_at,"
-    " t.relations_loaded, t.refused_age IS NOT NULL, t.retry_at, t.parent IS NOT NULL,"
-    " count(c.retry_at),"
+    # Not known while a part of the timeline is still to be read.
+    " t.relations_loaded OR (:synced AND t.id > r.unseen_up_to AND r.timeline_part = 0"
+    " AND NOT EXISTS (SELECT 1 FROM sweeps WHERE room = t.room)),"
+    " t.refused_age IS NOT NULL, t.retry_at, t.parent IS NOT NULL, count(c.retry_at),"
     " coalesce(sum(c.retry_at <= t.retry_at), 0) FROM json_each(:of) j CROSS JOIN timers t"
     " JOIN rooms r ON r.id = t.room LEFT JOIN timers c ON c.retry_at <= :now AND c.id IN"
     # `id`: nothing waits for what came before it, or two could wait for each other.
@@ -39,10 +44,6 @@ CHILDREN: Final = CANDIDATE + (  # noqa: S608
     " AND k.room = p.room AND k.parent = p.event_id AND k.id > p.id AND k.redaction_sent_at IS NULL"
     " AND k.attempts = 0 AND k.retry_at <= :now ORDER BY k.id LIMIT :share) GROUP BY t.id"
 )
-FIRST_DUE: Final = (
-    "SELECT min(retry_at) FROM (SELECT min(retry_at) AS retry_at FROM due_rooms WHERE backlog = 0"
-    " UNION ALL SELECT min(retry_at) FROM due_rooms WHERE backlog = 1)"
-)
 NEXT: Final = (
     "SELECT min(retry_at) FROM (SELECT min(retry_at) AS retry_at FROM due_rooms WHERE backlog = 0"
     " AND retry_at > :after UNION ALL SELECT min(retry_at) FROM due_rooms WHERE backlog = 1"
@@ -55,6 +56,11 @@ OVERDUE: Final = (
     "SELECT count(*) FROM (SELECT 1 FROM due_rooms d CROSS JOIN timers t ON t.room = d.room"
     " AND t.backlog = d.backlog AND t.retry_at <= :now AND t.redaction_sent_at IS NULL"
     " WHERE d.backlog IN (0, 1) AND d.retry_at <= :now LIMIT :most)"
+)
+FALL_BEHIND: Final = (
+    "UPDATE timers SET backlog = 1 WHERE id IN (SELECT t.id FROM due_rooms d CROSS JOIN timers t"
+    " ON t.room = d.room AND t.backlog = 0 AND t.retry_at <= :before"
+    " WHERE d.backlog = 0 AND d.retry_at <= :before LIMIT :most)"
 )
 DROP: Final = "DELETE FROM timers WHERE id = ?"
 SENT: Final = "UPDATE timers SET redaction_sent_at = ?, retry_at = ?, attempts = 0 WHERE id = ?"
@@ -105,8 +111,8 @@ class Timers:
     ) -> list[int]:
         """Return up to `most` rooms that may act and in which something is due, by their numbers.
 
-        Those after the room `last` come first. `backlog`: what was overdue when it was stored;
-        else what is live.
+        Those after the room `last` come first. `backlog`: what was overdue when it was stored,
+        or fell behind; else what is live.
         """
         wanted = {"backlog": backlog, "now": now, "last": last, "most": most}
         found = await run(self._db, ROOMS_DUE, **wanted)
@@ -117,7 +123,7 @@ class Timers:
     ) -> list[Candidate]:
         """Return the first `share` timers of each of these rooms whose time has come."""
         wanted = {"of": json.dumps(rooms), "now": now, "share": share, "backlog": backlog}
-        found = await run(self._db, DUE, **wanted)
+        found = await run(self._db, DUE, **wanted, synced=self._db.synced)
         return [_candidate(row) for row in found]
 
     async def children_due(
@@ -125,7 +131,7 @@ class Timers:
     ) -> list[Candidate]:
         """Return the first `share` that belong to each of these timers, are due and not tried."""
         wanted = {"of": json.dumps(parents), "now": now, "share": share}
-        found = await run(self._db, CHILDREN, **wanted)
+        found = await run(self._db, CHILDREN, **wanted, synced=self._db.synced)
         return [_candidate(row) for row in found]
 
     async def overdue(self, now: Millis) -> int:
@@ -136,10 +142,34 @@ class Timers:
         row = await ask(self._db, OVERDUE, now=now, most=MANY)
         return int(row[0]) if row else 0
 
-    async def first_due(self) -> Millis | None:
-        """Return when the first timer of those in rooms that may act wants something."""
-        row = await ask(self._db, FIRST_DUE)
-        return None if row is None else row[0]
+    async def at_once(self, work: Callable[[DueTimers], Coroutine[Any, Any, T]]) -> T:
+        """Run `work`, which awaits nothing but what it is given, in one transaction."""
+        return await self._db.whole(lambda db: work(Timers.within(db)))
+
+    @classmethod
+    def within(cls, db: Database) -> Timers:
+        """Return the timers as a transaction sees them."""
+        timers = cls()
+        timers._db = db
+        return timers
+
+    async def first_due(self, *, backlog: bool | None = None) -> Millis | None:
+        """Return when the first timer of those in rooms that may act wants something.
+
+        Of the live ones or of the backlog; `None`: of both. By the last commit; nobody has to wait
+        for one that is under way.
+        """
+        live, late = self._db.first_due
+        if backlog is None:
+            return min((at for at in (live, late) if at is not None), default=None)
+        return late if backlog else live
+
+    async def fall_behind(self, before: Millis) -> None:
+        """Let what wanted something up to then, and is live, belong to the backlog from now on.
+
+        One call sees to a portion of it.
+        """
+        await run(self._db, FALL_BEHIND, before=before, most=PORTION)
 
     async def next_due(self, after: Millis, rooms: Collection[int] = ()) -> Millis | None:
         """Return when, after this time, the next room that may act begins to want something.

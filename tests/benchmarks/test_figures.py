@@ -14,7 +14,12 @@ GOAL = Goal(scenario="s", measure="rate", bound="at least", limit=0.95, beside_i
 
 def figure(contestant: str, value: float, measure: str = "rate") -> Figure:
     return Figure(
-        scenario="s", work="w", contestant=contestant, measure=measure, unit="/s", value=value
+        scenario="s",
+        work="w",
+        contestant=contestant,
+        measure=measure,
+        unit="per second",
+        value=value,
     )
 
 

@@ -544,3 +544,18 @@ def test_every_command_says_how_it_is_written() -> None:
         assert row.help
         assert row.usage("!x").startswith("!x")
         assert all(name in row.usage("!x") for name in row.names)
+
+
+@given(
+    before=st.text(st.sampled_from("`> *.:,\n bot@!EXPIREßİ"), max_size=12),
+    prefix=st.sampled_from(["!expire", "!EXPIRE", "ephemeral", "!straße", "!STRASSE"]),
+    after=st.text(st.sampled_from("`. :5mh"), max_size=6),
+)
+def test_what_has_no_prefix_anywhere_is_never_a_command(
+    before: str, prefix: str, after: str
+) -> None:
+    """So most messages need not be looked at any closer."""
+    text = before + prefix + after
+    for known in ("!expire", "!straße"):
+        if parse(text, known) is not None:
+            assert known.casefold() in text.casefold()

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bot.core.due import FEW, WAIT_FOR_CHILDREN, Candidate, Vacancy, in_turns, may_go, share
+from bot.core.ports.timers import DueTimers
 from bot.core.timers import Timer
 from bot.core.types import EventID, Millis, RoomID
 from bot.services.due_timers import next_timers
+
+T = TypeVar("T")
 
 NOW = 1_800_000_000_000
 FRESH, LATE = NOW, NOW - WAIT_FOR_CHILDREN
@@ -203,6 +207,9 @@ class Rows:
         found = [child for one in held for child in self.children(one, now)[:share]]
         self.asked.append(len(found))
         return [self.candidate(one, now) for one in found]
+
+    async def at_once(self, work: Callable[[DueTimers], Coroutine[Any, Any, T]]) -> T:
+        return await work(self)
 
 
 async def choose(rows: Rows, last: int, space: int, busy: Mapping[int, int]) -> list[list[Timer]]:

@@ -28,7 +28,7 @@ def test_any_json_can_be_asked_what_it_is(event: dict[str, Any]) -> None:
     assert isinstance(is_state(event), bool)
     assert isinstance(is_gone(event), bool)
     assert redacts(event) is None or redacts(event)
-    assert isinstance(began(event, live=False, since=0, now=1), int)
+    assert isinstance(began(event, since=0, now=1), int)
 
 
 @pytest.mark.parametrize(
@@ -85,9 +85,9 @@ def test_a_redaction_names_its_target_in_either_place(
     assert redacts(event) == expected
 
 
-@given(timestamp=JSON | TIMES, now=TIMES, since=TIMES)
-def test_a_live_event_began_now_whatever_it_says(timestamp: Any, now: int, since: int) -> None:
-    assert began({"origin_server_ts": timestamp}, live=True, since=since, now=now) == now
+@given(timestamp=JSON | TIMES, now=TIMES)
+def test_what_did_not_wait_began_now_whatever_it_says(timestamp: Any, now: int) -> None:
+    assert began({"origin_server_ts": timestamp}, since=now, now=now) == now
 
 
 @given(timestamp=JSON | st.integers(), times=st.tuples(TIMES, TIMES).map(sorted))
@@ -95,7 +95,7 @@ def test_an_event_that_waited_began_between_the_last_sync_and_now(
     timestamp: Any, times: list[int]
 ) -> None:
     since, now = times
-    at = began({"origin_server_ts": timestamp}, live=False, since=since, now=now)
+    at = began({"origin_server_ts": timestamp}, since=since, now=now)
     assert since <= at <= now
     if type(timestamp) is int and since <= timestamp <= now:
         assert at == timestamp
@@ -105,7 +105,7 @@ def test_an_event_that_waited_began_between_the_last_sync_and_now(
 def test_what_was_sent_first_began_first(one: int, other: int, times: list[int]) -> None:
     since, now = times
     first, second = (
-        began({"origin_server_ts": timestamp}, live=False, since=since, now=now)
+        began({"origin_server_ts": timestamp}, since=since, now=now)
         for timestamp in sorted((one, other))
     )
     assert first <= second
@@ -113,8 +113,8 @@ def test_what_was_sent_first_began_first(one: int, other: int, times: list[int])
 
 @pytest.mark.parametrize("timestamp", [None, "1000", 1000.0, True, [1000]])
 def test_a_timestamp_that_is_none_counts_as_now(timestamp: Any) -> None:
-    assert began({"origin_server_ts": timestamp}, live=False, since=0, now=5_000) == 5_000
+    assert began({"origin_server_ts": timestamp}, since=0, now=5_000) == 5_000
 
 
 def test_a_clock_set_back_never_makes_a_beginning_in_the_future() -> None:
-    assert began({"origin_server_ts": 7}, live=False, since=9, now=5) == 5
+    assert began({"origin_server_ts": 7}, since=9, now=5) == 5

@@ -337,12 +337,20 @@ async def test_a_deactivated_account_ends_the_bot_with_status_3_keeping_what_wai
     await alice.state(room, POLICY_EVENT, {"type": "after_send", "timer": 600_000})
     await alice.until_notice(room, bot.user_id, "10 minutes")
     await alice.send(room, "this one stays")
+
+    async def timers() -> int:
+        with closing(sqlite3.connect(bot.data_dir / "timers.db")) as db:
+            return int(db.execute("SELECT count(*) FROM timers").fetchone()[0])
+
+    async def remembered() -> bool:
+        return await timers() >= 2
+
+    await wait_until(remembered, 20)
     path = ("deactivate", bot.user_id)
     await warden.call("POST", *path, root="/_synapse/admin/v1", body={"erase": False})
     assert await bot.ended(30) == 3
     assert "Traceback" not in bot.words()
-    with closing(sqlite3.connect(bot.data_dir / "timers.db")) as db:
-        assert db.execute("SELECT count(*) FROM timers").fetchone()[0] >= 2
+    assert await timers() >= 2
 
 
 # --- invitations ----------------------------------------------------------------------------------

@@ -216,7 +216,7 @@ async def test_a_shorter_default_holds_for_what_is_said_since(harness: Harness) 
     await configure(harness, HOUR)
     await talk(harness, room)
     expected = await harness.timers()
-    assert expected[late] == expected[old[0]] + SECOND
+    assert expected[late] == expected[old[0]] + 1 + SECOND
     await forget(harness)
     await sweep(harness, room)
     assert alike(await harness.timers(), expected)

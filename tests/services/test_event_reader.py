@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -288,3 +289,22 @@ async def test_an_empty_update_changes_nothing(harness: Harness, room: RoomID) -
     before = await harness.store.room(room)
     await harness.commit(RoomUpdate(room_id=room, items=[]))
     assert await harness.store.room(room) == before
+
+
+async def test_others_have_turns_while_many_rooms_with_few_events_are_read(
+    harness: Harness, room: RoomID
+) -> None:
+    now, turns = harness.clock.now(), 0
+    event = {"type": "m.room.message", "event_id": "$one", "sender": ALICE, "content": {}}
+
+    async def read() -> None:
+        for _ in range(1_000):
+            await harness.reader.items(
+                room, [event], encrypted=False, live=True, since=now, now=now, until=0
+            )
+
+    reading = asyncio.create_task(read())
+    while not reading.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert turns >= 4

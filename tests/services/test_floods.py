@@ -17,6 +17,7 @@ from bot.core.timeline import Message, RoomUpdate, Undecryptable
 from bot.core.types import Event, EventID, RoomID, UserID
 from bot.services.event_reader import AT_ONCE
 from bot.services.late_keys import ASKED_TO_REPEAT, GIVE_UP_AFTER, LateKeys
+from bot.services.sync import GATHER
 from bot.store import handled_commands, invitations, megolm_sessions, relations
 from tests.services.test_key_expiry import looked_at
 from tests.support.fake_homeserver import ALICE, BOB, BOT
@@ -223,6 +224,7 @@ async def test_another_person_is_still_heard(harness: Harness, room: RoomID) -> 
         assert await setting(harness, room) == 180 * MINUTE
         await harness.advance(MINUTE)
         await harness.said_in(room, "!expire 4h")
+        await harness.advance(GATHER)
         assert await setting(harness, room) == 240 * MINUTE
 
 

@@ -207,11 +207,11 @@ async def test_keys_that_cannot_be_moved_on_are_waited_for(tmp_path: Path) -> No
     bot.feed(alice.tell(bot, "m.room_key", writer.room_key()))
     bot.client.store.database.execute_sql("PRAGMA query_only = ON")
     with pytest.raises(DiskError, match="readonly"):
-        bot.crypto.ratchet([(writer.session.id, 0)])
+        await bot.crypto.ratchet([(writer.session.id, 0)])
     with pytest.raises(DiskError, match="readonly"):
-        bot.crypto.forget([writer.session.id])
+        await bot.crypto.forget([writer.session.id])
     with pytest.raises(DiskError, match="readonly"):
-        bot.crypto.scrub()
+        await bot.crypto.scrub()
 
 
 def test_damage_that_a_service_meets_is_said_in_one_line(caplog: pytest.LogCaptureFixture) -> None:

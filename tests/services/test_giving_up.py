@@ -31,6 +31,7 @@ async def test_relations_that_say_more_for_ever_keep_no_message(
 
     monkeypatch.setattr(harness.homeserver, "relations", more)
     await harness.remember(room, message, due=harness.clock.now())
+    await harness.store.not_all_seen()
     async with harness.running(harness.redactor):
         for _ in range(3):
             assert not harness.homeserver.is_redacted(room, message)

@@ -14,7 +14,7 @@ from bot.core.power_levels import Power
 from bot.core.sync_batch import MissingRoomKey
 from bot.core.timeline import Item, KeyUse, RoomUpdate
 from bot.core.types import Event, EventID, Millis, RoomID, UserID
-from bot.services.event_reader import EventReader
+from bot.services.event_reader import AT_ONCE, DECRYPTED, REST, EventReader
 from bot.services.key_expiry import UNUSED_FOR, KeyExpiry
 from bot.services.late_keys import ASK_AFTER, ASK_AGAIN_AFTER, GIVE_UP_AFTER, LateKeys
 from tests.support.encryption_engines import ROOM, Bot, Peer, Writer, commits_of
@@ -127,6 +127,43 @@ async def test_only_the_session_that_was_read_is_moved_on(tmp_path: Path, store:
     assert [await bot.reads(event) for event in events[read_one]] == [None, None, None, "3"]
 
 
+async def test_the_last_message_read_of_each_session_is_noted(store: Store) -> None:
+    uses: list[Item] = [
+        KeyUse(session_id=name, message_index=index, read_at=1_000)
+        for name, index in [("one", 3), ("other", 0), ("one", 7), ("one", 5)]
+    ]
+    await commit(store, uses, 0)
+    again: list[Item] = [KeyUse(session_id="one", message_index=5, read_at=2_000)]
+    await commit(store, again, 0)
+    assert await store.keys.to_ratchet(1_000, 10) == [("one", 7), ("other", 0)]
+    await store.keys.ratcheted([("one", 7), ("other", 0)])
+    assert await store.keys.first_key_use() is None
+
+
+async def test_reading_what_is_decrypted_gives_way_more_often(store: Store) -> None:
+    rests: list[float] = []
+
+    async def rest(seconds: float) -> None:
+        rests.append(seconds)
+
+    reader = EventReader(
+        Homeserver(), prefix="!expire", limits=LIMITS, digest=store.digest, rest=rest
+    )
+    alice = {"sender": "@alice:example.org", "origin_server_ts": 1}
+    clear = {"type": "m.room.message", "content": {"body": "", "msgtype": "m.text"}}
+    sealed = {"type": "m.room.encrypted", "content": {"session_id": "name"}}
+
+    async def read_many(event: Event) -> int:
+        rests.clear()
+        events = [{**alice, **event, "event_id": f"${n}"} for n in range(2 * AT_ONCE)]
+        await reader.items(ROOM, events, encrypted=True, live=True, since=0, now=0)
+        return len(rests)
+
+    assert await read_many(clear) == 2
+    assert await read_many(sealed) >= 2 * DECRYPTED - 1
+    assert set(rests) == {REST}
+
+
 async def test_keys_are_moved_on_and_deleted_with_one_commit(tmp_path: Path) -> None:
     alice, bot = Peer("alice", tmp_path / "alice"), Bot(tmp_path / "bot")
     bot.meet(alice)
@@ -134,9 +171,9 @@ async def test_keys_are_moved_on_and_deleted_with_one_commit(tmp_path: Path) -> 
     writers = [Writer(alice) for _ in range(5)]
     bot.feed(*(alice.tell(bot, "m.room_key", writer.room_key()) for writer in writers))
     commits = commits_of(bot)
-    bot.crypto.ratchet([(writer.session.id, 0) for writer in writers])
+    await bot.crypto.ratchet([(writer.session.id, 0) for writer in writers])
     assert commits() == 1
-    bot.crypto.forget([writer.session.id for writer in writers])
+    await bot.crypto.forget([writer.session.id for writer in writers])
     assert commits() == 2
     assert bot.crypto.sessions == {}
 

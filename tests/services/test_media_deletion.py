@@ -21,6 +21,7 @@ from bot.core.redaction import CONFIRM_AFTER
 from bot.core.topics import Topic
 from bot.core.types import EventID, RoomID, UserID
 from bot.services.media_deletion import FORBIDDEN, REJECTED, UNKNOWN, MediaDeletion
+from bot.services.sync import GATHER
 from tests.support.fake_homeserver import ALICE, BOB
 from tests.support.fake_media import FakeMedia
 from tests.support.harness import MINUTE, SECOND, Harness
@@ -104,7 +105,7 @@ async def test_a_file_named_elsewhere_is_still_deleted_with_its_own_message(
     shelf.media.upload(PICTURE, ALICE)
     shelf.show(PICTURE, BOB)
     shelf.show(PICTURE, ALICE)
-    await shelf.go(0, 6 * SECOND)
+    await shelf.go(0, 6 * SECOND, GATHER)
     assert shelf.media.files == {}
     assert await shelf.rows() == []
 
@@ -239,7 +240,7 @@ async def test_a_failing_file_does_not_hold_up_others(shelf: Shelf) -> None:
         shelf.media.upload(media_id, ALICE)
         shelf.show(media_id)
     shelf.media.fail_next(*[Failed(status=500)], on="uploader")
-    await shelf.go(0, 5 * SECOND)
+    await shelf.go(0, 5 * SECOND, GATHER)
     assert set(shelf.media.files) == {PICTURE}
 
 
@@ -367,7 +368,7 @@ async def test_what_was_deleted_is_told_in_numbers_once_a_minute(
         shelf.media.upload(media_id, uploader)
         shelf.harness.clock.advance(first)
         shelf.show(media_id)
-        await shelf.go(0, 5 * SECOND)
+        await shelf.go(0, 5 * SECOND, GATHER)
         return [one for one in caplog.messages if one.startswith("deleted ")]
 
     first = "deleted 1 files; left 0 that are not their sender's"

@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 
 from bot.core.outcomes import Failed
+from bot.core.redaction import SPARE
+from bot.core.throughput import FIRST_WIDTH
 from bot.core.timeline import Message, RoomUpdate
 from bot.core.types import EventID
 from tests.core.test_throughput import Bucket
+from tests.services.test_redactor import messages
 from tests.support.fake_homeserver import ALICE, BOT
 from tests.support.harness import MINUTE, SECOND, Harness, Opener
 from tests.support.store import Store
@@ -63,6 +66,20 @@ async def test_of_eight_redactions_one_is_the_backlogs(harness: Harness) -> None
     gone = order(harness)[:40]
     assert len(set(gone) & set(overdue)) == 4
     assert len(set(gone) & set(live)) >= 34
+
+
+async def test_what_is_due_now_goes_before_much_that_is_late(harness: Harness) -> None:
+    room = harness.homeserver.make_room()
+    await messages(harness, room, 60, due=SECOND)
+    [live] = await messages(harness, room, 1, due=2 * SECOND)
+    harness.homeserver.hold("redact")
+    async with harness.running(harness.redactor):
+        for _ in range(2):
+            await harness.advance(SECOND)
+        harness.homeserver.release("redact")
+    gone = [event["redacts"] for event in harness.homeserver.redactions(room)]
+    assert gone.index(live) <= FIRST_WIDTH + SPARE
+    assert len(gone) == 61
 
 
 # --- what was put off ----------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import pytest
 from bot.core.outcomes import Failed, Outcome, RateLimited, Unreachable
 from bot.core.redaction import CONFIRM_AFTER, IN_FLIGHT
 from bot.core.retry import PAUSE_CEILING
+from bot.core.throughput import FIRST_WIDTH
 from bot.core.types import EventID, RoomID
 from tests.support.harness import MINUTE, SECOND, Harness
 
@@ -60,11 +61,11 @@ async def test_a_long_outage_is_met_with_one_request_a_minute(harness: Harness) 
 # second would make every message up to a minute late.
 async def test_one_hiccup_of_the_homeserver_is_one_failure(harness: Harness) -> None:
     room = harness.homeserver.make_room()
-    sent = await messages(harness, room, IN_FLIGHT)
-    harness.homeserver.fail_next(*[AWAY] * IN_FLIGHT, on="redact")
+    sent = await messages(harness, room, FIRST_WIDTH)
+    harness.homeserver.fail_next(*[AWAY] * FIRST_WIDTH, on="redact")
     async with harness.running(harness.redactor):
         await harness.advance(2 * SECOND)
-        assert gone(harness, room, sent) == IN_FLIGHT
+        assert gone(harness, room, sent) == FIRST_WIDTH
 
 
 async def test_an_outage_costs_no_timer_across_a_restart(harness: Harness) -> None:
@@ -82,7 +83,7 @@ async def test_an_outage_costs_no_timer_across_a_restart(harness: Harness) -> No
 async def test_after_an_outage_the_homeserver_is_asked_gently_at_first(harness: Harness) -> None:
     room = harness.homeserver.make_room()
     await messages(harness, room, 40)
-    harness.homeserver.fail_next(*[AWAY] * IN_FLIGHT, on="redact")
+    harness.homeserver.fail_next(*[AWAY] * FIRST_WIDTH, on="redact")
     async with harness.running(harness.redactor):
         harness.homeserver.hold("redact")
         await harness.advance(MINUTE)
@@ -90,21 +91,22 @@ async def test_after_an_outage_the_homeserver_is_asked_gently_at_first(harness: 
         harness.homeserver.release("redact")
 
 
-async def test_a_rate_limit_on_a_look_pauses_as_well(harness: Harness) -> None:
+async def test_a_rate_limit_on_a_look_holds_up_its_message_alone(harness: Harness) -> None:
     room = harness.homeserver.make_room()
-    await messages(harness, room, 1)
+    first = await messages(harness, room, 1)
     harness.homeserver.lying = True
     async with harness.running(harness.redactor):
         harness.homeserver.fail_next(RateLimited(retry_after=40_000), on="is_gone")
         await harness.advance(CONFIRM_AFTER)
-        sent = await messages(harness, room, 1)
+        harness.homeserver.lying = False
+        other = await messages(harness, room, 1)
         harness.wake()
         await harness.advance(39_999)
-        assert len(harness.homeserver.times("redact")) == 1
+        assert gone(harness, room, other) == 1
+        assert gone(harness, room, first) == 0
         assert len(harness.homeserver.times("is_gone")) == 1
-        harness.homeserver.lying = False
         await harness.advance(1)
-    assert gone(harness, room, sent) == 1
+    assert gone(harness, room, first) == 1
 
 
 # A homeserver whose own database is away says 500 to everything, at once: a backlog would be thrown
@@ -150,7 +152,7 @@ async def test_a_room_that_never_answers_holds_up_no_other(harness: Harness) -> 
     stuck = await messages(harness, dead, 50)
     harness.homeserver.hang("redact", dead)
     async with harness.running(harness.redactor):
-        assert harness.homeserver.in_flight[dead] == IN_FLIGHT
+        assert harness.homeserver.in_flight[dead] == FIRST_WIDTH
         for _ in range(3):
             sent = await messages(harness, alive, 3)
             harness.wake()

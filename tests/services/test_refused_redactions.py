@@ -8,6 +8,7 @@ import pytest
 
 from bot.core.outcomes import Forbidden, NotFound
 from bot.core.types import EventID, RoomID
+from bot.services.sync import GATHER
 from tests.support.fake_homeserver import BOT
 from tests.support.harness import DAY, MINUTE, SECOND, Harness, due_of
 
@@ -139,6 +140,7 @@ async def test_a_refusal_without_a_reason_is_told_when_it_lasts(harness: Harness
         assert told(harness, room) == [REFUSED]
         harness.homeserver.recover()
         await harness.advance(10 * MINUTE)
+        await harness.advance(GATHER)
         assert await harness.pending(room) == 0
 
 

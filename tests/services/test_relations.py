@@ -10,6 +10,7 @@ import pytest
 from bot.core.outcomes import Failed, NotFound, Outcome, Refused, Unreachable
 from bot.core.timeline import belongs_to, descendants
 from bot.core.types import Event, EventID, Millis, RoomID
+from bot.services.sync import GATHER
 from bot.store.relations import PORTION
 from tests.services.test_redactor import see
 from tests.support.fake_homeserver import ALICE
@@ -115,7 +116,7 @@ async def test_what_comes_when_its_message_is_gone_goes_at_once(
         if off:
             harness.homeserver.set_lifetime(room, None)
         edit = relate(harness, room, "m.replace", whole)
-        await harness.rest()
+        await harness.advance(GATHER)
         assert harness.homeserver.is_redacted(room, edit)
 
 
@@ -196,6 +197,7 @@ async def test_relations_without_timers_are_looked_up_before_the_message_goes(
     threaded = relate(harness, room, "m.thread", whole)
     of_threaded = relate(harness, room, "m.replace", threaded)
     await harness.remember(room, whole, due=harness.clock.now())
+    await harness.store.not_all_seen()
     async with harness.running(harness.redactor):
         pass
     assert set((await order_of_redactions(harness, room))[:2]) == {unknown, of_unknown}
@@ -258,6 +260,7 @@ async def test_relations_are_found_though_the_homeserver_fails_for_a_minute(
     whole = harness.homeserver.send(room, "hello")
     unknown = relate(harness, room, "m.replace", whole)
     await harness.remember(room, whole, due=harness.clock.now())
+    await harness.store.not_all_seen()
     harness.homeserver.fail_next(*[Failed(status=500)] * 6, on="relations")
     async with harness.running(harness.redactor):
         for _ in range(12):
@@ -339,6 +342,7 @@ async def test_an_outage_while_looking_is_waited_for(harness: Harness) -> None:
     room = await live_in(harness, MINUTE)
     async with harness.running(*harness.everything):
         whole = await harness.said_in(room, "hello")
+        await harness.store.not_all_seen()
         harness.homeserver.fail_next(Unreachable(reason="x"), on="relations")
         await harness.advance(MINUTE)
         assert not harness.homeserver.is_redacted(room, whole)
@@ -353,7 +357,7 @@ async def test_a_parent_that_cannot_be_asked_about_is_asked_about_again(harness:
         await harness.advance(MINUTE)
         harness.homeserver.fail_next(Unreachable(reason="x"), on="event")
         edit = relate(harness, room, "m.replace", whole)
-        await harness.rest()
+        await harness.advance(GATHER)
         assert not harness.homeserver.is_redacted(room, edit)
         await harness.advance(10 * SECOND)
         assert harness.homeserver.is_redacted(room, edit)

@@ -10,8 +10,7 @@ import pytest
 
 from bot.core.outcomes import DiskError, Done, Failed, Outcome, OutcomeError, RateLimited
 from bot.core.outcomes import Unreachable as Away
-from bot.core.redaction import IN_FLIGHT
-from bot.core.throughput import Behind, Throughput, behind
+from bot.core.throughput import FIRST_WIDTH, Behind, Throughput, behind
 from bot.core.topics import Topics
 from bot.core.types import Millis
 from bot.services.device_signing import DeviceSigning
@@ -153,10 +152,10 @@ def test_twenty_four_failures_in_a_row_slow_everything_down_for_five_seconds() -
     pace = Throughput()
     for _ in range(23):
         pace.failed(SECOND)
-    pace.accepted(SECOND)
+    pace.accepted(SECOND, begun=0)
     for _ in range(23):
         pace.failed(SECOND)
-    assert (pace.width, pace.paused_until) == (IN_FLIGHT, 0)
+    assert (pace.width, pace.paused_until) == (FIRST_WIDTH + 1, 0)
     pace.failed(SECOND)
     assert (pace.width, pace.paused_until) == (1, 6 * SECOND)
 

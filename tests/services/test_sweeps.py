@@ -11,6 +11,7 @@ from bot.core.outcomes import Failed, Forbidden, NotFound, Refused, Unreachable
 from bot.core.timeline import Sweep
 from bot.core.types import Event, EventID, RoomID, UserID
 from bot.services.sweeps import TRIES, _never_held
+from bot.services.sync import GATHER
 from tests.support.fake_homeserver import ALICE
 from tests.support.harness import DAY, MINUTE, SECOND, Harness
 
@@ -82,7 +83,8 @@ async def test_what_is_said_while_a_room_is_swept_does_not_wait(harness: Harness
         await harness.advance(MINUTE)
         assert harness.homeserver.is_redacted(room, live)
         harness.homeserver.release("page_back")
-        await harness.rest()
+        for _ in range(3):
+            await harness.advance(GATHER)
         assert await harness.timers() == {}
 
 

@@ -11,7 +11,7 @@ from bot.core.lifetimes import POLICY_EVENT
 from bot.core.outcomes import RateLimited, Refused, TokenRejectedError, Unreachable
 from bot.core.sync_batch import RoomBatch, SyncBatch
 from bot.core.types import EventID, Millis, RoomID
-from bot.services.sync import LIVE
+from bot.services.sync import GATHER, LIVE
 from tests.support.fake_homeserver import ALICE, BOB, BOT
 from tests.support.harness import DAY, MINUTE, SECOND, Harness
 
@@ -85,16 +85,17 @@ async def test_a_new_database_begins_with_now_and_knows_the_lifetimes(harness: H
 # --- live and catching up ------------------------------------------------------------------------
 
 
-async def test_a_live_message_begins_when_it_is_seen_whatever_its_stamp_says(
+async def test_a_live_message_begins_when_it_is_seen_or_a_moment_before(
     harness: Harness, room: RoomID
 ) -> None:
     async with harness.running(harness.sync):
         sent = [
             harness.homeserver.send(room, "long ago", at=harness.clock.now() - DAY),
+            harness.homeserver.send(room, "just now", at=harness.clock.now() - GATHER // 2),
             harness.homeserver.send(room, "to come", at=harness.clock.now() + DAY),
         ]
         await harness.rest()
-        assert await dues(harness, *sent) == [MINUTE, MINUTE]
+        assert await dues(harness, *sent) == [MINUTE - GATHER, MINUTE - GATHER // 2, MINUTE]
 
 
 async def test_a_message_that_waited_for_the_bot_began_when_it_was_sent(
@@ -119,16 +120,66 @@ async def test_a_forged_stamp_cannot_leave_the_time_the_bot_was_away(
         assert await dues(harness, *sent) == [20 * SECOND, MINUTE]
 
 
+async def test_what_came_while_the_machine_slept_began_when_it_was_sent(
+    harness: Harness, room: RoomID
+) -> None:
+    async with harness.running(harness.sync):
+        begun = harness.clock.now()
+        harness.homeserver.hold("sync")
+        await harness.advance(10 * SECOND)
+        sent = [harness.homeserver.send(room, "at the beginning")]
+        harness.homeserver.limit = 1
+        await harness.advance(50 * SECOND)
+        harness.homeserver.release("sync")
+        sent.append(harness.homeserver.send(room, "in the end", at=begun + 30 * SECOND))
+        await harness.rest()
+        timers = await harness.timers()
+    assert [timers[one] - begun for one in sent] == [70 * SECOND, 90 * SECOND]
+
+
 async def test_a_sync_that_comes_soon_after_the_last_is_live(
     harness: Harness, room: RoomID
 ) -> None:
     harness.clock.advance(LIVE)
     sent = harness.homeserver.send(room, "hello", at=harness.clock.now() - DAY)
     async with harness.running(harness.sync):
-        assert await dues(harness, sent) == [MINUTE]
+        assert await dues(harness, sent) == [MINUTE - GATHER]
 
 
 # --- what asks for a review ---------------------------------------------------------------------
+
+
+async def echo(harness: Harness, room: RoomID) -> None:
+    """Let the bot see a redaction of its own, and nothing else."""
+    whole = harness.homeserver.send(room, "one")
+    await harness.rest()
+    await harness.homeserver.redact(room, whole, "txn")
+    await harness.rest()
+
+
+async def test_after_its_own_redactions_the_bot_asks_a_moment_later(
+    harness: Harness, room: RoomID
+) -> None:
+    async with harness.running(harness.sync):
+        await echo(harness, room)
+        before = len(harness.homeserver.times("sync"))
+        await harness.advance(GATHER - 1)
+        assert len(harness.homeserver.times("sync")) == before
+        await harness.advance(1)
+        assert len(harness.homeserver.times("sync")) == before + 1
+
+
+async def test_what_comes_while_redactions_gather_began_when_it_was_sent(
+    harness: Harness, room: RoomID
+) -> None:
+    async with harness.running(harness.sync):
+        await echo(harness, room)
+        begun = harness.clock.now()
+        await harness.advance(30)
+        sent = harness.homeserver.send(room, "two")
+        await harness.advance(GATHER)
+        timers = await harness.timers()
+        assert timers[sent] == begun + 30 + MINUTE
 
 
 @pytest.mark.parametrize(

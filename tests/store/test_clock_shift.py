@@ -13,7 +13,15 @@ from tests.support.harness import Opener
 from tests.support.two_rooms import MINUTE, NOW
 
 NO_TIMES = {
-    "id, or what counts rows": {"id", "room", "timer", "position", "timeline_part", "last_child"},
+    "id, or what counts rows": {
+        "id",
+        "room",
+        "timer",
+        "position",
+        "timeline_part",
+        "last_child",
+        "unseen_up_to",
+    },
     "a length of time": {"setting", "state_setting", "default_lifetime", "refused_age"},
     "a count": {
         *("attempts", "review_attempts", "policy_check_attempts", "reviews_asked", "revision"),

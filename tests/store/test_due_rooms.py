@@ -76,7 +76,8 @@ async def play(steps: list[tuple[str, Row]]) -> None:
                 there = await db.one("SELECT 1 FROM rooms WHERE id = ?", values[0])
                 if there or name == "enter":
                     await act(db, name, values)
-                assert await db.rows(KNOWN) == await db.rows(TRUE), name
+                assert await db.rows(KNOWN) == (true := await db.rows(TRUE)), name
+            assert await store.first_due() == min((row[2] for row in true), default=None), name
         await store.close()
         store = await opened(folder)
         async with store._db.transaction() as db:
@@ -107,4 +108,27 @@ async def test_it_goes_back_with_a_transaction_that_fails(tmp_path: Path) -> Non
         await store._db.whole(fails)
     async with store._db.transaction() as db:
         assert await db.rows(KNOWN) == before
+    await store.close()
+
+
+async def test_when_the_next_timer_is_due_is_known_while_somebody_writes(tmp_path: Path) -> None:
+    store = await opened(str(tmp_path))
+    async with store._db.transaction() as db:
+        await act(db, "enter", (1, "a", 1, 0))
+        await act(db, "add", (1, "a", 7, 0))
+    async with store._db.transaction() as db:
+        await act(db, "add", (1, "b", 3, 0))
+        assert await store.first_due() == 7, "as of the last commit"
+    assert await store.first_due() == 3
+
+    async def fail(db: Database) -> None:
+        await act(db, "drop", (1, "b", 1, 0))
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await store._db.whole(fail)
+    assert await store.first_due() == 3, "nothing was dropped"
+    await store.close()
+    store = await opened(str(tmp_path))
+    assert await store.first_due() == 3, "another process knows it, too"
     await store.close()

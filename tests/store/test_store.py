@@ -8,6 +8,7 @@ import pkgutil
 import re
 import sqlite3
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +127,7 @@ async def tables(store: Store) -> list[str]:
 
 async def test_an_item_that_cannot_be_stored_takes_its_sync_with_it(store: Store) -> None:
     broken = Message(event_id=EventID("$x"), sent=2**70)
-    with pytest.raises(OverflowError):
+    with pytest.raises(sqlite3.IntegrityError):
         await store.commit("s1", NOW, [update(change(), message("one"), broken)])
     assert await store.position() == (None, 0)
     assert await store.rooms() == []
@@ -141,7 +142,7 @@ async def test_a_cancelled_commit_is_done_wholly_or_not_at_all(store: Store) -> 
         for _ in range(turns):
             await asyncio.sleep(0)  # a turn for the commit
         commit.cancel()
-        with pytest.raises(asyncio.CancelledError):
+        with suppress(asyncio.CancelledError):  # a quick machine has done it by now
             await commit
         after = (await store.position())[0], (await store.pending(ROOM))[0]
         assert after in {before, (f"s{turns}", before[1] + 500)}

@@ -185,8 +185,8 @@ async def test_a_forgotten_room_leaves_nothing(store: Store) -> None:
     ("sql", "args", "table"),
     [
         (ROOMS_DUE, {"backlog": 0, "now": NOW, "last": 0, "most": 8}, "timers"),
-        (DUE, {"backlog": 0, "now": NOW, "of": "[1]", "share": 8}, "timers"),
-        (CHILDREN, {"now": NOW, "of": "[1]", "share": 8}, "timers"),
+        (DUE, {"backlog": 0, "now": NOW, "of": "[1]", "share": 8, "synced": 1}, "timers"),
+        (CHILDREN, {"now": NOW, "of": "[1]", "share": 8, "synced": 1}, "timers"),
         (NEXT, {"after": NOW, "rooms": "[1]"}, "timers"),
         (TAKE, (1, 500), "gap_items"),
         (READY, (0,), "gap_items"),
@@ -365,11 +365,12 @@ async def test_what_is_deleted_is_wiped_soon_or_every_five_minutes_while_busy(
         for _ in range(6):
             await harness.advance(10_000)
         assert wiped == [10_000], "what another process may have left"
+        assert harness.clock.waits == [start + 10_000], "nothing was deleted since"
         await harness.remember(room, EventID("$one"), due=start + 9_000_000)
         for _ in range(125):
             await delete("handled_commands")
             await harness.advance(10_000)
-        assert wiped[1:] == [360_000, 660_000, 960_000, 1_260_000]
+        assert wiped[1:] == [310_000, 610_000, 910_000, 1_210_000]
         await delete("timers")
         await harness.advance(9_999)
         assert len(wiped) == 5

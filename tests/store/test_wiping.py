@@ -14,6 +14,7 @@ from random import Random
 import pytest
 
 from bot.core.lifetimes import LifetimeLimits
+from bot.core.topics import Topic
 from bot.core.types import Millis, UserID
 from bot.store import wiping
 from bot.store.database import Database
@@ -118,8 +119,10 @@ async def test_while_somebody_reads_the_database_it_is_put_off(
         backup.execute("BEGIN")
         backup.execute("SELECT count(*) FROM timers").fetchone()
         await come_and_go(store, Random(3), 1)
+        deleted = store.listen(Topic.DELETED)
         await store.wipe()
         assert on_disk(tmp_path, goes)
+        assert deleted.is_set()
     await store.wipe()
     assert on_disk(tmp_path, goes) == set()
 

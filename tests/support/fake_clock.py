@@ -56,3 +56,7 @@ class FakeClock:
         finally:
             del self._waiting[reached]
             woken.cancel()
+
+    async def rest(self, seconds: float) -> None:
+        """Give others a turn; no time passes."""
+        await asyncio.sleep(0)

@@ -17,7 +17,8 @@ INTRODUCTION: Final = """\
 
 Settings stand in `config.yaml`, as in [config.example.yaml](../config.example.yaml). A dot in a
 name below is a section there. Only `homeserver`, `user_id` and one way to log in are needed. A
-misspelt name is an error.
+misspelt name is an error. Where that file is, and how to give settings to a container, stands in
+[operating](operating.md#settings-of-your-own).
 
 Exactly one of `password`, `password_file`, `access_token_file` and `appservice.token_file` says how
 the bot logs in.

@@ -48,6 +48,8 @@ NOT_OF_A_ROOM = {
     "invitations.held_for",
     "invitations.rooms_held",
     "store.any_timer",
+    "store.fall_behind",
+    "store.not_all_seen",
     "store.clock_set_back",
     "store.next_expiry",
     "store.close",
@@ -260,6 +262,9 @@ ACTS: dict[str, list[Act]] = {
         lambda s, r: s.read_late(r, undecryptable("riddle"), [shows(r, "live")], NOW),
     ],
     "store.next_to_deliver": [lambda s, _: s.next_to_deliver(setting=False)],
+    "store.at_once": [
+        lambda s, _: s.at_once(lambda timers: timers.rooms_due(FAR, 0, 3, backlog=False))
+    ],
     "store.first_due": [lambda s, _: s.first_due()],
     "store.next_due": [lambda s, _: s.next_due(NOW)],
     "store.next_media": [lambda s, _: s.next_media()],

@@ -309,7 +309,7 @@ def belongings(store: Store, room: RoomID) -> dict[str, list[tuple[Any, ...]]]:
     return found
 
 
-NUMBERS = {"id", "room", "timer"}
+NUMBERS = {"id", "room", "timer", "unseen_up_to"}
 """Columns that count the rows of all rooms."""
 
 

@@ -220,19 +220,22 @@ class MediaRepository(Protocol):
 
 
 class KeyRing(Protocol):
-    """The room keys that were sent to the bot's device. Every call raises `DiskError`."""
+    """The room keys that were sent to the bot's device. Every call raises `DiskError`.
+
+    What a call does is on the disk when it returns.
+    """
 
     @property
     def sessions(self) -> dict[str, RoomID]:
         """The names of all keys, and the rooms that they are of."""
 
-    def ratchet(self, read: list[tuple[str, int]]) -> None:
+    async def ratchet(self, read: list[tuple[str, int]]) -> None:
         """Move keys past messages that were read: (name, place), so that they open no older one."""
 
-    def forget(self, session_ids: list[str]) -> None:
+    async def forget(self, session_ids: list[str]) -> None:
         """Delete keys."""
 
-    def scrub(self) -> None:
+    async def scrub(self) -> None:
         """Rewrite the store of keys, so that nothing of what was replaced is left in it."""
 
 

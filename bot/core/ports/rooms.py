@@ -47,6 +47,18 @@ class RoomStore(Protocol):
     async def rooms_of(self, room_ids: Sequence[RoomID]) -> dict[RoomID, Room]:
         """Return what is known of those of some rooms that are known."""
 
+    def note_synced(self, *, synced: bool) -> None:
+        """Note whether a sync has shown what came up to now, or that something is missing.
+
+        Until then what belongs to any message may not all be known.
+        """
+
+    async def not_all_seen(self) -> None:
+        """Something came into any room, maybe, that no sync will show.
+
+        So what belongs to the messages that have timers by now may not all be known.
+        """
+
 
 class ReviewStore(Protocol):
     """Rooms whose state is to be looked at."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import Protocol
+from collections.abc import Callable, Collection, Coroutine, Sequence
+from typing import Any, Protocol, TypeVar
 
 from bot.core.due import Candidate
 from bot.core.timers import PendingRelation, Timer, UnusedMedia
 from bot.core.types import EventID, Millis, RoomID
+
+T = TypeVar("T")
 
 
 class DueTimers(Protocol):
@@ -16,8 +18,8 @@ class DueTimers(Protocol):
     async def rooms_due(self, now: Millis, last: int, most: int, *, backlog: bool) -> list[int]:
         """Return up to `most` rooms that may act and in which something is due, by their numbers.
 
-        Those after the room `last` come first. `backlog`: what was overdue when it was stored;
-        else what is live.
+        Those after the room `last` come first. `backlog`: what was overdue when it was stored,
+        or fell behind; else what is live.
         """
 
     async def due(
@@ -31,11 +33,27 @@ class DueTimers(Protocol):
         """Return the first `share` that belong to each of these timers, are due and not tried."""
 
 
-class TimerStore(DueTimers, Protocol):
+class TimersAtOnce(Protocol):
+    """Timers whose time has come, several questions at once."""
+
+    async def at_once(self, work: Callable[[DueTimers], Coroutine[Any, Any, T]]) -> T:
+        """Run `work`, which awaits nothing but what it is given, and return what it returns."""
+
+
+class TimerStore(DueTimers, TimersAtOnce, Protocol):
     """Pending redactions. A row leaves only when its message is gone for certain."""
 
-    async def first_due(self) -> Millis | None:
-        """Return when the first timer of those in rooms that may act wants something."""
+    async def first_due(self, *, backlog: bool | None = None) -> Millis | None:
+        """Return when the first timer of those in rooms that may act wants something.
+
+        Of the live ones or of the backlog; `None`: of both.
+        """
+
+    async def fall_behind(self, before: Millis) -> None:
+        """Let what wanted something up to then, and is live, belong to the backlog from now on.
+
+        One call sees to a portion of it.
+        """
 
     async def next_due(self, after: Millis, rooms: Collection[int] = ()) -> Millis | None:
         """Return when, after this time, the next room that may act begins to want something.

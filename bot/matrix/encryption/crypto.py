@@ -259,20 +259,22 @@ class Crypto:
         """Whether a room key has come."""
         return bool(self._olm.sessions_of(room_id, session_id))
 
-    def ratchet(self, read: list[tuple[str, int]]) -> None:
+    async def ratchet(self, read: list[tuple[str, int]]) -> None:
         """See that what was read of these sessions can never be decrypted again with our keys."""
         with disk():
-            self._olm.ratchet(read)
+            async with self._olm.store.piece_aside():
+                self._olm.ratchet(read)
 
-    def forget(self, session_ids: list[str]) -> None:
+    async def forget(self, session_ids: list[str]) -> None:
         """Delete sessions that are of no more use."""
         with disk():
-            self._olm.forget(session_ids)
+            async with self._olm.store.piece_aside():
+                self._olm.forget(session_ids)
 
-    def scrub(self) -> None:
+    async def scrub(self) -> None:
         """See that nothing replaced can still be read from the crypto store."""
         with disk():
-            self._olm.scrub()
+            await self._olm.store.rewrite()
 
     @property
     def sessions(self) -> dict[str, RoomID]:

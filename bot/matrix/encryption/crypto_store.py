@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final
 
-from nio.crypto import OlmAccount, OlmDevice, Session
-from nio.store import DeviceKeys, Keys, OlmSessions, SqliteStore
-from peewee import SqliteDatabase
+from nio.crypto import (
+    DeviceStore,
+    GroupSessionStore,
+    InboundGroupSession,
+    OlmAccount,
+    OlmDevice,
+    Session,
+)
+from nio.store import (
+    DeviceKeys,
+    ForwardedChains,
+    Keys,
+    MegolmInboundSessions,
+    OlmSessions,
+    SqliteStore,
+)
+
+from bot.matrix.encryption.crypto_database import CryptoDatabase
 
 PRAGMAS: Final = {"foreign_keys": 1, "secure_delete": 1}
 """nio's own."""
 ROWS: Final = 500
 """Rows of one statement; SQLite takes 32,766 values."""
-
-
-class Bound(SqliteDatabase):  # type: ignore[misc]
-    """nio binds its tables to the database for every statement, which takes longer than that."""
-
-    bound = False
-
-    def bind_ctx(self, *arguments: Any, **options: Any) -> Any:
-        """Bind tables for a time; within a piece they are bound."""
-        return nullcontext() if self.bound else super().bind_ctx(*arguments, **options)
 
 
 class CryptoStore(SqliteStore):  # type: ignore[misc]
@@ -42,8 +48,8 @@ class CryptoStore(SqliteStore):  # type: ignore[misc]
             self.database.close()
             raise
 
-    def _create_database(self) -> Bound:
-        return Bound(self.database_path, pragmas=PRAGMAS)
+    def _create_database(self) -> CryptoDatabase:
+        return CryptoDatabase(self.database_path, PRAGMAS)
 
     @contextmanager
     def piece(self) -> Iterator[None]:
@@ -64,6 +70,28 @@ class CryptoStore(SqliteStore):  # type: ignore[misc]
             self._depth, self.database.bound = 0, False
             self._accounts.clear()
             self._channels.clear()
+
+    @asynccontextmanager
+    async def piece_aside(self) -> AsyncIterator[None]:
+        """Do the same, and wait for the disk in a thread; others in the event loop go on.
+
+        When it is over, all of it is on the disk: only then may anything be sent that depends on
+        it. Nothing is awaited within. Raises `OperationalError`, also where the store was loaded
+        again while it waited for its turn.
+        """
+        await self.database.turn()
+        self.database.keeps_open = True
+        try:
+            with self.piece():
+                yield
+        finally:
+            self.database.keeps_open = False
+        await self.database.run_aside("COMMIT")
+
+    async def rewrite(self) -> None:
+        """Write the file anew, so that no page of it holds what was written over."""
+        await self.database.turn()
+        await self.database.run_aside("VACUUM")
 
     def _write(self) -> None:
         for account in self._accounts:
@@ -111,6 +139,36 @@ class CryptoStore(SqliteStore):  # type: ignore[misc]
             for at in range(0, len(names), ROWS):
                 some = OlmSessions.session_id.in_(names[at : at + ROWS])
                 OlmSessions.delete().where(some).execute()
+
+    def load_inbound_group_sessions(self) -> GroupSessionStore:
+        """Load the room keys: nio asks the database once more for each of them."""
+        found = GroupSessionStore()
+        with self.database.bind_ctx(self.models):
+            chains: defaultdict[str, list[str]] = defaultdict(list)
+            for one in ForwardedChains.select().dicts():
+                chains[one["session"]].append(one["sender_key"])
+            mine = MegolmInboundSessions.account == self._get_account()
+            for row in MegolmInboundSessions.select().where(mine).dicts():
+                place = row["fp_key"], row["sender_key"], row["room_id"], self.pickle_key
+                chain = chains[row["session_id"]]
+                session = InboundGroupSession.from_pickle(row["session"], *place, chain)
+                found[session.room_id][session.sender_key][session.id] = session
+        return found
+
+    def load_device_keys(self) -> DeviceStore:
+        """Load the devices: nio asks for each one's keys, and compares it with all others."""
+        found = DeviceStore()
+        with self.database.bind_ctx(self.models):
+            keys: defaultdict[int, dict[str, str]] = defaultdict(dict)
+            for one in Keys.select().dicts():
+                keys[one["device"]][one["key_type"]] = one["key"]
+            mine = DeviceKeys.account == self._get_account()
+            for row in DeviceKeys.select().where(mine).dicts():
+                user_id, device_id = row["user_id"], row["device_id"]
+                found[user_id][device_id] = OlmDevice(
+                    user_id, device_id, keys[row["id"]], row["display_name"], row["deleted"]
+                )
+        return found
 
     def save_devices(self, devices: list[OlmDevice]) -> None:
         """Save devices and their keys: nio makes five statements for each."""

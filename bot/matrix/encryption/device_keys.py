@@ -108,12 +108,14 @@ class DeviceKeys:
         for portion in portions(list(self._olm.wedged_devices), CLAIMED):
             before = [self._olm.channel_to(one) for one in portion]
             await self._devices.open_channels(portion)
-            with self._olm.store.piece():
+            messages = []
+            async with self._olm.store.piece_aside():
                 for device, channel in zip(portion, before, strict=True):
                     # One that gave no key is tried again with its next message.
                     self._olm.wedged_devices.remove(device)
                     if self._olm.channel_to(device) is not channel:
-                        self._olm.unwedge(device)
+                        messages += self._olm.unwedge(device)
+            self._client.outgoing_to_device_messages.extend(messages)
         await self._send_waiting()
 
     async def _send_waiting(self) -> None:
@@ -125,11 +127,13 @@ class DeviceKeys:
         """Upload what the homeserver lacks of the device's own keys."""
         if not self._client.should_upload_keys and not self.fallback_wanted:
             return
-        content = self._olm.keys_to_upload(fallback=self.fallback_wanted)
+        async with self._olm.store.piece_aside():
+            content = self._olm.keys_to_upload(fallback=self.fallback_wanted)
         outcome = await self._request("POST", "/_matrix/client/v3/keys/upload", content)
         if isinstance(outcome, Done):
             counts = outcome.body.get("one_time_key_counts", {})
-            self._olm.uploaded(int(counts.get("signed_curve25519", 0)))
+            async with self._olm.store.piece_aside():
+                self._olm.uploaded(int(counts.get("signed_curve25519", 0)))
             self.fallback_wanted = False
             if self._lost:
                 self._lost = False

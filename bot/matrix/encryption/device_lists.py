@@ -118,8 +118,10 @@ class Devices:
             piece, changed = self._slices.piece(), list[OlmDevice]()
             while piece.goes_on() and (taken := next(waiting, None)) is not None:
                 changed += taken
-            with disk():
-                self._olm.store.save_devices(changed)
+            if changed:
+                with disk():
+                    async with self._olm.store.piece_aside():
+                        self._olm.store.save_devices(changed)
             await self._slices.rest(0)
 
     def _taking(self, portion: Sequence[UserID], found: Event) -> Iterator[list[OlmDevice]]:
@@ -185,10 +187,11 @@ class Devices:
         found = await self._ask("claim", body, "one_time_keys", CLAIM_WITHIN)
         waiting = deque(devices)
         while waiting:
-            piece = self._slices.piece()
-            with disk(), self._olm.store.piece():
-                while waiting and piece.goes_on():
-                    self._open(waiting.popleft(), found)
+            with disk():
+                async with self._olm.store.piece_aside():
+                    piece = self._slices.piece()
+                    while waiting and piece.goes_on():
+                        self._open(waiting.popleft(), found)
             await self._slices.rest(0)
 
     def _open(self, device: OlmDevice, found: Event) -> None:

@@ -100,7 +100,7 @@ class CarefulOlm(Channels):
             maker = max(self._makers, key=lambda one: len(self._makers[one]))
             self.forget([next(iter(self._makers[maker]))])
         self._remember(session)
-        self.inbound_group_store.add(session)
+        self.inbound_group_store[session.room_id][session.sender_key][session.id] = session
         self.save_inbound_group_session(session)
         self.arrived = True
 
@@ -185,10 +185,6 @@ class CarefulOlm(Channels):
                     found = MegolmInboundSessions.session_id == _row(session)
                     MegolmInboundSessions.delete().where(found).execute()
 
-    def scrub(self) -> None:
-        """Rewrite the crypto store, so that no page of it holds what was written over."""
-        self.store.database.execute_sql("VACUUM")
-
     # --- the account's own keys ----------------------------------------------------------
 
     def keys_to_upload(self, *, fallback: bool) -> dict[str, Any]:
@@ -241,6 +237,7 @@ class CarefulClient(Client):
     def load_again(self) -> None:
         """Forget what is in memory for what is on the disk."""
         before, self.olm = self.olm, None
+        before.store.database.settle()  # what is being written may be on its way a moment later
         try:
             self.load_store()
         except PeeweeException:

@@ -132,11 +132,16 @@ class Channels(ReadingOlm):
             return
         super()._mark_device_for_unwedging(sender, sender_key)
 
-    def unwedge(self, device: OlmDevice) -> None:
-        """Say to a device, by a channel that was made anew, that there is one."""
+    def unwedge(self, device: OlmDevice) -> list[Any]:
+        """Return what tells a device, by a channel that was made anew, that there is one.
+
+        It may be sent once the channel is on the disk.
+        """
         channel = self.channel_to(device)
-        if channel is not None:
-            self._queue_dummy_message(channel, device)
+        if channel is None:
+            return []
+        self._queue_dummy_message(channel, device)
+        return [self.outgoing_to_device_messages.pop()]
 
 
 KINDS: Final = ("ed25519", "curve25519")

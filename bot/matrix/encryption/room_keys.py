@@ -222,7 +222,7 @@ class RoomKeys:
         again: Outcome | None = None
         while waiting:
             alone = outbound.refused.get(_name(waiting[0]), 0) >= ALONE_AFTER
-            named, messages = self._seal(room_id, outbound, waiting, 1 if alone else PORTION)
+            named, messages = await self._seal(room_id, outbound, waiting, 1 if alone else PORTION)
             if not named:
                 await self._slices.rest(0)
                 continue
@@ -251,7 +251,7 @@ class RoomKeys:
         open_to = [one for one in devices if self._olm.channel_to(one) is not None]
         return deque(sorted(open_to, key=lambda one: outbound.refused.get(_name(one), 0)))
 
-    def _seal(
+    async def _seal(
         self, room_id: RoomID, outbound: Outbound, waiting: deque[OlmDevice], most: int
     ) -> tuple[list[Device], dict[str, dict[str, Event]]]:
         """Take devices off `waiting`; return who they are, and the message for each.
@@ -267,21 +267,26 @@ class RoomKeys:
         }
         named: list[Device] = []
         messages: dict[str, dict[str, Event]] = {}
-        piece = self._slices.piece()
-        with disk(), self._olm.store.piece():
-            while waiting and len(named) < most and piece.goes_on():
-                device = waiting.popleft()
-                try:
-                    sealed = self._olm.seal(device, "m.room_key", content)
-                except OperationalError:
-                    raise  # the disk's, not the device's
-                except Exception as error:  # noqa: BLE001 - made of a stranger's keys
-                    log.warning("a device's key could not be sealed (%s)", type(error).__name__)
-                    continue
-                if sealed is not None:
-                    named.append(_name(device))
-                    messages.setdefault(device.user_id, {})[device.id] = sealed
+        with disk():
+            async with self._olm.store.piece_aside():
+                piece = self._slices.piece()
+                while waiting and len(named) < most and piece.goes_on():
+                    device = waiting.popleft()
+                    sealed = self._sealed(device, content)
+                    if sealed is not None:
+                        named.append(_name(device))
+                        messages.setdefault(device.user_id, {})[device.id] = sealed
         return named, messages
+
+    def _sealed(self, device: OlmDevice, content: Event) -> Event | None:
+        """Return the message for a device; `None` where there is none to be made."""
+        try:
+            return self._olm.seal(device, "m.room_key", content)
+        except OperationalError:
+            raise  # the disk's, not the device's
+        except Exception as error:  # noqa: BLE001 - made of a stranger's keys
+            log.warning("a device's key could not be sealed (%s)", type(error).__name__)
+            return None
 
     async def _send(self, messages: dict[str, dict[str, Event]]) -> Outcome:
         where = path("sendToDevice", "m.room.encrypted", f"key-{secrets.token_hex(12)}")

@@ -7,11 +7,11 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-PIECE: Final = 0.015
+PIECE: Final = 0.01
 """Seconds of work after which others have their turn; what is begun is finished first.
 
 They are the processor's: a machine that has much else to do makes no piece so small that little
-but writing to the disk is left of it.
+but writing to the disk is left of it. Two pieces of different work may follow on each other.
 """
 MOST: Final = 50
 """Things done in one piece, however fast the machine is: a piece is one write to the disk."""

@@ -47,6 +47,8 @@ class ToDevice:
         self._verification = verification
         self._box: Inbox | None = None
         self._some_wait = asyncio.Event()
+        self._in_doubt: CarefulOlm | None = None
+        """The engine whose last piece nobody waited for: the disk may not have taken it."""
 
     @property
     def _olm(self) -> CarefulOlm:
@@ -68,7 +70,8 @@ class ToDevice:
                 self._offer(self._inbox, event)
             self._inbox.answer_ends()
         while len(self._inbox):
-            self._piece(len(self._inbox))
+            with self._all_or_again(), self._olm.store.piece():
+                self._open_some(len(self._inbox))
 
     async def take_by_slices(self, events: list[Any]) -> None:
         """Take the events of an answer, the first at once and others by turns with everybody else.
@@ -89,10 +92,10 @@ class ToDevice:
             inbox.answer_ends()
         left, until = AT_ONCE, self._slices.elapsed() + AT_ONCE_WITHIN
         while left > 0 and len(inbox) and self._slices.elapsed() < until:
-            left -= self._piece(left)
+            left -= await self._piece(left)
             await self._rest(inbox)
-        while not self._keep(inbox):
-            await self._rest(inbox)
+        with self._all_or_again():
+            await inbox.keep()
         if len(inbox):
             self._some_wait.set()
 
@@ -115,7 +118,7 @@ class ToDevice:
         """
         told_at = self._slices.elapsed()
         while len(self._inbox):
-            self._piece(len(self._inbox))
+            await self._piece(len(self._inbox))
             if self._slices.elapsed() - told_at >= TELL_EVERY:
                 told_at = self._slices.elapsed()
                 tell()
@@ -131,17 +134,19 @@ class ToDevice:
         if event.get("type") == "m.room.encrypted" and self._admits(event):
             inbox.put(event)
 
-    def _keep(self, inbox: Inbox) -> bool:
-        with self._all_or_again():
-            return inbox.keep()
-
-    def _piece(self, most: int) -> int:
+    async def _piece(self, most: int) -> int:
         """Open at most so many of what waits, as one transaction; return how many it were."""
+        opened = 0
+        with self._all_or_again():
+            async with self._olm.store.piece_aside():
+                opened = self._open_some(most)
+        return opened
+
+    def _open_some(self, most: int) -> int:
         piece, opened = self._slices.piece(), 0
-        with self._all_or_again(), self._olm.store.piece():
-            while opened < most and len(self._inbox) and piece.goes_on():
-                self._open(self._inbox.next())
-                opened += 1
+        while opened < most and len(self._inbox) and piece.goes_on():
+            self._open(self._inbox.next())
+            opened += 1
         return opened
 
     def _open(self, event: Event) -> None:
@@ -165,10 +170,18 @@ class ToDevice:
 
         What was opened in memory only could not be opened again.
         """
+        if self._in_doubt is self._olm:
+            with disk():
+                self._client.load_again()
+        before = self._olm
         try:
             with disk():
                 yield
+        except asyncio.CancelledError:
+            self._in_doubt = before
+            raise
         except DiskError:
-            with disk():
-                self._client.load_again()
+            if self._olm is before:  # nobody else met it too, and was first
+                with disk():
+                    self._client.load_again()
             raise

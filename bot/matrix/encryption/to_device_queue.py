@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import OrderedDict, deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import islice
@@ -101,8 +102,9 @@ class Inbox:
                     self._digests.discard(dropped[-1].digest)
                 if not lane:
                     del self._lanes[sender]
-        if dropped:
-            log.warning("more keys came than can wait: %d were dropped", len(dropped))
+        if not dropped:
+            return
+        log.warning("more keys came than can wait: %d were dropped", len(dropped))
         with self.store.piece():
             for one in dropped:
                 if not one.text:
@@ -124,13 +126,19 @@ class Inbox:
         event: Event = json.loads(text)
         return event
 
-    def keep(self) -> bool:
-        """Write some of what waits to the disk; whether all of it is there now."""
-        new = ((sender, one) for sender, lane in self._lanes.items() for one in lane if one.text)
-        some = list(islice(new, WRITTEN))
-        with self.store.piece():
-            rows = [(one.digest, sender, one.text) for sender, one in some]
-            self._database.connection().executemany(KEEP, rows)
+    async def keep(self) -> None:
+        """Write what waits to the disk, a piece at a time. When it returns, it is there."""
+        while next(self._not_there(), None) is not None:
+            async with self.store.piece_aside():
+                self._keep_some()
+
+    def _not_there(self) -> Iterator[tuple[str, Waiting]]:
+        """Give what is not on the disk yet, each with its sender."""
+        return ((sender, one) for sender, lane in self._lanes.items() for one in lane if one.text)
+
+    def _keep_some(self) -> None:
+        some = list(islice(self._not_there(), WRITTEN))
+        rows = [(one.digest, sender, one.text) for sender, one in some]
+        self._database.connection().executemany(KEEP, rows)
         for _, one in some:
-            one.text = ""
-        return len(some) < WRITTEN
+            one.text = ""  # whoever opens it from now on finds it in the database

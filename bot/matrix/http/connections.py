@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import aiohttp
 
 from bot.core.proxies import find_proxy
+
+KEPT: Final = 50.0
+"""Seconds that an idle connection is kept, so that the next redaction need not wait for one.
+
+Less than homeservers and their proxies keep it: Synapse does for 60, nginx for 75.
+"""
 
 
 def new_session(
@@ -24,7 +30,7 @@ def new_session(
     return aiohttp.ClientSession(
         # The bot itself bounds what is under way: requests that nobody answers must not use up
         # the hundred connections of aiohttp's own pool, which the sync waits for as well.
-        connector=aiohttp.TCPConnector(limit=0),
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEPT),
         timeout=aiohttp.ClientTimeout(total=within),
         headers=headers,
         proxy=proxy.url if proxy else None,

@@ -6,10 +6,13 @@ event must not make a whole answer unreadable: the answer to a sync comes again 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import re
 from typing import Any, Final
+
+from bot.matrix.http.json_portions import PORTION, Portions, Steps, run_through
 
 DEEPEST: Final = 100
 """Levels of objects and lists that are read. Python 3.11 takes 1,000 with all that is called, and
@@ -33,22 +36,38 @@ def read(raw: bytes | bytearray) -> tuple[Any, int]:
     What is nested too deeply, numbers without end and numbers that are none become null. Bytes
     that are no UTF-8, and halves of surrogate pairs, become U+FFFD. Takes linear time.
     """
+    return run_through(_read(raw, 0))
+
+
+async def read_by_portions(raw: bytes | bytearray, levels: int) -> tuple[Any, int]:
+    """Return the same, while others have turns.
+
+    `levels`: of objects and lists that are gone through; what stands in them is short.
+    """
+    steps = _read(raw, levels if len(raw) > PORTION else 0)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            found: tuple[Any, int] = end.value
+            return found
+        await asyncio.sleep(0)
+
+
+def _read(raw: bytes | bytearray, levels: int) -> Steps[tuple[Any, int]]:
     raw, halves = _whole_pairs(raw)
+    yield
     reader = _Reader(halves)
     try:
-        found = reader.decode(raw)
-        deep = _is_deeper(found)
+        return (yield from reader.steps(raw, levels)), reader.cut
     except RecursionError:
-        deep = True
+        pass
     except ValueError:
         return None, 0
-    if not deep:
-        return found, reader.cut
-    found = None  # it may be large, and is read anew
-    raw, cuts = _without_depths(raw)
+    raw, cuts = yield from _without_depths(raw)
     reader = _Reader(halves + cuts)
     try:
-        return reader.decode(raw), reader.cut
+        return (yield from reader.steps(raw, levels)), reader.cut
     except (ValueError, RecursionError):
         return None, 0
 
@@ -59,8 +78,8 @@ class _Reader:
     def __init__(self, cut: int) -> None:
         self.cut = cut
 
-    def decode(self, raw: bytes | bytearray) -> Any:
-        """Raises `ValueError` and `RecursionError`."""
+    def steps(self, raw: bytes | bytearray, levels: int) -> Steps[Any]:
+        """Raises `ValueError`, and `RecursionError` where something stands too deep."""
         try:
             text = str(raw, "utf-8-sig")
         except UnicodeDecodeError:
@@ -72,7 +91,17 @@ class _Reader:
             parse_constant=self._constant,
             strict=False,
         )
-        return decoder.decode(text)
+
+        def scan(text: str, at: int) -> tuple[Any, int]:
+            found, end = decoder.raw_decode(text, at)
+            # Few brackets cannot stand deep. This is quick to see, and true of nearly all events.
+            if text.count("{", at, end) + text.count("[", at, end) > DEEPEST - levels and (
+                _is_deeper(found, DEEPEST - levels)
+            ):
+                raise RecursionError
+            return found, end
+
+        return (yield from Portions(text, scan, levels).steps())
 
     def _integer(self, digits: str) -> int | None:
         if len(digits) <= MOST_DIGITS:
@@ -109,10 +138,10 @@ def _whole_pairs(raw: bytes | bytearray) -> tuple[bytes | bytearray, int]:
     return (mended, halves) if halves else (raw, 0)
 
 
-def _is_deeper(found: Any) -> bool:
-    """Whether something stands deeper than may be; level by level, without recursion."""
+def _is_deeper(found: Any, most: int) -> bool:
+    """Whether it has more levels; looked at level by level, without recursion."""
     level = [found] if isinstance(found, dict | list) else []
-    for _ in range(DEEPEST):
+    for _ in range(most):
         if not level:
             return False
         level = [
@@ -124,12 +153,15 @@ def _is_deeper(found: Any) -> bool:
     return bool(level)
 
 
-def _without_depths(raw: bytes | bytearray) -> tuple[bytearray, int]:
+def _without_depths(raw: bytes | bytearray) -> Steps[tuple[bytearray, int]]:
     """Put null where a level too many begins; return what is left, and how often."""
     kept, view = bytearray(), memoryview(raw)
-    depth = start = cuts = 0
+    depth = start = cuts = turns = 0
     for token in _TOKEN.finditer(raw):
         at, end = token.span()
+        if at // PORTION > turns:
+            turns = at // PORTION
+            yield
         sign, size = raw[at], end - at
         if sign in b"[{":
             if depth <= DEEPEST < depth + size:

@@ -19,6 +19,10 @@ log = logging.getLogger(__name__)
 
 ANSWER_WITHIN: Final = 30.0
 """Seconds for one request; a long poll gets its own time on top."""
+LEVELS: Final = 2
+"""Levels of an answer down to what it is long for: the answer itself, and its events or members."""
+SYNC_LEVELS: Final = 6
+"""Those of a sync's answer down to an event: answer, rooms, join, room, timeline, events."""
 
 
 class Requests:
@@ -41,10 +45,10 @@ class Requests:
         """Make one request, once; return the outcome's name.
 
         An answer of more than `most` bytes, or of more objects and lists than `parts`, is not
-        read: the outcome is `answers.TOO_LARGE`. `trim`: see `read`. Where the access token has
-        ended, there is a new one first; where it cannot be had now, the outcome says why. Raises
-        `TokenRejectedError` when the bot has no way to log in any more, and `DiskError` when a new
-        token cannot be stored.
+        read: the outcome is `answers.TOO_LARGE`. `trim`: it answers a sync, see `read`. Where the
+        access token has ended, there is a new one first; where it cannot be had now, the outcome
+        says why. Raises `TokenRejectedError` when the bot has no way to log in any more, and
+        `DiskError` when a new token cannot be stored.
         """
         renewal = self._client.renewal
 
@@ -88,7 +92,9 @@ class Requests:
             return Unreachable(reason=reason(error))
         if raw is None or (parts is not None and raw.count(b"{") + raw.count(b"[") > parts):
             return responses.TOO_LARGE
-        return responses.name(response.status, responses.parse(raw), response.headers)
+        levels = SYNC_LEVELS if trim else LEVELS
+        found = await responses.parse_by_portions(raw, levels)
+        return responses.name(response.status, found, response.headers)
 
     async def must(self, method: str, where: str, body: Any = None, *, most: int = SMALL) -> Event:
         """Make a request that has to succeed; return its answer. Raises `OutcomeError`."""

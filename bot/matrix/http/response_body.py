@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Final
 
@@ -15,6 +16,8 @@ LARGE: Final = 64 << 20
 """Bytes read of what brings events or many people's keys."""
 SMALL: Final = 8 << 20
 """Bytes read of any other answer; the longest are the members of a big room."""
+AT_ONCE: Final = 64 << 10
+"""Bytes that are looked through without a turn for others: a few milliseconds."""
 
 
 async def read(
@@ -29,12 +32,12 @@ async def read(
     trimmer: Trimmer | None = None
     async for piece in response.content.iter_any():
         if trimmer is not None:
-            trimmer.take(piece)
+            await _trim(trimmer, piece)
         else:
             body += piece
             if trim and len(body) > TRIMS_FROM:
                 trimmer = Trimmer()
-                trimmer.take(bytes(body))
+                await _trim(trimmer, bytes(body))
                 body = trimmer.kept
         if len(body) > most:
             response.close()
@@ -43,3 +46,10 @@ async def read(
     if trimmer is not None and trimmer.cut:
         log.warning("left out %d too long messages to the device", trimmer.cut)
     return body
+
+
+async def _trim(trimmer: Trimmer, piece: bytes) -> None:
+    """Look through the next piece; others have turns between."""
+    for start in range(0, len(piece), AT_ONCE):
+        trimmer.take(piece[start : start + AT_ONCE])
+        await asyncio.sleep(0)

@@ -45,7 +45,9 @@ TIMELINE: Final = 100
 """Events of a room in one sync; Synapse's own limit."""
 
 DEFAULT_WAIT: Final[Millis] = 5_000
-SHORTEST_WAIT: Final[Millis] = 500
+SHORTEST_WAIT: Final[Millis] = 100
+UNTOLD_WAIT: Final[Millis] = 500
+"""Where it says that there is nothing to wait for."""
 LONGEST_WAIT: Final[Millis] = 600_000
 """Whoever asks for more rest than this is asked again all the same: it may be a mistake."""
 
@@ -112,7 +114,15 @@ def parse(raw: bytes | bytearray) -> Any:
 
     What cannot be represented is left out; see `lenient_json`.
     """
-    found, cut = lenient_json.read(raw)
+    return _tell_of_cuts(*lenient_json.read(raw))
+
+
+async def parse_by_portions(raw: bytes | bytearray, levels: int) -> Any:
+    """Return the same of a long answer, while others have turns; see `lenient_json`."""
+    return _tell_of_cuts(*await lenient_json.read_by_portions(raw, levels))
+
+
+def _tell_of_cuts(found: Any, cut: int) -> Any:
     if cut:
         log.warning("left out %d parts of what came: too deep, or no number or text at all", cut)
     return found
@@ -143,7 +153,7 @@ def _wait(body: Any, headers: Mapping[str, str]) -> Millis:
             min(asked, 10**15) // 1000,
             LONGEST_WAIT // 1000,
         )
-    return max(SHORTEST_WAIT, min(asked, LONGEST_WAIT))
+    return max(SHORTEST_WAIT, min(asked, LONGEST_WAIT)) if asked > 0 else UNTOLD_WAIT
 
 
 def _asked(body: Any, headers: Mapping[str, str]) -> Millis:

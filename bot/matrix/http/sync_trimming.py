@@ -11,13 +11,21 @@ from typing import Final
 
 LONGEST: Final = 64 << 10
 """Bytes of a to-device event: as many as a room's event may have. A room key has about 1,000."""
-TRIMS_FROM: Final = 1 << 20
+TRIMS_FROM: Final = 4 << 20
 """Bytes of an answer that are read as they come; more than this is looked through."""
 EVENT: Final = 4
 """How deep a to-device event stands: answer, `to_device`, `events`, event."""
 
-_TOKEN: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+("?)|[\[{]++|[\]}]++', re.DOTALL)
-"""A string, and whether it ends here; or brackets side by side."""
+KEY: Final = b'"to_device"'
+MOST_BEFORE: Final = 100
+"""Bytes before an object that are kept to find its key; homeservers write no more than a colon."""
+
+_TOKEN: Final = re.compile(
+    rb'(?:[^"\[\]{}]++|"[^"\\]*+(?:\\.[^"\\]*+)*+")++'
+    rb'|("[^"\\]*+(?:\\.[^"\\]*+)*+)|[\[{]++|[\]}]++',
+    re.DOTALL,
+)
+"""All that stands between two brackets; a string that does not end here; brackets side by side."""
 _REST: Final = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+("?)', re.DOTALL)
 """The rest of a string."""
 
@@ -32,8 +40,8 @@ class Trimmer:
         self._in_text = False
         self._escapes = False
         """The last piece ended with a backslash."""
-        self._key = bytearray()
-        """The answer's own key that was read last."""
+        self._before = bytearray()
+        """What stands before the answer's part that is being read: the end of it, with its key."""
         self._began: int | None = None
         """Where in `kept` the to-device event begins that is being read."""
         self._skips = False
@@ -44,34 +52,39 @@ class Trimmer:
         """Take the next piece of the answer, which is not empty."""
         self._copied = place = 0
         if self._in_text and (rest := _REST.match(piece, int(self._escapes))):
-            place = self._text(piece, rest)
+            place = self._text(piece, rest, unfinished=not rest[1])
         for token in _TOKEN.finditer(piece, place):
             at, end = token.span()
             size = end - at
-            if piece[at] in b'"':
-                if self._depth == 1:
-                    self._key.clear()
-                self._text(piece, token)
-            elif piece[at] in b"[{":
-                if self._depth < EVENT <= self._depth + size and self._key == b'"to_device"':
+            if piece[at] in b"[{":
+                if self._depth < EVENT <= self._depth + size and self._is_to_device():
                     self._copy(piece, at + EVENT - 1 - self._depth)
                     self._began = len(self.kept)
                 self._depth += size
-            else:
+            elif piece[at] in b"]}":
                 if self._depth - size < EVENT <= self._depth and self._began is not None:
                     self._copy(piece, at + 1 + self._depth - EVENT)
                     self._end()
                 self._depth -= size
+                if self._depth <= 1:
+                    self._before.clear()
+            elif self._text(piece, token, unfinished=token[1] is not None) == len(piece):
+                break
         self._copy(piece, len(piece))
 
-    def _text(self, piece: bytes, found: re.Match[bytes]) -> int:
-        """Take what there is of a string; return where that ends."""
-        self._in_text = not found[1]
+    def _text(self, piece: bytes, found: re.Match[bytes], *, unfinished: bool) -> int:
+        """Take what stands between two brackets; return where it ends."""
+        self._in_text = unfinished
         # An escape that the piece breaks off was not matched.
-        self._escapes = self._in_text and found.end() < len(piece)
-        if self._depth == 1 and len(self._key) < LONGEST:
-            self._key += found[0]
-        return len(piece) if self._in_text else found.end()
+        self._escapes = unfinished and found.end() < len(piece)
+        if self._depth == 1:
+            self._before += found[0][-MOST_BEFORE:]
+            del self._before[:-MOST_BEFORE]
+        return len(piece) if unfinished else found.end()
+
+    def _is_to_device(self) -> bool:
+        """Whether the answer's part that is being read holds the to-device events."""
+        return self._before.rstrip(b" \t\r\n:").endswith(KEY)
 
     def _copy(self, piece: bytes, end: int) -> None:
         """Keep the piece up to `end`, unless it belongs to what is left out."""

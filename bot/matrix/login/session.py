@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+import vodozemac
 from nio import AsyncClientConfig
 from nio.store import SqliteStore
 from peewee import PeeweeException
@@ -131,6 +132,12 @@ def _be(client: CarefulClient, known: Identity, data_dir: Path, topics: Topics |
         raise DiskError(
             f"{data_dir / 'crypto'}: {error}; if it is damaged, put a backup in its place, or move"
             " device.json and crypto out of data_dir: the bot then logs in as a new device"
+        ) from error
+    except vodozemac.LibolmPickleException as error:
+        raise DiskError(
+            f"{data_dir / 'crypto'}: the pickle key does not open the encryption keys; give the bot"
+            " the one it had, or move device.json and crypto out of data_dir: the bot then logs in"
+            " as a new device"
         ) from error
     return Matrix(client, topics)
 

@@ -294,7 +294,7 @@ async def test_a_member_cannot_wind_a_session_back_or_take_it_over(
     writer = Writer(alice)
     old = writer.write("said long ago")
     bot.feed(alice.tell(bot, "m.room_key", writer.room_key()))
-    bot.crypto.ratchet([(writer.session.id, 0)])
+    await bot.crypto.ratchet([(writer.session.id, 0)])
     for who in (alice, mallory):
         bot.feed(who.tell(bot, "m.room_key", writer.room_key()))
     assert await bot.reads(old) is None
@@ -309,15 +309,15 @@ async def test_nothing_in_the_store_opens_what_was_read(alice: Peer, bot: Bot) -
     bot.feed(alice.tell(bot, "m.room_key", writer.room_key()))
     events = [writer.write(f"message {number}") for number in range(5)]
     assert [await bot.reads(event) for event in events] == [f"message {n}" for n in range(5)]
-    bot.crypto.ratchet([(writer.session.id, 2)])
+    await bot.crypto.ratchet([(writer.session.id, 2)])
     assert [await bot.reads(event) for event in events[:3]] == [None] * 3
     assert await bot.reads(events[4]) == "message 4"
-    bot.crypto.scrub()
+    await bot.crypto.scrub()
     bot.restart()
     bot.meet(alice)
     assert [await bot.reads(event) for event in events[:3]] == [None] * 3
     assert await bot.reads(events[3]) == "message 3"
-    bot.crypto.forget([writer.session.id])
+    await bot.crypto.forget([writer.session.id])
     bot.restart()
     bot.meet(alice)
     assert await bot.reads(events[4]) is None
@@ -372,7 +372,7 @@ async def test_a_deeply_nested_message_is_no_command_and_stops_nothing(
 async def test_a_session_at_its_end_is_deleted(alice: Peer, bot: Bot) -> None:
     writer = Writer(alice)
     bot.feed(alice.tell(bot, "m.room_key", writer.room_key()))
-    bot.crypto.ratchet([(writer.session.id, 2**32 - 1)])
+    await bot.crypto.ratchet([(writer.session.id, 2**32 - 1)])
     assert bot.crypto.sessions == {}
     bot.restart()
     assert bot.crypto.sessions == {}
@@ -389,7 +389,7 @@ async def test_a_member_who_files_anothers_session_first_does_not_silence_her(
     bot.feed(alice.tell(bot, "m.room_key", writer.room_key()))
     first = writer.write("said first")
     assert await bot.reads(first) == "said first"
-    bot.crypto.ratchet([(writer.session.id, 0)])
+    await bot.crypto.ratchet([(writer.session.id, 0)])
     bot.restart()
     bot.meet(alice, mallory)
     assert await bot.reads(writer.write("said later")) == "said later"

@@ -91,7 +91,7 @@ async def test_a_sync_is_read_on_whatever_is_in_it(server: RawServer, matrix: Ma
 async def test_a_sync_is_read_however_long_the_messages_to_the_device(
     server: RawServer, matrix: Matrix, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bot.matrix.client.LARGE", 1 << 20)
+    monkeypatch.setattr("bot.matrix.client.LARGE", 5 << 20)
     long = b'{"type": "m.dummy", "sender": "@mallory:x", "content": {"a": "%b"}}' % (
         b"x" * (1 << 20)
     )
@@ -102,10 +102,10 @@ async def test_a_sync_is_read_however_long_the_messages_to_the_device(
         heard.extend(events)
 
     monkeypatch.setattr(matrix.crypto._to_device, "take_by_slices", take)
-    events = b", ".join([long] * 8 + [short])
+    events = b", ".join([long] * 12 + [short])
     server.body = b'{"to_device": {"events": [%b]}, "next_batch": "s2"}' % events
     assert (await matrix.sync("s1", 0)).next_batch == "s2"
-    assert heard == [None] * 8 + [json.loads(short)]
+    assert heard == [None] * 12 + [json.loads(short)]
 
 
 async def test_a_sync_of_too_many_parts_is_asked_for_again_with_less(
@@ -318,6 +318,6 @@ async def test_a_room_key_for_no_real_room_stands_in_nobodys_way(alice: Peer, bo
     bot.feed(alice.tell(bot, "m.room_key", writer.room_key("!\ud800:example.org")))
     for room_id in bot.crypto.sessions.values():
         assert room_id.encode()
-    bot.crypto.ratchet([(session_id, 0) for session_id in bot.crypto.sessions])
+    await bot.crypto.ratchet([(session_id, 0) for session_id in bot.crypto.sessions])
     await asyncio.sleep(0)
     bot.restart()

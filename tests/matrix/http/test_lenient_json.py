@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import json
 import sqlite3
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from bot.core.types import RoomID, UserID
 from bot.matrix.http import lenient_json, responses
+from bot.matrix.http.json_portions import PORTION, run_through
 from bot.matrix.http.lenient_json import DEEPEST, read
 from bot.matrix.http.sync_trimming import LONGEST, Trimmer
 
@@ -152,6 +154,35 @@ def test_no_document_whatever_hides_a_good_message(odd: bytes, place: str) -> No
     raw = answer(odd, place)
     assert GOOD in found_in(raw)
     bear(responses.parse(raw))
+
+
+@settings(max_examples=200, deadline=None)
+@given(odd=documents, place=st.sampled_from(PLACES), levels=st.integers(0, 9))
+def test_portions_come_to_what_is_read_at_once(odd: bytes, place: str, levels: int) -> None:
+    raw = answer(odd, place)
+    whole = run_through(lenient_json._read(raw, 0))
+    assert repr(run_through(lenient_json._read(raw, levels))) == repr(whole)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    signs=st.lists(st.sampled_from([*'[]{},:"', '"a"', " ", "1", "\t\n", "null", "\\"])),
+    levels=st.integers(1, 5),
+)
+def test_portions_of_what_is_no_json_are_nothing(signs: list[str], levels: int) -> None:
+    raw = "".join(signs).encode()
+    assert run_through(lenient_json._read(raw, levels)) == read(raw)
+
+
+async def test_others_have_turns_while_a_long_answer_is_read() -> None:
+    raw = json.dumps({"rooms": {"events": [GOOD] * 4_000}}).encode()
+    reading = asyncio.create_task(lenient_json.read_by_portions(raw, 3))
+    turns = 0
+    while not reading.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert await reading == (json.loads(raw), 0)
+    assert turns > len(raw) // PORTION
 
 
 plain = st.recursive(

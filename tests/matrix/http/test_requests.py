@@ -517,7 +517,7 @@ async def test_only_of_a_long_sync_too_long_messages_are_left_out(
     matrix: Watched, stand_in: StandIn
 ) -> None:
     few = {"to_device": {"events": [{"body": "x" * 70_000}]}}
-    many = few | {"rest": "y" * 1_100_000}
+    many = few | {"rest": "y" * 4_200_000}
     for body, trim, expected in (
         (few, True, few),
         (few, False, few),

@@ -57,6 +57,7 @@ HTML = {"Content-Type": "text/html; charset=utf-8"}
         (200, [], {}, Failed(status=200)),
         (200, "ok", {}, Failed(status=200)),
         (429, error(LIMITED, retry_after_ms=1_234), {}, RateLimited(retry_after=1_234)),
+        (429, error(LIMITED, retry_after_ms=1), {}, RateLimited(retry_after=100)),
         (429, error(LIMITED, retry_after_ms=0), {}, RateLimited(retry_after=500)),
         (429, error(LIMITED, retry_after_ms=3_600_000), {}, RateLimited(retry_after=600_000)),
         (429, error(LIMITED, retry_after_ms=10**30), {}, RateLimited(retry_after=600_000)),
