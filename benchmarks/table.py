@@ -51,7 +51,7 @@ def _ours(row: Row, unit: str) -> str:
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    unit = f" {row.unit}" if row.unit and row.unit != "per second" else row.unit
+    unit = f" {row.unit}" if row.unit else ""
     return (
         row.work,
         row.measure,
