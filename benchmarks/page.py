@@ -31,7 +31,8 @@ what `scripts/bench` measured; no number in it was typed.
 - **APScheduler** (with its SQLite store) and **a coroutine each** (one for a message) are
   what a Python engineer would write first.
 
-All databases are in memory (`/dev/shm`), so that no disk is measured. Where a run was repeated, a
+The bot's database and Synapse's SQLite are in memory where there is space (`/dev/shm`), so that no
+disk is measured. Where a run was repeated, a
 number is the median, and behind it stand the least and the most of ours. What stands under "ideal"
 is the best of its widths.
 
