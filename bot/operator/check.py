@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -24,12 +25,15 @@ from bot.matrix.login.device import Identity, load_identity
 from bot.matrix.synapse.admin import Admin
 from bot.matrix.synapse.media import Media
 from bot.operator.environment_check import surroundings
-from bot.operator.login_check import Finding, Visit, files, rate, short
+from bot.operator.login_check import Finding, Visit, as_it_is, files, rate, short
 from bot.services.device_signing import REMEDIES, WORDS
 from bot.store.folder_lock import LockError, try_lock
 
 OLDEST: Final = (1, 5)
 """The oldest version of the client-server API whose requests are all that the bot uses."""
+NO_LOGIN: Final = Finding(
+    good=False, what="encryption keys: no login", remedy="mend the login first"
+)
 
 
 async def check(
@@ -77,13 +81,18 @@ async def findings(
             known = None  # the bot will log in anew
         if settings.as_token_text():
             client.speak_for(settings.user_id, known.device_id if known else None)
-        yield await visit.log_in(known)
+        login = await visit.log_in(known)
+        yield login
         yield await rate(settings, admin_token_file)
-        keys = await _keys(matrix, settings, known, visit.device_id)
-        yield keys
-        if keys.good and known is not None:
-            async for finding in _identity(matrix, settings, known):
-                yield finding
+        carry = visit.carry if login.good else as_it_is
+        try:
+            keys = await carry(lambda: _keys(matrix, settings, known, visit.device_id))
+            yield keys
+            if keys.good and known is not None:
+                for finding in await carry(partial(_identity, matrix, settings, known)):
+                    yield finding
+        except TokenRejectedError:
+            yield NO_LOGIN
         token = settings.admin_token_text()
         if token is not None:
             yield await files(Media(Admin(settings.homeserver, token), settings.own_server))
@@ -154,10 +163,7 @@ async def _keys(
         what = "encryption keys: the crypto store is gone"
         return Finding(good=False, what=what, remedy=remedy)
     query = {"device_keys": {settings.user_id: [device_id]}}
-    try:
-        outcome = await matrix.request("POST", path("keys", "query"), query)
-    except TokenRejectedError:
-        return Finding(good=False, what="encryption keys: no login", remedy="mend the login first")
+    outcome = await matrix.request("POST", path("keys", "query"), query)
     answer = outcome.body if isinstance(outcome, Done) else {}
     found = device_keys(answer, settings.user_id, device_id)
     if found is None and not ours:
@@ -177,19 +183,19 @@ async def _keys(
     return Finding(good=True, what="encryption keys are in place")
 
 
-async def _identity(matrix: Matrix, settings: Settings, known: Identity) -> AsyncIterator[Finding]:
+async def _identity(matrix: Matrix, settings: Settings, known: Identity) -> list[Finding]:
     """Look at the cross-signing keys and, if there is a recovery key, at what it opens."""
-    signing = CrossSigning(matrix, settings.data_dir)
+    signing, found = CrossSigning(matrix, settings.data_dir), list[Finding]()
     try:
         signing_state, _ = await signing.look(known.device_id)
-        yield _signed(signing_state)
+        found.append(_signed(signing_state))
         key = settings.recovery_key()
         if key is not None:
-            yield await _recovery(matrix, key, signing.master)
+            found.append(await _recovery(matrix, key, signing.master))
     except OutcomeError as error:
-        yield Finding(
-            good=False, what=f"cross-signing: {short(error.outcome)}", remedy="try again later"
-        )
+        what = f"cross-signing: {short(error.outcome)}"
+        found.append(Finding(good=False, what=what, remedy="try again later"))
+    return found
 
 
 def _signed(signing_state: SigningState) -> Finding:

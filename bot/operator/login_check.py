@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from bot.app import credentials_of
 from bot.config import Settings
@@ -28,6 +31,8 @@ from bot.matrix.synapse.media import Media
 from bot.operator.identity import OperatorError
 from bot.operator.rate_limit import LIFTED, look, read_token
 from bot.services.media_deletion import FORBIDDEN, REJECTED, trouble_of
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +82,11 @@ async def files(media: Media) -> Finding:
     if trouble not in {REJECTED, FORBIDDEN}:
         remedy = "mend that, or set media.delete to false" if trouble else "try again later"
     return Finding(good=False, what=f"files: {trouble or short(outcome)}", remedy=remedy)
+
+
+async def as_it_is(ask: Callable[[], Awaitable[T]]) -> T:
+    """Ask with the login that there is. Raises `TokenRejectedError`."""
+    return await ask()
 
 
 class Visit:
@@ -151,10 +161,22 @@ class Visit:
         self._own = True
         return Finding(good=True, what=works)
 
+    async def carry(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Ask; should the login end meanwhile, ask once more with the next one.
+
+        Raises `TokenRejectedError` where there is none.
+        """
+        try:
+            return await ask()
+        except TokenRejectedError:
+            await self._by_password("")
+            return await ask()
+
     async def leave(self) -> None:
         """Leave no device behind."""
         if self._own:
-            await self._matrix.request("POST", path("logout"), {})
+            with suppress(TokenRejectedError):
+                await self._matrix.request("POST", path("logout"), {})
 
 
 def _refused_service(error: TokenRejectedError) -> Finding:
