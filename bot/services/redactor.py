@@ -88,6 +88,7 @@ class Redactor:
         self._pace = Throughput()
         self._lanes = Lanes()
         self._last_room = 0
+        self._last_late: Millis = 0
         self._ahead = Ahead(store)
         self._log = RedactionLog(store, self._pace)
 
@@ -132,9 +133,7 @@ class Redactor:
             await self._ahead.look(now, first)
             return first
         self._start(group, self._ahead.take(now), now, Lane(backlog=False))
-        live = await self._store.first_due(backlog=False)
-        if not self._pace.limited and live is not None and live < now - FRESH:
-            await self._store.fall_behind(now - FRESH)
+        await self._let_late_ones_wait(now)
         busy = self._in_flight.rooms
         for lane in self._lanes.order(limited=self._pace.limited, busy=busy):
             at = await self._store.first_due(backlog=lane.backlog)
@@ -149,6 +148,15 @@ class Redactor:
         if following is not None and following <= now + AHEAD:
             await self._ahead.look(now, following)
         return min((one for one in (waits, following) if one is not None), default=None)
+
+    async def _let_late_ones_wait(self, now: Millis) -> None:
+        """Let what is late belong to the backlog; a portion at a time, however much that is."""
+        if self._pace.limited or 0 <= now - self._last_late < FRESH:
+            return
+        live = await self._store.first_due(backlog=False)
+        if live is not None and live < now - FRESH:
+            self._last_late = now
+            await self._store.fall_behind(now - FRESH)
 
     async def _begin_lane(self, group: asyncio.TaskGroup, now: Millis, lane: Lane) -> None:
         """Start what may begin of the live messages, or of the backlog."""
