@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
 from bot.core.policy import NewTimer
@@ -14,11 +14,10 @@ from bot.store.retries import first_ready, next_ready, put_off
 
 ADD: Final = (
     "INSERT INTO timers (room, event_id, due, retry_at, backlog, from_local_clock)"
-    " SELECT ?, json_extract(value, '$[0]'), json_extract(value, '$[1]'),"
-    " json_extract(value, '$[1]'), json_extract(value, '$[2]'), json_extract(value, '$[3]')"
-    " FROM json_each(?) WHERE TRUE ON CONFLICT (room, event_id) DO "
+    " VALUES {rows} ON CONFLICT (room, event_id) DO "
 )
-"""All at once: a statement that fires triggers costs most by itself, and less for each row."""
+AT_ONCE: Final = 100
+"""Timers of one statement: one that fires triggers costs most by itself, and less for each row."""
 KEEP: Final = "NOTHING"
 RENEW: Final = (
     "UPDATE SET due = excluded.due, retry_at = excluded.due WHERE redaction_sent_at IS NULL"
@@ -40,9 +39,8 @@ UNSENT: Final = (
     " AND event_id IN (SELECT value FROM json_each(?))"
 )
 # The timer of a message that waits to be read once more says nothing: it may be taken back.
-PARENTS: Final = (
-    "SELECT event_id, due FROM timers t WHERE room = ?"
-    " AND event_id IN (SELECT value FROM json_each(?)) AND NOT EXISTS"
+PARENT: Final = (
+    "SELECT due FROM timers t WHERE room = ? AND event_id = ? AND NOT EXISTS"
     " (SELECT 1 FROM gap_items u WHERE u.room = t.room AND u.event_id = t.event_id)"
 )
 ADOPT: Final = (
@@ -108,17 +106,14 @@ async def add_timers(
     than whoever made the timers that are there, so only a parent's shorter life changes those.
     """
     plain = [one for one in new_timers if one.parent is None and one.due is not None]
-    rows = [(one.event_id, one.due, _overdue(one, now), one.from_local_clock) for one in plain]
-    if rows:
-        await db.rows(ADD + (RENEW if reread else KEEP), row, json.dumps(rows))
+    for at in range(0, len(plain), AT_ONCE):
+        await _add(db, row, plain[at : at + AT_ONCE], now, RENEW if reread else KEEP)
     timed = [one.event_id for one in plain]
-    parents = {one.parent: None for one in new_timers if one.parent is not None}
-    dues = await _dues(db, row, parents)
     for new_timer in new_timers:
         if new_timer.parent is None:
             continue
-        parent = dues.get(new_timer.parent)
-        known = [] if parent is None else [parent]
+        parent = await db.one(PARENT, row, new_timer.parent)
+        known = [] if parent is None else [int(parent[0])]
         due = min(known if new_timer.due is None else [*known, new_timer.due], default=None)
         if due is not None:
             local = new_timer.from_local_clock and due == new_timer.due
@@ -137,9 +132,6 @@ async def add_timers(
             timed.append(new_timer.event_id)
         elif reread:
             await take_back(db, row, [new_timer.event_id])
-        if new_timer.event_id in parents:
-            dues.pop(new_timer.event_id, None)
-            dues |= await _dues(db, row, [new_timer.event_id])
         if parent is None and new_timer.ask:
             question = {"room": row, "event": new_timer.event_id, "parent": new_timer.parent}
             await db.rows(ADD_PENDING, **question, most=MOST_PENDING)
@@ -148,11 +140,20 @@ async def add_timers(
     await _lower(db, row, [one.event_id for one in new_timers])
 
 
-async def _dues(db: Database, row: int, parents: Iterable[EventID]) -> dict[EventID, Millis]:
-    """Return when those of these messages are due that have a timer that holds."""
-    asked = list(parents)
-    found = await db.rows(PARENTS, row, json.dumps(asked)) if asked else []
-    return {EventID(event_id): int(due) for event_id, due in found}
+async def _add(
+    db: Database, row: int, new_timers: Sequence[NewTimer], now: Millis, there: str
+) -> None:
+    """Add timers of messages that belong to none; `there`: what is done where one has its timer."""
+    values = [
+        value
+        for one in new_timers
+        for value in (
+            *(row, one.event_id, one.due, one.due),
+            *(_overdue(one, now), one.from_local_clock),
+        )
+    ]
+    rows = ", ".join(["(?, ?, ?, ?, ?, ?)"] * len(new_timers))
+    await db.rows(ADD.format(rows=rows) + there, *values)
 
 
 async def _adopt(db: Database, row: int, parents: Sequence[EventID]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bot.core.outcomes import Failed, NotFound, Outcome, Refused, Unreachable
-from bot.core.timeline import belongs_to, descendants
+from bot.core.timeline import Message, RoomUpdate, belongs_to, descendants
 from bot.core.types import Event, EventID, Millis, RoomID
 from bot.services.sync import GATHER
 from bot.store.relations import PORTION
@@ -101,6 +101,18 @@ async def test_an_edit_made_while_the_lifetime_is_off_goes_with_its_message(
         await harness.advance(MINUTE)
         assert await order_of_redactions(harness, room) == [edit, whole]
         assert not harness.homeserver.is_redacted(room, other)
+
+
+async def test_an_id_with_a_zero_byte_is_kept_as_it_is(harness: Harness) -> None:
+    room = await live_in(harness, MINUTE)
+    whole, edit = EventID("$a\0b"), EventID("$c\0d")
+    items = [
+        Message(event_id=whole, sent=harness.clock.now()),
+        Message(event_id=edit, sent=harness.clock.now() + SECOND, parent=whole),
+    ]
+    await harness.commit(RoomUpdate(room_id=room, items=list(items)))
+    due = harness.clock.now() + MINUTE
+    assert await harness.timers() == {whole: due, edit: due}
 
 
 @pytest.mark.parametrize("off", [False, True])
