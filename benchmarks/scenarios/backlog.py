@@ -63,16 +63,16 @@ async def trial(stage: Stage, name: str, rooms: int, number: int) -> AsyncIterat
     lifetime = AROUND + number * 1_000 // SENT_PER_SECOND
     places = {lifetime: rooms, lifetime - 1_000: 1, CALM_LIFETIME: 1, 1_000: 1}
     async with at_work(stage, name, places) as (contestant, made):
-        *mountain, live, quiet, warm = made
+        *overdue, live, quiet, warm = made
         async with watched(stage, contestant, made, pause=PAUSE) as watcher:
             calm = 0.0
             if name not in PEERS:
                 await warm_up(stage, warm, watcher)
                 calm = await without(stage, watcher, quiet)
-            sent = await stage.send(mountain, number)
+            sent = await stage.send(overdue, number)
             due = [one.due for one in await watcher.until_said(sent)]
             cost = Cost(contestant.pid)
-            began, talked = await pile_up(stage, contestant, live, due)
+            began, talked = await fall_due_at_once(stage, contestant, live, due)
             all_gone = await watcher.until_gone([*sent, *talked], PATIENCE)
             cost.stop()
             gone = sorted(watcher.gone[one].redacted - began for one in sent if one in watcher.gone)
@@ -120,7 +120,7 @@ def by_homeserver(watcher: Watcher, sent: list[str]) -> list[float]:
     ]
 
 
-async def pile_up(
+async def fall_due_at_once(
     stage: Stage, contestant: Contestant, live: Room, due: list[int]
 ) -> tuple[int, list[str]]:
     """Stop the process until all is due; return when it went on, in ms, and what was said live.

@@ -33,7 +33,10 @@ class Ahead:
 
     def __init__(self, store: AheadStore) -> None:
         self._store = store
-        self._changed = store.listen(Topic.TIMERS, Topic.ACCESS, Topic.CLOCK)
+        # A gap or a sweep says that what belongs to the messages may not all be known.
+        self._changed = store.listen(
+            Topic.TIMERS, Topic.ACCESS, Topic.CLOCK, Topic.GAPS, Topic.SWEEPS
+        )
         self._found: list[Candidate] = []
         self._up_to: Millis = 0
         """What falls due until then was looked for."""

@@ -88,7 +88,8 @@ class Redactor:
         self._pace = Throughput()
         self._lanes = Lanes()
         self._last_room = 0
-        self._last_late: Millis = 0
+        self._fell_behind_at: Millis = 0
+        """When some were late enough to belong to the backlog."""
         self._ahead = Ahead(store)
         self._log = RedactionLog(store, self._pace)
 
@@ -103,6 +104,7 @@ class Redactor:
             return
         self._clock_set.clear()
         self._pace.clock_was_set()
+        self._in_flight.end_waits()
         self._log.clock_was_set(self._clock.now())
 
     @property
@@ -132,7 +134,9 @@ class Redactor:
         if first > now:
             await self._ahead.look(now, first)
             return first
-        self._start(group, self._ahead.take(now), now, Lane(backlog=False))
+        late = await self._store.first_due(backlog=True)
+        if late is None or late > now:  # else the backlog may have its turn first
+            self._start(group, self._ahead.take(now), now, Lane(backlog=False))
         await self._let_late_ones_wait(now)
         busy = self._in_flight.rooms
         for lane in self._lanes.order(limited=self._pace.limited, busy=busy):
@@ -151,11 +155,11 @@ class Redactor:
 
     async def _let_late_ones_wait(self, now: Millis) -> None:
         """Let what is late belong to the backlog; a portion at a time, however much that is."""
-        if self._pace.limited or 0 <= now - self._last_late < FRESH:
+        if self._pace.limited or 0 <= now - self._fell_behind_at < FRESH:
             return
         live = await self._store.first_due(backlog=False)
         if live is not None and live < now - FRESH:
-            self._last_late = now
+            self._fell_behind_at = now
             await self._store.fall_behind(now - FRESH)
 
     async def _begin_lane(self, group: asyncio.TaskGroup, now: Millis, lane: Lane) -> None:

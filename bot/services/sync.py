@@ -131,8 +131,9 @@ class Sync:
         slept = self._clock.elapsed() - begun > LONG_POLL + LIVE
         live = 0 <= asked_at - synced_at <= LIVE and not slept
         await self.take(batch, live=live, first=since is None, synced_at=synced_at)
-        if slept:
-            self._read = batch.next_batch, asked_at  # and what came later has waited as well
+        if slept:  # and what came later has waited as well: the next answer comes at once
+            self._read, self._wait = (batch.next_batch, asked_at), 0
+            self._store.note_synced(synced=False)
         if wait and batch.next_batch == since and self._clock.now() - asked_at < AT_ONCE:
             # Somebody repeats himself, and would again at once.
             raise OutcomeError(Failed(status=200))
@@ -152,14 +153,7 @@ class Sync:
         finally:
             self._timeout = None
 
-    async def take(
-        self,
-        batch: SyncBatch,
-        *,
-        live: bool,
-        first: bool,
-        synced_at: Millis,
-    ) -> None:
+    async def take(self, batch: SyncBatch, *, live: bool, first: bool, synced_at: Millis) -> None:
         """Read one batch and remember it as a whole; `live`: it holds what has just happened."""
         now = self._clock.now()
         since = min(synced_at or now, now)

@@ -9,7 +9,7 @@ import pytest
 
 from bot.core.invitations import Invite
 from bot.core.outbox import AnswerHelp, Outgoing
-from bot.core.outcomes import Unreachable
+from bot.core.outcomes import RateLimited, Unreachable
 from bot.core.successors import Stage, Successor
 from bot.core.timeline import Gap, MediaReference, Message, Redaction, RoomUpdate, Sweep
 from bot.core.types import EventID, Millis, RoomID
@@ -106,6 +106,18 @@ async def test_a_redactor_that_paused_by_the_old_clock_goes_on(
     async with harness.running(*harness.everything):
         sent = await harness.said_in(room, "hello")
         harness.homeserver.fail_next(Unreachable(reason="reset"), on="redact")
+        await harness.advance(2 * HOUR)
+        harness.clock.jump(-HOUR)
+        await notice(harness)
+        assert is_gone(harness, room, sent)
+
+
+async def test_a_message_that_was_refused_by_the_old_clock_goes(
+    harness: Harness, room: RoomID
+) -> None:
+    async with harness.running(*harness.everything):
+        sent = await harness.said_in(room, "hello")
+        harness.homeserver.fail_next(RateLimited(retry_after=MINUTE), on="redact")
         await harness.advance(2 * HOUR)
         harness.clock.jump(-HOUR)
         await notice(harness)

@@ -94,12 +94,15 @@ async def test_what_has_changed_meanwhile_is_looked_at_again(
     assert len(asked) >= 2
 
 
-async def test_what_was_found_is_not_used_after_a_change(harness: Harness) -> None:
+@pytest.mark.parametrize(
+    "topic", [Topic.TIMERS, Topic.ACCESS, Topic.CLOCK, Topic.GAPS, Topic.SWEEPS]
+)
+async def test_what_was_found_is_not_used_after_a_change(harness: Harness, topic: Topic) -> None:
     room = harness.homeserver.make_room()
     await messages(harness, room, 1, due=SECOND)
     ahead, due = Ahead(harness.store), harness.clock.now() + SECOND
     await ahead.look(harness.clock.now(), due)
-    harness.store.publish(Topic.ACCESS)
+    harness.store.publish(topic)
     assert ahead.take(due) == []
     await ahead.look(harness.clock.now(), due)
     assert len(ahead.take(due)) == 1

@@ -103,6 +103,7 @@ async def test_until_a_sync_has_come_after_a_restart_somebody_is_asked(harness: 
         await harness.advance(MINUTE)
         assert asked(harness) == 2
         harness.homeserver.release("sync")
+        await harness.rest()
         await harness.advance(MINUTE)
         assert asked(harness) == 2
 
@@ -121,6 +122,21 @@ async def test_while_syncs_fail_somebody_is_asked(harness: Harness) -> None:
         await harness.advance(MINUTE // 2)
         await harness.advance(MINUTE // 2)
         assert asked(harness) == 2
+
+
+async def test_after_a_sleep_of_the_machine_somebody_is_asked(harness: Harness) -> None:
+    room = await live_in(harness, MINUTE)
+    await swept(harness, room)
+    await messages(harness, room, 2, due=MINUTE)
+    async with harness.running(harness.sync):
+        harness.clock.advance(MINUTE - 1)
+        harness.homeserver.send(room, "ends the long poll")
+        harness.homeserver.hold("sync")
+        await harness.rest()
+        async with harness.running(harness.redactor):
+            await harness.advance(1)
+        harness.homeserver.release("sync")
+    assert asked(harness) == 2
 
 
 async def test_who_reads_anew_asks_about_what_waited(harness: Harness) -> None:
