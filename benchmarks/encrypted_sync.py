@@ -6,18 +6,17 @@ import asyncio
 import gc
 import json
 import time
-from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from nio.crypto import OlmAccount, OlmDevice, OutboundGroupSession
 
 from benchmarks.held import Held
+from benchmarks.recorded import Client, Instant, now
 from bot.core.lifetimes import LifetimeLimits
-from bot.core.outcomes import Done, Outcome
 from bot.core.timeline import Change, Message, RoomUpdate
 from bot.core.types import EventID, RoomID
 from bot.matrix.client import Matrix
@@ -36,8 +35,6 @@ OF_ONE_ROOM: Final = 100
 """Events of a room in one sync, as the bot's filter has it."""
 WRITERS: Final = 10
 """Devices that write in each room, each with a session of its own."""
-PIECE: Final = 64 << 10
-"""Bytes of an answer that aiohttp hands on at once."""
 DUE_EVERY: Final = 20
 """Milliseconds from one message that falls due meanwhile to the next."""
 ELSEWHERE: Final = RoomID("!elsewhere:example.org")
@@ -92,62 +89,6 @@ class Device:
             "unsigned": {"age": 1234, "membership": "join"},
             "event_id": f"${number * 2_654_435_761 % 2**32:08x}-{number:034}",
         }
-
-
-class Recorded:
-    """The answer to a request, as aiohttp would hand it on."""
-
-    status = 200
-    content_type = "application/json"
-    headers = {"Content-Type": content_type}  # noqa: RUF012
-
-    def __init__(self, raw: bytes) -> None:
-        self._raw = raw
-        self.content = self
-
-    async def iter_any(self) -> AsyncIterator[bytes]:
-        for start in range(0, len(self._raw), PIECE):
-            await asyncio.sleep(0)
-            yield self._raw[start : start + PIECE]
-
-    def release(self) -> None: ...
-    def close(self) -> None: ...
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None: ...
-
-
-class Client(CarefulClient):
-    """The bot's client, without a network."""
-
-    raw = b""
-
-    async def send(self, *_: Any, **__: Any) -> Any:
-        return Recorded(self.raw)
-
-
-class Instant:
-    """A homeserver that redacts at once; it notes how late it was asked to, in ms."""
-
-    def __init__(self) -> None:
-        self.due: dict[EventID, int] = {}
-        self.late: list[int] = []
-
-    async def redact(self, _: RoomID, event_id: EventID, __: str) -> Outcome:
-        self.late.append(now() - self.due[event_id])
-        return Done()
-
-    async def is_gone(self, *_: object) -> bool:
-        return True
-
-    async def relations(self, *_: object) -> tuple[list[EventID], bool]:
-        return [], True
-
-
-def now() -> int:
-    """Return the time in milliseconds."""
-    return time.time_ns() // 1_000_000
 
 
 def answer(devices: list[Device], events: int) -> bytes:

@@ -11,8 +11,8 @@ what the reading adds.
 
 Others may be at work on the machine. So speeds are medians of five by the time that the processor
 spent on all threads of this process, which do not work at once here; what the clock says is told
-beside it. A hold counts as far as this process has worked meanwhile; lateness is by the clock. Of
-both, the best of three. Exit status 1 where a goal is missed.
+beside it. A hold does not count what the loop's thread waits for a processor; lateness is by the
+clock. Of both, the best of three. Exit status 1 where a goal is missed.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ import mautrix.types
 import nio
 
 from benchmarks.goals import Table
+from benchmarks.held import Held
+from benchmarks.recorded import Client, Instant, now
 from benchmarks.scale import event as event_id
-from benchmarks.scale import now, room
+from benchmarks.scale import room
 from bot.core.lifetimes import LifetimeLimits
-from bot.core.outcomes import Done, Outcome
 from bot.core.timeline import Change, Item, Message, RoomUpdate
 from bot.core.types import EventID, RoomID, UserID
 from bot.matrix.client import Matrix
-from bot.matrix.encryption.engine import CarefulClient
 from bot.services.clock import SystemClock
 from bot.services.event_reader import EventReader
 from bot.services.redactor import Redactor
@@ -56,14 +56,10 @@ LIMITS = LifetimeLimits(minimum=1_000, maximum=365 * 24 * HOUR)
 BATCHES = ((100, 1), (1_000, 1), (1_000, 100), (10_000, 1), (10_000, 100))
 """Events, and the rooms in which they are."""
 TIMES, OTHERS_TIMES, HOLDS_TIMES = 5, 3, 3
-PIECE = 64 << 10
-"""Bytes of an answer that aiohttp hands on at once."""
 SPEED = 20_000.0
 """Events a second."""
 HELD = LATE = 50.0
 """Milliseconds."""
-EVERY = 0.002
-"""Seconds between two looks at the loop."""
 SOON, FALLS_DUE, MANY = 100, 20, 150
 """Milliseconds until the first message elsewhere falls due, and between two; how many there are."""
 ELSEWHERE = RoomID("!elsewhere:example.org")
@@ -134,54 +130,6 @@ def answer(events: int, rooms: int, first: int) -> bytes:
     return json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-class Recorded:
-    """The answer to a request, as aiohttp would hand it on."""
-
-    def __init__(self, raw: bytes) -> None:
-        self.status, self.headers = 200, {"Content-Type": "application/json"}
-        self._raw = raw
-        self.content = self
-
-    async def iter_any(self) -> AsyncIterator[bytes]:
-        for start in range(0, len(self._raw), PIECE):
-            await asyncio.sleep(0)
-            yield self._raw[start : start + PIECE]
-
-    def release(self) -> None: ...
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None: ...
-
-
-class Client(CarefulClient):
-    """The bot's client, without a network."""
-
-    raw = b""
-
-    async def send(self, *_: Any, **__: Any) -> Any:
-        return Recorded(self.raw)
-
-
-class Instant:
-    """A homeserver that redacts at once; notes how late it was asked to."""
-
-    def __init__(self) -> None:
-        self.due: dict[EventID, int] = {}
-        self.late: list[int] = []
-
-    async def redact(self, _: RoomID, event_id: EventID, __: str) -> Outcome:
-        self.late.append(now() - self.due[event_id])
-        return Done()
-
-    async def is_gone(self, *_: object) -> bool:
-        return True
-
-    async def relations(self, *_: object) -> tuple[list[EventID], bool]:
-        return [], True
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speed:
     """Events a second."""
@@ -202,22 +150,6 @@ def timed(found: list[tuple[float, float]]) -> Iterator[None]:
     worked, began = time.process_time(), time.perf_counter()
     yield
     found.append((time.process_time() - worked, time.perf_counter() - began))
-
-
-@dataclass
-class Watch:
-    """Sees how late a timer of the event loop is: for so long it was held."""
-
-    longest: float = 0.0
-    """Seconds."""
-
-    async def run(self) -> None:
-        while True:
-            before, worked = time.perf_counter(), time.process_time()
-            await asyncio.sleep(EVERY)
-            late = time.perf_counter() - before - EVERY
-            # What this process has not worked meanwhile, others on the machine have.
-            self.longest = max(self.longest, min(late, time.process_time() - worked))
 
 
 class Bot:
@@ -282,17 +214,15 @@ async def holds(events: int, rooms: int) -> tuple[float, float]:
     async with bot_in(rooms) as bot:
         bot.client.raw = answer(events, rooms, 1)
         await bot.fall_due()
-        watch, redacting = Watch(), asyncio.create_task(bot.redactor.run())
-        await asyncio.sleep(2 * SOON / 1_000)
-        watching = asyncio.create_task(watch.run())
-        await asyncio.sleep(SOON / 1_000)
+        redacting = asyncio.create_task(bot.redactor.run())
+        await asyncio.sleep(3 * SOON / 1_000)
         bot.homeserver.late.clear()
-        await bot.read()
-        await asyncio.sleep(SOON / 1_000)
-        watching.cancel()
+        async with Held() as held:
+            await bot.read()
+            await asyncio.sleep(SOON / 1_000)
         bot.redactor.stop()
         await redacting
-        return watch.longest * 1_000, float(max(bot.homeserver.late))
+        return held.longest, float(max(bot.homeserver.late))
 
 
 def read_by_nio(raw: bytes) -> None:

@@ -25,6 +25,7 @@ from contextlib import closing
 from pathlib import Path
 from random import Random
 
+from benchmarks.recorded import now
 from bot.core.lifetimes import LifetimeLimits
 from bot.core.outcomes import Done, Outcome
 from bot.core.timeline import Change, Item, Message, Redaction, RoomUpdate
@@ -121,10 +122,6 @@ def room(number: int) -> RoomID:
 
 def event(number: int) -> EventID:
     return EventID(f"${number * 2_654_435_761 % 2**32:08x}{number:035}")
-
-
-def now() -> int:
-    return time.time_ns() // 1_000_000
 
 
 async def enter(store: Store, rooms: int) -> None:

@@ -17,11 +17,11 @@ TOLERABLE: Final[Millis] = 30_000
 FIRST_WIDTH: Final = 8
 """Redactions on their way at once, before the homeserver has shown what it bears."""
 REFUSED: Final = 4
-"""So many redactions refused one after the other are no chance: a rate limit holds for all."""
+"""After so many refusals in a row all wait: that is no coincidence, but a rate limit."""
 REFUSED_AGAIN: Final = 2
-"""The same while a rate limit is known to hold."""
+"""After so many, where all had to wait before."""
 REFUSED_SINGLY: Final = 8
-"""The same once one was let through while another was told to wait."""
+"""After so many, where one was let through while another was told to wait."""
 LONGER: Final[Millis] = 5_000
 """How long a wait becomes that was told shorter, while nothing is let through after it."""
 MOST_WAITING: Final = 256

@@ -79,6 +79,21 @@ async def test_a_database_that_began_anew_is_known_the_next_time(
     assert caplog.messages == []
 
 
+async def test_after_version_one_nothing_is_taken_for_seen(
+    open_store: Opener, tmp_path: Path
+) -> None:
+    path = tmp_path / "timers.db"
+    rows = """
+        INSERT INTO rooms (room_id) VALUES ('!room');
+        INSERT INTO timers (room, event_id, due, retry_at) VALUES (1, '$one', 5, 5);
+    """
+    run(path, f"BEGIN; {MIGRATIONS[0]} {rows} PRAGMA user_version = 1; COMMIT;")
+    store = await open_store(path)
+    assert number(path, "user_version") == len(MIGRATIONS)
+    [one] = await store.due(9, [1], 9)
+    assert (one.timer.event_id, one.timer.relations_loaded) == ("$one", False)
+
+
 async def test_a_database_of_the_same_number_with_the_mark_is_kept(
     open_store: Opener, tmp_path: Path
 ) -> None:
